@@ -1,0 +1,173 @@
+"""Claim: take due jobs for this worker, with an attempt row each, in one statement and one commit.
+
+After `claim` returns, every call that may follow is on record. A claim raises the job's fence; every later write of
+this claim names that fence, and a worker that lost its lease finds no row to write to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker holds: what it needs to call, and what every later write must name."""
+
+    id: str
+    fence: int
+    attempt: int  # ordinal of this call, from 1; the client request id is `<id>.<attempt>`
+    attempts: int  # attempts spent, this one included
+    max_attempts: int
+    tenant: str
+    endpoint: str
+    model: str
+    lane: str
+    stream: bool
+    on_ambiguous: str
+    body: str  # the request's JSON, verbatim
+    seq: int  # the last live event's number that the row knows of
+    batch_id: str | None
+    custom_id: str | None
+    webhook: str | None
+    metadata: str | None
+    seconds_left: float  # until the job expires
+    queued_seconds: float  # from due to claimed
+
+    @property
+    def client_request_id(self) -> str:
+        """What `X-Client-Request-Id` carries."""
+        return f"{self.id}.{self.attempt}"
+
+    @property
+    def logged(self) -> bool:
+        """Whether its live events are kept for replay: not for a million lines of a batch."""
+        return self.stream or (self.batch_id is None and self.lane == "interactive")
+
+
+_COLUMNS = (
+    "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, seq, batch_id,"
+    # As text: the driver would parse PostgreSQL's json into Python.
+    " custom_id, webhook, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body"
+)
+_MINE = "status = 'queued' AND due_at <= {now}"
+
+
+def claim_ids(conn: Connection, ids: Sequence[str], *, owner: str, lease: float) -> list[ClaimedJob]:
+    """Claim those of `ids` that are queued and due; the others are somebody else's or finished."""
+    return _claim(conn, "id IN (SELECT value FROM given)", {"ids": list(ids)}, len(ids), owner, lease)
+
+
+def claim_due(
+    conn: Connection, lane: str, limit: int, *, owner: str, lease: float, held: Sequence[str] = ()
+) -> list[ClaimedJob]:
+    """Claim up to `limit` due jobs of a lane, the longest due first, leaving out models whose route is held."""
+    where = "lane = :lane"
+    if held:
+        where += " AND model NOT IN (SELECT value FROM given)"
+    return _claim(conn, where, {"lane": lane, "ids": list(held)}, limit, owner, lease)
+
+
+def _claim(
+    conn: Connection, where: str, given: dict[str, Any], limit: int, owner: str, lease: float
+) -> list[ClaimedJob]:
+    statement = _postgres if is_postgres(conn) else _sqlite
+    return statement(conn, where, {**given, "limit": limit, "owner": owner, "lease": lease})
+
+
+def _postgres(conn: Connection, where: str, params: dict[str, Any]) -> list[ClaimedJob]:
+    now = now_sql(conn)
+    rows = conn.execute(
+        text(f"""
+        WITH given AS (SELECT unnest(CAST(:ids AS text[])) AS value),
+        due AS MATERIALIZED (
+            SELECT id FROM jobs WHERE {_MINE.format(now=now)} AND {where}
+            ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), claimed AS (
+            UPDATE jobs AS j SET status = 'in_progress', waiting_on = NULL, fence = j.fence + 1, calls = j.calls + 1,
+                attempts = j.attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
+                started_at = COALESCE(j.started_at, {now})
+            FROM due WHERE j.id = due.id RETURNING j.*
+        ), noted AS (
+            INSERT INTO attempts (job_id, attempt, fence, worker, started_at, queued_seconds)
+            SELECT id, calls, fence, :owner, {now}, EXTRACT(EPOCH FROM {now} - due_at) FROM claimed
+        )
+        SELECT {_COLUMNS}, {seconds_until_sql(conn, "expires_at")} AS seconds_left,
+            EXTRACT(EPOCH FROM {now} - due_at)::double precision AS queued_seconds
+        FROM claimed JOIN requests AS r ON r.job_id = claimed.id ORDER BY due_at, id
+        """),
+        params,
+    )
+    return [_job(row) for row in rows]
+
+
+def _sqlite(conn: Connection, where: str, params: dict[str, Any]) -> list[ClaimedJob]:
+    now = now_sql(conn)
+    ids = params.pop("ids")
+    placeholders = {f"v{index}": value for index, value in enumerate(ids)}
+    values = ", ".join(f":{name}" for name in placeholders)
+    where = where.replace("(SELECT value FROM given)", f"({values})")
+    params |= placeholders
+    claimed = [
+        row[0]
+        for row in conn.execute(
+            text(f"""
+            UPDATE jobs SET status = 'in_progress', waiting_on = NULL, fence = fence + 1, calls = calls + 1,
+                attempts = attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
+                started_at = COALESCE(started_at, {now})
+            WHERE id IN (SELECT id FROM jobs WHERE {_MINE.format(now=now)} AND {where}
+                         ORDER BY due_at, id LIMIT :limit)
+            RETURNING id
+            """),
+            params,
+        )
+    ]
+    if not claimed:
+        return []
+    names = {f"j{index}": job_id for index, job_id in enumerate(claimed)}
+    listed = ", ".join(f":{name}" for name in names)
+    queued = f"-({seconds_until_sql(conn, 'due_at')})"
+    conn.execute(
+        text(f"""
+        INSERT INTO attempts (job_id, attempt, fence, worker, started_at, queued_seconds)
+        SELECT id, calls, fence, :owner, {now}, {queued} FROM jobs WHERE id IN ({listed})
+        """),
+        {"owner": params["owner"], **names},
+    )
+    rows = conn.execute(
+        text(f"""
+        SELECT {_COLUMNS}, {seconds_until_sql(conn, "expires_at")} AS seconds_left, {queued} AS queued_seconds
+        FROM jobs JOIN requests AS r ON r.job_id = jobs.id WHERE id IN ({listed}) ORDER BY due_at, id
+        """),
+        names,
+    )
+    return [_job(row) for row in rows]
+
+
+def _job(row: Any) -> ClaimedJob:
+    return ClaimedJob(
+        id=row.id,
+        fence=row.fence,
+        attempt=row.calls,
+        attempts=row.attempts,
+        max_attempts=row.max_attempts,
+        tenant=row.tenant,
+        endpoint=row.endpoint,
+        model=row.model,
+        lane=row.lane,
+        stream=bool(row.stream),
+        on_ambiguous=row.on_ambiguous,
+        body=row.body,
+        seq=row.seq,
+        batch_id=row.batch_id,
+        custom_id=row.custom_id,
+        webhook=row.webhook,
+        metadata=row.metadata,
+        seconds_left=float(row.seconds_left),
+        queued_seconds=max(0.0, float(row.queued_seconds)),
+    )

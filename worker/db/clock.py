@@ -1,0 +1,34 @@
+"""The database's clock, as SQL. Workers never compare moments by their own clocks, which may be hours apart.
+
+On SQLite the database's clock is the machine's, read by the library itself.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+_SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f','now')"
+
+
+def is_postgres(conn: Connection) -> bool:
+    """Whether this connection speaks PostgreSQL; the other dialect is SQLite."""
+    return conn.dialect.name == "postgresql"
+
+
+def now_sql(conn: Connection) -> str:
+    """SQL for this moment: the statement's start, so that an index can be searched by it."""
+    return "statement_timestamp()" if is_postgres(conn) else _SQLITE_NOW
+
+
+def after_sql(conn: Connection, seconds: str) -> str:
+    """SQL for `seconds` (an SQL expression, usually a bound parameter such as `:lease`) from now; may be negative."""
+    if is_postgres(conn):
+        return f"(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"
+    return f"strftime('%Y-%m-%d %H:%M:%f','now', printf('%+.3f seconds', {seconds}))"
+
+
+def seconds_until_sql(conn: Connection, moment: str) -> str:
+    """SQL for the seconds from now until the column or expression `moment`."""
+    if is_postgres(conn):
+        return f"EXTRACT(EPOCH FROM {moment} - statement_timestamp())::double precision"
+    return f"(julianday({moment}) - julianday('now')) * 86400.0"

@@ -1,0 +1,156 @@
+"""The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode.
+
+Every SQLite transaction begins with BEGIN IMMEDIATE: a deferred one that reads first and writes later fails at once
+with "database is locked", and the busy timeout does not apply to it (RELIABILITY D3). `synchronous=NORMAL` survives
+kill -9 of any process; a power loss may cost the last commits of SQLite. PostgreSQL is for those who cannot have that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from worker.errors import SettingsError, Unreachable
+from worker.settings import Settings
+
+T = TypeVar("T")
+
+#: A writer waits this long for another process's SQLite transaction; ours are a few milliseconds long.
+SQLITE_BUSY_MS = 10_000
+#: No statement of ours takes seconds; one that does is stuck behind something that will not move.
+PG_TIMEOUTS = "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
+
+
+def connect(settings: Settings, *, pool_size: int = 4) -> Engine:
+    """An engine for `settings.sqlalchemy_url`; connects at first use.
+
+    Raises:
+        SettingsError: the URL is not one, or names a database that Stockpot does not speak.
+    """
+    try:
+        url = make_url(settings.sqlalchemy_url)
+        backend = url.get_backend_name()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise SettingsError(f"STOCKPOT_DATABASE_URL: {error}") from None
+    if backend == "sqlite":
+        return _sqlite(settings, pool_size)
+    if backend != "postgresql":
+        raise SettingsError(f"STOCKPOT_DATABASE_URL: {backend} is not spoken here; use postgresql:// or sqlite:///")
+    try:
+        return create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=False,
+            hide_parameters=True,
+            connect_args={"connect_timeout": 5, "options": PG_TIMEOUTS, "application_name": "stockpot"},
+        )
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"STOCKPOT_DATABASE_URL: {error.name} is missing; pip install 'stockpot[postgres]'") from None
+
+
+def _sqlite(settings: Settings, pool_size: int) -> Engine:
+    url = make_url(settings.sqlalchemy_url)
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={"timeout": SQLITE_BUSY_MS / 1000, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in (
+            f"busy_timeout={SQLITE_BUSY_MS}",
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "temp_store=MEMORY",
+            "cache_size=-16000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        deferred = conn.get_execution_options().get("sqlite_read_only", False)
+        conn.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Database:
+    """One engine with the two ways in: `write` (one transaction) and `read` (a snapshot, no lock on SQLite)."""
+
+    def __init__(self, settings: Settings, *, pool_size: int = 4) -> None:
+        self.settings = settings
+        self.engine = connect(settings, pool_size=pool_size)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether one writer at a time is all there can be."""
+        return self.engine.dialect.name == "sqlite"
+
+    def write(self, verb: Callable[[Connection], T]) -> T:
+        """Run `verb` in a transaction and commit it.
+
+        Raises:
+            Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
+        """
+        with self._told(), self.engine.begin() as conn:
+            return verb(conn)
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run `query` in a read-only transaction.
+
+        Raises:
+            Unreachable: the database does not answer.
+        """
+        with self._told(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
+            return query(conn)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except PoolTimeout as error:
+            raise Unreachable("the database", "every connection of this process's pool is busy") from error
+        except OperationalError as error:
+            raise Unreachable("the database", _detail(error), self._mend(error)) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise Unreachable("the database", _detail(error), self._mend(error)) from error
+            if _missing_table(error):
+                raise Unreachable("the database", "it has no tables of Stockpot yet", _UPGRADE) from error
+            raise
+
+    def _mend(self, error: DBAPIError) -> str:
+        if _missing_table(error):
+            return _UPGRADE
+        where = make_url(self.settings.sqlalchemy_url).render_as_string(hide_password=True)
+        return f"Is it running? STOCKPOT_DATABASE_URL is {where}; `stockpot doctor` checks it."
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+_UPGRADE = "Run `stockpot db upgrade`."
+
+
+def _missing_table(error: DBAPIError) -> bool:
+    detail = str(error.orig)
+    return "no such table" in detail or getattr(error.orig, "sqlstate", None) == "42P01"
+
+
+def _detail(error: DBAPIError) -> str:
+    return " ".join(str(error.orig).split())[:300]

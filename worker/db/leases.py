@@ -1,0 +1,159 @@
+"""Leases: renewed by their workers, taken back from the dead, and the one that elects the sweeper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+
+from worker.db.clock import after_sql, now_sql
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A claim that still stands; `cancel` says that its cancellation was asked for."""
+
+    job_id: str
+    fence: int
+    cancel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """A job taken back from a worker that let its lease run out, and what became of it."""
+
+    job_id: str
+    status: str
+    fence: int
+    seq: int
+    tenant: str
+    endpoint: str
+    error_class: str | None
+    error_message: str | None
+    batch_id: str | None
+    logged: bool
+
+
+def renew(conn: Connection, owner: str, *, lease: float) -> list[Renewed]:
+    """Renew every lease of `owner` in one statement; what is missing in the answer is lost."""
+    # The column itself is returned: SQLite 3.40 answers `IS NOT NULL` wrongly in a RETURNING clause.
+    rows = conn.execute(
+        text(f"""
+        UPDATE jobs SET lease_until = {after_sql(conn, ":lease")}
+        WHERE lease_owner = :owner AND status = 'in_progress'
+        RETURNING id, fence, cancel_requested_at
+        """),
+        {"owner": owner, "lease": lease},
+    )
+    return [Renewed(row.id, row.fence, row.cancel_requested_at is not None) for row in rows]
+
+
+#: What a lost lease means for its job. Cancelled first; then policy: a call that may have been made is not repeated
+#: under `fail`, and a job that has cost `max_attempts` workers their lives (or leases) is poison.
+_VERDICT = """CASE
+    WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+    WHEN on_ambiguous = 'fail' OR attempts >= max_attempts THEN 'failed'
+    ELSE 'queued' END"""
+
+
+def reclaim(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
+    """Take back jobs whose lease ran out: their attempt becomes `lost`, they are queued again or end.
+
+    The caller commits. The old worker is shut out at once: its writes name a claim in progress, and there is none.
+    """
+    now = now_sql(conn)
+    ids = [
+        row[0]
+        for row in conn.execute(
+            text(f"""
+            SELECT id FROM jobs WHERE status = 'in_progress' AND lease_until < {now}
+            ORDER BY id LIMIT :limit {_for_update(conn)}
+            """),
+            {"limit": limit},
+        )
+    ]
+    if not ids:
+        return []
+    listed = bindparam("ids", expanding=True)
+    rows = conn.execute(
+        text(f"""
+        UPDATE jobs SET status = {_VERDICT}, lease_owner = NULL, lease_until = NULL, due_at = {now},
+            finished_at = CASE WHEN {_VERDICT} = 'queued' THEN NULL ELSE {now} END,
+            error_class = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                WHEN on_ambiguous = 'fail' THEN 'ambiguous' WHEN attempts >= max_attempts THEN 'poison' END,
+            error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
+                WHEN on_ambiguous = 'fail' THEN 'the worker died during the call, which may have been billed'
+                WHEN attempts >= max_attempts THEN 'every one of ' || attempts || ' attempts ended with its worker' END
+        WHERE id IN :ids AND status = 'in_progress'
+        RETURNING id, status, fence, calls, seq, tenant, endpoint, error_class, error_message, batch_id, stream, lane
+        """).bindparams(listed),
+        {"ids": ids},
+    ).all()
+    conn.execute(
+        text(f"""
+        UPDATE attempts SET outcome = 'lost', finished_at = {now}, error_class = 'ambiguous',
+            error_message = 'the worker let its lease run out'
+        WHERE job_id IN :ids AND outcome = 'running'
+        """).bindparams(listed),
+        {"ids": ids},
+    )
+    return [_reclaimed(row) for row in rows]
+
+
+def _reclaimed(row: Any) -> Reclaimed:
+    return Reclaimed(
+        job_id=row.id,
+        status=row.status,
+        fence=row.fence,
+        seq=row.seq,
+        tenant=row.tenant,
+        endpoint=row.endpoint,
+        error_class=row.error_class,
+        error_message=row.error_message,
+        batch_id=row.batch_id,
+        logged=bool(row.stream) or (row.batch_id is None and row.lane == "interactive"),
+    )
+
+
+def expire(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
+    """End queued jobs whose time is up. The caller commits."""
+    now = now_sql(conn)
+    rows = conn.execute(
+        text(f"""
+        UPDATE jobs SET status = 'expired', finished_at = {now}, waiting_on = NULL, error_class = 'expired',
+            error_message = 'not finished within its time to live'
+                || COALESCE('; last error: ' || error_message, '')
+        WHERE id IN (
+            SELECT id FROM jobs WHERE status = 'queued' AND expires_at <= {now}
+            ORDER BY expires_at LIMIT :limit {_for_update(conn)}
+        ) AND status = 'queued'
+        RETURNING id, status, fence, calls, seq, tenant, endpoint, error_class, error_message, batch_id, stream, lane
+        """),
+        {"limit": limit},
+    )
+    return [_reclaimed(row) for row in rows]
+
+
+def elect(conn: Connection, name: str, owner: str, *, seconds: float) -> bool:
+    """Take or keep the lease called `name` for `seconds`; False while somebody else holds it. The caller commits."""
+    row = conn.execute(
+        text(f"""
+        INSERT INTO leases (name, owner, until) VALUES (:name, :owner, {after_sql(conn, ":seconds")})
+        ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
+        WHERE leases.owner = excluded.owner OR leases.until < {now_sql(conn)}
+        RETURNING owner
+        """),
+        {"name": name, "owner": owner, "seconds": seconds},
+    ).first()
+    return row is not None
+
+
+def resign(conn: Connection, owner: str) -> None:
+    """Give up every named lease of `owner`, so that a successor need not wait. The caller commits."""
+    conn.execute(text("DELETE FROM leases WHERE owner = :owner"), {"owner": owner})
+
+
+def _for_update(conn: Connection) -> str:
+    return "FOR UPDATE SKIP LOCKED" if conn.dialect.name == "postgresql" else ""

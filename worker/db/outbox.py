@@ -1,0 +1,270 @@
+"""The life of a webhook event, as SQL: enqueue, claim, renew, record, put back. Synchronous; the caller commits.
+
+`enqueue` runs inside the transaction that settles the job, so that a settled job and its hooks are one fact. A claim
+raises the event's `fence` and takes a lease; every later write names that fence and leaves alone what another worker
+has claimed since. Whatever is lost between a receiver's answer and `record` is delivered again under the same id.
+Each function is one statement per table for a whole slice, on PostgreSQL and on SQLite alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import orjson
+from sqlalchemy import Connection, text
+
+from worker.db.clock import after_sql, is_postgres, now_sql
+
+#: Due events looked at for one claim. It bounds the cost of the ranking below, and is large against any claim.
+_SCAN = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One event for one destination: a registered endpoint's id, or the URL of a job's or batch's own hook."""
+
+    id: str
+    tenant: str
+    type: str
+    body: str
+    destination: str
+    url: str | None = None
+    endpoint_id: str | None = None
+    job_id: str | None = None
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An event that this worker may send now. `tries` counts attempts since the event was made or last replayed."""
+
+    id: str
+    fence: int
+    tenant: str
+    type: str
+    job_id: str | None
+    url: str | None
+    endpoint_id: str | None
+    destination: str
+    body: str
+    attempts: int
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease: the event, and the fence under which it was claimed."""
+
+    id: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one attempt came to. `delay` is in seconds from now and counts for `pending` only.
+
+    `attempt` is its ordinal (1, 2, …); with `sent` false nothing was tried, and the log gets no row.
+    """
+
+    id: str
+    fence: int
+    endpoint_id: str | None
+    status: Literal["pending", "delivered", "dead", "blocked"]
+    delay: float
+    attempt: int
+    seconds: float
+    status_code: int | None = None
+    error: str | None = None
+    response_head: str | None = None
+    sent: bool = True
+
+
+def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
+    """Insert events, due now. One statement for all; none when there are no rows."""
+    if not rows:
+        return
+    columns = ("id", "tenant", "type", "body", "destination", "url", "endpoint_id", "job_id", "batch_id")
+    named = ", ".join(columns)
+    given = ", ".join(f"r.{name}" for name in columns)
+    now = now_sql(conn)
+    source = _from_rows(conn, dict.fromkeys(columns, "text"))
+    conn.execute(
+        text(f"INSERT INTO webhook_events ({named}, due_at, created_at) SELECT {given}, {now}, {now} FROM {source}"),  # noqa: S608 -- names are ours
+        {"rows": orjson.dumps([asdict(row) for row in rows]).decode()},
+    )
+
+
+def claim(
+    conn: Connection, owner: str, *, limit: int, each: int, lease_seconds: float, busy: Collection[str] = ()
+) -> list[Claimed]:
+    """Claim due events, oldest first, taking turns between destinations.
+
+    Args:
+        owner: the worker, for people and for the lease.
+        limit: events at most.
+        each: events at most of one destination, so that one with a backlog does not take every place.
+        lease_seconds: how long the claim holds without `renew`.
+        busy: destinations to leave alone.
+    """
+    where_free = (
+        "destination <> ALL(CAST(:busy AS text[]))"
+        if is_postgres(conn)
+        else "destination NOT IN (SELECT value FROM json_each(:busy))"
+    )
+    lock = "FOR UPDATE OF e SKIP LOCKED" if is_postgres(conn) else ""
+    rows = conn.execute(
+        text(f"""
+        WITH due AS (
+            SELECT id, destination, due_at FROM webhook_events
+            WHERE status = 'pending' AND due_at <= {now_sql(conn)} AND {where_free}
+            ORDER BY due_at LIMIT :scan
+        ), ranked AS (
+            SELECT id, row_number() OVER (PARTITION BY destination ORDER BY due_at, id) AS turn FROM due
+        ), chosen AS (
+            SELECT e.id FROM webhook_events e JOIN ranked ON ranked.id = e.id
+            WHERE ranked.turn <= :each AND e.status = 'pending'
+            ORDER BY ranked.turn, e.due_at LIMIT :limit {lock}
+        )
+        UPDATE webhook_events SET status = 'delivering', fence = fence + 1, lease_owner = :owner,
+            lease_until = {after_sql(conn, ":lease")}
+        WHERE id IN (SELECT id FROM chosen)
+        RETURNING id, fence, tenant, type, job_id, url, endpoint_id, destination, body, attempts,
+            attempts - replayed_at_attempt AS tries
+        """),  # noqa: S608 -- only fragments of our own
+        {
+            "busy": list(busy) if is_postgres(conn) else orjson.dumps(list(busy)).decode(),
+            "scan": _SCAN,
+            "each": each,
+            "limit": limit,
+            "owner": owner,
+            "lease": lease_seconds,
+        },
+    )
+    return [Claimed(**row) for row in rows.mappings()]
+
+
+def renew(conn: Connection, held: Sequence[Held], lease_seconds: float) -> set[str]:
+    """Prolong leases; returns the ids of the events that are still ours."""
+    if not held:
+        return set()
+    source = _from_rows(conn, {"id": "text", "held": "integer"})
+    rows = conn.execute(
+        text(f"""
+        UPDATE webhook_events SET lease_until = {after_sql(conn, ":lease")} FROM {source}
+        WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status = 'delivering'
+        RETURNING webhook_events.id
+        """),  # noqa: S608
+        {"rows": _held(held), "lease": lease_seconds},
+    )
+    return {row.id for row in rows}
+
+
+def put_back(conn: Connection, held: Sequence[Held], delay: float) -> None:
+    """Give claimed events back unsent, due `delay` seconds from now; it costs them no attempt."""
+    if not held:
+        return
+    source = _from_rows(conn, {"id": "text", "held": "integer"})
+    conn.execute(
+        text(f"""
+        UPDATE webhook_events SET status = 'pending', lease_owner = NULL, lease_until = NULL,
+            due_at = {after_sql(conn, ":delay")}
+        FROM {source}
+        WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status = 'delivering'
+        """),  # noqa: S608
+        {"rows": _held(held), "delay": delay},
+    )
+
+
+def reclaim_expired(conn: Connection) -> int:
+    """Make events due again whose worker let the lease run out: it died, or stands still. Returns how many."""
+    now = now_sql(conn)
+    done = conn.execute(
+        text(f"""
+        UPDATE webhook_events SET status = 'pending', lease_owner = NULL, lease_until = NULL, due_at = {now}
+        WHERE status = 'delivering' AND lease_until < {now}
+        """)  # noqa: S608
+    )
+    return done.rowcount
+
+
+def record(conn: Connection, verdicts: Sequence[Verdict]) -> set[str]:
+    """Write what attempts came to: the events' new state and one attempt row each.
+
+    Returns the ids that were recorded; the others had been claimed by another worker, and their verdict is dropped.
+    """
+    if not verdicts:
+        return set()
+    changed = _record_states(conn, verdicts)
+    _record_attempts(conn, [verdict for verdict in verdicts if verdict.id in changed and verdict.sent])
+    return changed
+
+
+def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> set[str]:
+    source = _from_rows(
+        conn,
+        {
+            "id": "text",
+            "fence": "integer",
+            "status": "text",
+            "delay": "double precision",
+            "attempt": "integer",
+            "status_code": "integer",
+            "error": "text",
+        },
+    )
+    now = now_sql(conn)
+    rows = conn.execute(
+        text(f"""
+        UPDATE webhook_events SET status = r.status, attempts = r.attempt, lease_owner = NULL, lease_until = NULL,
+            due_at = CASE WHEN r.status = 'pending' THEN {after_sql(conn, "r.delay")} ELSE webhook_events.due_at END,
+            delivered_at = CASE WHEN r.status = 'delivered' THEN {now} END,
+            last_status_code = r.status_code, last_error = r.error
+        FROM {source}
+        WHERE webhook_events.id = r.id AND webhook_events.fence = r.fence AND webhook_events.status = 'delivering'
+        RETURNING webhook_events.id
+        """),  # noqa: S608
+        {"rows": _json(verdicts)},
+    )
+    return {row.id for row in rows}
+
+
+def _record_attempts(conn: Connection, verdicts: Sequence[Verdict]) -> None:
+    if not verdicts:
+        return
+    source = _from_rows(
+        conn,
+        {
+            "id": "text",
+            "attempt": "integer",
+            "seconds": "double precision",
+            "status_code": "integer",
+            "error": "text",
+            "response_head": "text",
+        },
+    )
+    conn.execute(
+        text(f"""
+        INSERT INTO webhook_attempts (event_id, attempt, at, seconds, status_code, error, response_head)
+        SELECT r.id, r.attempt, {now_sql(conn)}, r.seconds, r.status_code, r.error, r.response_head FROM {source}
+        """),  # noqa: S608
+        {"rows": _json(verdicts)},
+    )
+
+
+def _held(held: Sequence[Held]) -> str:
+    return orjson.dumps([{"id": one.id, "held": one.fence} for one in held]).decode()
+
+
+def _json(verdicts: Sequence[Verdict]) -> str:
+    return orjson.dumps([asdict(verdict) for verdict in verdicts]).decode()
+
+
+def _from_rows(conn: Connection, columns: dict[str, str]) -> str:
+    """A FROM clause that reads the JSON list in `:rows` as the table `r` with these columns and PostgreSQL types."""
+    if is_postgres(conn):
+        typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        return f"json_to_recordset(CAST(:rows AS json)) AS r({typed})"
+    read = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+    return f"(SELECT {read} FROM json_each(:rows)) AS r"  # noqa: S608

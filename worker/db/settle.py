@@ -1,0 +1,249 @@
+"""Settle: write what became of claimed jobs, a slice at a time, each under its own fence, in one transaction.
+
+One settlement closes the attempt row and moves the job to a terminal state or back to `queued`; the result and the
+webhook outbox rows are written in the same transaction. A settlement whose fence is old finds no row: its worker had
+lost the lease, and somebody else owns the job now. Settling twice is safe: the second time finds its own mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from api_schemas.text import storable
+from api_schemas.usage import Usage
+from worker.db.clock import after_sql, is_postgres, now_sql
+
+PICO = Decimal(10) ** 12
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of one claim. `status` is the job's next state: a terminal one, or `queued` to be tried again."""
+
+    job_id: str
+    fence: int
+    attempt: int
+    status: str
+    outcome: str  # the attempt's: completed, busy, retryable, partial, ambiguous, cancelled, released, …
+    spent: bool = True  # False: being told to wait is not failing, and costs no attempt
+    called: bool = True  # False: nothing was sent; the attempt row goes, its number is free again
+    due_in: float = 0.0  # seconds until the job is due again, for `queued`
+    waiting_on: str | None = None
+    seq: int = 0
+    error_class: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    error_status: int | None = None
+    error_body: str | None = None
+    finish_reason: str | None = None
+    response: str | None = None
+    text: str | None = None
+    provider_id: str | None = None
+    model: str | None = None
+    inference_id: str | None = None
+    request_id: str | None = None
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
+    cost_source: str | None = None
+    first_token_seconds: float | None = None
+    total_seconds: float | None = None
+    partial_text: str | None = None
+    batch_id: str | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job is over."""
+        return self.status != "queued"
+
+    def row(self) -> dict[str, Any]:
+        """The bound parameters of the statements below; text is made storable (no NUL, no lone surrogate)."""
+        usage = self.usage
+        return {
+            "id": self.job_id,
+            "fence": self.fence,
+            "attempt": self.attempt,
+            "status": self.status,
+            "outcome": self.outcome,
+            "refund": 0 if self.spent else 1,
+            "uncall": 0 if self.called else 1,
+            "due_in": self.due_in,
+            "waiting_on": self.waiting_on,
+            "seq": self.seq,
+            "error_class": self.error_class,
+            "error_code": _clean(self.error_code),
+            "error_message": _clean(self.error_message),
+            "error_status": self.error_status,
+            "error_body": _clean(self.error_body),
+            "finish_reason": _clean(self.finish_reason),
+            "response": self.response,
+            "answer": _clean(self.text),
+            "provider_id": _clean(self.provider_id),
+            "model": _clean(self.model),
+            "inference_id": _clean(self.inference_id),
+            "request_id": _clean(self.request_id),
+            "input_tokens": usage.input_tokens if usage else None,
+            "cached_tokens": usage.cached_tokens if usage else None,
+            "output_tokens": usage.output_tokens if usage else None,
+            "reasoning_tokens": usage.reasoning_tokens if usage else None,
+            "total_tokens": usage.total_tokens if usage else None,
+            "cost_picousd": None if self.cost_usd is None else int(self.cost_usd * PICO),
+            "cost_source": self.cost_source,
+            "first_token_seconds": self.first_token_seconds,
+            "total_seconds": self.total_seconds,
+            "partial_text": _clean(self.partial_text),
+        }
+
+
+def _clean(value: str | None) -> str | None:
+    return None if value is None else storable(value)
+
+
+#: Each parameter with its PostgreSQL type, in the order of `Settlement.row`.
+_TYPES = {
+    "id": "text",
+    "fence": "int",
+    "attempt": "int",
+    "status": "text",
+    "outcome": "text",
+    "refund": "int",
+    "uncall": "int",
+    "due_in": "float8",
+    "waiting_on": "text",
+    "seq": "int",
+    "error_class": "text",
+    "error_code": "text",
+    "error_message": "text",
+    "error_status": "int",
+    "error_body": "text",
+    "finish_reason": "text",
+    "response": "text",
+    "answer": "text",
+    "provider_id": "text",
+    "model": "text",
+    "inference_id": "text",
+    "request_id": "text",
+    "input_tokens": "int8",
+    "cached_tokens": "int8",
+    "output_tokens": "int8",
+    "reasoning_tokens": "int8",
+    "total_tokens": "int8",
+    "cost_picousd": "int8",
+    "cost_source": "text",
+    "first_token_seconds": "float8",
+    "total_seconds": "float8",
+    "partial_text": "text",
+}
+_LEDGER = (
+    "outcome, error_class, error_code, error_message, error_body, inference_id, request_id, input_tokens,"
+    " cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost_picousd, cost_source, first_token_seconds,"
+    " total_seconds, partial_text"
+).split(", ")
+_ERROR = ["error_class", "error_code", "error_message", "error_status", "finish_reason", "waiting_on"]
+
+
+def settle(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
+    """Write a slice of settlements; the ids of those that were (or had already been) written.
+
+    An id that is missing in the answer was fenced off. The caller commits.
+    """
+    rows = [settlement.row() for settlement in settlements]
+    written = _postgres(conn, rows) if is_postgres(conn) else _sqlite(conn, rows)
+    missing = [row for row in rows if row["id"] not in written]
+    if missing:
+        written |= _already(conn, missing)
+    return written
+
+
+_GIVEN = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _TYPES.items())
+_POSTGRES = f"""
+    WITH given AS (SELECT * FROM unnest({_GIVEN}) AS g({", ".join(_TYPES)})),
+    done AS (
+        UPDATE jobs AS j SET status = g.status, lease_owner = NULL, lease_until = NULL,
+            finished_at = CASE WHEN g.status = 'queued' THEN NULL ELSE {{now}} END,
+            due_at = CASE WHEN g.status = 'queued' THEN {{due}} ELSE j.due_at END,
+            attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = GREATEST(j.seq, g.seq),
+            {", ".join(f"{name} = g.{name}" for name in _ERROR)}
+        FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status = 'in_progress'
+        RETURNING j.id
+    ), ledger AS (
+        UPDATE attempts AS a SET finished_at = {{now}}, status_code = g.error_status,
+            {", ".join(f"{name} = g.{name}" for name in _LEDGER)}
+        FROM given AS g JOIN done ON done.id = g.id
+        WHERE a.job_id = g.id AND a.attempt = g.attempt AND g.uncall = 0
+    ), unsent AS (
+        DELETE FROM attempts AS a USING given AS g JOIN done ON done.id = g.id
+        WHERE a.job_id = g.id AND a.attempt = g.attempt AND g.uncall = 1
+    ), stored AS (
+        INSERT INTO results (job_id, response, text, provider_id, model)
+        SELECT g.id, CAST(g.response AS json), COALESCE(g.answer, ''), g.provider_id, g.model
+        FROM given AS g JOIN done ON done.id = g.id
+        WHERE g.status <> 'queued' AND (g.response IS NOT NULL OR g.answer IS NOT NULL)
+    )
+    SELECT id FROM done
+"""
+
+
+def _postgres(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
+    # psycopg refuses a list that mixes 0 and 0.5.
+    columns = {name: _column(rows, name, kind) for name, kind in _TYPES.items()}
+    statement = _POSTGRES.format(now=now_sql(conn), due=after_sql(conn, "g.due_in"))
+    return {row[0] for row in conn.execute(text(statement), columns)}
+
+
+def _column(rows: list[dict[str, Any]], name: str, kind: str) -> list[Any]:
+    if kind == "float8":
+        return [None if row[name] is None else float(row[name]) for row in rows]
+    return [row[name] for row in rows]
+
+
+def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
+    now = now_sql(conn)
+    move = text(f"""
+        UPDATE jobs SET status = :status, lease_owner = NULL, lease_until = NULL,
+            finished_at = CASE WHEN :status = 'queued' THEN NULL ELSE {now} END,
+            due_at = CASE WHEN :status = 'queued' THEN {after_sql(conn, ":due_in")} ELSE due_at END,
+            attempts = attempts - :refund, calls = calls - :uncall, seq = MAX(seq, :seq),
+            {", ".join(f"{name} = :{name}" for name in _ERROR)}
+        WHERE id = :id AND fence = :fence AND status = 'in_progress'
+    """)
+    ledger = text(f"""
+        UPDATE attempts SET finished_at = {now}, status_code = :error_status,
+            {", ".join(f"{name} = :{name}" for name in _LEDGER)}
+        WHERE job_id = :id AND attempt = :attempt
+    """)
+    unsent = text("DELETE FROM attempts WHERE job_id = :id AND attempt = :attempt")
+    stored = text("""
+        INSERT INTO results (job_id, response, text, provider_id, model)
+        VALUES (:id, :response, COALESCE(:answer, ''), :provider_id, :model)
+    """)
+    done = [row for row in rows if conn.execute(move, row).rowcount == 1]
+    called = [row for row in done if not row["uncall"]]
+    if called:
+        conn.execute(ledger, called)
+    never = [row for row in done if row["uncall"]]
+    if never:
+        conn.execute(unsent, never)
+    answers = [
+        row
+        for row in done
+        if row["status"] != "queued" and (row["response"] is not None or row["answer"] is not None)
+    ]
+    if answers:
+        conn.execute(stored, answers)
+    return {row["id"] for row in done}
+
+
+def _already(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
+    """Those of `rows` that an earlier try had committed although its acknowledgement was lost (RELIABILITY D1).
+
+    The mark is the attempt row itself, closed with our outcome under our fence; a sweeper's mark is `lost`.
+    """
+    mark = text(
+        "SELECT 1 FROM attempts WHERE job_id = :id AND attempt = :attempt AND fence = :fence AND outcome = :outcome"
+    )
+    return {row["id"] for row in rows if not row["uncall"] and conn.execute(mark, row).first() is not None}

@@ -1,0 +1,55 @@
+"""The errors Stockpot raises, one class per decision a caller can take.
+
+    StockpotError
+    ├── InvalidRequest          the request is wrong: mend it (defined in `api_schemas.errors`, a ValueError too)
+    ├── SettingsError           the configuration is wrong: the message names the key
+    ├── IdempotencyConflict     the key is taken by a request with another body
+    ├── NotFound                no such job, batch, endpoint or event (for this tenant)
+    ├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
+    ├── WaitTimeout             the job goes on; the caller stopped waiting
+    └── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
+"""
+
+from __future__ import annotations
+
+from api_schemas.errors import InvalidRequest, StockpotError
+
+__all__ = [
+    "IdempotencyConflict",
+    "InvalidRequest",
+    "NotAllowed",
+    "NotFound",
+    "SettingsError",
+    "StockpotError",
+    "Unreachable",
+    "WaitTimeout",
+]
+
+
+class SettingsError(StockpotError):
+    """The configuration is wrong; the message names the key and what was expected."""
+
+
+class IdempotencyConflict(StockpotError):
+    """The idempotency key belongs to a job with another body."""
+
+
+class NotFound(StockpotError):
+    """There is no such thing under this tenant."""
+
+
+class NotAllowed(StockpotError):
+    """What was asked does not fit the state that the thing is in."""
+
+
+class WaitTimeout(StockpotError, TimeoutError):
+    """The job is not finished yet; it goes on without the caller."""
+
+
+class Unreachable(StockpotError):
+    """A dependency does not answer."""
+
+    def __init__(self, dependency: str, detail: str, mend: str = "") -> None:
+        self.dependency = dependency
+        self.mend = mend
+        super().__init__(f"{dependency} is unreachable: {detail}" + (f"\n{mend}" if mend else ""))
