@@ -7,6 +7,7 @@ key and a value that does not fit are refused at start with the key's name.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -130,6 +131,12 @@ class Settings(BaseSettings):
             except OSError as error:
                 raise SettingsError(f"STOCKPOT_API_KEY_FILE: cannot read {self.api_key_file}: {error.strerror}") from error
         return None
+
+    @functools.cached_property
+    def key_id(self) -> str:
+        """A short name of the API key for routes and logs: 12 hex digits of its SHA-256, `none` without a key."""
+        key = self.key
+        return hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none"
 
     @classmethod
     def settings_customise_sources(

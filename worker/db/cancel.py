@@ -20,6 +20,8 @@ class Cancelled:
     seq: int
     logged: bool
     changed: bool
+    metadata: str | None = None
+    webhook: str | None = None
 
 
 def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
@@ -42,13 +44,14 @@ def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
             error_message = CASE WHEN status = 'queued' THEN 'cancelled on request' ELSE error_message END,
             cancel_requested_at = COALESCE(cancel_requested_at, {now})
         WHERE id = :id AND tenant = :tenant AND status IN ('queued', 'in_progress')
-        RETURNING status, fence, seq, stream, lane, batch_id
+        RETURNING status, fence, seq, stream, lane, batch_id, CAST(metadata AS text) AS metadata, webhook
         """),
         {"id": job_id, "tenant": tenant},
     ).first()
     if row is not None:
         logged = bool(row.stream) or (row.batch_id is None and row.lane == "interactive")
-        return Cancelled(job_id, row.status, row.fence, row.seq, logged, changed=True)
+        told = {"metadata": row.metadata, "webhook": row.webhook}
+        return Cancelled(job_id, row.status, row.fence, row.seq, logged, changed=True, **told)
     status = _status(conn, job_id, tenant)
     if status != "cancelled":
         raise NotAllowed(f"{job_id} is {status} already; only a queued or running job can be cancelled")

@@ -36,6 +36,7 @@ class ClaimedJob:
     custom_id: str | None
     webhook: str | None
     metadata: str | None
+    last_error: str | None  # the class of the error that the attempt before this one ended with
     seconds_left: float  # until the job expires
     queued_seconds: float  # from due to claimed
 
@@ -53,7 +54,7 @@ class ClaimedJob:
 _COLUMNS = (
     "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, seq, batch_id,"
     # As text: the driver would parse PostgreSQL's json into Python.
-    " custom_id, webhook, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body"
+    " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body"
 )
 _MINE = "status = 'queued' AND due_at <= {now}"
 
@@ -168,6 +169,7 @@ def _job(row: Any) -> ClaimedJob:
         custom_id=row.custom_id,
         webhook=row.webhook,
         metadata=row.metadata,
+        last_error=row.error_class,
         seconds_left=float(row.seconds_left),
         queued_seconds=max(0.0, float(row.queued_seconds)),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
+from api_schemas.errors import ErrorClass
 from worker.db.clock import after_sql, now_sql
 
 
@@ -30,9 +31,12 @@ class Reclaimed:
     seq: int
     tenant: str
     endpoint: str
-    error_class: str | None
+    error_class: ErrorClass | None
     error_message: str | None
     batch_id: str | None
+    custom_id: str | None
+    metadata: str | None
+    webhook: str | None
     logged: bool
 
 
@@ -49,6 +53,11 @@ def renew(conn: Connection, owner: str, *, lease: float) -> list[Renewed]:
     )
     return [Renewed(row.id, row.fence, row.cancel_requested_at is not None) for row in rows]
 
+
+_RETURNED = (
+    "id, status, fence, seq, tenant, endpoint, error_class, error_message, batch_id, custom_id,"
+    " CAST(metadata AS text) AS metadata, webhook, stream, lane"
+)
 
 #: What a lost lease means for its job. Cancelled first; then policy: a call that may have been made is not repeated
 #: under `fail`, and a job that has cost `max_attempts` workers their lives (or leases) is poison.
@@ -87,7 +96,7 @@ def reclaim(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
                 WHEN on_ambiguous = 'fail' THEN 'the worker died during the call, which may have been billed'
                 WHEN attempts >= max_attempts THEN 'every one of ' || attempts || ' attempts ended with its worker' END
         WHERE id IN :ids AND status = 'in_progress'
-        RETURNING id, status, fence, calls, seq, tenant, endpoint, error_class, error_message, batch_id, stream, lane
+        RETURNING {_RETURNED}
         """).bindparams(listed),
         {"ids": ids},
     ).all()
@@ -113,6 +122,9 @@ def _reclaimed(row: Any) -> Reclaimed:
         error_class=row.error_class,
         error_message=row.error_message,
         batch_id=row.batch_id,
+        custom_id=row.custom_id,
+        metadata=row.metadata,
+        webhook=row.webhook,
         logged=bool(row.stream) or (row.batch_id is None and row.lane == "interactive"),
     )
 
@@ -129,7 +141,7 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
             SELECT id FROM jobs WHERE status = 'queued' AND expires_at <= {now}
             ORDER BY expires_at LIMIT :limit {_for_update(conn)}
         ) AND status = 'queued'
-        RETURNING id, status, fence, calls, seq, tenant, endpoint, error_class, error_message, batch_id, stream, lane
+        RETURNING {_RETURNED}
         """),
         {"limit": limit},
     )

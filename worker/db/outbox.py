@@ -82,7 +82,7 @@ class Verdict:
 
 
 def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
-    """Insert events, due now. One statement for all; none when there are no rows."""
+    """Insert events, due now. One statement for all; none when there are no rows. Doing it twice changes nothing."""
     if not rows:
         return
     columns = ("id", "tenant", "type", "body", "destination", "url", "endpoint_id", "job_id", "batch_id")
@@ -91,7 +91,12 @@ def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
     now = now_sql(conn)
     source = _from_rows(conn, dict.fromkeys(columns, "text"))
     conn.execute(
-        text(f"INSERT INTO webhook_events ({named}, due_at, created_at) SELECT {given}, {now}, {now} FROM {source}"),  # noqa: S608 -- names are ours
+        # "WHERE true": SQLite would read ON CONFLICT as a join's ON.
+        text(f"""
+        INSERT INTO webhook_events ({named}, due_at, created_at)
+        SELECT {given}, {now}, {now} FROM {source} WHERE true
+        ON CONFLICT (id) DO NOTHING
+        """),  # noqa: S608 -- names are ours
         {"rows": orjson.dumps([asdict(row) for row in rows]).decode()},
     )
 

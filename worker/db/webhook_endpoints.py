@@ -5,7 +5,7 @@ Secrets come and go encrypted; this module never sees a plain one.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -125,6 +125,18 @@ def rotate(conn: Connection, id: str, tenant: str | None, secret: str, overlap_s
         .values(previous_secret=_e.secret, previous_expires_at=until, secret=secret)
     )
     return done.rowcount == 1
+
+
+def seal_again(conn: Connection, seal: Callable[[str], str | None]) -> int:
+    """Replace stored secrets by what `seal` makes of them (None: it stays). Returns how many endpoints changed."""
+    changed = 0
+    for row in conn.execute(select(_e.id, _e.secret, _e.previous_secret).with_for_update()).all():
+        secrets = {"secret": row.secret, "previous_secret": row.previous_secret}
+        fresh = {name: new for name, old in secrets.items() if old is not None and (new := seal(old)) is not None}
+        if fresh:
+            conn.execute(update(webhook_endpoints).where(_e.id == row.id).values(**fresh))
+            changed += 1
+    return changed
 
 
 def note_health(

@@ -1,0 +1,78 @@
+"""Request bodies: which endpoint one is for, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from api_schemas.chat import ChatRequest
+from api_schemas.errors import FieldProblem, InvalidRequest
+from api_schemas.jsontext import join
+from api_schemas.problems import got, problems_of
+from api_schemas.responses import ResponsesRequest
+
+Endpoint = Literal["/v1/chat/completions", "/v1/responses"]
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
+
+MAX_ITEMS = 10_000
+"""Messages, input items or tools of one request: far above any conversation, and it bounds what a check may cost."""
+
+_MODELS: dict[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest, "/v1/responses": ResponsesRequest}
+_HINTS = {
+    "model": 'the model\'s id, e.g. "openai/gpt-5-1-chat-latest"',
+    "messages": 'a list of messages, e.g. [{"role": "user", "content": "Hello"}]',
+    "role": 'who speaks, e.g. "user"',
+    "input": "a string or a list of input items",
+}
+
+
+def infer_endpoint(body: dict[str, Any]) -> Endpoint | None:
+    """The endpoint a body is for: `messages` means chat completions, `input` responses; None when it has neither."""
+    if "messages" in body:
+        return "/v1/chat/completions"
+    return "/v1/responses" if "input" in body else None
+
+
+def body_problems(endpoint: object, body: dict[str, Any], prefix: str = "") -> list[FieldProblem]:
+    """Everything that is certainly wrong with a body; empty when it may be sent. `endpoint` None: none can be told."""
+    if endpoint is None:
+        missing = "missing; give `messages` (chat completions) or `input` (responses)"
+        problems = [FieldProblem(field=join(prefix, "messages"), message=missing)]
+        if "model" not in body:
+            message = f"missing; give {_HINTS['model']}"
+            problems.insert(0, FieldProblem(field=join(prefix, "model"), message=message))
+        return problems
+    model = _MODELS.get(endpoint) if isinstance(endpoint, str) else None
+    if model is None:
+        expected = " or ".join(f'"{path}"' for path in ENDPOINTS)
+        return [FieldProblem(field="endpoint", message=f"expected {expected}, got {got(endpoint)}")]
+    for name in ("messages", "input", "tools"):
+        items = body.get(name)
+        if isinstance(items, list) and len(items) > MAX_ITEMS:
+            message = f"expected at most {MAX_ITEMS:,} items, got {len(items):,}"
+            return [FieldProblem(field=join(prefix, name), message=message)]
+    try:
+        model.model_validate(body)
+    except ValidationError as error:
+        return problems_of(error, _HINTS, prefix)
+    if model is ResponsesRequest and body.get("background") is True:
+        # The provider documents no way to fetch a background response: its result would be lost (upstream/README).
+        why = "leave it out; the job already runs in the background, and its result is kept"
+        return [FieldProblem(field=join(prefix, "background"), message=why)]
+    return []
+
+
+def parse_body(endpoint: str | None, body: object) -> tuple[Endpoint, dict[str, Any]]:
+    """Check a request body that has been read already; gives its endpoint and the body itself, unchanged.
+
+    `endpoint` None infers it. Checks shapes only; size, depth and integers are `parse_document`'s.
+    Raises InvalidRequest with every problem.
+    """
+    if not isinstance(body, dict):
+        raise InvalidRequest([FieldProblem(field="body", message=f"expected an object, got {got(body)}")])
+    found = infer_endpoint(body) if endpoint is None else endpoint
+    problems = body_problems(found, body)
+    if problems:
+        raise InvalidRequest(problems)
+    return cast("Endpoint", found), body

@@ -1,0 +1,136 @@
+"""Chat completions: the request, the result and the chunks of its stream.
+
+Typed where Stockpot reads a field, open everywhere else: a provider's additions pass through. Nothing is coerced and
+validating never changes a body: what is stored and sent is the caller's own JSON, not a dump of these models.
+
+Source: `POST /v1/chat/completions` of the provider's OpenAPI file, and OpenAI's own, which is wider.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MODEL_LENGTH = 256
+"""Characters of a model id; the provider's longest today has fewer than 80."""
+
+OPEN = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
+"""Unknown fields are kept, known ones are never coerced, and no error of pydantic's repeats a prompt."""
+
+ModelId = Annotated[str, Field(min_length=1, max_length=MODEL_LENGTH)]
+Count = Annotated[int, Field(ge=1)]
+Objects = list[dict[str, Any]]
+
+
+def _content(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, dict | str) for part in value):
+        return value
+    raise PydanticCustomError("expected", "expected content", {"what": "a string, a list of content parts or null"})
+
+
+class ChatMessage(BaseModel):
+    """One message. Roles and content parts are the provider's business; only their JSON types are checked."""
+
+    model_config = OPEN
+
+    role: Annotated[str, Field(min_length=1)]
+    content: Annotated[Any, AfterValidator(_content)] = None
+    tool_calls: Objects | None = None
+
+
+class ChatRequest(BaseModel):
+    """The body of a chat completion, as strict as what is certainly wrong and no stricter."""
+
+    model_config = OPEN
+
+    model: ModelId
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    n: Count | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    tools: Objects | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class Open(BaseModel):
+    """What a provider answers: read leniently, unknown fields kept, absent ones told apart from null."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Message(Open):
+    """The message of a finished choice."""
+
+    role: str | None = None
+    content: Any = None
+    refusal: str | None = None
+    tool_calls: Objects | None = None
+
+
+class Choice(Open):
+    """One of the `n` answers of a completion."""
+
+    index: int = 0
+    message: Message | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class Delta(Message):
+    """What a chunk adds to a choice."""
+
+
+class ChunkChoice(Open):
+    """A choice's part in one chunk."""
+
+    index: int = 0
+    delta: Delta | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+
+
+class ChatCompletion(Open):
+    """The result of a chat completion. `usage` is the provider's own object; `Usage.read` normalises it."""
+
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    model: str | None = None
+    choices: list[Choice] = Field(default_factory=list)
+    usage: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = Field(default=None, description="AI/ML API: `meta.usage.usd_spent` is the cost")
+
+    def wire(self) -> dict[str, Any]:
+        """The object as it came: only the fields that were given, unknown ones included."""
+        return self.model_dump(exclude_unset=True)
+
+
+class ChatChunk(Open):
+    """One event of a streamed completion. The last may have no choices and bring `usage` and `meta.usage`."""
+
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    model: str | None = None
+    choices: list[ChunkChoice] = Field(default_factory=list)
+    usage: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = None
+
+    def wire(self) -> dict[str, Any]:
+        """The object as it came: only the fields that were given, unknown ones included."""
+        return self.model_dump(exclude_unset=True)

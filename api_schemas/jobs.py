@@ -1,0 +1,215 @@
+"""Jobs: what a submission is, and the one gate that every submission passes.
+
+`parse_job` takes what a caller has, bytes, text or a mapping, either a bare request body (`{"model", "messages"}`) or
+a whole `JobRequest` (it has a `body`), and gives a valid `JobRequest` or raises `InvalidRequest` with every problem.
+The body inside is the caller's own JSON; nothing is added, dropped or coerced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from api_schemas import jsontext
+from api_schemas.bodies import ENDPOINTS, Endpoint, body_problems, infer_endpoint, parse_body
+from api_schemas.errors import FieldProblem, InvalidRequest
+from api_schemas.ids import is_job_id
+from api_schemas.job_views import Attempt, Job, JobDetail, Lane, Status
+from api_schemas.problems import problems_of
+from api_schemas.targets import check_metadata, check_webhook
+
+__all__ = [
+    "ENDPOINTS",
+    "LANES",
+    "MAX_REQUEST_BYTES",
+    "ON_AMBIGUOUS",
+    "STATUSES",
+    "TERMINAL_STATUSES",
+    "Attempt",
+    "Endpoint",
+    "Job",
+    "JobDetail",
+    "JobRequest",
+    "Lane",
+    "OnAmbiguous",
+    "Status",
+    "parse_body",
+    "parse_document",
+    "parse_job",
+]
+
+OnAmbiguous = Literal["reconcile", "retry", "fail"]
+LANES: tuple[str, ...] = get_args(Lane)
+STATUSES: tuple[str, ...] = get_args(Status)
+TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
+ON_AMBIGUOUS: tuple[str, ...] = get_args(OnAmbiguous)
+
+MAX_REQUEST_BYTES = 1024 * 1024
+"""The default of STOCKPOT_MAX_REQUEST_BYTES: 1 MiB holds a 200,000-token prompt, and bounds a row and a parse."""
+
+MAX_SECONDS = 366 * 86_400.0
+"""A delay or time to live beyond a year is a mistake (milliseconds given for seconds, most often)."""
+
+
+def _job_id(value: str) -> str:
+    if not is_job_id(value):
+        raise PydanticCustomError("expected", "id", {"what": "a job id (`job_` and a UUIDv7 in 32 hex digits)"})
+    return value
+
+
+def _tenant(value: str) -> str:
+    if not 0 < len(value) <= 64 or not value.isascii() or value.translate(_TENANT_SIGNS).strip("0"):
+        raise PydanticCustomError("expected", "tenant", {"what": "1 to 64 characters of A-Z a-z 0-9 _ . : -"})
+    return value
+
+
+def _key(value: str) -> str:
+    if not 0 < len(value) <= 255 or not value.isprintable():
+        raise PydanticCustomError("expected", "key", {"what": "1 to 255 printable characters"})
+    return value
+
+
+_TENANT_SIGNS = {ord(sign): "0" for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-"}
+
+
+class JobRequest(BaseModel):
+    """A submission, whole: the request body and how to run it. Also the payload of the task `stockpot.submit`.
+
+    Construct it with `parse_job`, which checks the body too. Times are seconds; `not_before` is ISO 8601 with an
+    offset; `max_cost_usd` bounds what the attempts of this job may cost.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+    id: Annotated[str, AfterValidator(_job_id)] | None = None
+    endpoint: Endpoint
+    body: dict[str, Any]
+    tenant: Annotated[str, AfterValidator(_tenant)] = "default"
+    lane: Lane = "interactive"
+    idempotency_key: Annotated[str, AfterValidator(_key)] | None = None
+    webhook: Annotated[str, AfterValidator(check_webhook)] | None = None
+    metadata: Annotated[dict[str, Any], AfterValidator(check_metadata)] | None = None
+    delay_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] | None = None
+    not_before: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
+    on_ambiguous: OnAmbiguous | None = None
+    ttl_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)] | None = None
+    max_cost_usd: Annotated[Decimal, Field(strict=False, ge=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.delay_seconds is not None and self.not_before is not None:
+            raise PydanticCustomError("refused", "two", {"why": "give `delay_seconds` or `not_before`, not both"})
+        return self
+
+    @property
+    def model(self) -> str:
+        """The model that the body asks for."""
+        return str(self.body["model"])
+
+    @property
+    def stream(self) -> bool:
+        """Whether the body asks for a stream."""
+        return self.body.get("stream") is True
+
+    def body_json(self) -> bytes:
+        """The request body as compact JSON: what is stored, and what the upstream receives."""
+        return jsontext.dumps(self.body)
+
+    def request_hash(self) -> str:
+        """SHA-256 in hex over what is asked: endpoint and body.
+
+        Equal for equal JSON whatever the order of its keys. Two submissions with one idempotency key are the same
+        job when this is equal; else the second is refused.
+        """
+        identity = {"endpoint": self.endpoint, "body": self.body}
+        return hashlib.sha256(jsontext.canonical(identity)).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as plain JSON values, without what was not given; `parse_job` reads it back."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        out = {name: value for name, value in fields.items() if value is not None}
+        if isinstance(self.not_before, datetime):
+            out["not_before"] = self.not_before.isoformat()
+        if self.max_cost_usd is not None:
+            out["max_cost_usd"] = str(self.max_cost_usd)
+        return out
+
+
+_HINTS = {"body": 'the request itself, e.g. {"model": "…", "messages": […]}'}
+
+
+def parse_job(
+    data: bytes | str | Mapping[str, Any], *, max_bytes: int = MAX_REQUEST_BYTES, **overrides: Any
+) -> JobRequest:
+    """Read a submission: a bare request body, or a `JobRequest` object (it has a `body`).
+
+    `overrides` are fields of JobRequest that win over what `data` says; None leaves it as it is.
+    Raises InvalidRequest with every problem found, and nothing else, whatever `data` holds.
+    """
+    document = parse_document(data, max_bytes=max_bytes)
+    whole = "body" in document
+    fields: dict[str, Any] = dict(document) if whole else {"body": document}
+    fields.update((name, value) for name, value in overrides.items() if value is not None)
+    body, given = fields.get("body"), fields.get("endpoint")
+    problems: list[FieldProblem] = []
+    if isinstance(body, dict):
+        endpoint = infer_endpoint(body) if given is None else given
+        problems = body_problems(endpoint, body, "body" if whole else "")
+        # A wrong endpoint has been named by now; the other fields are still worth checking.
+        fields["endpoint"] = endpoint if endpoint in ENDPOINTS else ENDPOINTS[0]
+    elif given is None:
+        fields["endpoint"] = ENDPOINTS[0]
+    try:
+        request = JobRequest.model_validate(fields)
+    except ValidationError as error:
+        problems = problems_of(error, _HINTS) + problems
+    if problems:
+        raise InvalidRequest(problems)
+    return request
+
+
+def parse_document(data: bytes | str | Mapping[str, Any], *, max_bytes: int = MAX_REQUEST_BYTES) -> dict[str, Any]:
+    """Read a JSON object within the limits: size in bytes, depth, integers, text that can be stored.
+
+    A mapping is copied by way of its JSON, so that what is checked is what will be stored.
+    Raises InvalidRequest.
+    """
+    try:
+        raw = jsontext.dumps(dict(data)) if isinstance(data, Mapping) else _octets(data)
+        if not raw.strip():
+            raise InvalidRequest("request: empty; expected a JSON object")
+        if len(raw) > max_bytes:
+            raise InvalidRequest(_too_large(len(raw), max_bytes))
+        document = jsontext.loads(raw)
+    except InvalidRequest:
+        raise
+    except ValueError as error:
+        raise InvalidRequest(f"request: {error}") from None
+    problems = jsontext.check_limits(document)
+    # Only an escape can bring NUL or half a pair into text that is valid UTF-8: without one there is no need to look.
+    if not problems and (b"\\u0000" in raw or b"\\ud" in raw or b"\\uD" in raw):
+        problems = jsontext.check_text(document)
+    if problems:
+        raise InvalidRequest(problems)
+    if not isinstance(document, dict):
+        raise InvalidRequest("request: expected a JSON object with `model` and `messages` or `input`")
+    return document
+
+
+def _octets(data: bytes | str) -> bytes:
+    if isinstance(data, str):
+        return data.encode("utf-8", "surrogatepass")
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise InvalidRequest(f"request: expected bytes, text or a mapping, got a {type(data).__name__}")
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"request: {size:,} bytes, the limit is {limit:,} (STOCKPOT_MAX_REQUEST_BYTES)"

@@ -1,0 +1,34 @@
+"""How large a session is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The sizes of a session.
+
+    Args:
+        runs: rounds per scenario; the report prints medians.
+        stream_seconds: how long chunks flow.
+        sizes: how many of the streaming sizes are run, from the smallest.
+        scale: factor on the numbers of jobs and lines.
+        backlog: the largest number of queued rows in the backlog's curve.
+        contenders: only those whose name contains this.
+    """
+
+    runs: int = 5
+    stream_seconds: float = 10.0
+    sizes: int = 4
+    scale: float = 1.0
+    backlog: int = 1_000_000
+    contenders: str = ""
+
+    def wants(self, name: str) -> bool:
+        """Whether this contender takes part."""
+        return self.contenders.lower() in name.lower()
+
+
+QUICK = Options(runs=1, stream_seconds=4.0, sizes=2, scale=0.1, backlog=100_000)
+TINY = Options(runs=1, stream_seconds=0.4, sizes=1, scale=0.005, backlog=10_000)

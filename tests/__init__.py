@@ -1,0 +1,1 @@
+"""The tests; `tests/rig` holds their tools."""

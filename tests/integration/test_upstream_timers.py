@@ -1,0 +1,122 @@
+"""The timers of a call: which one ends it, and what a stream must do to stay alive."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.rig.scripted_upstream import JSON, SSE, Peer, Request
+from tests.rig.upstream_calls import OK, data, new_call, one, piece, talking
+from worker.upstream.outcome import Answer, Failure, Kind
+
+pytestmark = pytest.mark.anyio
+
+CHUNKED = SSE + "transfer-encoding: chunked\r\n"
+
+
+async def test_keep_alive_comments_do_not_keep_a_silent_stream_alive() -> None:
+    """They reset every ordinary read timeout, for ever."""
+    comments = 0
+
+    async def script(_: Request, peer: Peer) -> None:
+        nonlocal comments
+        await peer.head(CHUNKED)
+        await peer.chunk(data(piece("par")))
+        while not peer.reader.at_eof():
+            await peer.chunk(b": ping\n\ndata:\n\n")
+            comments += 1
+            await asyncio.sleep(0.02)
+
+    failure = await one(script, new_call(stream=True), idle_timeout=0.4)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.error_class, failure.code) == (Kind.PARTIAL, "timeout", "idle_timeout")
+    assert failure.partial_text == "par"
+    assert comments > 2
+
+
+async def test_comments_are_no_first_event_either() -> None:
+    """Headers and pings, and never a token."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        while not peer.reader.at_eof():
+            await peer.chunk(b": ping\n\n")
+            await asyncio.sleep(0.02)
+
+    failure = await one(script, new_call(stream=True), first_event_timeout=0.3, idle_timeout=10)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.code) == (Kind.PARTIAL, "first_event_timeout")
+
+
+async def test_a_stream_that_goes_on_ends_with_the_total_time() -> None:
+    """Event after event, each in time, and no end."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        while not peer.reader.at_eof():
+            await peer.chunk(data(piece("x")))
+            await asyncio.sleep(0.02)
+
+    failure = await one(script, new_call(stream=True, total=0.6), idle_timeout=0.3)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.code) == (Kind.PARTIAL, "total_timeout")
+    assert len(failure.partial_text) > 3
+
+
+async def test_events_in_time_reset_the_idle_timer() -> None:
+    """A slow model is no silent one: the stream lasts several idle windows."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        for _number in range(8):
+            await peer.chunk(data(piece("x")))
+            await asyncio.sleep(0.15)
+        await peer.chunk(data(piece("", "stop")) + b"data: [DONE]\n\n")
+        await peer.chunk(b"")
+
+    answer = await one(script, new_call(stream=True), idle_timeout=0.6)
+    assert isinstance(answer, Answer)
+    assert answer.text == "x" * 8
+    assert answer.timings.total is not None
+    assert answer.timings.total > 0.6, "the stream outlived one window, so the timer was set again"
+
+
+async def test_silence_behind_the_whole_answer_does_not_spoil_it() -> None:
+    """The finish reason came, [DONE] never does."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        await peer.chunk(data(piece("all", "stop")))
+        await peer.hung_up()
+
+    answer = await one(script, new_call(stream=True), idle_timeout=0.3)
+    assert isinstance(answer, Answer)
+    assert answer.text == "all"
+
+
+async def test_a_body_that_stalls_runs_into_the_idle_timer() -> None:
+    """Half an answer, then nothing."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(JSON + "content-length: 1000\r\n")
+        await peer.send(OK[:50])
+        await peer.hung_up()
+
+    failure = await one(script, new_call(), idle_timeout=0.3)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.code) == (Kind.PARTIAL, "idle_timeout")
+
+
+async def test_a_timeout_closes_the_connection() -> None:
+    """The upstream must not go on generating for nobody."""
+    gone = asyncio.Event()
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        await peer.hung_up()
+        gone.set()
+
+    async with talking(script) as (_, client):
+        await client.call(new_call(stream=True, total=0.3))
+        await asyncio.wait_for(gone.wait(), 10)

@@ -1,0 +1,1 @@
+"""Tools for tests: real servers, real processes, faults that can be proved, and the checker of the promises."""

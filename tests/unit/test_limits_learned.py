@@ -1,0 +1,131 @@
+"""The learned limit: against a simulated upstream on a virtual clock, and case by case."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.limits.learned import Learned, Window, start, step, window_seconds
+
+
+@dataclass
+class Upstream:
+    """A capacity that changes with time, always asked for more than it has; refusals take no time, calls `seconds`."""
+
+    capacity: list[tuple[float, int]]
+    seconds: float
+    rng: random.Random
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+
+    def at(self, now: float) -> int:
+        return [amount for since, amount in self.capacity if since <= now][-1]
+
+    def run(self, until: float) -> None:
+        """Play the fleet as the gate does it: permits at rest after a refusal, one decision a window."""
+        learned, now, running, used, resting = start(None), 0.0, 0, 0, 0
+        events: list[tuple[float, str]] = []
+        ok = overloaded = 0
+        closes = window_seconds(self.seconds, self.rng)
+        while now < until:
+            while used < learned.limit:
+                used += 1
+                if running < self.at(now):
+                    running += 1
+                    heapq.heappush(events, (now + self.seconds * self.rng.uniform(0.7, 1.3), "answer"))
+                else:
+                    self.refused.append(now)
+                    overloaded, resting = overloaded + 1, resting + 1
+                    heapq.heappush(events, (now + max(0.5, self.seconds) * self.rng.uniform(0.75, 1.25), "rested"))
+            if events and events[0][0] < closes:
+                now, what = heapq.heappop(events)
+                if what == "answer":
+                    running, used, ok = running - 1, used - 1, ok + 1
+                    self.answered.append(now)
+                elif resting:
+                    resting, used = resting - 1, used - 1
+                continue
+            now = closes
+            decided = step(learned, Window(ok, overloaded, pressed=True), None, self.rng)
+            closes = now + (0.1 if decided is None else window_seconds(self.seconds, self.rng))
+            if decided is not None:
+                learned, ok, overloaded = decided, 0, 0
+                gone = min(resting, max(0, used - learned.limit))
+                resting, used = resting - gone, used - gone
+
+    def rate(self, begin: float, end: float) -> float:
+        return sum(begin <= at < end for at in self.answered) / (end - begin)
+
+    def share_refused(self, begin: float, end: float) -> float:
+        refused = sum(begin <= at < end for at in self.refused)
+        return refused / max(1, refused + sum(begin <= at < end for at in self.answered))
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 1.0, 2.0])
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_capacity_that_goes_from_20_to_5_to_40_is_followed_within_30_seconds(seconds: float, seed: int) -> None:
+    """At least 80 % of the capacity is used from 30 s after each change on, with under 5 % refusals (RELIABILITY F60)."""
+    upstream = Upstream([(0, 20), (60, 5), (120, 40)], seconds, random.Random(seed))
+    upstream.run(180)
+    for since, capacity in upstream.capacity:
+        assert upstream.rate(since + 30, since + 60) >= 0.8 * capacity / seconds
+        assert upstream.share_refused(since + 30, since + 60) < 0.05
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    windows=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200), st.booleans()), max_size=60),
+    cap=st.one_of(st.none(), st.integers(1, 300)),
+    seed=st.integers(0, 1_000),
+)
+def test_the_limit_stays_between_one_and_its_cap(
+    windows: list[tuple[int, int, bool]], cap: int | None, seed: int
+) -> None:
+    """Whatever is seen: never below the floor of 1, never above what is configured, never more than doubled or halved."""
+    state, rng = start(cap), random.Random(seed)
+    for ok, overloaded, pressed in windows:
+        after = step(state, Window(ok, overloaded, pressed), cap, rng) or state
+        assert 1 <= after.limit <= (cap or 10**6)
+        assert state.limit // 2 <= after.limit <= 2 * state.limit
+        assert Learned.from_json(after.to_json()) == after
+        state = after
+
+
+def test_one_refusal_in_a_window_does_not_lower_a_proven_limit() -> None:
+    """One bad answer among many changes nothing; among few the window stays open until it proves something."""
+    settled = Learned(limit=50, step=1, hold=3)
+    after = step(settled, Window(200, 1, pressed=True), None, random.Random(1))
+    assert after is not None
+    assert after.limit == 50
+    assert step(settled, Window(6, 1, pressed=True), None, random.Random(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("ok", "overloaded", "limit"), [(95, 5, 99), (89, 11, 90), (40, 60, 50), (0, 500, 50), (98, 2, 100)]
+)
+def test_a_window_of_refusals_lowers_the_limit_once(ok: int, overloaded: int, limit: int) -> None:
+    """Not once per refusal: by one, by a tenth or by half, as the share of refusals asks for."""
+    after = step(Learned(limit=100, step=4), Window(ok, overloaded, pressed=True), None, random.Random(1))
+    assert after is not None
+    assert after.limit == limit
+
+
+def test_a_limit_on_trial_goes_back_after_one_refusal_and_waits_longer_each_time() -> None:
+    """A probe that meets the ceiling costs one refusal, and the next one comes later."""
+    first = step(Learned(limit=21, base=20, patience=3), Window(30, 1, pressed=True), None, random.Random(1))
+    assert first is not None
+    assert (first.limit, first.base) == (20, 0)
+    assert first.hold > 3
+
+
+def test_a_limit_that_is_not_used_does_not_grow() -> None:
+    """What nobody needed, nobody proved."""
+    after = step(Learned(limit=20, step=8), Window(100, 0, pressed=False), None, random.Random(1))
+    assert after is not None
+    assert after.limit == 20

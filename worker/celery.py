@@ -1,0 +1,123 @@
+"""The Celery app: `celery -A worker worker` starts a production worker with the right pool and settings by default.
+
+Messages are acknowledged on receipt, nothing waits for a result, nothing is scheduled in the broker: recovery belongs
+to the leases in the database. The threads pool only carries doorbells to the engine; how many calls a process has in
+flight is `STOCKPOT_CONCURRENCY`, not Celery's `--concurrency`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.apps.worker import Worker
+from kombu import Exchange, Queue
+from kombu.utils.objects import cached_property
+
+from api_schemas.jobs import LANES
+from worker import embedded, telemetry
+from worker.settings import settings
+
+#: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
+#: for a worker that has one.
+CARRIERS = 2
+#: A message that a killed worker had taken comes back after this long. Only `stockpot.submit` needs it.
+VISIBILITY_SECONDS = 300
+
+
+class StockpotWorker(Worker):
+    """Celery's worker without the parts that talk to other workers through Redis (RELIABILITY T14, T15)."""
+
+    def setup_instance(self, **options: Any) -> Any:
+        """Turn gossip, mingle and heartbeats off; refuse pools that cannot share one event loop."""
+        options |= {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        pool = options.get("pool") or self.app.conf.worker_pool
+        if "thread" not in str(pool) and "solo" not in str(pool):
+            raise SystemExit(
+                f"stockpot: the pool {pool!r} cannot be used: all calls of a worker run in one event loop, and the"
+                " threads pool (the default) carries the messages to it. Start one worker per core instead."
+            )
+        return super().setup_instance(**options)
+
+
+class StockpotCelery(Celery):
+    """A Celery app whose worker is `StockpotWorker`."""
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 -- Celery's own name for the hook
+        """What `celery -A worker worker` starts."""
+        return self.subclass_with_self(StockpotWorker)
+
+
+def _configuration() -> dict[str, Any]:
+    """Celery's settings, read when they are first needed."""
+    ours = settings()
+    transport = {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+    }
+    return {
+        "broker_url": embedded.broker_url(ours),
+        "broker_transport_options": transport,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_publish_retry": False,
+        "task_create_missing_queues": False,
+        "task_default_queue": "interactive",
+        "task_queues": [Queue(lane, Exchange(""), routing_key=lane) for lane in LANES],
+        "worker_prefetch_multiplier": 1,
+        "worker_pool": "threads",
+        "worker_concurrency": CARRIERS,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+        "worker_hijack_root_logger": False,
+        "worker_soft_shutdown_timeout": 0,
+        "imports": ["worker.tasks"],
+    }
+
+
+class EngineStep(bootsteps.StartStopStep):
+    """Starts the engine with the worker and drains it when the worker stops."""
+
+    requires = {"celery.worker.components:Pool"}  # noqa: RUF012 -- Celery's own interface
+
+    def start(self, parent: Any) -> None:
+        """Make the engine and wait until it claims."""
+        from worker import tasks  # noqa: PLC0415 -- it needs the app above
+
+        tasks.start_engine(parent)
+
+    def stop(self, parent: Any) -> None:
+        """Drain."""
+        from worker import tasks  # noqa: PLC0415
+
+        tasks.stop_engine(parent)
+
+    terminate = stop
+
+
+app = StockpotCelery("stockpot")
+app.add_defaults(_configuration)
+app.steps["worker"].add(EngineStep)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    telemetry.configure(settings())
+
+
+@signals.worker_shutting_down.connect
+def _stop_claiming(**_: Any) -> None:
+    from worker import tasks  # noqa: PLC0415
+
+    tasks.stop_claiming()

@@ -1,0 +1,53 @@
+"""Whether the database may be used: the one rule of who migrates what.
+
+A new SQLite file needs no decision and is migrated by whoever opens it first. Any other database is somebody's, and
+its upgrade is theirs to start: `stockpot db upgrade`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, inspect, text
+
+from worker.db import schema
+from worker.db.connect import Database
+from worker.errors import Unreachable
+from worker.settings import Settings
+
+UPGRADE = "Run `stockpot db upgrade`."
+
+
+def ensure_schema(settings: Settings) -> None:
+    """Make sure that the database has the tables of this version; migrate it if it is a new SQLite file.
+
+    Raises:
+        Unreachable: the database does not answer, or is at another version; `mend` says what to do.
+        SettingsError: STOCKPOT_DATABASE_URL is no URL of a database that Stockpot speaks.
+    """
+    database = Database(settings, pool_size=1)
+    try:
+        revision, empty = database.read(_state)
+        if revision is None and empty and database.is_sqlite:
+            schema.upgrade(settings)
+            return
+    finally:
+        database.close()
+    head = schema.head()
+    if revision == head:
+        return
+    if revision is None:
+        raise Unreachable("the database", "it has no tables of Stockpot yet", UPGRADE)
+    if revision < head:  # revisions are numbers of four digits
+        raise Unreachable("the database", f"it is at {revision}, this version of Stockpot needs {head}", UPGRADE)
+    raise Unreachable(
+        "the database",
+        f"it is at {revision}, and this version of Stockpot knows nothing beyond {head}",
+        "Install the version of Stockpot that upgraded it, or a newer one.",
+    )
+
+
+def _state(conn: Connection) -> tuple[str | None, bool]:
+    """The revision, and whether there is no table at all."""
+    tables = inspect(conn).get_table_names()
+    if "alembic_version" not in tables:
+        return None, not tables
+    return conn.execute(text("SELECT version_num FROM alembic_version")).scalar(), False

@@ -1,0 +1,270 @@
+"""The engine: one asyncio loop per worker process, in a thread of its own, in which every call runs.
+
+Celery's tasks knock at the thread-safe door (`ring`, `wait_for_room`); everything else happens inside the loop:
+
+    feeder ──claimed──> run_job ──settled──> live stream, webhooks
+    heartbeat · sweeper · control (cancellations) · deliverer · prices · watch (the loop's own pulse)
+
+`drain` stops claiming, lets calls finish for `drain_seconds`, gives the rest back, and returns when all is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+import uvloop
+
+from worker import embedded, metrics
+from worker.db.claim import ClaimedJob
+from worker.db.leases import Reclaimed, resign
+from worker.engine.database import DatabaseThreads
+from worker.engine.feeder import Feeder
+from worker.engine.heartbeat import Heartbeat
+from worker.engine.settler import Settler
+from worker.engine.slots import Slot, Slots, Stop
+from worker.engine.sweeper import Sweeper, error_of
+from worker.limits.estimate import Estimator
+from worker.limits.gate import Gate
+from worker.limits.route import Limits
+from worker.live.control import Control
+from worker.live.publish import Publisher
+from worker.prices import Prices
+from worker.run_job import Desk, run_job
+from worker.settings import Settings
+from worker.upstream.client import UpstreamClient
+from worker.webhooks.deliver import Deliverer
+
+log = structlog.get_logger(__name__)
+
+#: A price list changes seldom; an hour old is fresh enough for an estimate.
+PRICES_SECONDS = 3600.0
+#: How often the loop measures how late it wakes.
+PULSE_SECONDS = 1.0
+#: After the drain time, what is left has this long to be written.
+SETTLE_SECONDS = 10.0
+
+
+def new_owner() -> str:
+    """A name for this worker process that no other has had: host, pid, and something random."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Engine:
+    """One worker's engine. Made and driven from another thread; `start` returns when it is ready to claim."""
+
+    def __init__(self, settings: Settings, *, owner: str | None = None) -> None:
+        self.settings = settings
+        self.owner = owner or new_owner()
+        self.slots = Slots(settings.concurrency)
+        self.pulse = time.monotonic()  # when the loop last breathed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._feeder: Feeder | None = None
+        self._thread = threading.Thread(target=self._run, name="stockpot-engine", daemon=True)
+        self._ready = threading.Event()
+        self._drain_asked = asyncio.Event()
+        self._failed: BaseException | None = None
+        self.closing = False
+
+    # ── the door, for other threads ──────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Start the loop's thread and wait until it claims. Raises what kept it from starting."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failed is not None:
+            raise self._failed
+
+    def ring(self, ids: Sequence[str] = (), lane: str | None = None) -> None:
+        """There is work: these jobs, or whatever is due in a lane. Returns at once."""
+        self._tell(lambda: self._feeder.ring(ids, lane) if self._feeder is not None else None)
+
+    def wait_for_room(self, timeout: float) -> bool:
+        """Wait until a slot is free; False when the time is up or the engine is closing (the job is in the database)."""
+        return not self.closing and self.slots.wait_for_room(timeout)
+
+    def stop_claiming(self) -> None:
+        """Claim no more; calls go on."""
+        self.closing = True
+        self._tell(lambda: self._feeder.close() if self._feeder is not None else None)
+
+    def drain(self) -> None:
+        """Stop claiming, let calls finish, give the rest back; returns when the loop has ended."""
+        self.stop_claiming()
+        self._tell(self._drain_asked.set)
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop's thread runs."""
+        return self._thread.is_alive()
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(what)
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._main())
+        except BaseException as error:  # noqa: BLE001 -- handed to the thread that waits in `start`
+            self._failed = error
+            log.exception("engine_failed")
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        settings = self.settings
+        self._loop = asyncio.get_running_loop()
+        database = DatabaseThreads(settings)
+        redis_url = embedded.redis_url(settings)
+        upstream = UpstreamClient(
+            settings.upstream_url,
+            connect_timeout=settings.connect_timeout,
+            first_event_timeout=settings.first_event_timeout,
+            idle_timeout=settings.idle_timeout,
+            max_response_bytes=settings.max_response_bytes,
+        )
+        publisher = Publisher(
+            redis_url,
+            window_seconds=settings.live_window_seconds,
+            log_entries=settings.live_log_entries,
+            ttl_seconds=settings.live_ttl_seconds,
+            max_ttl_seconds=settings.job_ttl_seconds,
+        )
+        limits = Limits(settings.max_in_flight, settings.rpm, settings.tpm)
+        gate = Gate(redis_url, limits, permit_ttl=settings.lease_seconds, worker=self.owner)
+        deliverer = Deliverer.of(settings, database.write, owner=self.owner)
+        desk = Desk(
+            settings=settings,
+            upstream=upstream,
+            gate=gate,
+            estimator=Estimator(),
+            publisher=publisher,
+            settler=Settler(database, deliverer.wake),
+            prices=Prices(),
+            rng=random.Random(),  # noqa: S311 -- jitter, not secrets
+            recall=self._recall,
+        )
+        self._feeder = Feeder(
+            database,
+            self.slots,
+            lambda job: self._begin(job, desk),
+            owner=self.owner,
+            lease=settings.lease_seconds,
+            look_every=settings.sweep_seconds,
+        )
+        heartbeat = Heartbeat(
+            database, self.slots, owner=self.owner, lease=settings.lease_seconds, every=settings.heartbeat_seconds
+        )
+        sweeper = Sweeper(
+            database,
+            owner=self.owner,
+            every=settings.sweep_seconds,
+            on_over=lambda job: _announce_over(publisher, job),
+            on_due=self._feeder.ring,
+            on_hooks=deliverer.wake,
+        )
+        await publisher.start()
+        await gate.start()
+        deliverer.start()
+        lasting: list[Coroutine[Any, Any, None]] = [
+            self._feeder.run(),
+            heartbeat.run(),
+            sweeper.run(),
+            Control(redis_url).listen(self._cancel),
+            self._keep_prices(desk.prices, upstream),
+            self._watch(publisher),
+        ]
+        tasks = [asyncio.create_task(one) for one in lasting]
+        for task in tasks:
+            task.add_done_callback(self._on_task_end)
+        log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
+        self._ready.set()
+        await self._drain_asked.wait()
+        await self._finish(settings.drain_seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await deliverer.stop(min(settings.drain_seconds, 5.0))
+        await publisher.aclose()
+        await gate.aclose()
+        await upstream.close()
+        await database.try_write(lambda conn: resign(conn, self.owner), None, "resign_failed")
+        database.close()
+        log.info("engine_stopped", owner=self.owner)
+
+    async def _finish(self, seconds: float) -> None:
+        log.info("drain_started", jobs=len(self.slots), seconds=seconds)
+        if not await self.slots.empty(seconds):
+            given_back = self.slots.stop_all(Stop.DRAIN)
+            log.info("drain_gives_back", jobs=given_back)
+            if not await self.slots.empty(SETTLE_SECONDS):
+                log.error("drain_left", jobs=len(self.slots))
+        log.info("drain_ended")
+
+    def _begin(self, job: ClaimedJob, desk: Desk) -> None:
+        slot = Slot(job)
+        self.slots.start(slot, self._tell_story(slot, desk))
+
+    async def _tell_story(self, slot: Slot, desk: Desk) -> None:
+        try:
+            await run_job(slot, desk)
+        except Exception:
+            # A defect of ours: the lease runs out, the sweeper takes the job back, and the poison cap bounds it.
+            log.exception("job_crashed", job=slot.job.id)
+        finally:
+            self.slots.end(slot)
+            if self._feeder is not None:
+                self._feeder.freed()
+
+    def _cancel(self, job_id: str) -> None:
+        self.slots.stop(job_id, Stop.CANCELLED)
+
+    def _recall(self, job_id: str, model: str, seconds: float, waiting_on: str | None) -> None:
+        """Look at a job again when it is due; a route that is shut is left alone meanwhile."""
+        feeder = self._feeder
+        if feeder is None:
+            return
+        if waiting_on == "paused":
+            feeder.hold(model, seconds)
+        asyncio.get_running_loop().call_later(seconds + 0.002, feeder.ring, [job_id])
+
+    async def _keep_prices(self, prices: Prices, upstream: UpstreamClient) -> None:
+        while True:
+            await prices.refresh(upstream)
+            await asyncio.sleep(PRICES_SECONDS if len(prices) else PRICES_SECONDS / 60)
+
+    async def _watch(self, publisher: Publisher) -> None:
+        """The loop's pulse: liveness reads it, and a metric says how late it comes."""
+        while True:
+            asked = time.monotonic()
+            await asyncio.sleep(PULSE_SECONDS)
+            self.pulse = time.monotonic()
+            metrics.LOOP_LAG.set(max(0.0, self.pulse - asked - PULSE_SECONDS))
+            metrics.LIVE_DROPPED.set(publisher.dropped)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """A loop that is to last for ever has ended: a defect. The process goes down and its supervisor restarts it."""
+        if task.cancelled() or self.closing:
+            return
+        log.critical("engine_task_died", task=task.get_name(), error=repr(task.exception()))
+        os._exit(70)
+
+
+def _announce_over(publisher: Publisher, job: Reclaimed) -> None:
+    live = publisher.open(job.job_id, job.fence, job.seq, log=job.logged)
+    error = error_of(job)
+    live.emit(f"job.{job.status}", {"usage": None, "cost_usd": None, "error": error.wire() if error else None})

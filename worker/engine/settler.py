@@ -1,0 +1,116 @@
+"""The settler: one writer that commits everybody's settlements together.
+
+While one transaction is on its way the next settlements gather; they share the next commit. A settlement is tried
+until it is written or refused by its fence: an answer that was paid for is saved with retries, never called for again.
+One settlement that the database cannot store does not spoil its slice: they are then written one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker import metrics
+from worker.crash import crashpoint
+from worker.db import outbox
+from worker.db.settle import Settlement, settle
+from worker.engine.database import DatabaseThreads
+from worker.errors import Unreachable
+from worker.webhooks.envelope import Settled
+from worker.webhooks.subscriptions import Subscriptions
+
+log = structlog.get_logger(__name__)
+
+#: Settlements in one transaction: about 20 ms of writing, and the next slice has gathered by then.
+SLICE = 128
+#: The wait after a failed transaction doubles from the first to the second, in seconds.
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+
+
+class Settler:
+    """Writes settlements. `settle` returns when its own is committed, or was refused."""
+
+    def __init__(self, database: DatabaseThreads, on_hooks: Callable[[], None]) -> None:
+        """`on_hooks` is called when webhook events were written."""
+        self._database = database
+        self._on_hooks = on_hooks
+        self._subscriptions = Subscriptions()
+        self._waiting: list[tuple[Settlement, Settled | None, asyncio.Future[bool]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def settle(self, settlement: Settlement, settled: Settled | None = None) -> bool:
+        """Write one settlement and, if it ends the job, tell its webhooks; False when it was fenced off."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((settlement, settled, done))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_all(), name="settler")
+        return await done
+
+    async def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                slice_, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
+                written = await self._write([(settlement, settled) for settlement, settled, _ in slice_])
+                for settlement, _, done in slice_:
+                    if settlement.job_id not in written:
+                        metrics.FENCED.inc()
+                        log.warning("settlement_fenced", job=settlement.job_id, fence=settlement.fence)
+                    if not done.done():
+                        done.set_result(settlement.job_id in written)
+        finally:
+            self._writer = None
+
+    async def _write(self, slice_: Sequence[tuple[Settlement, Settled | None]]) -> set[str]:
+        """Write a slice, for as long as it takes."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                written, hooks = await self._database.write(lambda conn: self._transaction(conn, slice_))
+            except Unreachable as error:
+                metrics.DATABASE_ERRORS.inc()
+                log.warning("settle_delayed", jobs=len(slice_), error=str(error).splitlines()[0])
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+            except SQLAlchemyError as error:
+                if len(slice_) > 1:
+                    return set().union(*[await self._write([one]) for one in slice_])
+                log.error("settlement_not_storable", job=slice_[0][0].job_id, error=type(error).__name__)
+                slice_ = [_without_answer(*slice_[0])]
+            else:
+                crashpoint("settle.committed", slice_[0][0].job_id)
+                if hooks:
+                    self._on_hooks()
+                return written
+
+    def _transaction(self, conn: Connection, slice_: Sequence[tuple[Settlement, Settled | None]]) -> tuple[set[str], int]:
+        first = slice_[0][0].job_id
+        crashpoint("settle.before", first)
+        written = settle(conn, [settlement for settlement, _ in slice_])
+        told = [settled for settlement, settled in slice_ if settled is not None and settlement.job_id in written]
+        rows = self._subscriptions.rows(conn, told)
+        outbox.enqueue(conn, rows)
+        crashpoint("settle.written", first)
+        return written, len(rows)
+
+
+def _without_answer(settlement: Settlement, settled: Settled | None) -> tuple[Settlement, Settled | None]:
+    """The same end of the call without what cannot be stored; the money stays on record."""
+    if settlement.response is None and settlement.text is None:
+        raise RuntimeError(f"the database refuses the settlement of {settlement.job_id}")
+    failed = replace(
+        settlement,
+        status="failed",
+        response=None,
+        text=None,
+        error_class="upstream",
+        error_code="not_storable",
+        error_message="the database refused to store the upstream's answer",
+        error_body=None,
+        partial_text=None,
+    )
+    return failed, None if settled is None else replace(settled, status="failed", response=None)

@@ -1,0 +1,121 @@
+"""The sweeper: one elected worker puts right what crashes and the clock leave behind.
+
+    expired leases      back to `queued`, or over, as policy says
+    expired jobs        over
+
+There is no beat process: every worker runs this loop, and a row in the database elects the one that works. It rings
+nobody: every worker with free slots looks for due jobs by itself (`feeder`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy import Connection
+
+from api_schemas.errors import JobError
+from worker import metrics
+from worker.crash import crashpoint
+from worker.db import leases, outbox
+from worker.db.leases import Reclaimed
+from worker.engine.database import DatabaseThreads
+from worker.webhooks.envelope import Settled
+from worker.webhooks.subscriptions import Subscriptions
+
+log = structlog.get_logger(__name__)
+
+NAME = "sweeper"
+#: The election lasts this many sweeps: one missed beat does not unseat, a dead leader is followed within seconds.
+TERM_SWEEPS = 3
+
+
+class Sweeper:
+    """Sweeps until cancelled, while elected."""
+
+    def __init__(
+        self,
+        database: DatabaseThreads,
+        *,
+        owner: str,
+        every: float,
+        on_over: Callable[[Reclaimed], None],
+        on_due: Callable[[Sequence[str]], None],
+        on_hooks: Callable[[], None],
+    ) -> None:
+        """`on_over` is told of each job that ended here, `on_due` of those to be claimed again."""
+        self._database = database
+        self._owner = owner
+        self._every = every
+        self._on_over = on_over
+        self._on_due = on_due
+        self._on_hooks = on_hooks
+        self._subscriptions = Subscriptions()
+        self.elected = False
+
+    async def run(self) -> None:
+        """Sweep every `every` seconds, for ever."""
+        while True:
+            await self.sweep()
+            await asyncio.sleep(self._every)
+
+    async def sweep(self) -> None:
+        """Stand for election; if elected, sweep until nothing is left."""
+        term = max(TERM_SWEEPS * self._every, 1.0)
+        elected = await self._database.try_write(
+            lambda conn: leases.elect(conn, NAME, self._owner, seconds=term), False, "sweep_delayed"
+        )
+        if elected != self.elected:
+            self.elected = elected
+            log.info("sweeper_elected" if elected else "sweeper_unseated", owner=self._owner)
+        while elected and await self._sweep_once():
+            pass
+
+    async def _sweep_once(self) -> bool:
+        nothing: tuple[list[Reclaimed], int] = ([], 0)
+        swept, hooks = await self._database.try_write(self._transaction, nothing, "sweep_delayed")
+        for job in swept:
+            if job.status == "queued":
+                metrics.RECLAIMED.inc()
+                log.warning("job_reclaimed", job=job.job_id, fence=job.fence)
+            else:
+                log.info("job_over", job=job.job_id, status=job.status, error_class=job.error_class)
+                self._on_over(job)
+        due = [job.job_id for job in swept if job.status == "queued"]
+        if due:
+            self._on_due(due)
+        if hooks:
+            self._on_hooks()
+        return bool(swept)
+
+    def _transaction(self, conn: Connection) -> tuple[list[Reclaimed], int]:
+        swept = leases.reclaim(conn) + leases.expire(conn)
+        rows = self._subscriptions.rows(conn, [_told(job) for job in swept if job.status != "queued"])
+        outbox.enqueue(conn, rows)
+        if swept:
+            crashpoint("sweep.reclaimed")
+        return swept, len(rows)
+
+
+def _told(job: Reclaimed) -> Settled:
+    return Settled(
+        kind="job",
+        id=job.job_id,
+        tenant=job.tenant,
+        status=job.status,
+        settled_at=int(time.time()),
+        custom_id=job.custom_id,
+        metadata=job.metadata,
+        error=error_of(job),
+        webhook=job.webhook,
+        batch_id=job.batch_id,
+    )
+
+
+def error_of(job: Reclaimed) -> JobError | None:
+    """The error of a job that ended without its worker."""
+    if job.error_class is None:
+        return None
+    return JobError(error_class=job.error_class, message=job.error_message or job.error_class)

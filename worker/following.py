@@ -1,0 +1,108 @@
+"""Following: a job's live events and its end, from Redis and the database together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from anyio import to_thread
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from worker import embedded
+from worker.db import lookup
+from worker.db.connect import Database
+from worker.errors import Unreachable, WaitTimeout
+from worker.live.cursor import FinalState
+from worker.live.subscribe import follow
+from worker.settings import Settings
+
+T = TypeVar("T")
+
+#: How long a stream may be silent before the log and the database are asked, in seconds: the price of a lost message.
+POLL_SECONDS = 1.0
+
+
+class Follower:
+    """Reads one tenant's jobs as they run."""
+
+    def __init__(self, settings: Settings, database: Database, tenant: str) -> None:
+        self._settings = settings
+        self._database = database
+        self._tenant = tenant
+
+    async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[dict[str, Any]]:
+        """The events after `after`, ending with the terminal one. Raises NotFound, Unreachable."""
+        final = partial(self._final, job_id)
+        await final()  # an unknown job is refused before anything is awaited
+        async with contextlib.aclosing(
+            follow(self._redis_url(), job_id, after=after, read_final=final, poll_seconds=POLL_SECONDS)  # type: ignore[type-var]
+        ) as events:
+            async for event in events:
+                yield event
+
+    async def wait(self, job_id: str, timeout: float | None) -> None:
+        """Return when the job is over. Raises WaitTimeout, NotFound, Unreachable."""
+        try:
+            async with asyncio.timeout(timeout), contextlib.aclosing(self.events(job_id)) as events:
+                async for _ in events:
+                    pass
+        except TimeoutError:
+            raise WaitTimeout(f"{job_id} is not finished after {timeout:g} s; it goes on") from None
+
+    async def _final(self, job_id: str) -> FinalState:
+        standing = await to_thread.run_sync(self._look, job_id)
+        if not standing.terminal:
+            return FinalState(status=standing.status, epoch=standing.fence)
+        detail = await to_thread.run_sync(
+            lambda: self._database.read(lambda conn: lookup.job(conn, job_id, tenant=self._tenant))
+        )
+        return FinalState(
+            status=detail.status,
+            text=detail.text or "",
+            usage=None if detail.usage is None else detail.usage.model_dump(),
+            cost_usd=None if detail.cost_usd is None else float(detail.cost_usd),
+            finish_reason=detail.finish_reason,
+            error=None if detail.error is None else detail.error.wire(),
+            epoch=standing.fence,
+        )
+
+    def _look(self, job_id: str) -> lookup.Standing:
+        return self._database.read(lambda conn: lookup.status(conn, job_id, tenant=self._tenant))
+
+    def _redis_url(self) -> str:
+        """Where the events are. An embedded server that runs no more is not started for a reader."""
+        if self._settings.redis_url is not None:
+            return self._settings.redis_url
+        with contextlib.suppress(Unreachable):
+            return embedded.find(self._settings.home) or embedded.redis_url(self._settings)
+        return "redis://127.0.0.1:1/0"  # nobody listens there: the database answers
+
+
+class Loop:
+    """An event loop in a thread, for blocking callers."""
+
+    def __init__(self) -> None:
+        self._exit = contextlib.ExitStack()
+        self._portal: BlockingPortal = self._exit.enter_context(start_blocking_portal())
+
+    def call(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run a coroutine function to its end."""
+        return self._portal.call(verb, *args)
+
+    def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
+        """Iterate over an asynchronous generator; leaving the loop closes it."""
+        try:
+            while True:
+                try:
+                    yield self._portal.call(events.__anext__)
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._portal.call(events.aclose)
+
+    def close(self) -> None:
+        """End the loop."""
+        self._exit.close()

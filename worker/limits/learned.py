@@ -1,0 +1,115 @@
+"""What a route takes at once, found out: additive increase, multiplicative decrease, decided per window. Pure.
+
+    ramp     a fresh route doubles, at most, from window to window while all of its limit is used
+    probe    a raised limit is on trial for one window: one overload takes it back to where it was
+    hold     after a decrease or a failed probe nothing is tried for some windows; the nearer the ceiling, the longer
+    cut      ≥ 2 overloads and ≥ 10 % of a window: × 0.9; ≥ 50 %: × 0.5; ≥ 3 %: one less. Once per window, never below 1
+
+One bad answer, or one bad second, must not collapse a limit (RELIABILITY U11: halving per error took 128 to single
+digits in one burst), and a limit that sits at the ceiling must not pay for knowing it with many 429s.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+#: Calls at once that a route nobody knows starts with: below the tiers that providers sell, above one by one.
+START = 16
+#: Seconds a window lasts at least and at most; between the two it is as long as a call.
+MIN_WINDOW, MAX_WINDOW = 1.0, 2.0
+#: Overloads below which a window proves nothing, and the shares that call for the three cuts.
+_PROOF = 2
+_MUCH, _SOME, _LITTLE = 0.5, 0.1, 0.03
+#: Windows to hold at the ceiling: at first, and at most. Ten windows bound both the 429s in the steady state
+#: (one probe in ten windows) and how late a grown capacity is noticed.
+_PATIENCE, _MOST_PATIENCE = 3, 10
+#: A step grows by a factor between these, so that many routes of one upstream do not climb in step.
+_STEP_GROWTH = (1.5, 2.0)
+#: No limit grows beyond this: it is a bound for arithmetic, not for any upstream.
+_CEILING = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What all workers saw in one window. `pressed`: the limit was used to 90 % or more."""
+
+    ok: int
+    overloaded: int
+    pressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The learned limit and how it goes on. `base` is the proven limit under a probe, 0 when nothing is on trial."""
+
+    limit: int = START
+    step: int = START
+    base: int = 0
+    hold: int = 0
+    patience: int = _PATIENCE
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in Redis."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Learned:
+        """From Redis; unknown fields of a newer version are left out."""
+        return cls(**{name: int(said[name]) for name in cls.__dataclass_fields__ if name in said})
+
+
+def start(cap: int | None) -> Learned:
+    """The first state of a route: at the configured limit where there is one, else at a sensible start."""
+    return Learned() if cap is None else Learned(limit=cap, step=1)
+
+
+def step(now: Learned, seen: Window, cap: int | None, rng: random.Random) -> Learned | None:
+    """The state after a window; None when the window proves too little yet and should stay open."""
+    total = seen.ok + seen.overloaded
+    if total == 0:
+        return None
+    share = seen.overloaded / total
+    if now.base and seen.overloaded:
+        return _probe_failed(now)
+    if seen.overloaded >= _PROOF and share >= _LITTLE:
+        return _cut(now, share)
+    if seen.overloaded and share >= _LITTLE:
+        return None
+    if not seen.pressed or seen.overloaded:
+        return replace(now, base=0)
+    return _grow(now, cap, rng)
+
+
+def _probe_failed(now: Learned) -> Learned:
+    at_ceiling = now.limit - now.base <= 1
+    patience = min(_MOST_PATIENCE, now.patience * 2) if at_ceiling else now.patience
+    return Learned(limit=now.base, step=1, base=0, hold=patience if at_ceiling else 1, patience=patience)
+
+
+def _cut(now: Learned, share: float) -> Learned:
+    if share >= _MUCH:
+        limit = now.limit // 2
+    elif share >= _SOME:
+        limit = min(now.limit - 1, int(now.limit * 0.9))
+    else:
+        limit = now.limit - 1
+    return Learned(limit=max(1, limit), step=1, base=0, hold=_PATIENCE, patience=now.patience)
+
+
+def _grow(now: Learned, cap: int | None, rng: random.Random) -> Learned:
+    if now.hold:
+        return replace(now, base=0, hold=now.hold - 1)
+    patience = _PATIENCE if now.base else now.patience
+    most = _CEILING if cap is None else cap
+    limit = min(most, now.limit + min(now.step, now.limit))
+    if limit <= now.limit:
+        return replace(now, base=0, step=1, patience=patience)
+    taller = min(_CEILING, max(now.step + 1, round(now.step * rng.uniform(*_STEP_GROWTH))))
+    return Learned(limit=limit, step=taller, base=now.limit, hold=0, patience=patience)
+
+
+def window_seconds(mean_call: float, rng: random.Random) -> float:
+    """How long the next window lasts: as long as a call within bounds, a tenth more or less at random."""
+    return min(MAX_WINDOW, max(MIN_WINDOW, mean_call)) * rng.uniform(0.9, 1.1)

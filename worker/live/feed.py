@@ -1,0 +1,202 @@
+"""One pub/sub connection for all the readers of a process.
+
+Every reader has a short queue of envelopes. When it overflows, or the connection was lost and made again, the queue
+is emptied and the reader is told to replay the log: a slow reader costs no memory, and nothing is missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Self
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from worker.live.keys import ENTRY_FIELD, JOB_PREFIX, job_key
+from worker.live.listening import messages
+
+#: Envelopes that wait for one reader; one arrives per window, so this is some seconds of a fast stream.
+QUEUE_LENGTH = 256
+#: Entries per XRANGE: a page of a few hundred kB.
+PAGE = 500
+#: Connections for replays, however many readers there are; the others wait their turn.
+REPLAY_CONNECTIONS = 8
+SOCKET_LIMIT = timedelta(seconds=2)
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=1)
+
+
+class Signal(enum.Enum):
+    """What a reader gets instead of an envelope."""
+
+    REPLAY = "replay"
+    SILENCE = "silence"
+
+
+class Tail:
+    """One reader's queue."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[bytes] = deque()
+        self._replay = False
+        self._wake = asyncio.Event()
+
+    def offer(self, envelope: bytes) -> None:
+        """Add an envelope; when the queue is full the log takes its place."""
+        if len(self._waiting) >= QUEUE_LENGTH:
+            self.replay()
+        elif not self._replay:
+            self._waiting.append(envelope)
+            self._wake.set()
+
+    def replay(self) -> None:
+        """Tell the reader to read the log; it holds whatever waits here."""
+        self._waiting.clear()
+        self._replay = True
+        self._wake.set()
+
+    async def next(self, seconds: float) -> bytes | Signal:
+        """The next envelope, or why there is none after at most `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return Signal.SILENCE
+        if self._replay:
+            self._replay = False
+            found: bytes | Signal = Signal.REPLAY
+        else:
+            found = self._waiting.popleft()
+        if not self._waiting:
+            self._wake.clear()
+        return found
+
+
+class Feed:
+    """The process's readers' way to Redis. Use as an asynchronous context, on one event loop."""
+
+    def __init__(self, redis_url: str) -> None:
+        limit = SOCKET_LIMIT.total_seconds()
+        pool = BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=REPLAY_CONNECTIONS,
+            timeout=limit,
+            socket_timeout=limit,
+            socket_connect_timeout=limit,
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._log = Redis.from_pool(pool)
+        self._live = Redis.from_url(
+            redis_url, socket_timeout=limit, socket_connect_timeout=limit, retry=Retry(NoBackoff(), 0)
+        )
+        self._tails: dict[str, set[Tail]] = {}
+        self._confirmed: set[str] = set()
+        self._pubsub: PubSub | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._listen(), name="live-feed")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop listening and disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        await self._live.aclose()
+        await self._log.aclose()
+
+    @contextlib.asynccontextmanager
+    async def tail(self, job_id: str) -> AsyncIterator[Tail]:
+        """Join a job's channel. The first signal is REPLAY, once the subscription stands."""
+        tail, channel = Tail(), job_key(job_id)
+        readers = self._tails.setdefault(channel, set())
+        readers.add(tail)
+        try:
+            if channel in self._confirmed:
+                tail.replay()
+            elif len(readers) == 1 and self._pubsub is not None:
+                # A failure here shows in the listener too, which then subscribes to everything again.
+                with contextlib.suppress(RedisError, OSError):
+                    await self._pubsub.subscribe(channel)
+            yield tail
+        finally:
+            readers.discard(tail)
+            if not readers and self._tails.get(channel) is readers:
+                del self._tails[channel]
+                self._confirmed.discard(channel)
+                if self._pubsub is not None:
+                    with contextlib.suppress(RedisError, OSError):
+                        await self._pubsub.unsubscribe(channel)
+
+    async def entries(self, job_id: str, after: int) -> AsyncIterator[bytes]:
+        """Yield the log's envelopes with a seq above `after`, oldest first.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: Redis does not answer.
+        """
+        first = f"{after + 1}-0"
+        while True:
+            page = await self._read("XRANGE", job_key(job_id), first, "+", "COUNT", PAGE)
+            for _, fields in page:
+                yield fields[ENTRY_FIELD]
+            if len(page) < PAGE:
+                return
+            first = "(" + page[-1][0].decode()
+
+    async def last_entry(self, job_id: str) -> bytes | None:
+        """The log's last envelope; None when the log is gone.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: Redis does not answer.
+        """
+        found = await self._read("XREVRANGE", job_key(job_id), "+", "-", "COUNT", 1)
+        return found[0][1][ENTRY_FIELD] if found else None
+
+    async def _read(self, command: str, *args: str | int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        run: Callable[..., Awaitable[list[tuple[bytes, dict[bytes, bytes]]]]] = self._log.execute_command
+        return await run(command, *args)
+
+    async def _listen(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                async with self._live.pubsub() as pubsub:
+                    # The bare prefix is no job's channel: it keeps the connection open without readers.
+                    await pubsub.subscribe(JOB_PREFIX)
+                    self._pubsub = pubsub
+                    if self._tails:
+                        await pubsub.subscribe(*self._tails)
+                    async for message in messages(pubsub):
+                        pause = FIRST_PAUSE
+                        self._pass_on(message["type"], message["channel"], message["data"])
+            except (RedisError, OSError):
+                self._pubsub = None
+                self._confirmed.clear()
+                await asyncio.sleep(pause.total_seconds())
+                pause = min(pause * 2, LONGEST_PAUSE)
+            finally:
+                self._pubsub = None
+
+    def _pass_on(self, kind: str, channel: bytes | None, data: bytes) -> None:
+        name = channel.decode() if channel is not None else ""
+        readers = self._tails.get(name, ())
+        if kind == "message":
+            for tail in readers:
+                tail.offer(data)
+        elif kind == "subscribe" and readers:
+            self._confirmed.add(name)
+            for tail in readers:
+                tail.replay()

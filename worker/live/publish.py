@@ -1,0 +1,326 @@
+"""The publisher: all live events of one worker process, one flush per window for all its jobs.
+
+Trouble with Redis costs live tokens, never the job: nothing here raises into the caller or makes it wait. While
+Redis is away events are kept up to a bound; beyond it chunks are dropped and counted, and the seq jumps, so that
+every reader sees the gap and turns to the database. A flush whose reply was lost is repeated, and `append.lua`
+skips what it had already written, so no token is doubled. At most one flush is in flight: when Redis is slow, the
+next one carries more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import hiredis
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from worker.live import script
+from worker.live.keys import job_key
+
+#: One script call blocks Redis for about 2 ms at this many jobs.
+JOBS_PER_CALL = 256
+#: A flush that has no answer by then has failed; readers notice the pause before that.
+SOCKET_LIMIT = timedelta(seconds=2)
+#: The wait after a failed flush doubles from the first to the second.
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=1)
+#: What may be held while Redis is away, for all jobs of the process.
+HELD_BYTES = 32 * 1024 * 1024
+#: Finished jobs whose terminal event still waits; beyond it the oldest is dropped and the database answers.
+HELD_FINISHED = 10_000
+#: How long `aclose` tries to get the last events out.
+CLOSE_LIMIT = timedelta(seconds=2)
+
+
+class LiveStream:
+    """One attempt's events, in order. Its methods only append to lists."""
+
+    __slots__ = (
+        "_bytes",
+        "_finished",
+        "_mode",
+        "_publisher",
+        "_queued",
+        "_raws",
+        "_tails",
+        "_texts",
+        "_wanted",
+        "epoch",
+        "fenced",
+        "key",
+        "log",
+        "seq",
+    )
+
+    def __init__(self, publisher: Publisher, job_id: str, epoch: int, seq: int, *, log: bool) -> None:
+        self._publisher = publisher
+        self.key = job_key(job_id)
+        self.epoch = epoch
+        self.seq = seq
+        self.log = log
+        self.fenced = False
+        self._mode = script.FIRST_CALL
+        self._tails: list[bytes] = []
+        self._wanted: list[bool] = []  # for each tail: it is no chunk and outlives shedding
+        self._raws: list[bytes] = []
+        self._texts: list[str] = []
+        self._bytes = 0
+        self._queued = False
+        self._finished = False
+
+    def chunk(self, raw: bytes, text: str) -> None:
+        """Add one of the upstream's event objects, verbatim JSON, and its visible text."""
+        if self.fenced or self._finished or not self.log:
+            return
+        self._raws.append(raw)
+        self._texts.append(text)
+        self._publisher.hold(self, len(raw) + len(text))
+
+    def emit(self, event_type: str, fields: Mapping[str, Any]) -> None:
+        """Add an event of another type, after the chunks so far. Of an unlogged job only the terminal one counts."""
+        terminal = event_type in script.TERMINAL_TYPES
+        if self.fenced or self._finished or not (self.log or terminal):
+            return
+        at = script.timestamp()
+        self._fold(at.encode())
+        tail = script.event_tail(event_type, at, fields)
+        self._tails.append(tail)
+        self._wanted.append(True)
+        self._finished = terminal
+        self._publisher.hold(self, len(tail))
+
+    def _fold(self, at: bytes) -> None:
+        if self._raws:
+            self._tails.append(script.chunk_tail(at, self._raws, self._texts))
+            self._wanted.append(False)
+            self._raws = []
+            self._texts = []
+
+    def _shed(self) -> int:
+        """Drop the chunks held and let the seq jump over them; returns how many events went."""
+        held = len(self._tails) + bool(self._raws)
+        kept = [tail for tail, wanted in zip(self._tails, self._wanted, strict=True) if wanted]
+        self.seq += held
+        self._mode = script.NO_SKIP
+        self._tails = kept
+        self._wanted = [True] * len(kept)
+        self._raws = []
+        self._texts = []
+        return held - len(kept)
+
+
+class Publisher:
+    """Sends the events of all open streams; `published`, `dropped` and `fenced` count events, events and streams."""
+
+    def __init__(
+        self, redis_url: str, *, window_seconds: float, log_entries: int, ttl_seconds: float, max_ttl_seconds: float
+    ) -> None:
+        """Prepare; connects at the first flush.
+
+        Args:
+            redis_url: as redis-py spells it.
+            window_seconds: how long events are gathered before a flush.
+            log_entries: about how many entries a job's log keeps.
+            ttl_seconds: how long a log outlives its terminal event.
+            max_ttl_seconds: how long a log outlives its last event while the job is not finished.
+        """
+        limit = SOCKET_LIMIT.total_seconds()
+        # Retries are ours (`append.lua` knows how to repeat), so redis-py makes none.
+        self._redis = Redis.from_url(
+            redis_url, socket_timeout=limit, socket_connect_timeout=limit, retry=Retry(NoBackoff(), 0)
+        )
+        pool = self._redis.connection_pool
+        pool.connection_class = type("PackedConnection", (_Packed, pool.connection_class), {})
+        self._window = window_seconds
+        self._limits = (log_entries, int(max(max_ttl_seconds, 1)), int(max(ttl_seconds, 1)))
+        self._due: list[LiveStream] = []
+        self._held = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.published = 0
+        self.dropped = 0
+        self.fenced = 0
+
+    async def start(self) -> None:
+        """Begin to flush."""
+        self._task = asyncio.create_task(self._run(), name="live-publisher")
+
+    async def aclose(self) -> None:
+        """Flush what is left, within a short limit, and disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT.total_seconds()):
+                await self._flush()
+        self.dropped += sum(len(stream._tails) + bool(stream._raws) for stream in self._due)
+        self._due = []
+        await self._redis.aclose()
+
+    def open(self, job_id: str, epoch: int, seq: int, *, log: bool) -> LiveStream:
+        """Begin an attempt's stream; `seq` is the last one known of the job, 0 for a new one."""
+        return LiveStream(self, job_id, epoch, seq, log=log)
+
+    def hold(self, stream: LiveStream, size: int) -> None:
+        """Note that a stream has `size` bytes more to send."""
+        stream._bytes += size
+        self._held += size
+        if not stream._queued:
+            stream._queued = True
+            self._due.append(stream)
+            self._wake.set()
+        if self._held > HELD_BYTES:
+            self._shed()
+
+    def _shed(self) -> None:
+        for stream in self._due:
+            self.dropped += stream._shed()
+            self._held -= stream._bytes
+            stream._bytes = sum(map(len, stream._tails))
+            self._held += stream._bytes
+        finished = [stream for stream in self._due if stream._finished]
+        for stream in finished[: max(0, len(finished) - HELD_FINISHED)]:
+            self.dropped += len(stream._tails)
+            self._forget(stream)
+            self._due.remove(stream)
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(self._window)
+            if await self._flush():
+                pause = FIRST_PAUSE
+            else:
+                await asyncio.sleep(pause.total_seconds())
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _flush(self) -> bool:
+        """Send everything due. Streams that could not be sent stay due; False when there was one."""
+        due, self._due = self._due, []
+        self._wake.clear()
+        well = True
+        for start in range(0, len(due), JOBS_PER_CALL):
+            part = due[start : start + JOBS_PER_CALL]
+            if well:
+                part = await self._send(part)
+                well = not part
+            # A stream that got more to say meanwhile is not due twice: it stayed `_queued`.
+            self._due.extend(part)
+        if self._due:
+            self._wake.set()
+        return well
+
+    async def _send(self, streams: list[LiveStream]) -> list[LiveStream]:
+        """Send one script call; returns the streams that must be sent again because it failed.
+
+        Nothing is removed before the answer, and the streams stay `_queued`, so `hold` makes none of them due twice.
+        """
+        at = script.timestamp().encode()
+        args: list[Any] = [*self._limits]
+        sent: list[tuple[int, int]] = []
+        for stream in streams:
+            stream._fold(at)
+            log = (script.FINISHED if stream._finished else script.RUNNING) if stream.log else script.NO_LOG
+            args += (stream.epoch, stream.seq, log, stream._mode, len(stream._tails), *stream._tails)
+            sent.append((len(stream._tails), stream._bytes))
+        try:
+            replies = await _call(self._redis, [stream.key for stream in streams], args)
+        except (RedisError, OSError):
+            replies = [script.REFUSED] * len(streams)
+        except asyncio.CancelledError:
+            self._due = streams + self._due
+            raise
+        return [
+            stream
+            for stream, (events, size), reply in zip(streams, sent, replies, strict=True)
+            if not self._take(stream, events, size, reply)
+        ]
+
+    def _take(self, stream: LiveStream, events: int, size: int, reply: int) -> bool:
+        """Book one job's reply; False when its events must be sent again."""
+        if reply == script.REFUSED:
+            if stream._mode == script.NO_SKIP:
+                # Sent or not, these chunks may not be repeated: the jump of the seq is right either way.
+                self.dropped += stream._shed()
+            return False
+        if reply == script.FENCED:
+            stream.fenced = True
+            self.fenced += 1
+            self.dropped += len(stream._tails) + bool(stream._raws)
+            self._forget(stream)
+            return True
+        self.published += events
+        stream.seq = reply
+        stream._mode = script.KNOWN_FLOOR
+        del stream._tails[:events], stream._wanted[:events]
+        stream._bytes -= size
+        self._held -= size
+        stream._queued = False
+        if stream._tails or stream._raws:
+            self.hold(stream, 0)
+        return True
+
+    def _forget(self, stream: LiveStream) -> None:
+        self._held -= stream._bytes
+        stream._bytes = 0
+        stream._queued = False
+        stream._tails, stream._wanted, stream._raws, stream._texts = [], [], [], []
+
+
+class _Packed:
+    """Packs commands in C; redis-py's asynchronous connections do it in Python, a quarter of a flush's CPU."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        name, *rest = args
+        return [hiredis.pack_command((*name.split(), *rest))]
+
+
+async def _call(redis: Redis, keys: list[str], args: list[Any]) -> list[int]:
+    run: Callable[..., Awaitable[list[int]]] = redis.execute_command
+    try:
+        return await run("EVALSHA", script.digest(), len(keys), *keys, *args)
+    except NoScriptError:
+        return await run("EVAL", script.source(), len(keys), *keys, *args)
+
+
+def announce(
+    redis: SyncRedis,
+    job_id: str,
+    epoch: int,
+    seq: int,
+    event_type: str,
+    fields: Mapping[str, Any],
+    *,
+    log: bool,
+    log_entries: int,
+    ttl_seconds: float,
+) -> int | None:
+    """Publish one terminal event of a job that no worker runs (cancelled while queued, expired).
+
+    Args:
+        redis: a synchronous client with short timeouts; the call blocks for as long as they allow.
+        epoch: the job's fence.
+        seq: the last seq known, 0 when none is.
+
+    Returns:
+        The event's seq; None when Redis did not take it or a higher epoch has written. The database answers then.
+    """
+    tail = script.event_tail(event_type, script.timestamp(), fields)
+    kept = int(max(ttl_seconds, 1))
+    args: list[Any] = [log_entries, kept, kept, epoch, seq]
+    args += [script.FINISHED if log else script.NO_LOG, script.NO_SKIP, 1, tail]
+    try:
+        reply = int(redis.eval(script.source(), 1, job_key(job_id), *args)[0])
+    except RedisError:
+        return None
+    return reply if reply > 0 else None

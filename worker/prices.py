@@ -1,0 +1,106 @@
+"""Prices of models, from the provider's own list (`GET /v1/models?include=pricing`): what a call costs when nobody said.
+
+A price is an estimate and is marked as one; the provider's word for a call always wins. Without a list, or for a model
+that is not in it, there is no estimate: an invented cost would be worse than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import structlog
+
+from api_schemas import jsontext
+from api_schemas.usage import Usage
+from worker.errors import Unreachable
+from worker.upstream.client import UpstreamClient
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per token."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal
+
+    def cost(self, usage: Usage) -> Decimal:
+        """What these tokens cost. Cached tokens are part of the input, reasoning tokens part of the output."""
+        fresh = max(0, usage.input_tokens - usage.cached_tokens)
+        return fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
+
+
+class Prices:
+    """The price list that is known now; empty until `refresh`."""
+
+    def __init__(self) -> None:
+        self._prices: dict[str, Price] = {}
+        self._etag: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._prices)
+
+    def cost(self, model: str, usage: Usage) -> Decimal | None:
+        """The estimated cost in US dollars; None for a model without a fixed price."""
+        price = self._prices.get(model)
+        return None if price is None else price.cost(usage)
+
+    async def refresh(self, upstream: UpstreamClient) -> None:
+        """Fetch the list; an upstream that has none, or does not answer, leaves what is known."""
+        try:
+            status, _, body = await upstream.get_json("/v1/models", params={"include": "pricing"})
+            document = jsontext.loads(body) if status == 200 else None
+        except (Unreachable, ValueError) as error:
+            log.info("prices_not_read", error=str(error)[:200])
+            return
+        if isinstance(document, dict):
+            self.read(document)
+
+    def read(self, document: dict[str, Any]) -> None:
+        """Take the prices of a `GET /v1/models?include=pricing` answer."""
+        listed = document.get("data")
+        for entry in listed if isinstance(listed, list) else []:
+            price = _price(entry) if isinstance(entry, dict) else None
+            if price is None:
+                continue
+            aliases = entry.get("aliases")
+            for name in [entry.get("id"), *(aliases if isinstance(aliases, list) else [])]:
+                if isinstance(name, str):
+                    self._prices[name] = price
+
+
+def _price(entry: dict[str, Any]) -> Price | None:
+    pricing = entry.get("pricing")
+    if not isinstance(pricing, dict) or pricing.get("kind") != "fixed" or pricing.get("currency", "USD") != "USD":
+        return None
+    rates: dict[str, Decimal] = {}
+    units = pricing.get("units")
+    for unit in units if isinstance(units, list) else []:
+        side, rate = _rate(unit) if isinstance(unit, dict) else (None, None)
+        if side is not None and rate is not None:
+            rates[side] = rate
+    if "input" not in rates or "output" not in rates:
+        return None
+    return Price(rates["input"], rates["output"], rates.get("cached", rates["input"]))
+
+
+def _rate(unit: dict[str, Any]) -> tuple[str | None, Decimal | None]:
+    """One rate, per single token: `price` says nothing without `per`."""
+    name = str(unit.get("name", "")).lower()
+    try:
+        rate = Decimal(str(unit["price"])) / Decimal(str(unit.get("per", 1)))
+    except (KeyError, InvalidOperation, ZeroDivisionError):
+        return None, None
+    if not rate.is_finite() or rate < 0:
+        return None, None
+    if "cache" in name:
+        return ("cached", rate) if "write" not in name else (None, None)
+    if "input" in name or "prompt" in name:
+        return "input", rate
+    if "output" in name or "completion" in name:
+        return "output", rate
+    return None, None

@@ -1,0 +1,300 @@
+"""For producers: submit, follow, wait, cancel, retry. `Stockpot` blocks, `AsyncStockpot` awaits; the verbs are the same.
+
+A submission is one transaction: when `submit` returns, the job is a promise. The doorbell is rung afterwards, by a
+thread of its own; a Redis that is frozen or absent delays nothing. Live events are read by one event loop of the
+process's own, which the blocking face borrows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from anyio import to_thread
+
+from api_schemas.jobs import Job, JobDetail, JobRequest, parse_job
+from worker.db import cancel as cancelling
+from worker.db import lookup, outbox
+from worker.db import usage as using
+from worker.db.connect import Database
+from worker.db.ready import ensure_schema
+from worker.db.submit import Submitted, insert
+from worker.doorbell import Doorbell
+from worker.following import Follower, Loop
+from worker.settings import Settings
+from worker.settings import settings as process_settings
+from worker.telling import forget_log, tell_cancelled, told_of_cancel
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+Request = Mapping[str, Any] | bytes | str | JobRequest
+
+#: Jobs in one transaction of `submit_many`: large enough to share a commit, small enough to lose nothing on Ctrl-C.
+SLICE = 500
+
+
+class Stockpot:
+    """The blocking face. Safe to share between threads; use it as a context manager or call `close`.
+
+    Args:
+        settings: where the database and Redis are; read from the environment when left out.
+        tenant: whose jobs these are; it scopes keys, limits, webhooks and every query.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:
+        self.settings = settings or process_settings()
+        self.tenant = tenant
+        self._database = Database(self.settings, pool_size=8)
+        self._doorbell = Doorbell(self.settings)
+        self._loop: Loop | None = None
+        self._ready = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Send what doorbells wait, within the publish budget, and close the connections."""
+        self._doorbell.close()
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+        self._database.close()
+
+    # ── submit ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, request: Request, *, session: Session | None = None, **options: Any) -> Submitted:
+        """Submit one completion request: a chat completions or responses body, or a whole `JobRequest`.
+
+        With `session` the job is inserted in the caller's own transaction: it exists when that commits, and the
+        workers find it within a sweep interval.
+
+        Args:
+            options: fields of `JobRequest`: `idempotency_key`, `webhook`, `lane`, `metadata`, `delay_seconds`,
+                `not_before`, `max_attempts`, `on_ambiguous`, `ttl_seconds`, `max_cost_usd`, `endpoint`.
+
+        Raises:
+            InvalidRequest: every problem of the request, by field.
+            IdempotencyConflict: the key belongs to a request with another body.
+            Unreachable: the database does not answer; nothing was accepted.
+        """
+        job = self._parse(request, options)
+        if session is not None:
+            return insert(session.connection(), [job], self.settings)[0]
+        self._prepare()
+        done = self._database.write(lambda conn: insert(conn, [job], self.settings))[0]
+        self._ring([done], job)
+        return done
+
+    def submit_many(self, requests: Iterable[Request], **options: Any) -> list[str]:
+        """Submit many requests, `SLICE` to a transaction, one doorbell per slice; the job ids, in order.
+
+        Bulk lane unless `lane` says otherwise. A request that cannot be accepted stops the run at its slice: those
+        before it are accepted, and the error's message counts them.
+
+        Raises:
+            InvalidRequest, IdempotencyConflict, Unreachable: as `submit`.
+        """
+        options = {"lane": "bulk"} | options
+        self._prepare()
+        ids: list[str] = []
+        for slice_ in _slices(requests, SLICE):
+            try:
+                jobs = [self._parse(one, options) for one in slice_]
+                done = self._database.write(lambda conn, jobs=jobs: insert(conn, jobs, self.settings))  # type: ignore[misc]
+            except Exception as error:
+                error.add_note(f"{len(ids):,} requests before this slice of {len(slice_)} were accepted")
+                raise
+            ids += [one.id for one in done]
+            self._ring(done, jobs[0])
+        return ids
+
+    def _parse(self, request: Request, options: Mapping[str, Any]) -> JobRequest:
+        if isinstance(request, JobRequest):
+            request = request.to_json()
+        elif isinstance(request, Mapping) and "body" not in request and "tenant" not in request:
+            return parse_job(request, max_bytes=self.settings.max_request_bytes, tenant=self.tenant, **options)
+        given = {"tenant": self.tenant} | dict(options) if self.tenant != "default" else options
+        return parse_job(request, max_bytes=self.settings.max_request_bytes, **given)
+
+    def _ring(self, done: Sequence[Submitted], job: JobRequest) -> None:
+        if job.delay_seconds or job.not_before is not None:
+            return  # due later; the workers' own look finds it then
+        self._doorbell.ring([one.id for one in done if one.created], job.lane)
+
+    def _prepare(self) -> None:
+        if not self._ready:
+            ensure_schema(self.settings)
+            self._ready = True
+
+    # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def get(self, job_id: str) -> JobDetail:
+        """A job with its response, usage, cost, error and attempts. Raises NotFound, Unreachable."""
+        self._prepare()
+        return self._database.read(lambda conn: lookup.job(conn, job_id, tenant=self.tenant))
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        lane: str | None = None,
+        batch: str | None = None,
+        since: datetime | None = None,
+        limit: int = lookup.PAGE,
+        before: str | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first; `before` is the id that the page before ended with. Raises Unreachable."""
+        self._prepare()
+        return self._database.read(
+            lambda conn: lookup.jobs(
+                conn,
+                tenant=self.tenant,
+                status=status,
+                lane=lane,
+                batch=batch,
+                since=since,
+                limit=limit,
+                before=before,
+            )
+        )
+
+    def usage(self, *, by: Sequence[str] = (), since: datetime | None = None) -> Sequence[using.UsageRow]:
+        """Tokens and cost, summed by day, model, lane, tenant, batch or `metadata.KEY`. Raises Unreachable."""
+        self._prepare()
+        return self._database.read(lambda conn: using.usage(conn, tenant=self.tenant, by=by, since=since))
+
+    # ── change ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cancel(self, job_id: str) -> str:
+        """Cancel a job; its new status: `cancelled`, or `in_progress` while its worker closes the connection.
+
+        Raises:
+            NotFound: no such job of this tenant.
+            NotAllowed: it is finished in another way.
+        """
+        self._prepare()
+
+        def write(conn: Any) -> cancelling.Cancelled:
+            done = cancelling.cancel(conn, job_id, tenant=self.tenant)
+            outbox.enqueue(conn, told_of_cancel(conn, done, self.tenant))
+            return done
+
+        done = self._database.write(write)
+        if done.changed:
+            tell_cancelled(self.settings, done)
+        return done.status
+
+    def retry(self, job_id: str) -> None:
+        """Queue a failed, cancelled or expired job again. Raises NotFound, NotAllowed."""
+        self._prepare()
+        ttl = self.settings.job_ttl_seconds
+        self._database.write(lambda conn: cancelling.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
+        forget_log(self.settings, job_id)  # it ends with the old terminal event, and so would its readers
+        self._doorbell.ring([job_id], "interactive")
+
+    # ── follow ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def events(self, job_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
+        """A job's live events after number `after`, from the log and then live, ending with the terminal event.
+
+        Raises NotFound, Unreachable.
+        """
+        self._prepare()
+        if self._loop is None:
+            self._loop = Loop()
+        follower = Follower(self.settings, self._database, self.tenant)
+        yield from self._loop.iterate(follower.events(job_id, after))
+
+    def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
+        """Wait until a job is over. Raises WaitTimeout after `timeout` seconds (the job goes on), NotFound."""
+        self._prepare()
+        if self._loop is None:
+            self._loop = Loop()
+        follower = Follower(self.settings, self._database, self.tenant)
+        self._loop.call(follower.wait, job_id, timeout)
+        return self.get(job_id)
+
+
+class AsyncStockpot:
+    """The awaiting face: the same verbs. SQL runs in threads, live events on the caller's own loop."""
+
+    def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:
+        self._blocking = Stockpot(settings, tenant=tenant)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._blocking.settings
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Stockpot.close`."""
+        await to_thread.run_sync(self._blocking.close)
+
+    async def submit(self, request: Request, *, session: AsyncSession | None = None, **options: Any) -> Submitted:
+        """As `Stockpot.submit`; `session` is an `AsyncSession`."""
+        if session is not None:
+            return await session.run_sync(lambda sync: self._blocking.submit(request, session=sync, **options))
+        return await to_thread.run_sync(lambda: self._blocking.submit(request, **options))
+
+    async def submit_many(self, requests: Iterable[Request], **options: Any) -> list[str]:
+        """As `Stockpot.submit_many`."""
+        return await to_thread.run_sync(lambda: self._blocking.submit_many(requests, **options))
+
+    async def get(self, job_id: str) -> JobDetail:
+        """As `Stockpot.get`."""
+        return await to_thread.run_sync(self._blocking.get, job_id)
+
+    async def list(self, **filters: Any) -> list[Job]:
+        """As `Stockpot.list`."""
+        return await to_thread.run_sync(lambda: self._blocking.list(**filters))
+
+    async def usage(self, *, by: Sequence[str] = (), since: datetime | None = None) -> Sequence[using.UsageRow]:
+        """As `Stockpot.usage`."""
+        return await to_thread.run_sync(lambda: self._blocking.usage(by=by, since=since))
+
+    async def cancel(self, job_id: str) -> str:
+        """As `Stockpot.cancel`."""
+        return await to_thread.run_sync(self._blocking.cancel, job_id)
+
+    async def retry(self, job_id: str) -> None:
+        """As `Stockpot.retry`."""
+        await to_thread.run_sync(self._blocking.retry, job_id)
+
+    async def events(self, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """As `Stockpot.events`."""
+        async with contextlib.aclosing(self._follower().events(job_id, after)) as events:
+            async for event in events:
+                yield event
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
+        """As `Stockpot.wait`."""
+        await self._follower().wait(job_id, timeout)
+        return await self.get(job_id)
+
+    def _follower(self) -> Follower:
+        blocking = self._blocking
+        return Follower(blocking.settings, blocking._database, blocking.tenant)  # noqa: SLF001 -- two faces of one thing
+
+
+def _slices(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
+    slice_: list[Request] = []
+    for request in requests:
+        slice_.append(request)
+        if len(slice_) == size:
+            yield slice_
+            slice_ = []
+    if slice_:
+        yield slice_

@@ -1,0 +1,89 @@
+"""Retry policy, pure: what follows from a failed call. The randomness is passed in; nothing here waits.
+
+    Wait    being told to wait, or not having been heard, is not failing: no attempt is spent, the deadline bounds it
+    Retry   one attempt is spent, and there are more
+    Fail    the request is wrong, the attempts are used up, or policy forbids to repeat what may have been paid
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from worker.upstream.outcome import Failure, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How patient a job is. Times are seconds."""
+
+    max_attempts: int
+    on_ambiguous: str
+    base: float = 0.5
+    cap: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again in `seconds`; the attempt counts."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again in `seconds`; the attempt does not count. `waiting_on` is what the job says of itself meanwhile."""
+
+    seconds: float
+    waiting_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """It is over; `expired` when only the deadline forbids another attempt."""
+
+    expired: bool = False
+
+
+Decision = Retry | Wait | Fail
+
+#: A key that was refused is looked at again this often by its jobs, should the route's own probing not free them first.
+ACCOUNT_SECONDS = 5.0
+
+
+def decide(failure: Failure, *, attempts: int, calls: int, seconds_left: float, policy: Policy, rng: random.Random) -> Decision:
+    """What to do after `failure`.
+
+    Args:
+        attempts: spent so far, this one included.
+        calls: made so far, this one included; the backoff of waits grows with them.
+        seconds_left: until the job expires.
+    """
+    if seconds_left <= 0:
+        return Fail(expired=True)
+    told = failure.retry_after
+    if failure.kind in (Kind.BUSY, Kind.NOT_SENT):
+        return Wait(_within(told, backoff(calls, policy, rng), seconds_left), "retry")
+    if failure.kind is Kind.ACCOUNT:
+        return Wait(min(_within(told, ACCOUNT_SECONDS, seconds_left), seconds_left), "paused")
+    if failure.kind is Kind.TERMINAL:
+        return Fail()
+    if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
+        return Fail()
+    if attempts >= policy.max_attempts:
+        return Fail()
+    seconds = max(told or 0.0, backoff(attempts, policy, rng))
+    return Retry(seconds) if seconds < seconds_left else Fail()
+
+
+def _within(told: float | None, own: float, seconds_left: float) -> float:
+    """A wait never reaches past the deadline: the job shall expire as waiting, and say on what."""
+    return min(max(told or 0.0, own), seconds_left)
+
+
+def backoff(tries: int, policy: Policy, rng: random.Random) -> float:
+    """Seconds before the next try: doubled each time up to the cap, then half of it at random.
+
+    The jitter comes after the cap; before it, every late wait would be the same and all jobs would return together.
+    """
+    return min(policy.cap, policy.base * 2.0 ** min(tries - 1, 32)) * rng.uniform(0.5, 1.0)

@@ -1,0 +1,119 @@
+"""The Celery tasks: thin edges that hand a message to the engine or to the database, and nothing more.
+
+    stockpot.run      a doorbell: these job ids, or this lane, have work
+    stockpot.submit   a submission by a producer that has the broker and no database
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from api_schemas.ids import is_job_id
+from api_schemas.jobs import LANES, parse_job
+from worker import embedded, metrics
+from worker.celery import app
+from worker.db.connect import Database
+from worker.db.ready import ensure_schema
+from worker.db.submit import insert
+from worker.engine.engine import Engine
+from worker.errors import IdempotencyConflict, InvalidRequest, Unreachable
+from worker.settings import settings
+
+log = structlog.get_logger(__name__)
+
+#: How long one wait for a free slot lasts before it is looked whether the worker is closing, in seconds.
+ROOM_SECONDS = 0.5
+
+_engine: Engine | None = None
+_open = contextlib.ExitStack()
+
+
+def start_engine(worker: Any) -> None:
+    """Start this process's engine; the worker goes down if that fails."""
+    global _engine
+    ours = settings()
+    ensure_schema(ours)
+    if ours.redis_url is None:
+        _open.enter_context(embedded.lease(ours.home))
+    engine = Engine(ours)
+    engine.start()
+    _engine = engine
+
+
+def stop_claiming() -> None:
+    """The worker was asked to stop: claim no more, from this moment."""
+    if _engine is not None:
+        _engine.stop_claiming()
+
+
+def stop_engine(worker: Any) -> None:
+    """Drain the engine."""
+    global _engine
+    engine, _engine = _engine, None
+    if engine is not None:
+        engine.drain()
+    _open.close()
+
+
+@app.task(name="stockpot.run", ignore_result=True)
+def run(ids: Any = None, lane: Any = None, **_later: Any) -> None:
+    """A doorbell. While no slot is free it waits here, so that the messages behind it go to a worker that has one.
+
+    Arguments that a newer version may add are ignored; what is no id and no lane is counted and dropped.
+    """
+    metrics.DOORBELLS.labels("run").inc()
+    known = [job_id for job_id in ids or () if is_job_id(job_id)] if isinstance(ids, list | None) else []
+    wanted = lane if lane in LANES else None
+    if not known and wanted is None:
+        metrics.REFUSED.inc()
+        log.warning("doorbell_refused")
+        return
+    engine = _engine
+    while engine is not None and not engine.wait_for_room(ROOM_SECONDS):
+        engine = _engine
+        if engine is None or engine.closing:
+            return  # the jobs are in the database, and other workers look there
+    if engine is not None:
+        engine.ring(known, wanted)
+
+
+@app.task(name="stockpot.submit", ignore_result=True, acks_late=True)
+def submit(job: Any = None, **_later: Any) -> None:
+    """Insert a job for a producer without a database. Until it is committed, this message is the job.
+
+    So it is acknowledged late and the insert is tried until the database takes it; the id or idempotency key that the
+    job must carry makes a second delivery harmless.
+    """
+    metrics.DOORBELLS.labels("submit").inc()
+    try:
+        request = parse_job(job if isinstance(job, Mapping | str) else b"", max_bytes=settings().max_request_bytes)
+        if request.id is None and request.idempotency_key is None:
+            raise InvalidRequest("job: give it an `id` or an `idempotency_key`; a message may be delivered twice")
+    except InvalidRequest as error:
+        metrics.REFUSED.inc()
+        log.error("submission_refused", problems=[problem.field for problem in error.problems])
+        return
+    database = Database(settings(), pool_size=1)
+    try:
+        pause = 0.1
+        while True:
+            try:
+                done = database.write(lambda conn: insert(conn, [request], settings()))[0]
+                break
+            except Unreachable as error:
+                log.warning("submission_delayed", error=str(error).splitlines()[0])
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+    except IdempotencyConflict:
+        metrics.REFUSED.inc()
+        log.error("submission_conflicts", key=request.idempotency_key, job=request.id)
+        return
+    finally:
+        database.close()
+    if done.created and _engine is not None:
+        _engine.ring([done.id])

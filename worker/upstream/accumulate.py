@@ -1,0 +1,55 @@
+"""Events of a stream in, the finished response object out: what both endpoints have in common.
+
+An accumulator gives what the same call would have returned without streaming, so that nobody downstream needs to know
+how an answer came. It says whether the answer is whole: a stream that ends politely in the middle looks like success
+to the SDKs, and `finished` is how it is noticed here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class StreamBroken(Exception):
+    """The stream says that it failed, or says something that is no event.
+
+    `error` is the provider's error object (any shape), None when the event could not be read.
+    """
+
+    def __init__(self, message: str, error: Any = None) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+class Accumulator(Protocol):
+    """One stream's events, added up."""
+
+    usage: dict[str, Any] | None  # the provider's own usage object
+    meta: dict[str, Any] | None  # the provider's `meta`, which carries the cost
+    event_json: bytes  # the last event as strictly valid JSON: the very bytes added, unless those were not
+
+    def add(self, event_name: str | None, data: bytes) -> str:
+        """Take one event's JSON and return its visible text, maybe empty.
+
+        Raises:
+            StreamBroken: an error object, or no JSON object at all.
+        """
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is whole: every choice seen has a finish reason, or the terminal event came."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, in the provider's word."""
+
+    @property
+    def choices(self) -> int:
+        """How many choices have been seen."""
+
+    @property
+    def text(self) -> str:
+        """The visible text of the whole answer."""
+
+    def response(self) -> dict[str, Any]:
+        """The response object as the non-streaming call would have returned it."""

@@ -1,0 +1,202 @@
+"""Chat completion chunks in, one `chat.completion` object out.
+
+The visible text of a call is the content of its first choice (index 0): with `n` > 1 the other choices are in the
+response object, but text that jumps between alternatives would help nobody who watches it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.upstream.accumulate import StreamBroken
+from worker.upstream.call import whole_text
+from worker.upstream.merge import NAMES, merge, overlay
+from worker.upstream.received import read_json
+from worker.upstream.tool_calls import ToolCalls
+
+#: Kept by rules of their own, or only meaningful while streaming (`obfuscation` pads chunks against traffic analysis).
+_NOT_COPIED = frozenset({"choices", "usage", "object", "obfuscation", "meta", "error"})
+#: The delta's own bookkeeping; one provider puts the choice's index into it.
+_NOT_MESSAGE = frozenset({"index"})
+
+
+class ChatAccumulator:
+    """The chunks of one chat completion, added up."""
+
+    def __init__(self) -> None:
+        self.usage: dict[str, Any] | None = None
+        self.meta: dict[str, Any] | None = None
+        self.event_json = b""
+        self._top: dict[str, Any] = {}
+        self._choices: dict[int, _Choice] = {}
+
+    def add(self, event_name: str | None, data: bytes) -> str:
+        """Take one chunk; return the text it adds to choice 0. See `Accumulator.add`."""
+        try:
+            chunk, self.event_json = read_json(data)
+        except ValueError as error:
+            raise StreamBroken(f"an event is no JSON: {error}") from None
+        if not isinstance(chunk, dict):
+            raise StreamBroken("an event is no JSON object")
+        choices = chunk.get("choices")
+        if chunk.get("error") or event_name == "error" or (choices is None and _is_error(chunk)):
+            raise StreamBroken("the stream reports an error", chunk)
+        self._take_top(chunk)
+        if not isinstance(choices, list):
+            return ""
+        text = ""
+        for entry in choices:
+            if isinstance(entry, dict):
+                text += self._take_choice(entry)
+        return text
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice seen, and at least one, has its finish reason."""
+        return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The finish reason of the first choice."""
+        return self._choices[min(self._choices)].finish_reason if self._choices else None
+
+    @property
+    def choices(self) -> int:
+        """How many choices have been seen."""
+        return len(self._choices)
+
+    @property
+    def text(self) -> str:
+        """The content of choice 0."""
+        first = self._choices.get(0)
+        return whole_text(first.texts) if first else ""
+
+    def response(self) -> dict[str, Any]:
+        """The `chat.completion` object; fields that the stream never named are left out."""
+        body: dict[str, Any] = {"id": None, "object": "chat.completion", **self._top}
+        body["choices"] = [self._choices[index].final(index) for index in sorted(self._choices)]
+        if self.usage is not None:
+            body["usage"] = self.usage
+        if self.meta is not None:
+            body["meta"] = self.meta
+        return body
+
+    def _take_top(self, chunk: dict[str, Any]) -> None:
+        top = self._top
+        for key, value in chunk.items():
+            if key in _NOT_COPIED or value is None or value == "":
+                # Nulls and the empty id and model of Azure's first chunk are placeholders.
+                continue
+            if isinstance(value, dict) and isinstance(top.get(key), dict):
+                overlay(top[key], value)
+            else:
+                top[key] = value
+        usage = chunk.get("usage")
+        if usage is None and isinstance(groq := chunk.get("x_groq"), dict):
+            usage = groq.get("usage")
+        if isinstance(usage, dict):
+            self.usage = usage
+        meta = chunk.get("meta")
+        if isinstance(meta, dict):
+            if self.meta is None:
+                self.meta = {}
+            overlay(self.meta, meta)
+
+    def _take_choice(self, entry: dict[str, Any]) -> str:
+        index = entry.get("index", 0)
+        if not isinstance(index, int):
+            index = 0
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice()
+        text = choice.add(entry)
+        if choice.finish_reason == "error" or entry.get("error"):
+            raise StreamBroken("a choice ended in an error", entry)
+        return text if index == 0 else ""
+
+
+class _Choice:
+    """One choice: its message so far and what else was said about it."""
+
+    __slots__ = ("_content_parts", "_extra", "_logprobs", "_message", "_rows", "_tools", "finish_reason", "texts")
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.texts: list[str] = []  # visible pieces; joined once, at the end
+        self._content_parts: list[Any] | None = None  # content that is a list, as some reasoning models send it
+        self._message: dict[str, Any] = {}
+        self._rows: dict[
+            str, list[str]
+        ] = {}  # other text of the message by key (reasoning, refusal): joined at the end
+        self._logprobs: dict[str, Any] | None = None
+        self._tools = ToolCalls()
+        self._extra: dict[str, Any] = {}
+
+    def add(self, entry: dict[str, Any]) -> str:
+        """Take one choice of a chunk; return its visible text."""
+        text = ""
+        for key, value in entry.items():
+            if key == "delta" or key == "message":
+                # A few servers end a stream with a whole `message`; after deltas it only repeats them.
+                if isinstance(value, dict) and (key == "delta" or not (self.texts or self._message)):
+                    text = self._take_delta(value)
+            elif key == "finish_reason":
+                if isinstance(value, str) and value:
+                    self.finish_reason = value
+            elif key == "logprobs":
+                if isinstance(value, dict):
+                    self._logprobs = self._logprobs or {}
+                    merge(self._logprobs, value)
+                self._extra.setdefault("logprobs", None)
+            elif key != "index":
+                overlay(self._extra, {key: value})
+        return text
+
+    def final(self, index: int) -> dict[str, Any]:
+        """The choice as a non-streaming answer has it."""
+        message = {"role": "assistant", "content": self._content(), **self._message}
+        message.update({key: whole_text(pieces) for key, pieces in self._rows.items()})
+        if calls := self._tools.final():
+            message["tool_calls"] = calls
+        choice = {"index": index, "message": message, **self._extra, "finish_reason": self.finish_reason}
+        if self._logprobs is not None:
+            choice["logprobs"] = self._logprobs
+        return choice
+
+    def _content(self) -> str | list[Any] | None:
+        if self._content_parts is not None:
+            return self._content_parts
+        return whole_text(self.texts) if self.texts else None
+
+    def _take_delta(self, delta: dict[str, Any]) -> str:
+        text = ""
+        for key, value in delta.items():
+            if key == "content":
+                if isinstance(value, str):
+                    text = value
+                    self.texts.append(value)
+                    if self._content_parts is not None and value:
+                        self._content_parts.append({"type": "text", "text": value})
+                elif isinstance(value, list):
+                    text = self._take_content_list(value)
+            elif key == "tool_calls":
+                self._tools.add(value)
+            elif isinstance(value, str) and key not in NAMES:
+                self._rows.setdefault(key, []).append(value)
+            elif key not in _NOT_MESSAGE:
+                merge(self._message, {key: value})
+        return text
+
+    def _take_content_list(self, parts: list[Any]) -> str:
+        if self._content_parts is None:
+            before = "".join(self.texts)
+            self._content_parts = [{"type": "text", "text": before}] if before else []
+        self._content_parts.extend(parts)
+        texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+        self.texts.extend(texts)
+        return "".join(texts)
+
+
+def _is_error(chunk: dict[str, Any]) -> bool:
+    """The provider's own error shape, and vLLM's; a chunk without choices may also be a harmless annotation."""
+    return "statusCode" in chunk or chunk.get("object") == "error"

@@ -1,0 +1,143 @@
+"""The aiohttp session that carries httpx, and the truth about what happened on the wire.
+
+httpx-aiohttp reports a refused connection and a server that took the whole request and then hung up as the same
+`ConnectTimeout`. The first was not paid for, the second may have been. aiohttp's own trace tells them apart, and it
+hands over the response object, from which a stream is read without three layers of generators per chunk.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+from worker.upstream.outcome import Kind
+
+KEEPALIVE_SECONDS = 15.0
+"""How long an idle connection is kept. A server that closes it first, while we send, leaves the call ambiguous; common
+servers wait 60 s or more, so 15 leaves a wide margin and still spares most handshakes under load."""
+
+DNS_TTL_SECONDS = 30
+"""How long a resolved address is used; short, so that a provider's failover is followed."""
+
+READ_BUFFER_BYTES = 64 * 1024
+"""Above twice this aiohttp stops reading the socket, so a fast sender cannot fill our memory."""
+
+
+class Wire:
+    """What happened below httpx in one request."""
+
+    def __init__(self, on_sent: Callable[[], None]) -> None:
+        self.on_sent = on_sent
+        self.response: aiohttp.ClientResponse | None = None
+
+    def close(self) -> None:
+        """Close the connection now unless the answer was read to its end (then it is already back in the pool)."""
+        if self.response is not None:
+            self.response.close()
+
+
+WIRE: ContextVar[Wire | None] = ContextVar("stockpot_upstream_wire", default=None)
+"""The wire of the request that this task is making."""
+
+
+def open_session(*, connect_timeout: float, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    """A session without limits, cookies, proxies, redirects or decompression of its own; needs a running loop."""
+    trace = aiohttp.TraceConfig(trace_config_ctx_factory=_trace_context)  # type: ignore[arg-type]
+    trace.on_request_headers_sent.append(_sent)
+    trace.on_request_end.append(_answered)
+    return aiohttp.ClientSession(
+        # Our slots bound the number of calls; a second limit here would only make them queue unseen.
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            ssl=tls,
+            ttl_dns_cache=DNS_TTL_SECONDS,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=READ_BUFFER_BYTES,
+        trace_configs=[trace],
+    )
+
+
+def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, str, str]:
+    """Kind, code and words for a call that broke; `sent` and `headers` say how far it had come."""
+    root = _root(error)
+    if headers:
+        return Kind.PARTIAL, "connection_lost", "the connection broke in the middle of the answer"
+    if isinstance(root, aiohttp.ClientConnectionResetError):
+        # aiohttp raises it while it writes: the connection was gone before the whole request had left.
+        return Kind.NOT_SENT, "connection_lost", "the connection was lost before the whole request was sent"
+    if sent:
+        return Kind.AMBIGUOUS, "connection_lost", "the connection broke after the request was sent"
+    for kind, code, words in _NOT_SENT:
+        if isinstance(root, kind):
+            return Kind.NOT_SENT, code, words
+    return Kind.NOT_SENT, "connect_failed", "the upstream cannot be reached"
+
+
+#: Most telling first: a certificate error is also a connector error.
+_NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
+    (aiohttp.ClientConnectorDNSError, "dns", "the upstream's name cannot be resolved"),
+    (aiohttp.ClientConnectorCertificateError, "tls", "the upstream's certificate is not valid"),
+    (aiohttp.ClientSSLError, "tls", "no TLS connection to the upstream"),
+    (aiohttp.ServerTimeoutError, "connect_timeout", "the upstream did not accept a connection in time"),
+    (aiohttp.ClientConnectorError, "connect_failed", "the upstream refuses connections"),
+)
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit: int, touch: Callable[[], None]) -> tuple[bytes, bool]:
+    """Read at most `limit` bytes of a body; also say whether that was all of it."""
+    body = bytearray()
+    while data := await response.content.readany():
+        touch()
+        body += data
+        if len(body) > limit:
+            return bytes(body[:limit]), False
+    return bytes(body), True
+
+
+def lower(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers with lower-case names; of a repeated header the first counts."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        found.setdefault(name.lower(), value)
+    return found
+
+
+def is_plain(headers: Mapping[str, str]) -> bool:
+    """Whether the body is not compressed: what is compressed is refused, because a small bomb grows without bound."""
+    return headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that aiohttp raised: httpx-aiohttp's own stands before it, the operating system's behind it."""
+    chain: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None:
+        chain.append(step)
+        step = step.__cause__
+    known = [found for found in chain if isinstance(found, aiohttp.ClientError)]
+    resets = [found for found in known if isinstance(found, aiohttp.ClientConnectionResetError)]
+    return (resets or known or chain)[0]
+
+
+def _trace_context(trace_request_ctx: Any) -> Wire | SimpleNamespace:
+    return WIRE.get() or SimpleNamespace()
+
+
+async def _sent(_session: Any, wire: Any, _params: aiohttp.TraceRequestHeadersSentParams) -> None:
+    if isinstance(wire, Wire):
+        wire.on_sent()
+
+
+async def _answered(_session: Any, wire: Any, params: aiohttp.TraceRequestEndParams) -> None:
+    if isinstance(wire, Wire):
+        wire.response = params.response

@@ -1,0 +1,49 @@
+"""What the provider says that a call cost; in decimals, never in floats.
+
+AI/ML API reports it in the headers `x-aimlapi-usd-spent` and `x-aimlapi-credits-used`, or under `meta.usage` in the
+body or in the last chunk of a stream (https://docs.aimlapi.com/capabilities/request-tracing-and-cost).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+CREDITS_PER_USD = 2_000_000
+"""The provider's exchange rate."""
+
+_MOST = Decimal(1_000_000)
+"""USD. A single call above this is a misread number, not a price."""
+
+
+def cost_from_headers(headers: Mapping[str, str]) -> Decimal | None:
+    """USD from response headers (lower-case names); None when they say nothing usable."""
+    return _usd(headers.get("x-aimlapi-usd-spent"), headers.get("x-aimlapi-credits-used"))
+
+
+def cost_from_meta(meta: Any) -> Decimal | None:
+    """USD from a `meta` object; None when it says nothing usable."""
+    usage = meta.get("usage") if isinstance(meta, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    return _usd(usage.get("usd_spent"), usage.get("credits_used"))
+
+
+def _usd(usd: Any, credit: Any) -> Decimal | None:
+    amount = _decimal(usd)
+    if amount is None:
+        credits_used = _decimal(credit)
+        amount = None if credits_used is None else credits_used / CREDITS_PER_USD
+    return amount if amount is not None and amount <= _MOST else None
+
+
+def _decimal(value: Any) -> Decimal | None:
+    # `str` of a float read from JSON gives back the digits that the provider wrote (shortest round trip).
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        amount = Decimal(str(value).strip())
+    except (InvalidOperation, ValueError):  # ValueError: an integer of more digits than Python converts
+        return None
+    return amount if amount.is_finite() and amount >= 0 else None

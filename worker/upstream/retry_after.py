@@ -1,0 +1,48 @@
+"""How long the upstream asks us to wait; a hint from a stranger, so it is bounded.
+
+The order is that of the official SDKs: `retry-after-ms`, then `retry-after` as seconds, then as an HTTP date. A value
+that is no number (NaN, text) or negative is ignored; one above the bound is cut to it, because a route that asks for
+a week must be asked again long before. No busy loop either: 0 is allowed here, the retry policy has its own floor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+MAX_RETRY_AFTER = 120.0
+"""Seconds. The longest wait that openai-python honours too."""
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds to wait, within [0, MAX_RETRY_AFTER], or None when the headers (lower-case names) ask for nothing usable.
+
+    A date in the past is 0: clocks differ, and "already over" is the only sense it makes.
+    """
+    wait = _number(headers.get("retry-after-ms"))
+    if wait is not None and wait >= 0:
+        return min(wait / 1000, MAX_RETRY_AFTER)
+    given = headers.get("retry-after")
+    wait = _number(given)
+    if wait is not None:
+        return min(wait, MAX_RETRY_AFTER) if wait >= 0 else None
+    moment = _date(given)
+    return None if moment is None else min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text or "")
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,54 @@
+"""Whom to leave alone: one breaker per destination. Pure; the clock is the caller's.
+
+    closed ──THRESHOLD failures in a row──> open ──cool-down──> half open ──success──> closed
+                                             ^                      │
+                                             └──────failure─────────┘  (twice the cool-down, up to a bound)
+
+While it is open nothing is sent there and no event spends an attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+THRESHOLD = 5
+"""Failures in a row. Fewer would punish a restart, more would let a dead host hold its slots for minutes."""
+
+COOL_SECONDS = 5.0
+MAX_COOL_SECONDS = 60.0
+"""Also the longest that a receiver's Retry-After rests a whole destination; the event itself may wait longer."""
+
+
+@dataclass(slots=True)
+class Breaker:
+    """The state for one destination. `scale` multiplies the cool-down, for tests."""
+
+    scale: float = 1.0
+    failures: int = 0
+    closed_again_at: float = 0.0
+
+    def room(self, now: float, full: int) -> int:
+        """How many may be in flight: none while open, one to try, `full` otherwise."""
+        if now < self.closed_again_at:
+            return 0
+        return full if self.failures < THRESHOLD else 1
+
+    def succeeded(self) -> None:
+        """The destination answered as it should."""
+        self.failures = 0
+        self.closed_again_at = 0.0
+
+    def failed(self, now: float) -> None:
+        """The destination did not answer, or said that it cannot."""
+        self.failures += 1
+        if self.failures >= THRESHOLD:
+            cool = min(COOL_SECONDS * 2.0 ** min(self.failures - THRESHOLD, 10), MAX_COOL_SECONDS)
+            self.closed_again_at = now + cool * self.scale
+
+    def rest(self, now: float, seconds: float) -> None:
+        """The destination asked for a pause."""
+        self.closed_again_at = max(self.closed_again_at, now + min(seconds, MAX_COOL_SECONDS * self.scale))
+
+    def seconds_closed(self, now: float) -> float:
+        """How long nothing may be sent, from now."""
+        return max(0.0, self.closed_again_at - now)

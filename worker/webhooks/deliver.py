@@ -1,0 +1,313 @@
+"""Deliver: claim → sign → send → record, on the worker's event loop.
+
+Many destinations at once, few sends to each, and a breaker per destination: one that hangs holds its own few slots
+and nothing else. Every claim is a lease under a fence. A process that dies between a receiver's answer and its record
+leaves the event to be delivered again, under the same id; one that stands still finds its verdicts refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+import time
+from collections.abc import Sequence
+from typing import Self
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.crash import crashpoint
+from worker.db import outbox, webhook_endpoints
+from worker.db.outbox import Claimed, Held, Verdict
+from worker.db.webhook_endpoints import Route
+from worker.errors import SettingsError, Unreachable
+from worker.settings import Settings
+from worker.webhooks.addresses import Policy
+from worker.webhooks.destinations import Destinations, Parcel
+from worker.webhooks.egress import Blocked, Egress, Unanswered
+from worker.webhooks.recording import Recorder, RunSql
+from worker.webhooks.secrets import Vault
+from worker.webhooks.signing import key_of, signed_headers
+from worker.webhooks.verdicts import Health, Judgement, Outcome, judge
+
+IN_FLIGHT = 256
+"""Events in hand per process: sends are mostly waiting, and each costs a socket and tens of kilobytes."""
+
+EACH = 8
+"""Sends in flight per destination: at 50 ms an answer 160 events a second, and a hanging one holds 3 % of the slots."""
+
+_CLAIM_PAUSE = 0.01
+"""Seconds between two claims in a row, so that a claim takes what many finished sends have made room for."""
+
+_UNREADABLE_SECONDS = 60.0
+"""Until an event whose secret cannot be decrypted is looked at again: mending it takes a person."""
+
+USER_AGENT = "Stockpot-Webhooks/1"
+
+log = structlog.get_logger("stockpot.webhooks")
+
+
+class Deliverer:
+    """Delivers what is due. One per process, on one event loop; `start` and `stop`, or `run_once` for tests.
+
+    Args:
+        run_sql: runs a function with a connection in a transaction, off the loop.
+        owner: the worker's name in the leases.
+        lease_seconds: of a claim; renewed three times in its life.
+        poll_seconds: how often to look for due events when nobody calls `wake`.
+        retry_scale: multiplies the schedule and the breaker's pauses.
+    """
+
+    def __init__(
+        self,
+        run_sql: RunSql,
+        vault: Vault,
+        egress: Egress,
+        *,
+        owner: str,
+        lease_seconds: float = 30.0,
+        poll_seconds: float = 1.0,
+        retry_scale: float = 1.0,
+        in_flight: int = IN_FLIGHT,
+        each: int = EACH,
+    ) -> None:
+        self._run_sql = run_sql
+        self._vault = vault
+        self._egress = egress
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._scale = retry_scale
+        self._in_flight = in_flight
+        self._each = each
+        self._random = random.random
+        self._destinations = Destinations(each=each, scale=retry_scale)
+        self._recorder = Recorder(run_sql, scale=retry_scale)
+        self._parcels: dict[str, Parcel] = {}
+        self._sends: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    @classmethod
+    def of(cls, settings: Settings, run_sql: RunSql, *, owner: str) -> Self:
+        """The deliverer of a configuration. Raises SettingsError as `Vault.of` and `Policy.parse` do."""
+        return cls(
+            run_sql,
+            Vault.of(settings),
+            Egress(Policy.parse(settings.webhook_allow_private)),
+            owner=owner,
+            lease_seconds=settings.lease_seconds,
+            poll_seconds=settings.sweep_seconds,
+            retry_scale=settings.webhook_retry_scale,
+        )
+
+    def start(self) -> None:
+        """Begin to deliver, on the running loop."""
+        self._stopping = False
+        self._loops = [
+            asyncio.create_task(self._claim_forever(), name="webhooks-claim"),
+            asyncio.create_task(self._renew_forever(), name="webhooks-renew"),
+        ]
+        for task in self._loops:
+            task.add_done_callback(_say_if_broken)
+
+    def wake(self) -> None:
+        """There is something new in the outbox. Call it on the loop."""
+        self._wake.set()
+
+    async def stop(self, drain: float) -> None:
+        """Claim no more, give back what waits, let sends finish for `drain` seconds, give the rest back, close."""
+        self._stopping = True
+        self._wake.set()
+        claiming, renewing = self._loops[:1], self._loops[1:]
+        await asyncio.gather(*claiming, return_exceptions=True)
+        await self._give_back(self._destinations.empty_waiting(), 0.0)
+        if self._sends:
+            await asyncio.wait(self._sends, timeout=drain)
+        unfinished = [*self._sends, *renewing]
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        await self._recorder.close()
+        await self._give_back(list(self._parcels.values()), 0.0)
+        self._loops = []
+        await self._egress.close()
+
+    async def run_once(self, limit: int = IN_FLIGHT) -> int:
+        """Claim what is due, deliver it, and return how many events were claimed, all of them recorded."""
+        claimed = await self._claim(limit)
+        while self._sends:
+            await asyncio.wait(self._sends)
+        return claimed
+
+    async def _claim_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        reclaim_at = loop.time()
+        while not self._stopping:
+            self._wake.clear()
+            claimed = 0
+            try:
+                if loop.time() >= reclaim_at:
+                    await self._run_sql(outbox.reclaim_expired)
+                    reclaim_at = loop.time() + self._poll_seconds
+                claimed = await self._claim(self._in_flight - len(self._parcels))
+            except (SQLAlchemyError, Unreachable) as error:
+                log.warning("webhook_claim_failed", error=type(error).__name__)
+            await asyncio.sleep(_CLAIM_PAUSE)
+            if claimed and len(self._parcels) < self._in_flight:
+                continue  # more may be due
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._wake.wait()
+
+    async def _claim(self, limit: int) -> int:
+        loop = asyncio.get_running_loop()
+        if limit <= 0:
+            return 0
+        busy = self._destinations.busy(loop.time())
+        ours_until = loop.time() + self._lease_seconds  # from before the statement: the database's lease ends later
+
+        def take(conn: Connection) -> tuple[list[Claimed], dict[str, Route]]:
+            events = outbox.claim(
+                conn, self._owner, limit=limit, each=self._each, lease_seconds=self._lease_seconds, busy=busy
+            )
+            endpoints = {event.endpoint_id for event in events if event.endpoint_id is not None}
+            return events, webhook_endpoints.routes(conn, endpoints)
+
+        events, routes = await self._run_sql(take)
+        for event in events:
+            crashpoint("hook.claimed", event.job_id)
+            parcel = Parcel(event, routes.get(event.endpoint_id or ""), ours_until)
+            self._parcels[event.id] = parcel
+            self._destinations.add(parcel)
+        for name in dict.fromkeys(event.destination for event in events):
+            await self._next(name)
+        return len(events)
+
+    async def _next(self, destination: str) -> None:
+        """Start what the destination has room for; give back what waits for one that is left alone."""
+        now = asyncio.get_running_loop().time()
+        for parcel in self._destinations.ready(destination, now):
+            task = asyncio.create_task(self._deliver(parcel), name=f"webhook-{parcel.event.id}")
+            self._sends.add(task)
+            task.add_done_callback(functools.partial(self._sent, parcel))
+        turned_away, rest = self._destinations.turned_away(destination, now)
+        await self._give_back(turned_away, rest)
+
+    def _sent(self, parcel: Parcel, task: asyncio.Task[None]) -> None:
+        """A delivery's task has ended. One that broke leaves its event to the lease, to be claimed again."""
+        self._sends.discard(task)
+        self._wake.set()
+        if task.cancelled():
+            return
+        self._parcels.pop(parcel.event.id, None)
+        if (error := task.exception()) is not None:
+            log.error("webhook_delivery_broke", event_id=parcel.event.id, exc_info=error)
+
+    async def _deliver(self, parcel: Parcel) -> None:
+        """One event's attempt, from its turn to its record."""
+        loop = asyncio.get_running_loop()
+        event = parcel.event
+        judgement: Judgement | None = None
+        try:
+            if loop.time() < parcel.ours_until:  # else it waited too long and is another worker's by now
+                judgement = await self._attempt(parcel)
+        finally:
+            self._destinations.finished(event.destination, loop.time(), judgement)
+        await self._next(event.destination)
+        if judgement is not None:
+            await self._recorder.record(judgement)
+
+    async def _attempt(self, parcel: Parcel) -> Judgement | None:
+        event, route = parcel.event, parcel.route
+        if event.endpoint_id is not None and (route is None or route.disabled):
+            return Judgement(_undeliverable(event, "endpoint disabled"), Health.REFUSING)
+        try:
+            keys = self._keys(event, route)
+        except SettingsError as error:
+            log.error("webhook_secret_unreadable", event_id=event.id, endpoint_id=event.endpoint_id, error=str(error))  # noqa: TRY400
+            await self._give_back([parcel], _UNREADABLE_SECONDS)
+            return None
+        url = event.url if event.url is not None else route.url if route is not None else ""
+        began = time.monotonic()
+        outcome = await self._post(event, url, keys)
+        seconds = time.monotonic() - began
+        crashpoint("hook.sent", event.job_id)
+        judgement = judge(event, outcome, seconds, now=time.time(), scale=self._scale, random=self._random)
+        say = log.debug if judgement.health is Health.WELL else log.info
+        say(
+            "webhook_attempted",
+            event_id=event.id,
+            job_id=event.job_id,
+            endpoint_id=event.endpoint_id,
+            attempt=judgement.verdict.attempt,
+            outcome=judgement.verdict.status,
+            status_code=judgement.verdict.status_code,
+            seconds=judgement.verdict.seconds,
+        )
+        return judgement
+
+    async def _post(self, event: Claimed, url: str, keys: list[bytes]) -> Outcome:
+        headers = signed_headers(event.id, int(time.time()), event.body, keys)
+        headers |= {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+        try:
+            return await self._egress.post(url, event.body.encode(), headers)
+        except (Blocked, Unanswered) as outcome:
+            return outcome
+
+    def _keys(self, event: Claimed, route: Route | None) -> list[bytes]:
+        if route is None:
+            return self._vault.tenant_keys(event.tenant)
+        sealed = [route.secret] + ([route.previous_secret] if route.previous_secret is not None else [])
+        return [key_of(self._vault.open(secret)) for secret in sealed]
+
+    async def _give_back(self, parcels: Sequence[Parcel], delay: float) -> None:
+        if not parcels:
+            return
+        held = [Held(parcel.event.id, parcel.event.fence) for parcel in parcels]
+        for parcel in parcels:
+            self._parcels.pop(parcel.event.id, None)
+        try:
+            await self._run_sql(functools.partial(outbox.put_back, held=held, delay=delay))
+        except (SQLAlchemyError, Unreachable) as error:
+            log.warning("webhook_put_back_failed", error=type(error).__name__, events=len(held))  # the leases run out
+
+    async def _renew_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            held = [Held(parcel.event.id, parcel.event.fence) for parcel in self._parcels.values()]
+            ours_until = loop.time() + self._lease_seconds
+            try:
+                ours = await self._run_sql(
+                    functools.partial(outbox.renew, held=held, lease_seconds=self._lease_seconds)
+                )
+            except (SQLAlchemyError, Unreachable) as error:
+                log.warning("webhook_renew_failed", error=type(error).__name__)
+                continue
+            for event_id, parcel in self._parcels.items():
+                if event_id in ours:
+                    parcel.ours_until = ours_until
+
+
+def _say_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("webhook_loop_broke", loop=task.get_name(), exc_info=error)
+
+
+def _undeliverable(event: Claimed, error: str) -> Verdict:
+    return Verdict(
+        id=event.id,
+        fence=event.fence,
+        endpoint_id=event.endpoint_id,
+        status="dead",
+        delay=0,
+        attempt=event.attempts,
+        seconds=0,
+        error=error,
+        sent=False,
+    )

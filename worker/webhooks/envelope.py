@@ -1,0 +1,97 @@
+"""What is sent: the bytes of an event, in OpenAI's envelope, made once and signed and sent unchanged ever after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, get_args
+
+import orjson
+
+from api_schemas.errors import JobError
+from api_schemas.ids import uuid7_hex
+from api_schemas.usage import Usage
+from api_schemas.webhooks import WebhookType
+
+MAX_RESPONSE_BYTES = 256 * 1024
+"""A larger answer is left out: receivers and proxies bound their bodies, and the id leads to the answer."""
+
+EVENT_TYPES: tuple[str, ...] = get_args(WebhookType)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """A job or batch that has reached its end, as its webhooks tell it.
+
+    Attributes:
+        kind: `job` or `batch`; the event's type is `<kind>.<status>`.
+        settled_at: Unix seconds.
+        metadata: a JSON object as text, verbatim.
+        response: the answer's JSON text, verbatim; None where there was none.
+        webhook: the URL given with the job or batch.
+        batch_id: of a job, the batch that it belongs to.
+        request_counts: of a batch: total, completed, failed.
+        seed: of the event's ids. One per ending, so that a transaction that is repeated because nobody knows whether
+            it was committed makes the same events, not new ones.
+    """
+
+    kind: str
+    id: str
+    tenant: str
+    status: str
+    settled_at: int
+    custom_id: str | None = None
+    metadata: str | None = None
+    usage: Usage | None = None
+    cost_usd: Decimal | None = None
+    response: bytes | None = None
+    error: JobError | None = None
+    webhook: str | None = None
+    batch_id: str | None = None
+    request_counts: dict[str, int] | None = None
+    seed: str = field(default_factory=uuid7_hex)
+
+    @property
+    def type(self) -> str:
+        """The event's type, e.g. `job.completed`."""
+        return f"{self.kind}.{self.status}"
+
+
+def event_body(event_id: str, settled: Settled) -> str:
+    """The event as JSON text: `{"id", "object": "event", "created_at", "type", "data": {…}}`.
+
+    `data.response` is null when there was no answer, and absent when it is above `MAX_RESPONSE_BYTES` (or is not
+    text). Numbers and text of metadata and response come through to the letter.
+    """
+    data: dict[str, Any] = {
+        "id": settled.id,
+        "status": settled.status,
+        "custom_id": settled.custom_id,
+        "metadata": _verbatim(settled.metadata),
+        "usage": settled.usage.model_dump() if settled.usage is not None else None,
+        "cost_usd": _verbatim(None if settled.cost_usd is None else format(settled.cost_usd, "f")),
+        "error": settled.error.wire() if settled.error is not None else None,
+    }
+    if settled.kind == "batch":
+        data["request_counts"] = settled.request_counts
+    elif _fits(settled.response):
+        data["response"] = _verbatim(settled.response)
+    return orjson.dumps(
+        {"id": event_id, "object": "event", "created_at": settled.settled_at, "type": settled.type, "data": data}
+    ).decode()
+
+
+def _verbatim(json_text: str | bytes | None) -> orjson.Fragment | None:
+    return None if json_text is None else orjson.Fragment(json_text)
+
+
+def _fits(response: bytes | None) -> bool:
+    if response is None:
+        return True
+    if len(response) > MAX_RESPONSE_BYTES:
+        return False
+    try:
+        response.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""Group commit: verdicts that come while one transaction is being written go into the next one together.
+
+What the receiver has answered is true whatever the database does, so a failed write is repeated until it succeeds or
+the event's lease is long gone; the send is not repeated for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from worker.crash import crashpoint
+from worker.db import outbox, webhook_endpoints
+from worker.errors import Unreachable
+from worker.webhooks.schedule import patience
+from worker.webhooks.verdicts import Health, Judgement
+
+T = TypeVar("T")
+_RETRY_SECONDS = 0.5
+_LARGEST = 500
+"""Verdicts in one transaction: a few milliseconds of writing."""
+
+log = structlog.get_logger("stockpot.webhooks")
+
+
+class RunSql(Protocol):
+    """Runs a function in a transaction, off the event loop, and commits."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]:
+        """Give the function a connection; return what it returns."""
+
+
+class Recorder:
+    """Writes judgements. `record` returns when its judgement is committed (or was another worker's to make)."""
+
+    def __init__(self, run_sql: RunSql, *, scale: float) -> None:
+        self._run_sql = run_sql
+        self._patience = patience(scale)
+        self._waiting: list[tuple[Judgement, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def record(self, judgement: Judgement) -> None:
+        """Commit one judgement, together with whatever else is waiting."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((judgement, done))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all(), name="webhooks-record")
+        await done
+
+    async def close(self) -> None:
+        """Give up what could not be written; its events are delivered again."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+
+    async def _write_all(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting[:_LARGEST], self._waiting[_LARGEST:]
+            try:
+                disabled = await self._run_sql(
+                    functools.partial(self._write, judgements=[judgement for judgement, _ in group])
+                )
+            except (Unreachable, OperationalError) as error:
+                log.warning("webhook_record_failed", error=type(error).__name__, events=len(group))
+                self._waiting[:0] = group
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            except Exception as error:  # noqa: BLE001 -- handed to those who wait for it, who must not wait for ever
+                _tell(group, error)
+                continue
+            for endpoint_id, reason in disabled.items():
+                log.error("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=reason)
+            _tell(group, None)
+
+    def _write(self, conn: Connection, judgements: list[Judgement]) -> dict[str, str]:
+        recorded = outbox.record(conn, [judgement.verdict for judgement in judgements])
+        health: dict[Health, set[str]] = {kind: set() for kind in Health}
+        for judgement in judgements:
+            verdict = judgement.verdict
+            if verdict.endpoint_id is not None and verdict.id in recorded and verdict.sent:
+                health[judgement.health].add(verdict.endpoint_id)
+        well = health[Health.WELL]
+        disabled = webhook_endpoints.note_health(
+            conn,
+            well=well,
+            failing=(health[Health.REFUSING] | health[Health.STRUGGLING]) - well,
+            gone=health[Health.GONE],
+            patience_seconds=self._patience,
+        )
+        crashpoint("hook.recorded")
+        return disabled
+
+
+def _tell(group: list[tuple[Judgement, asyncio.Future[None]]], error: Exception | None) -> None:
+    for _, done in group:
+        if not done.done():
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)

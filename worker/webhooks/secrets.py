@@ -1,0 +1,142 @@
+"""Webhook secrets at rest, and the secret that signs a tenant's per-job URLs.
+
+Endpoint secrets are stored encrypted (Fernet: AES-128-CBC with HMAC-SHA256) as `<key id>:<token>`. The keys come from
+`STOCKPOT_SECRET_KEY`, one or several separated by commas: the first encrypts, all decrypt, so a key is replaced by
+putting the new one in front. Without the setting a key is made once and kept in `secret.key` under the home, readable
+by its owner only: right for one machine. Several machines must share `STOCKPOT_SECRET_KEY`.
+
+A per-job URL has no row to keep a secret in: it is signed with a secret derived from the key and the tenant's name,
+hence one that never needs storing, and each tenant has its own. `STOCKPOT_WEBHOOK_SECRET` replaces the one of the
+tenant `default`; it may list several, and then all of them sign.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import SecretStr
+
+from worker.errors import InvalidRequest, SettingsError
+from worker.settings import Settings
+from worker.webhooks.signing import key_of, spell
+
+KEY_FILE = "secret.key"
+DEFAULT_TENANT = "default"
+_SHORTEST_KEY = 16
+"""Characters of `STOCKPOT_SECRET_KEY` at least: with less, a copy of the database could be opened by guessing."""
+
+
+class Vault:
+    """Encrypts and decrypts secrets with the settings' keys. Build one per process: it derives keys once."""
+
+    def __init__(self, masters: list[bytes], *, tenant_secrets: list[str] | None = None) -> None:
+        self._fernets = {_key_id(master): Fernet(_derive(master, b"storage")) for master in masters}
+        self._masters = masters
+        self._default_keys = [key_of(secret) for secret in tenant_secrets or []]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Vault:
+        """The vault of a configuration; makes the key file under the home when no key is set.
+
+        Raises:
+            SettingsError: a key that is too short, a secret that is none, or a key file that cannot be kept.
+        """
+        try:
+            return cls(_masters(settings), tenant_secrets=_listed(settings.webhook_secret))
+        except InvalidRequest as error:
+            raise SettingsError(f"STOCKPOT_WEBHOOK_SECRET: {error}") from None
+
+    def seal(self, secret: str) -> str:
+        """Encrypt a secret with the first key."""
+        key_id, fernet = next(iter(self._fernets.items()))
+        return f"{key_id}:{fernet.encrypt(secret.encode()).decode()}"
+
+    def open(self, sealed: str) -> str:
+        """Decrypt what `seal` made.
+
+        Raises:
+            SettingsError: it was encrypted with a key that is no longer (or not yet) in STOCKPOT_SECRET_KEY.
+        """
+        key_id, _, token = sealed.partition(":")
+        fernet = self._fernets.get(key_id)
+        if fernet is None:
+            raise SettingsError(
+                f"STOCKPOT_SECRET_KEY: a webhook secret needs the key {key_id}, which is not in the list"
+            )
+        try:
+            return fernet.decrypt(token).decode()
+        except InvalidToken:
+            raise SettingsError(f"STOCKPOT_SECRET_KEY: a webhook secret of the key {key_id} is damaged") from None
+
+    def is_current(self, sealed: str) -> bool:
+        """Whether this was encrypted with the first key; if not, seal it again before the old key goes."""
+        return sealed.partition(":")[0] == next(iter(self._fernets))
+
+    def tenant_keys(self, tenant: str) -> list[bytes]:
+        """The keys that sign a tenant's per-job URLs, the newest first; more than one while a key rotates."""
+        if tenant == DEFAULT_TENANT and self._default_keys:
+            return self._default_keys
+        return [_derive_raw(master, b"tenant:" + tenant.encode()) for master in self._masters]
+
+    def tenant_secret(self, tenant: str) -> str:
+        """The secret to give to the receivers of a tenant's per-job URLs."""
+        return spell(self.tenant_keys(tenant)[0])
+
+
+def _masters(settings: Settings) -> list[bytes]:
+    given = _listed(settings.secret_key)
+    if not given:
+        return [_kept_key(settings.home)]
+    if any(len(key) < _SHORTEST_KEY for key in given):
+        raise SettingsError(f"STOCKPOT_SECRET_KEY: each key needs at least {_SHORTEST_KEY} characters; make it random")
+    return [key.encode() for key in given]
+
+
+def _listed(secret: SecretStr | None) -> list[str]:
+    """The parts of a comma-separated secret setting."""
+    value = secret.get_secret_value() if secret is not None else ""
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _kept_key(home: Path) -> bytes:
+    """The key in the home, made at the first call. Two processes that make it at once agree on one."""
+    path = home / KEY_FILE
+    try:
+        if not path.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            draft = home / f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(base64.urlsafe_b64encode(secrets.token_bytes(32)))
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, unlike a rename, fails when another process was first: its key stands.
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingsError(f"STOCKPOT_SECRET_KEY is not set and {path} cannot be kept: {error.strerror}") from error
+    if len(key) < _SHORTEST_KEY:
+        raise SettingsError(f"{path} holds no key; set STOCKPOT_SECRET_KEY, or restore the file")
+    return key
+
+
+def _key_id(master: bytes) -> str:
+    return hashlib.sha256(b"stockpot key id:" + _derive_raw(master, b"id")).hexdigest()[:8]
+
+
+def _derive(master: bytes, purpose: bytes) -> bytes:
+    return base64.urlsafe_b64encode(_derive_raw(master, purpose))
+
+
+def _derive_raw(master: bytes, purpose: bytes) -> bytes:
+    """32 bytes for one purpose (RFC 5869), so that no use of the key says anything of another."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"stockpot webhooks 1 " + purpose).derive(master)

@@ -1,0 +1,101 @@
+"""Who is told of a settled job or batch: its own URL, and the tenant's endpoints whose filter admits the type.
+
+A batch's jobs are told to their own URLs only; endpoints hear of the batch. A million-line batch is one event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+
+from api_schemas.ids import EVENT
+from worker.db.outbox import EventRow
+from worker.db.webhook_endpoints import Subscriber, subscribers
+from worker.errors import InvalidRequest
+from worker.webhooks.envelope import Settled, event_body
+from worker.webhooks.targets import read_target
+
+REFRESH_SECONDS = 1.0
+"""A new endpoint hears of what settles this much later at most; in return settling reads no endpoints table."""
+
+
+class Subscriptions:
+    """The endpoints of all tenants, remembered for `REFRESH_SECONDS`. Safe to share between threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read_at: float | None = None
+        self._by_tenant: dict[str, list[Subscriber]] = {}
+
+    def rows(self, conn: Connection, settled: Sequence[Settled]) -> list[EventRow]:
+        """The outbox rows for a slice of settled jobs and batches; empty when nobody wants to know.
+
+        Give them to `db.outbox.enqueue` in the transaction that settles.
+        """
+        if not settled:
+            return []
+        by_tenant = self._current(conn)
+        found: list[EventRow] = []
+        for one in settled:
+            if one.webhook is not None:
+                found.append(_own_row(one, one.webhook))
+            if one.kind == "batch" or one.batch_id is None:
+                found += [
+                    _endpoint_row(one, endpoint.id)
+                    for endpoint in by_tenant.get(one.tenant, ())
+                    if not endpoint.events or one.type in endpoint.events
+                ]
+        return found
+
+    def _current(self, conn: Connection) -> dict[str, list[Subscriber]]:
+        with self._lock:
+            now = self._clock()
+            if self._read_at is None or now - self._read_at >= REFRESH_SECONDS:
+                fresh: dict[str, list[Subscriber]] = {}
+                for endpoint in subscribers(conn):
+                    fresh.setdefault(endpoint.tenant, []).append(endpoint)
+                self._by_tenant, self._read_at = fresh, now
+            return self._by_tenant
+
+
+def destination_of(tenant: str, url: str) -> str:
+    """What shares a breaker: one tenant's hooks to one origin. Another tenant's are none of its business."""
+    try:
+        return f"{tenant} {read_target(url).origin}"
+    except InvalidRequest:
+        return f"{tenant} -"  # the row was not made by submit; its delivery is blocked
+
+
+def _own_row(one: Settled, url: str) -> EventRow:
+    return _row(one, url=url, endpoint_id=None, destination=destination_of(one.tenant, url))
+
+
+def _endpoint_row(one: Settled, endpoint_id: str) -> EventRow:
+    return _row(one, url=None, endpoint_id=endpoint_id, destination=endpoint_id)
+
+
+def _row(one: Settled, *, url: str | None, endpoint_id: str | None, destination: str) -> EventRow:
+    event_id = _event_id(one.seed, destination)
+    return EventRow(
+        id=event_id,
+        tenant=one.tenant,
+        type=one.type,
+        body=event_body(event_id, one),
+        destination=destination,
+        url=url,
+        endpoint_id=endpoint_id,
+        job_id=one.id if one.kind == "job" else None,
+        batch_id=one.id if one.kind == "batch" else one.batch_id,
+    )
+
+
+def _event_id(seed: str, destination: str) -> str:
+    """One id per ending and destination: the seed's time and counter, and random bits that the destination changes."""
+    mixed = hashlib.sha256(f"{seed} {destination}".encode()).digest()
+    low = int.from_bytes(mixed[:8], "big") & (1 << 62) - 1 | 0b10 << 62  # the variant of RFC 9562
+    return f"{EVENT}{seed[:16]}{low:016x}"
