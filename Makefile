@@ -1,34 +1,60 @@
-# Every target does its own set-up: a machine with Python >= 3.11, git and make is enough.
-SHELL := /bin/bash
-PYTHON ?= python3
+# Every target does its own set-up: a machine with Python >= 3.11, git and make is enough. No compiler, no root.
+SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Wheels only: a package without one for this platform should say so, not look for a compiler.
+LOCKED := $(PIP) --only-binary :all: --require-hashes
+
+# `python3` may be an old one, and a name on PATH may be a shim with nothing behind it: the first that runs and is new
+# enough is taken. `make PYTHON=/path/to/python` overrides.
+CANDIDATES := python3.13 python3.12 python3.11 python3.14 python3 python
+PYTHON = $(shell for one in $(CANDIDATES); do \
+	"$$one" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$one"; break; }; \
+	done)
+
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help demo test lint bench soak lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 # Two stamps on one environment: what the product needs, and what developing it needs on top.
-$(VENV)/.python: 
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { \
+		echo "stockpot needs Python 3.11 or newer with the venv module; none of these is one: $(CANDIDATES)" >&2; \
+		echo "Install one (on Debian and Ubuntu also the package python3-venv), or name it: make PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 $(VENV)/.run: $(VENV)/.python requirements.lock pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "Installing what Stockpot needs into $(VENV)"
+	@$(LOCKED) -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@echo "Installing what its tests and linters need"
+	@$(LOCKED) -r requirements-dev.lock
 	@touch $@
 
 demo: $(VENV)/.run ## the main job, end to end, on this machine: tokens, answers, cost
-	$(BIN)/stockpot demo
+	@$(BIN)/stockpot demo
 
-test: $(VENV)/.dev ## the whole suite, against real Valkey and PostgreSQL
+# What waits on real time (faults, whole programs) runs by itself; the rest shares two cores. Both always run.
+test: $(VENV)/.dev ## the whole suite, against real Valkey and PostgreSQL (PYTEST_ARGS="-k name" for a part)
+ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+else
+	@failed=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/integration tests/contract || failed=1; \
+	$(BIN)/python -m pytest tests/faults tests/journey || failed=1; \
+	exit $$failed
+endif
 
 lint: $(VENV)/.dev ## linters, strict types, the import contract, container and compose files
-	$(BIN)/python -m tests.lint
+	@$(BIN)/python -m tests.lint
 
 bench: $(VENV)/.dev ## the benchmarks with their peers; writes ops/bench/RESULTS.md
 	$(BIN)/python -m ops.bench $(BENCH_ARGS)
@@ -36,9 +62,10 @@ bench: $(VENV)/.dev ## the benchmarks with their peers; writes ops/bench/RESULTS
 soak: $(VENV)/.dev ## the long seeded fault run: make soak MINUTES=60 SEED=7
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
+RESOLVE := uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --group build
 lock: ## resolve the dependencies again (needs uv)
-	uv pip compile -q pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes -o requirements.lock
-	uv pip compile -q pyproject.toml --all-extras --group build --group test --group lint --group bench --universal --python-version 3.11 --generate-hashes -o requirements-dev.lock
+	$(RESOLVE) -o requirements.lock
+	$(RESOLVE) --group test --group lint --group bench -o requirements-dev.lock
 
 clean: ## remove the environment and what runs left behind
-	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -16,7 +16,7 @@ from kombu.utils.objects import cached_property
 
 from api_schemas.jobs import LANES
 from worker import embedded, telemetry
-from worker.settings import settings
+from worker.settings import Settings, settings
 
 #: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
 #: for a worker that has one.
@@ -28,16 +28,18 @@ VISIBILITY_SECONDS = 300
 class StockpotWorker(Worker):
     """Celery's worker without the parts that talk to other workers through Redis (RELIABILITY T14, T15)."""
 
-    def setup_instance(self, **options: Any) -> Any:
+    def setup_instance(  # type: ignore[override]  # all of its arguments pass through by name
+        self, **options: Any
+    ) -> None:
         """Turn gossip, mingle and heartbeats off; refuse pools that cannot share one event loop."""
         options |= {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
-        pool = options.get("pool") or self.app.conf.worker_pool
+        pool = self.pool_cls or self.app.conf.worker_pool
         if "thread" not in str(pool) and "solo" not in str(pool):
             raise SystemExit(
                 f"stockpot: the pool {pool!r} cannot be used: all calls of a worker run in one event loop, and the"
                 " threads pool (the default) carries the messages to it. Start one worker per core instead."
             )
-        return super().setup_instance(**options)
+        super().setup_instance(**options)
 
 
 class StockpotCelery(Celery):
@@ -49,9 +51,9 @@ class StockpotCelery(Celery):
         return self.subclass_with_self(StockpotWorker)
 
 
-def _configuration() -> dict[str, Any]:
-    """Celery's settings, read when they are first needed."""
-    ours = settings()
+def _configuration(given: Settings | None = None) -> dict[str, Any]:
+    """Celery's settings, read when they are first needed; the process's own unless others are given."""
+    ours = given or settings()
     transport = {
         "visibility_timeout": VISIBILITY_SECONDS,
         "socket_timeout": 5,
@@ -89,7 +91,7 @@ def _configuration() -> dict[str, Any]:
 class EngineStep(bootsteps.StartStopStep):
     """Starts the engine with the worker and drains it when the worker stops."""
 
-    requires = {"celery.worker.components:Pool"}  # noqa: RUF012 -- Celery's own interface
+    requires = ("celery.worker.components:Pool",)
 
     def start(self, parent: Any) -> None:
         """Make the engine and wait until it claims."""
@@ -104,6 +106,13 @@ class EngineStep(bootsteps.StartStopStep):
         tasks.stop_engine(parent)
 
     terminate = stop
+
+
+def app_of(given: Settings) -> StockpotCelery:
+    """An app for a producer: the broker of its own settings, which need not be the process's."""
+    theirs = StockpotCelery("stockpot", set_as_current=False)
+    theirs.add_defaults(lambda: _configuration(given))
+    return theirs
 
 
 app = StockpotCelery("stockpot")

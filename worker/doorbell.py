@@ -12,10 +12,15 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
+from worker.crash import crashpoint
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.celery import StockpotCelery
 
 log = structlog.get_logger(__name__)
 
@@ -37,12 +42,14 @@ class Doorbell:
         self._lock = threading.Lock()
         self._idle = threading.Event()
         self._idle.set()
+        self._app: StockpotCelery | None = None
         self.failed = 0
 
     def ring(self, ids: Sequence[str], lane: str) -> None:
         """Say that these jobs of a lane are due. Returns at once."""
         if not ids or self._waiting.qsize() > MOST_WAITING:
             return
+        crashpoint("submit.committed", ids[0])
         self._idle.clear()
         for job_id in ids:
             self._waiting.put((lane, job_id))
@@ -61,6 +68,9 @@ class Doorbell:
         self._waiting.put(None)
         thread.join(self._settings.publish_budget_seconds)
         self._thread = None
+        if self._app is not None and not thread.is_alive():
+            self._app.close()
+            self._app = None
         atexit.unregister(self.close)
 
     def _send_all(self) -> None:
@@ -94,12 +104,14 @@ class Doorbell:
         return slices
 
     def _send(self, lane: str, ids: list[str]) -> bool:
-        from kombu.exceptions import OperationalError  # noqa: PLC0415 -- producers that only read never pay for Celery
+        from kombu.exceptions import OperationalError
 
-        from worker.celery import app  # noqa: PLC0415
+        from worker.celery import app_of
 
+        if self._app is None:
+            self._app = app_of(self._settings)
         try:
-            app.send_task("stockpot.run", kwargs={"ids": ids}, queue=lane, retry=False, ignore_result=True)
+            self._app.send_task("stockpot.run", kwargs={"ids": ids}, queue=lane, retry=False, ignore_result=True)
         except (OperationalError, OSError) as error:
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from anyio import to_thread
 
-from api_schemas.jobs import Job, JobDetail, JobRequest, parse_job
+from api_schemas.errors import FieldProblem
+from api_schemas.jobs import Job, JobDetail, JobRequest
+from worker.accept import Request, accept
 from worker.db import cancel as cancelling
 from worker.db import lookup, outbox
 from worker.db import usage as using
@@ -22,6 +24,7 @@ from worker.db.connect import Database
 from worker.db.ready import ensure_schema
 from worker.db.submit import Submitted, insert
 from worker.doorbell import Doorbell
+from worker.errors import InvalidRequest
 from worker.following import Follower, Loop
 from worker.settings import Settings
 from worker.settings import settings as process_settings
@@ -30,8 +33,6 @@ from worker.telling import forget_log, tell_cancelled, told_of_cancel
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
-
-Request = Mapping[str, Any] | bytes | str | JobRequest
 
 #: Jobs in one transaction of `submit_many`: large enough to share a commit, small enough to lose nothing on Ctrl-C.
 SLICE = 500
@@ -84,7 +85,7 @@ class Stockpot:
             IdempotencyConflict: the key belongs to a request with another body.
             Unreachable: the database does not answer; nothing was accepted.
         """
-        job = self._parse(request, options)
+        job = self._accept(request, options)
         if session is not None:
             return insert(session.connection(), [job], self.settings)[0]
         self._prepare()
@@ -106,7 +107,7 @@ class Stockpot:
         ids: list[str] = []
         for slice_ in _slices(requests, SLICE):
             try:
-                jobs = [self._parse(one, options) for one in slice_]
+                jobs = [self._accept(one, options) for one in slice_]
                 done = self._database.write(lambda conn, jobs=jobs: insert(conn, jobs, self.settings))  # type: ignore[misc]
             except Exception as error:
                 error.add_note(f"{len(ids):,} requests before this slice of {len(slice_)} were accepted")
@@ -115,13 +116,15 @@ class Stockpot:
             self._ring(done, jobs[0])
         return ids
 
-    def _parse(self, request: Request, options: Mapping[str, Any]) -> JobRequest:
-        if isinstance(request, JobRequest):
-            request = request.to_json()
-        elif isinstance(request, Mapping) and "body" not in request and "tenant" not in request:
-            return parse_job(request, max_bytes=self.settings.max_request_bytes, tenant=self.tenant, **options)
-        given = {"tenant": self.tenant} | dict(options) if self.tenant != "default" else options
-        return parse_job(request, max_bytes=self.settings.max_request_bytes, **given)
+    def _accept(self, request: Request, options: Mapping[str, Any]) -> JobRequest:
+        """A job of this producer's tenant; one that names another is refused, since it could not read it again."""
+        job = accept(request, self.settings, **options)
+        said = request if isinstance(request, JobRequest) else job
+        if "tenant" not in said.model_fields_set:
+            return job.model_copy(update={"tenant": self.tenant})
+        if job.tenant != self.tenant:
+            raise InvalidRequest([FieldProblem(field="tenant", message=f"this producer's tenant is {self.tenant!r}")])
+        return job
 
     def _ring(self, done: Sequence[Submitted], job: JobRequest) -> None:
         if job.delay_seconds or job.not_before is not None:

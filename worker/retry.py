@@ -50,6 +50,9 @@ Decision = Retry | Wait | Fail
 #: A key that was refused is looked at again this often by its jobs, should the route's own probing not free them first.
 ACCOUNT_SECONDS = 5.0
 
+#: An upstream that answers 200 with something else (a proxy's page, most often) is asked once more, not five times.
+WRONG_CONTENT_ATTEMPTS = 2
+
 
 def decide(failure: Failure, *, attempts: int, calls: int, seconds_left: float, policy: Policy, rng: random.Random) -> Decision:
     """What to do after `failure`.
@@ -70,7 +73,8 @@ def decide(failure: Failure, *, attempts: int, calls: int, seconds_left: float, 
         return Fail()
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
-    if attempts >= policy.max_attempts:
+    most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code == "wrong_content" else policy.max_attempts)
+    if attempts >= most:
         return Fail()
     seconds = max(told or 0.0, backoff(attempts, policy, rng))
     return Retry(seconds) if seconds < seconds_left else Fail()

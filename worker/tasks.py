@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 
 from api_schemas.ids import is_job_id
-from api_schemas.jobs import LANES, parse_job
+from api_schemas.jobs import LANES
 from worker import embedded, metrics
+from worker.accept import accept
 from worker.celery import app
 from worker.db.connect import Database
 from worker.db.ready import ensure_schema
@@ -91,7 +92,7 @@ def submit(job: Any = None, **_later: Any) -> None:
     """
     metrics.DOORBELLS.labels("submit").inc()
     try:
-        request = parse_job(job if isinstance(job, Mapping | str) else b"", max_bytes=settings().max_request_bytes)
+        request = accept(job if isinstance(job, Mapping | str) else b"", settings())
         if request.id is None and request.idempotency_key is None:
             raise InvalidRequest("job: give it an `id` or an `idempotency_key`; a message may be delivered twice")
     except InvalidRequest as error:

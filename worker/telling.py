@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -50,7 +50,8 @@ def told_of_cancel(conn: Connection, done: Cancelled, tenant: str) -> list[Event
 
 def tell_cancelled(settings: Settings, done: Cancelled) -> None:
     """Tell Redis, within the publish budget. A word that is lost costs time only: the heartbeat and the database know."""
-    with _redis(settings) as redis:
+
+    def say(redis: Redis) -> None:
         if done.status == "in_progress":
             publish_cancel(redis, done.job_id)
             return
@@ -66,19 +67,19 @@ def tell_cancelled(settings: Settings, done: Cancelled) -> None:
             ttl_seconds=settings.live_ttl_seconds,
         )
 
+    _try(settings, say)
+
 
 def forget_log(settings: Settings, job_id: str) -> None:
     """Drop a job's replay log, within the publish budget."""
-    with _redis(settings) as redis:
-        redis.delete(job_key(job_id))
+    _try(settings, lambda redis: redis.delete(job_key(job_id)))
 
 
-@contextlib.contextmanager
-def _redis(settings: Settings) -> Iterator[Redis]:
-    """A client that gives up within the publish budget; what it could not say is not said."""
+def _try(settings: Settings, say: Callable[[Redis], object]) -> None:
+    """Say something to Redis within the publish budget; what it does not hear is not said."""
     budget = settings.publish_budget_seconds
     with contextlib.suppress(Unreachable, RedisError):
         url = embedded.redis_url(settings)
         redis = Redis.from_url(url, socket_timeout=budget, socket_connect_timeout=budget, retry=Retry(NoBackoff(), 0))
         with contextlib.closing(redis):
-            yield redis
+            say(redis)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 
-from api_schemas.webhooks import SignatureError, verify
 from fastapi import FastAPI, HTTPException, Request
+
+from api_schemas.webhooks import SignatureError, verify
 
 app = FastAPI()
 seen: set[str] = set()  # in production a table with a unique key: an event may come more than once

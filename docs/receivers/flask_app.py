@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from api_schemas.webhooks import SignatureError, verify
 from flask import Flask, request
+
+from api_schemas.webhooks import SignatureError, verify
 
 app = Flask(__name__)
 seen: set[str] = set()  # in production a table with a unique key: an event may come more than once

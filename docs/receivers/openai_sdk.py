@@ -18,7 +18,7 @@ seen: set[str] = set()  # in production a table with a unique key: an event may 
 class Receiver(BaseHTTPRequestHandler):
     """One path, POST only."""
 
-    def do_POST(self) -> None:  # noqa: N802 -- the standard library's name
+    def do_POST(self) -> None:
         """Verify the raw body, skip what was seen, answer quickly."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:

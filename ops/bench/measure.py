@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -60,18 +61,30 @@ def rss_mib(pid: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """CPU seconds per name (`worker`, `valkey`, `postgres`, `upstream`, …) at one moment."""
+    """CPU seconds per name (`worker`, `valkey`, `postgres`, `upstream`, …) at one moment, and of the whole machine."""
 
     cpu: Mapping[str, float]
+    machine: float
+    at: float
 
     @classmethod
     def take(cls, pids: Mapping[str, Sequence[int]]) -> Reading:
         """Read all processes now."""
-        return cls({name: sum(map(cpu_seconds, group)) for name, group in pids.items()})
+        everything = psutil.cpu_times()
+        busy = sum(everything) - everything.idle - everything.iowait - everything.guest - everything.guest_nice
+        return cls({name: sum(map(cpu_seconds, group)) for name, group in pids.items()}, busy, time.monotonic())
 
     def since(self, before: Reading) -> dict[str, float]:
         """CPU seconds spent between `before` and this reading, per name."""
         return {name: self.cpu[name] - before.cpu[name] for name in self.cpu}
+
+    def strangers(self, before: Reading) -> float:
+        """Cores that processes outside the benchmark kept busy since `before`: a run beside them is not to be trusted.
+
+        The driver itself and the kernel's own threads are among them, at some hundredths of a core.
+        """
+        ours = sum(self.since(before).values())
+        return max(0.0, (self.machine - before.machine - ours) / (self.at - before.at))
 
 
 def percentile(values: Sequence[float], q: float) -> float:

@@ -11,6 +11,7 @@ import orjson
 
 from ops.bench import drawing
 from ops.bench.figures import Figures
+from ops.bench.measure import median
 from ops.bench.targets import target_rows
 
 Cell = str | float | int | None
@@ -181,4 +182,13 @@ def write(home: Path) -> None:
         _upstream(figures),
         "",
     ]
+    strangers = [row["strangers_cores"] for row in data["records"] if "strangers_cores" in row]
+    if strangers:
+        text = (
+            f"Cores that other processes of the machine kept busy meanwhile: median {median(strangers):.2f}, at most "
+        )
+        parts += [
+            f"{text}{max(strangers):.2f} in a run. Where that is more than a tenth, times and lags are too high.",
+            "",
+        ]
     (home / "RESULTS.md").write_text("\n".join(parts), encoding="utf-8")

@@ -43,7 +43,7 @@ class Lags:
         self.messages += 1
         self.last_ns = now
         for stamp in wire.STAMP_PATTERN.findall(payload):
-            sent = int(stamp)
+            sent = int(stamp, 16)
             if sent:
                 self.lags_ns.append(now - sent)
 

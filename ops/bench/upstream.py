@@ -72,7 +72,7 @@ class Book:
 class Stream:
     """One open streamed reply."""
 
-    __slots__ = ("call", "chunks", "next", "prefix", "server", "suffixes", "transport")
+    __slots__ = ("call", "chunks", "next", "prefix", "server", "texts", "transport")
 
     def __init__(self, server: Upstream, call: int, reply: wire.Reply) -> None:
         self.server = server
@@ -81,7 +81,7 @@ class Stream:
         self.chunks = reply.chunks
         self.next = 0
         self.prefix = wire.chunk_prefix(call)
-        self.suffixes = wire.chunk_suffixes(reply.chunks)
+        self.texts = wire.chunk_texts(reply.chunks)
 
 
 class Ring:
@@ -131,7 +131,7 @@ class Ring:
                 self._gone(stream)
                 continue
             n = stream.next
-            stream.transport.write(b"%b%019d%b" % (stream.prefix, clock(), stream.suffixes[n]))
+            stream.transport.write(b"%b%b%016x%b" % (stream.prefix, stream.texts[n], clock(), wire.CHUNK_END))
             stream.next = n + 1
             if stream.next < stream.chunks:
                 left.append(stream)

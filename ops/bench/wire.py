@@ -14,8 +14,9 @@ STREAM_MODEL = "bench/stream-{chunks}-{interval_ms}"
 TAG = "bench:{number:08d}"
 TAG_PATTERN = re.compile(rb"bench:(\d{8})")
 
-#: Each chunk carries the moment it was written (CLOCK_MONOTONIC, ns, 19 digits), one clock for the whole machine.
-STAMP_PATTERN = re.compile(rb"fp_(\d{19})")
+#: Each chunk carries the moment it was written (CLOCK_MONOTONIC, ns, hexadecimal), one clock for the whole machine, in
+#: the field that the provider fills with random text of its own.
+STAMP_PATTERN = re.compile(rb'"obfuscation":"([0-9a-f]{16})"')
 
 _PROMPT = (
     "{tag} You read a customer's message and answer in the shop's voice. Be brief, name the order and the next step, "
@@ -23,22 +24,21 @@ _PROMPT = (
     "page has not moved since; the present inside is for Saturday. What happens now?"
 )
 
+_EVENT = (
+    b'data: {"id":"chatcmpl-%b","object":"chat.completion.chunk","created":1770933892,'
+    b'"model":"bench-2026-01-01","service_tier":"default","system_fingerprint":"fp_de604bd877",'
+)
 _CHUNK_HEAD = (
-    b'data: {"id":"chatcmpl-%s","object":"chat.completion.chunk","created":1770933892,'
-    b'"model":"bench-2026-01-01","service_tier":"default","system_fingerprint":"fp_'
+    b'"choices":[{"index":0,"delta":{"content":" w%04d"},"logprobs":null,"finish_reason":null}],'
+    b'"usage":null,"obfuscation":"'
 )
-_CHUNK_TAIL = (
-    b'","choices":[{"index":0,"delta":{"content":" w%04d"},"logprobs":null,"finish_reason":null}],'
-    b'"usage":null,"obfuscation":"aB3xY"}\n\n'
-)
-_LAST = (
-    b'0000000000000000000","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}\n\n'
-)
+_CHUNK_TAIL = b'"}\n\n'
+_LAST = b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}\n\n'
 _USAGE = (
-    b'0000000000000000000","choices":[],"usage":{"prompt_tokens":75,"completion_tokens":%d,"total_tokens":%d},'
+    b'"choices":[],"usage":{"prompt_tokens":75,"completion_tokens":%d,"total_tokens":%d},'
     b'"meta":{"usage":{"credits_used":42,"usd_spent":0.000021}}}\n\n'
 )
-_STAMP_DIGITS = 19
+_STAMP_DIGITS = 16
 
 _ANSWER = (
     b'{"id":"chatcmpl-bench00000001","object":"chat.completion","created":1770933892,"model":"bench-2026-01-01",'
@@ -107,19 +107,23 @@ def framed(payload: bytes) -> bytes:
 
 
 def chunk_prefix(call: int) -> bytes:
-    """What stands before the time stamp in each chunk of a stream, the HTTP chunk's size line included."""
-    head = _CHUNK_HEAD % (b"%08d" % call)
-    return b"%x\r\n" % (len(head) + _STAMP_DIGITS + len(_CHUNK_TAIL % 0)) + head
+    """What every chunk of a stream begins with, the HTTP chunk's size line included."""
+    event = _EVENT % (b"%08d" % call)
+    return b"%x\r\n" % (len(event) + len(_CHUNK_HEAD % 0) + _STAMP_DIGITS + len(_CHUNK_TAIL)) + event
 
 
 @functools.cache
-def chunk_suffixes(chunks: int) -> list[bytes]:
-    """What stands after the time stamp, per chunk."""
-    return [_CHUNK_TAIL % (n % 10_000) + b"\r\n" for n in range(chunks)]
+def chunk_texts(chunks: int) -> list[bytes]:
+    """What stands between the prefix and the time stamp, per chunk."""
+    return [_CHUNK_HEAD % (n % 10_000) for n in range(chunks)]
+
+
+#: What stands after the time stamp.
+CHUNK_END = _CHUNK_TAIL + b"\r\n"
 
 
 def stream_end(call: int, chunks: int) -> bytes:
     """The finish reason, the usage with its cost, `[DONE]`, and the end of the body."""
-    head = _CHUNK_HEAD % (b"%08d" % call)
-    usage = head + _USAGE % (chunks, chunks + 75)
-    return framed(head + _LAST) + framed(usage) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    event = _EVENT % (b"%08d" % call)
+    usage = event + _USAGE % (chunks, chunks + 75)
+    return framed(event + _LAST) + framed(usage) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"

@@ -143,11 +143,14 @@ async def test_a_worker_that_vanishes_gives_its_permits_back_after_its_lease(red
     dead = Gate(redis_url, Limits(concurrency=3), permit_ttl=1.0)
     await dead.start()
     assert len(await permits(dead, 3, wait=5.0)) == 3
-    for task in dead._tasks:  # the end of a process, as far as Redis can see it
+    dead._stopped = True  # the end of a process, as far as Redis can see it
+    for task in dead._tasks:
         task.cancel()
     async with gate(redis_url, Limits(concurrency=3)) as alive:
         assert await permits(alive, 1, wait=0.2) == []
         assert len(await permits(alive, 3, wait=5.0)) == 3
+    assert dead._limiter is not None
+    await dead._limiter.aclose()
 
 
 async def test_a_long_call_keeps_its_permit_beyond_the_lease(redis_url: str) -> None:
@@ -348,7 +351,7 @@ async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: 
             client.flushall()
 
             async def restored() -> bool:
-                return client.hget(keys.state(ROUTE), "limit") == "77"
+                return bool(client.hget(keys.state(ROUTE), "limit") == "77")
 
             await eventually_async(restored)
         permit.done("answer")

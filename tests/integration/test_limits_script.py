@@ -51,7 +51,7 @@ class Fleet:
         for extra in more.get("named", ()):
             named += [keys.holders(extra), keys.rates(extra)]
         body.pop("named", None)
-        reply: dict[str, Any] = json.loads(self.sync(keys=named, args=[json.dumps(body)]))  # type: ignore[arg-type]
+        reply: dict[str, Any] = json.loads(self.sync(keys=named, args=[json.dumps(body)]))
         return reply
 
 
@@ -174,10 +174,10 @@ def test_workers_that_want_more_than_there_is_get_equal_shares(client: redis.Red
     used = {"a": fleet.ask("a", 0, 50)["hold"], "b": 0, "c": 0}
     assert used["a"] == 12
     for _ in range(15):
-        for name in used:
+        for name, amount in list(used.items()):
             fleet.now += 50
-            used[name] = min(50, max(0, used[name] - 1))
-            used[name] = max(used[name], fleet.ask(name, used[name], 50)["hold"])
+            left = max(0, amount - 1)
+            used[name] = max(left, fleet.ask(name, left, 50)["hold"])
     assert all(amount == 4 for amount in used.values())
 
 

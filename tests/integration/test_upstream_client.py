@@ -25,8 +25,9 @@ async def test_a_whole_answer_comes_back_byte_for_byte_with_ids_usage_cost_and_t
         await peer.reply(OK, JSON + ids)
 
     async with talking(script) as (upstream, client):
-        for _ in range(2):
-            answer = await client.call(new_call(body=b'{ "model": "m" }'))
+        call = new_call(body=b'{ "model": "m" }')
+        answer = await client.call(call)
+        await client.call(call)
     assert isinstance(answer, Answer)
     assert (answer.status, answer.body, answer.text, answer.finish_reason) == (200, OK, "hi", "stop")
     assert (answer.provider_id, answer.model) == ("chatcmpl-1", "gpt-5.1")
@@ -121,6 +122,8 @@ async def test_a_compressed_answer_is_refused_unopened() -> None:
     failure = await one(script, new_call())
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.code) == (Kind.RETRYABLE, "wrong_content")
+    assert "compressed" in failure.message
+    assert failure.body is None
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
+import structlog
 from sqlalchemy import Connection, text
 
 from api_schemas.ids import is_event_id
@@ -20,7 +21,7 @@ from worker.db import outbox
 from worker.db.connect import Database
 from worker.db.outbox import EventRow, Held
 from worker.db.webhook_log import Filter
-from worker.errors import NotAllowed
+from worker.errors import NotAllowed, Unreachable
 from worker.settings import load
 from worker.webhooks import admin
 from worker.webhooks.addresses import PRIVATE, Policy
@@ -354,6 +355,47 @@ async def test_a_new_storage_key_opens_what_was_sealed_anew(
     async with delivering(deliverer_of(database, Vault([b"a new key, and a long one as well"]))):
         await status_becomes(database, event_id, "delivered")
     assert hooks.deliveries()[0].verified
+
+
+@pytest.mark.anyio
+async def test_while_the_database_is_away_the_record_is_repeated_and_not_the_send(
+    sqlite_url: str, vault: Vault, hooks: HookReceiver
+) -> None:
+    """What the receiver answered stays true; one delivery, one attempt on record."""
+    database = Database(load(database_url=sqlite_url))
+    refusals = iter([True, True])
+    refused: list[str] = []
+
+    def run_sql(work: Callable[[Connection], T], /) -> Awaitable[T]:
+        if len(hooks.deliveries()) > 0 and next(refusals, False):
+            refused.append("once")
+            raise Unreachable("the database", "refused by the test")
+        return asyncio.to_thread(database.write, work)
+
+    (event_id,) = settle(database, hooks.url("/ok"))
+    deliverer = Deliverer(run_sql, vault, Egress(Policy(PRIVATE)), owner="w1", lease_seconds=20, poll_seconds=60)
+    await deliverer.run_once()
+    assert len(refused) == 2
+    event = event_of(database, event_id)
+    assert (event["status"], len(event["attempt_log"]), len(hooks.deliveries())) == ("delivered", 1, 1)
+    await deliverer.stop(0)
+    database.close()
+
+
+@pytest.mark.anyio
+async def test_logs_have_ids_and_no_urls_secrets_or_answers(sqlite_url: str, vault: Vault, hooks: HookReceiver) -> None:
+    """A URL's query often holds a token."""
+    database = Database(load(database_url=sqlite_url))
+    (event_id,) = settle(database, hooks.url("/fail", token="canary-url-token"), response=b'{"t":"canary-answer"}')
+    deliverer = deliverer_of(database, vault)
+    with structlog.testing.capture_logs() as logs:
+        await deliverer.run_once()
+    await deliverer.stop(0)
+    (line,) = [line for line in logs if line["event"] == "webhook_attempted"]
+    assert (line["event_id"], line["status_code"], line["outcome"]) == (event_id, 500, "pending")
+    assert "canary" not in str(logs)
+    assert SECRET not in str(logs)
+    database.close()
 
 
 @pytest.mark.anyio

@@ -270,3 +270,9 @@ def test_what_is_no_json_object_breaks_the_stream(data: bytes) -> None:
     """Cut, binary or nested beyond reason: no crash."""
     with pytest.raises(StreamBroken):
         ChatAccumulator().add(None, data)
+
+
+def test_the_first_id_that_is_one_stays() -> None:
+    """Azure begins with an empty one, and a few servers make up a new one for each chunk."""
+    adder, _ = add_all([{"id": "", "model": "", "choices": []}, chunk({"content": "a"}), {**chunk(), "id": "c2"}])
+    assert (adder.response()["id"], adder.response()["model"]) == ("c1", "m")

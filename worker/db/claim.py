@@ -56,7 +56,8 @@ _COLUMNS = (
     # As text: the driver would parse PostgreSQL's json into Python.
     " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body"
 )
-_MINE = "status = 'queued' AND due_at <= {now}"
+#: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
+_MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
 
 
 def claim_ids(conn: Connection, ids: Sequence[str], *, owner: str, lease: float) -> list[ClaimedJob]:

@@ -127,7 +127,7 @@ class Database:
         except OperationalError as error:
             raise Unreachable("the database", _detail(error), self._mend(error)) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
+            if error.connection_invalidated or _read_only(error):
                 raise Unreachable("the database", _detail(error), self._mend(error)) from error
             if _missing_table(error):
                 raise Unreachable("the database", "it has no tables of Stockpot yet", _UPGRADE) from error
@@ -150,6 +150,11 @@ _UPGRADE = "Run `stockpot db upgrade`."
 def _missing_table(error: DBAPIError) -> bool:
     detail = str(error.orig)
     return "no such table" in detail or getattr(error.orig, "sqlstate", None) == "42P01"
+
+
+def _read_only(error: DBAPIError) -> bool:
+    """Whether PostgreSQL takes no writes now, as a standby does until it is promoted (RELIABILITY F44)."""
+    return getattr(error.orig, "sqlstate", None) == "25006"
 
 
 def _detail(error: DBAPIError) -> str:

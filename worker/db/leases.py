@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
+from api_schemas import jsontext
 from api_schemas.errors import ErrorClass
-from worker.db.clock import after_sql, now_sql
+from worker.db.clock import after_sql, is_postgres, now_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,21 @@ class Reclaimed:
     logged: bool
 
 
-def renew(conn: Connection, owner: str, *, lease: float) -> list[Renewed]:
-    """Renew every lease of `owner` in one statement; what is missing in the answer is lost."""
+def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> list[Renewed]:
+    """Renew the leases of these jobs of `owner` in one statement; what is missing in the answer is lost.
+
+    Only what the worker says it holds: a claim whose acknowledgement was lost, or whose story crashed, shall run out.
+    """
+    postgres = is_postgres(conn)
+    held = "id = ANY(CAST(:ids AS text[]))" if postgres else "id IN (SELECT value FROM json_each(:ids))"
     # The column itself is returned: SQLite 3.40 answers `IS NOT NULL` wrongly in a RETURNING clause.
     rows = conn.execute(
         text(f"""
         UPDATE jobs SET lease_until = {after_sql(conn, ":lease")}
-        WHERE lease_owner = :owner AND status = 'in_progress'
+        WHERE {held} AND lease_owner = :owner AND status = 'in_progress'
         RETURNING id, fence, cancel_requested_at
         """),
-        {"owner": owner, "lease": lease},
+        {"owner": owner, "lease": lease, "ids": list(ids) if postgres else jsontext.dumps(list(ids)).decode()},
     )
     return [Renewed(row.id, row.fence, row.cancel_requested_at is not None) for row in rows]
 
@@ -130,17 +136,23 @@ def _reclaimed(row: Any) -> Reclaimed:
 
 
 def expire(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
-    """End queued jobs whose time is up. The caller commits."""
+    """End queued jobs whose time is up. The caller commits.
+
+    `settle` ends the time of a job that goes back to the queue although its cancellation was asked for.
+    """
     now = now_sql(conn)
+    verdict = "CASE WHEN cancel_requested_at IS NULL THEN 'expired' ELSE 'cancelled' END"
     rows = conn.execute(
+        # As a subquery PostgreSQL might run it once per row, each time with other rows, and the limit would be none.
         text(f"""
-        UPDATE jobs SET status = 'expired', finished_at = {now}, waiting_on = NULL, error_class = 'expired',
-            error_message = 'not finished within its time to live'
-                || COALESCE('; last error: ' || error_message, '')
-        WHERE id IN (
+        WITH due AS MATERIALIZED (
             SELECT id FROM jobs WHERE status = 'queued' AND expires_at <= {now}
             ORDER BY expires_at LIMIT :limit {_for_update(conn)}
-        ) AND status = 'queued'
+        )
+        UPDATE jobs SET status = {verdict}, finished_at = {now}, waiting_on = NULL, error_class = {verdict},
+            error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
+                ELSE 'not finished within its time to live' || COALESCE('; last error: ' || error_message, '') END
+        WHERE id IN (SELECT id FROM due) AND status = 'queued'
         RETURNING {_RETURNED}
         """),
         {"limit": limit},
@@ -168,4 +180,4 @@ def resign(conn: Connection, owner: str) -> None:
 
 
 def _for_update(conn: Connection) -> str:
-    return "FOR UPDATE SKIP LOCKED" if conn.dialect.name == "postgresql" else ""
+    return "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""

@@ -96,7 +96,7 @@ def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
         INSERT INTO webhook_events ({named}, due_at, created_at)
         SELECT {given}, {now}, {now} FROM {source} WHERE true
         ON CONFLICT (id) DO NOTHING
-        """),  # noqa: S608 -- names are ours
+        """),
         {"rows": orjson.dumps([asdict(row) for row in rows]).decode()},
     )
 
@@ -137,7 +137,7 @@ def claim(
         WHERE id IN (SELECT id FROM chosen)
         RETURNING id, fence, tenant, type, job_id, url, endpoint_id, destination, body, attempts,
             attempts - replayed_at_attempt AS tries
-        """),  # noqa: S608 -- only fragments of our own
+        """),
         {
             "busy": list(busy) if is_postgres(conn) else orjson.dumps(list(busy)).decode(),
             "scan": _SCAN,
@@ -160,7 +160,7 @@ def renew(conn: Connection, held: Sequence[Held], lease_seconds: float) -> set[s
         UPDATE webhook_events SET lease_until = {after_sql(conn, ":lease")} FROM {source}
         WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status = 'delivering'
         RETURNING webhook_events.id
-        """),  # noqa: S608
+        """),
         {"rows": _held(held), "lease": lease_seconds},
     )
     return {row.id for row in rows}
@@ -177,7 +177,7 @@ def put_back(conn: Connection, held: Sequence[Held], delay: float) -> None:
             due_at = {after_sql(conn, ":delay")}
         FROM {source}
         WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status = 'delivering'
-        """),  # noqa: S608
+        """),
         {"rows": _held(held), "delay": delay},
     )
 
@@ -189,7 +189,7 @@ def reclaim_expired(conn: Connection) -> int:
         text(f"""
         UPDATE webhook_events SET status = 'pending', lease_owner = NULL, lease_until = NULL, due_at = {now}
         WHERE status = 'delivering' AND lease_until < {now}
-        """)  # noqa: S608
+        """)
     )
     return done.rowcount
 
@@ -229,7 +229,7 @@ def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> set[str]:
         FROM {source}
         WHERE webhook_events.id = r.id AND webhook_events.fence = r.fence AND webhook_events.status = 'delivering'
         RETURNING webhook_events.id
-        """),  # noqa: S608
+        """),
         {"rows": _json(verdicts)},
     )
     return {row.id for row in rows}
@@ -253,7 +253,7 @@ def _record_attempts(conn: Connection, verdicts: Sequence[Verdict]) -> None:
         text(f"""
         INSERT INTO webhook_attempts (event_id, attempt, at, seconds, status_code, error, response_head)
         SELECT r.id, r.attempt, {now_sql(conn)}, r.seconds, r.status_code, r.error, r.response_head FROM {source}
-        """),  # noqa: S608
+        """),
         {"rows": _json(verdicts)},
     )
 
@@ -272,4 +272,4 @@ def _from_rows(conn: Connection, columns: dict[str, str]) -> str:
         typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
         return f"json_to_recordset(CAST(:rows AS json)) AS r({typed})"
     read = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
-    return f"(SELECT {read} FROM json_each(:rows)) AS r"  # noqa: S608
+    return f"(SELECT {read} FROM json_each(:rows)) AS r"

@@ -25,29 +25,29 @@ def ensure_schema(settings: Settings) -> None:
     """
     database = Database(settings, pool_size=1)
     try:
-        revision, empty = database.read(_state)
-        if revision is None and empty and database.is_sqlite:
+        at, empty = database.read(lambda conn: (revision(conn), not inspect(conn).get_table_names()))
+        if empty and database.is_sqlite:
             schema.upgrade(settings)
             return
     finally:
         database.close()
     head = schema.head()
-    if revision == head:
+    if at == head:
         return
-    if revision is None:
+    if at is None:
         raise Unreachable("the database", "it has no tables of Stockpot yet", UPGRADE)
-    if revision < head:  # revisions are numbers of four digits
-        raise Unreachable("the database", f"it is at {revision}, this version of Stockpot needs {head}", UPGRADE)
+    if at < head:  # revisions are numbers of four digits
+        raise Unreachable("the database", f"it is at {at}, this version of Stockpot needs {head}", UPGRADE)
     raise Unreachable(
         "the database",
-        f"it is at {revision}, and this version of Stockpot knows nothing beyond {head}",
+        f"it is at {at}, and this version of Stockpot knows nothing beyond {head}",
         "Install the version of Stockpot that upgraded it, or a newer one.",
     )
 
 
-def _state(conn: Connection) -> tuple[str | None, bool]:
-    """The revision, and whether there is no table at all."""
-    tables = inspect(conn).get_table_names()
-    if "alembic_version" not in tables:
-        return None, not tables
-    return conn.execute(text("SELECT version_num FROM alembic_version")).scalar(), False
+def revision(conn: Connection) -> str | None:
+    """The revision that a database is at; None when it never was Stockpot's."""
+    if not inspect(conn).has_table("alembic_version"):
+        return None
+    at: str | None = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return at

@@ -3,6 +3,7 @@
 One settlement closes the attempt row and moves the job to a terminal state or back to `queued`; the result and the
 webhook outbox rows are written in the same transaction. A settlement whose fence is old finds no row: its worker had
 lost the lease, and somebody else owns the job now. Settling twice is safe: the second time finds its own mark.
+A job that goes back to `queued` although its cancellation was asked for has no time left: `leases.expire` ends it.
 """
 
 from __future__ import annotations
@@ -166,22 +167,24 @@ _POSTGRES = f"""
         UPDATE jobs AS j SET status = g.status, lease_owner = NULL, lease_until = NULL,
             finished_at = CASE WHEN g.status = 'queued' THEN NULL ELSE {{now}} END,
             due_at = CASE WHEN g.status = 'queued' THEN {{due}} ELSE j.due_at END,
+            expires_at = CASE WHEN g.status = 'queued' AND j.cancel_requested_at IS NOT NULL THEN {{now}}
+                ELSE j.expires_at END,
             attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = GREATEST(j.seq, g.seq),
             {", ".join(f"{name} = g.{name}" for name in _ERROR)}
         FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status = 'in_progress'
-        RETURNING j.id
+        RETURNING j.id, j.fence
     ), ledger AS (
         UPDATE attempts AS a SET finished_at = {{now}}, status_code = g.error_status,
             {", ".join(f"{name} = g.{name}" for name in _LEDGER)}
-        FROM given AS g JOIN done ON done.id = g.id
+        FROM given AS g JOIN done USING (id, fence)
         WHERE a.job_id = g.id AND a.attempt = g.attempt AND g.uncall = 0
     ), unsent AS (
-        DELETE FROM attempts AS a USING given AS g JOIN done ON done.id = g.id
+        DELETE FROM attempts AS a USING given AS g JOIN done USING (id, fence)
         WHERE a.job_id = g.id AND a.attempt = g.attempt AND g.uncall = 1
     ), stored AS (
         INSERT INTO results (job_id, response, text, provider_id, model)
         SELECT g.id, CAST(g.response AS json), COALESCE(g.answer, ''), g.provider_id, g.model
-        FROM given AS g JOIN done ON done.id = g.id
+        FROM given AS g JOIN done USING (id, fence)
         WHERE g.status <> 'queued' AND (g.response IS NOT NULL OR g.answer IS NOT NULL)
     )
     SELECT id FROM done
@@ -207,6 +210,8 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
         UPDATE jobs SET status = :status, lease_owner = NULL, lease_until = NULL,
             finished_at = CASE WHEN :status = 'queued' THEN NULL ELSE {now} END,
             due_at = CASE WHEN :status = 'queued' THEN {after_sql(conn, ":due_in")} ELSE due_at END,
+            expires_at = CASE WHEN :status = 'queued' AND cancel_requested_at IS NOT NULL THEN {now}
+                ELSE expires_at END,
             attempts = attempts - :refund, calls = calls - :uncall, seq = MAX(seq, :seq),
             {", ".join(f"{name} = :{name}" for name in _ERROR)}
         WHERE id = :id AND fence = :fence AND status = 'in_progress'

@@ -41,9 +41,12 @@ def insert(conn: Connection, requests: Sequence[JobRequest], settings: Settings)
             caller rolls back.
     """
     rows = [_row(request, settings) for request in requests]
-    created = _insert_rows(conn, rows)
+    # An id of the caller's own may stand twice in a slice; its second row is a second submission, to be compared.
+    first = {row["id"]: row for row in reversed(rows)}
+    created = _insert_rows(conn, list(first.values())[::-1])
     return [
-        Submitted(row["id"], "queued") if row["id"] in created else _existing(conn, row) for row in rows
+        Submitted(row["id"], "queued") if row["id"] in created and row is first[row["id"]] else _existing(conn, row)
+        for row in rows
     ]
 
 

@@ -21,7 +21,6 @@ from worker.db.base import Instant, RawJSON, metadata
 #: Ids are ASCII and compared byte by byte: on PostgreSQL the C collation spares the locale's rules in every index.
 _Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
-STATUSES = ("pending", "delivering", "delivered", "dead", "blocked")
 _PENDING = text("status = 'pending'")
 _DELIVERING = text("status = 'delivering'")
 _UNDELIVERABLE = text("status IN ('dead', 'blocked')")

@@ -30,6 +30,7 @@ from worker.db.leases import Reclaimed, resign
 from worker.engine.database import DatabaseThreads
 from worker.engine.feeder import Feeder
 from worker.engine.heartbeat import Heartbeat
+from worker.engine.redis_policy import warn_if_redis_evicts
 from worker.engine.settler import Settler
 from worker.engine.slots import Slot, Slots, Stop
 from worker.engine.sweeper import Sweeper, error_of
@@ -191,6 +192,7 @@ class Engine:
         tasks = [asyncio.create_task(one) for one in lasting]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
+        tasks.append(asyncio.create_task(warn_if_redis_evicts(redis_url)))  # it ends by itself
         log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
         self._ready.set()
         await self._drain_asked.wait()

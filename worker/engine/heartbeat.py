@@ -1,4 +1,4 @@
-"""The heartbeat: renews all leases of this worker in one statement, and reads the answer.
+"""The heartbeat: renews the leases of all jobs in hand in one statement, and reads the answer.
 
 What is missing in the answer is lost: its call is stopped, since another worker may be making it already. What was
 asked to be cancelled is stopped too, should the control channel have lost the word.
@@ -38,7 +38,7 @@ class Heartbeat:
         """Renew once. A database that is away changes nothing: the fence decides when it is back."""
         held = self._slots.held()
         renewed = await self._database.try_write(
-            lambda conn: leases.renew(conn, self._owner, lease=self._lease), None, "renew_delayed"
+            lambda conn: leases.renew(conn, self._owner, list(held), lease=self._lease), None, "renew_delayed"
         )
         if renewed is None:
             return

@@ -82,20 +82,25 @@ class Settler:
                 log.error("settlement_not_storable", job=slice_[0][0].job_id, error=type(error).__name__)
                 slice_ = [_without_answer(*slice_[0])]
             else:
-                crashpoint("settle.committed", slice_[0][0].job_id)
+                _pass("settle.committed", slice_)
                 if hooks:
                     self._on_hooks()
                 return written
 
     def _transaction(self, conn: Connection, slice_: Sequence[tuple[Settlement, Settled | None]]) -> tuple[set[str], int]:
-        first = slice_[0][0].job_id
-        crashpoint("settle.before", first)
+        _pass("settle.before", slice_)
         written = settle(conn, [settlement for settlement, _ in slice_])
         told = [settled for settlement, settled in slice_ if settled is not None and settlement.job_id in written]
         rows = self._subscriptions.rows(conn, told)
         outbox.enqueue(conn, rows)
-        crashpoint("settle.written", first)
+        _pass("settle.written", slice_)
         return written, len(rows)
+
+
+def _pass(point: str, slice_: Sequence[tuple[Settlement, Settled | None]]) -> None:
+    """Pass a crash point with each job of the slice."""
+    for settlement, _ in slice_:
+        crashpoint(point, settlement.job_id)
 
 
 def _without_answer(settlement: Settlement, settled: Settled | None) -> tuple[Settlement, Settled | None]:

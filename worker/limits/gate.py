@@ -14,41 +14,25 @@ import random
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
-import orjson
 from redis.exceptions import RedisError
 
-from worker.limits import account, breaker, keys, learned
+from worker.limits import keys
 from worker.limits.account import Transition
-from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, Reply, RouteState, WindowDue
+from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, RouteState
 from worker.limits.permit import Ended, Held, Permit
 from worker.limits.route import Limits, Route, Scope
 from worker.limits.turnstile import Turnstile
+from worker.limits.verdicts import AWAY, Balance, Closing, Verdicts
 
-#: Seconds between two round trips: what arrives meanwhile shares one. At most 500 a second, a tenth of a core.
-_GAP_SECONDS = 0.002
+#: Seconds between two round trips: what arrives meanwhile shares one. At most 250 a second, some 5 % of a core.
+_GAP_SECONDS = 0.004
 #: Seconds between two looks whether an absent Redis is back.
 _KNOCK_SECONDS = 1.0
 #: Seconds between two checks whether a paused account is due for its prober.
 _LOOK_SECONDS = 1.0
 #: Seconds after which a turnstile that nobody uses is forgotten.
 _FORGET_SECONDS = 600.0
-#: What Redis' absence looks like from here.
-_AWAY = (RedisError, OSError, asyncio.TimeoutError)
-
-Balance = Callable[[str], Awaitable[bool | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Closing:
-    """A pause that this worker has seen the reason for."""
-
-    turnstile: Turnstile
-    permit: Permit
-    ended: Ended
-    failing: bool  # most of this worker's last calls to the route failed
 
 
 class Gate:
@@ -78,16 +62,16 @@ class Gate:
     ) -> None:
         self._url, self._limits, self._permit_ttl = redis_url, limits or Limits(), permit_ttl
         self._worker = worker or uuid.uuid4().hex[:12]
-        self._balance, self._on_change = balance, on_change
+        self._balance = balance
         self._rng = rng or random.Random()
         self._limiter: Limiter | None = None
         self._turnstiles: dict[tuple[Route, tuple[Scope, ...]], Turnstile] = {}
         self._active: dict[Turnstile, None] = {}
-        self._closings: deque[_Closing] = deque()
-        self._paused: set[str] = set()
+        self._closings: deque[Closing] = deque()
         self._wake = asyncio.Event()
         self._nap = 0.0  # when the pump wakes by itself
         self._tasks: set[asyncio.Task[None]] = set()
+        self._verdicts = Verdicts(balance, on_change, self._rng, hurry=self._hurry, spawn=self._spawn)
         self._workers = 1
         self._named = 0
         self._beat_at = self._look_at = self._knock_at = 0.0
@@ -114,7 +98,7 @@ class Gate:
             turnstile.close()
         if self._limiter is None:
             return
-        with contextlib.suppress(*_AWAY):  # what cannot be given back expires
+        with contextlib.suppress(*AWAY):  # what cannot be given back expires
             if not self.away:
                 await self._sync(self._limiter, list(self._active))
                 await self._limiter.leave(self._worker)
@@ -147,7 +131,7 @@ class Gate:
 
     def closed(self, route: Route) -> Held | None:
         """What this worker knows to be paused, without asking: a reason not to claim jobs of the route."""
-        if route.key_id in self._paused:
+        if route.key_id in self._verdicts.paused:
             return Held("paused", _LOOK_SECONDS)
         turnstile = self._turnstiles.get((route, ()))
         return None if turnstile is None else turnstile.closed(asyncio.get_running_loop().time())
@@ -164,7 +148,7 @@ class Gate:
         await limiter.register(route)
         first = await limiter.pause(keys.state(route), Pause("manual", detail))
         if first:
-            self._announce("paused", "route", route, "manual", detail)
+            self._verdicts.announce("paused", "route", route, "manual", detail)
         self._hurry()
         return first
 
@@ -173,29 +157,14 @@ class Gate:
         limiter = self._open()
         lifted = False
         if await limiter.resume(keys.state(route), by_hand=True):
-            self._announce("resumed", "route", route, "manual")
+            self._verdicts.announce("resumed", "route", route, "manual")
             lifted = True
         if await limiter.resume(keys.account(route.key_id), by_hand=True):
-            self._announce("resumed", "account", route, "manual")
+            self._verdicts.announce("resumed", "account", route, "manual")
             lifted = True
-        self._paused.discard(route.key_id)
+        self._verdicts.paused.pop(route.key_id, None)
         self._hurry()
         return lifted
-
-    def _announce(self, what: str, of: str, route: Route, reason: str, detail: str = "") -> None:
-        if self._on_change is None:
-            return
-        named = route.name if of == "route" else None
-        self._on_change(
-            Transition(
-                "paused" if what == "paused" else "resumed",
-                "route" if of == "route" else "account",
-                route.key_id,
-                named,
-                reason,
-                detail,
-            )
-        )
 
     # ── turnstiles ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -244,7 +213,7 @@ class Gate:
                     other.hushed = True
         elif ended.maintenance or failing:
             turnstile.hushed = True
-        self._closings.append(_Closing(turnstile, permit, ended, failing))
+        self._closings.append(Closing(turnstile, permit, ended, failing))
         self._wake.set()
 
     # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -256,7 +225,8 @@ class Gate:
 
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        # Asked each time: before Python 3.12 `asyncio.wait_for`, which redis-py sends with, may swallow a cancellation.
+        while not self._stopped:
             self._wake.clear()
             now = loop.time()
             if self._limiter is None:
@@ -291,11 +261,20 @@ class Gate:
                 self._beat_at = now + self._permit_ttl / 3
                 self._workers = await limiter.beat(self._worker)
                 self._forget(now)
-            if now >= self._look_at and self._paused:
+            if now >= self._look_at and self._verdicts.paused:
                 self._look_at = now + _LOOK_SECONDS
-                await self._look(limiter)
-        except _AWAY as error:
+                await self._verdicts.look(limiter)
+        except AWAY as error:
             self._go_away(error)
+
+    async def _close(self, limiter: Limiter, closing: Closing) -> None:
+        turnstile = closing.turnstile
+        try:
+            await self._verdicts.close(limiter, closing)
+        finally:
+            for other in self._active:
+                if other is turnstile or other.route.key_id == turnstile.route.key_id:
+                    other.hushed, other.due = False, 0.0
 
     def _go_away(self, error: Exception) -> None:
         self.away, self.trouble = True, f"{type(error).__name__}: {error}"
@@ -316,7 +295,7 @@ class Gate:
         """See whether Redis is back, beside the pump, so that nobody waits for the answer."""
         try:
             self._workers = await limiter.beat(self._worker)
-        except _AWAY:
+        except AWAY:
             self._knock_at = asyncio.get_running_loop().time() + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
             return
         self.away = False
@@ -338,140 +317,15 @@ class Gate:
             first = not turnstile.heard
             turnstile.hear(reply, loop.time())
             if reply.paused == "account":
-                self._paused.add(turnstile.route.key_id)
+                self._verdicts.paused[turnstile.route.key_id] = turnstile.route
             if turnstile.idle:
                 self._active.pop(turnstile, None)
             if first:
                 await limiter.register(turnstile.route)
             if reply.due is not None:
-                await self._decide(limiter, turnstile, reply, reply.due)
+                await self._verdicts.decide(limiter, turnstile, reply, reply.due)
 
     def _forget(self, now: float) -> None:
         for key, turnstile in list(self._turnstiles.items()):
             if turnstile not in self._active and now - turnstile.due > _FORGET_SECONDS:
                 del self._turnstiles[key]
-
-    # ── what is decided for the fleet ────────────────────────────────────────────────────────────────────────────
-
-    async def _decide(self, limiter: Limiter, turnstile: Turnstile, reply: Reply, due: WindowDue) -> None:
-        """Close a learning window: the next limit, and whether the breaker opens."""
-        counted = breaker.Breaker(**orjson.loads(due.breaker)) if due.breaker else breaker.Breaker(since=reply.now)
-        opens = counted.count(due.ok, due.bad, reply.now)
-        was = learned.Learned.from_json(orjson.loads(due.learned))
-        # A window of mostly failures is the breaker's: an upstream that is down is not an upstream that is full.
-        down = due.bad >= breaker.SHARE * (due.ok + due.bad) and due.bad > 0
-        seen = learned.Window(due.ok, 0 if down else due.overloaded, due.pressed and not due.bad)
-        now = was if down else learned.step(was, seen, turnstile.limits.concurrency, self._rng)
-        if now is None:
-            return
-        if opens:
-            counted = breaker.Breaker(since=reply.now)
-        decided = await limiter.learn(
-            turnstile.route,
-            win=due.win,
-            limit=now.limit,
-            learned=orjson.dumps(now.to_json()),
-            breaker=orjson.dumps({"ok": counted.ok, "bad": counted.bad, "since": counted.since}),
-            length=learned.window_seconds(due.ms / 1_000 / max(1, due.ok), self._rng),
-        )
-        if decided and opens:
-            await self._trip(
-                limiter, turnstile, "failures", f"{due.bad} of the last calls failed", reply.route_epoch, 0
-            )
-
-    async def _trip(
-        self,
-        limiter: Limiter,
-        turnstile: Turnstile,
-        why: str,
-        detail: str,
-        epoch: int,
-        trips: int,
-        *,
-        probed: bool = False,
-    ) -> None:
-        wait = breaker.wait_seconds(trips + 1, self._rng)
-        pause = Pause(why, detail, wait, trips + 1, epoch, probed=probed)
-        if await limiter.pause(keys.state(turnstile.route), pause):
-            self._announce("paused", "route", turnstile.route, why, detail)
-
-    async def _close(self, limiter: Limiter, closing: _Closing) -> None:
-        """Write down what a call's end meant for the account or the route."""
-        turnstile, permit, ended = closing.turnstile, closing.permit, closing.ended
-        try:
-            if permit.probe == "route":
-                await self._route_probed(limiter, turnstile, permit, ended)
-            elif ended.maintenance:
-                await self._trip(limiter, turnstile, "maintenance", ended.detail, permit.route_epoch, 0)
-            elif closing.failing:
-                await self._trip(limiter, turnstile, "failures", ended.detail, permit.route_epoch, 0)
-            if permit.probe == "account" and ended.kind != "account":
-                await self._account_probed(limiter, turnstile, permit, ended)
-            elif ended.kind == "account":
-                await self._pause_account(limiter, turnstile.route, ended, permit)
-        finally:
-            for other in self._active:
-                if other is turnstile or other.route.key_id == turnstile.route.key_id:
-                    other.hushed, other.due = False, 0.0
-
-    async def _pause_account(self, limiter: Limiter, route: Route, ended: Ended, permit: Permit) -> None:
-        probed = permit.probe == "account"
-        trips = permit.trips + 1 if probed else 1
-        wait = account.look_seconds(trips, datetime.now(UTC), self._rng)
-        why = account.reason_of(ended.status)
-        pause = Pause(why, ended.detail, wait, trips, permit.account_epoch, probed=probed)
-        if await limiter.pause(keys.account(route.key_id), pause):
-            self._announce("paused", "account", route, why, ended.detail)
-        self._paused.add(route.key_id)
-
-    async def _account_probed(self, limiter: Limiter, turnstile: Turnstile, permit: Permit, ended: Ended) -> None:
-        if not ended.alive:  # it says nothing about the account: look again soon, but not more and more rarely
-            wait = account.look_seconds(1, datetime.now(UTC), self._rng)
-            pause = Pause("credits", "", wait, permit.trips, permit.account_epoch, probed=True)
-            await limiter.pause(keys.account(turnstile.route.key_id), pause)
-            return
-        await self._reopen(limiter, turnstile.route, "the probe went through")
-
-    async def _route_probed(self, limiter: Limiter, turnstile: Turnstile, permit: Permit, ended: Ended) -> None:
-        if ended.alive and not ended.maintenance:
-            if await limiter.resume(keys.state(turnstile.route)):
-                self._announce("resumed", "route", turnstile.route, "probe")
-            return
-        trips = permit.trips - 1 if ended.kind == "unused" else permit.trips
-        why = "maintenance" if ended.maintenance else "failures"
-        await self._trip(limiter, turnstile, why, ended.detail, permit.route_epoch, max(0, trips), probed=True)
-
-    async def _look(self, limiter: Limiter) -> None:
-        """Stand for prober of each paused account that this worker knows of."""
-        for key_id in list(self._paused):
-            if self._balance is None:
-                trips = -2 if not await limiter.is_paused(key_id) else -1
-            else:
-                trips = await limiter.elect(key_id)
-            if trips == -2:
-                self._paused.discard(key_id)
-                self._hurry()
-            elif trips >= 0 and self._balance is not None:
-                self._spawn(self._probe_balance(limiter, self._balance, key_id, trips))
-
-    async def _probe_balance(self, limiter: Limiter, balance: Balance, key_id: str, trips: int) -> None:
-        route = next((each.route for each in self._turnstiles.values() if each.route.key_id == key_id), None)
-        pays = await balance(key_id)
-        if route is None:
-            return
-        with contextlib.suppress(*_AWAY):  # the election runs out, and another worker looks
-            if pays:
-                await self._reopen(limiter, route, "the balance is there")
-                return
-            wait = account.look_seconds(trips + 1, datetime.now(UTC), self._rng)
-            if pays is None:
-                pause = Pause("credits", "", 0.0, trips, probed=True, calls=True)
-            else:
-                pause = Pause("credits", "", wait, trips + 1, probed=True)
-            await limiter.pause(keys.account(key_id), pause)
-
-    async def _reopen(self, limiter: Limiter, route: Route, detail: str) -> None:
-        if await limiter.resume(keys.account(route.key_id)):
-            self._announce("resumed", "account", route, "balance" if self._balance else "probe", detail)
-        self._paused.discard(route.key_id)
-        self._hurry()

@@ -203,8 +203,7 @@ class Turnstile:
         self._hasten(max(now, self._resting) if self.waiting and self.rated else now + REPORT_SECONDS)
 
     def _hasten(self, at: float) -> None:
-        if at < self.due:
-            self.due = at
+        self.due = min(self.due, at)
         self._stir(self)
 
     # ── what Redis is told and says ──────────────────────────────────────────────────────────────────────────────
@@ -288,6 +287,7 @@ class Turnstile:
 
     def _grant_asked(self, reply: Reply, now: float) -> None:
         self._last_n = reply.n
+        granted = tokens = 0
         for waiter in islice(self._asked, reply.n):
             permit = self._grant(waiter.tokens, now, reply.bucket, reply.probe)
             permit.trips = reply.trips
@@ -295,7 +295,9 @@ class Turnstile:
                 permit.done("unused")
                 continue
             waiter.future.set_result(permit)
-            self._note_alone(waiter.tokens, now)
+            granted, tokens = granted + 1, tokens + waiter.tokens
+        if granted:
+            self._note_alone(granted, tokens, now)
         while self.waiting and self.waiting[0].future.done():
             self.waiting.popleft()
         self._asked = []
@@ -374,10 +376,10 @@ class Turnstile:
             minute.limit = limit
         return self._minutes
 
-    def _note_alone(self, tokens: int, now: float) -> None:
+    def _note_alone(self, calls: int, tokens: int, now: float) -> None:
         """Remember what this worker spent, so that its share is not spent twice when Redis goes."""
         for name, minute in self._minutes or self._kept_minutes():
-            minute.take(1 if name == "rpm" else tokens, now * 1_000)
+            minute.take(calls if name == "rpm" else tokens, now * 1_000)
 
     def _why_alone(self, tokens: int, now: float) -> tuple[str, float]:
         closed = self._breaker.wait(now * 1_000)
@@ -393,7 +395,7 @@ class Turnstile:
         if self._why_alone(tokens, now)[1] > 0:
             return None
         probe = "alone" if self._breaker.take_probe(now * 1_000) else None
-        self._note_alone(tokens, now)
+        self._note_alone(1, tokens, now)
         bucket = int((now * 1_000 + (self._offset_ms or 0.0)) // BUCKET_MS)
         if self.rated and self._offset_ms is not None:
             self._amend(bucket, 1, tokens)  # the fleet hears of it when Redis is back

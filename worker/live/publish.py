@@ -22,8 +22,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from worker.crash import crashpoint
 from worker.live import script
-from worker.live.keys import job_key
+from worker.live.keys import JOB_PREFIX, job_key
 
 #: One script call blocks Redis for about 2 ms at this many jobs.
 JOBS_PER_CALL = 256
@@ -79,6 +80,7 @@ class LiveStream:
         """Add one of the upstream's event objects, verbatim JSON, and its visible text."""
         if self.fenced or self._finished or not self.log:
             return
+        crashpoint("call.chunk", self.key.removeprefix(JOB_PREFIX))
         self._raws.append(raw)
         self._texts.append(text)
         self._publisher.hold(self, len(raw) + len(text))

@@ -14,8 +14,10 @@ from worker.upstream.merge import NAMES, merge, overlay
 from worker.upstream.received import read_json
 from worker.upstream.tool_calls import ToolCalls
 
-#: Kept by rules of their own, or only meaningful while streaming (`obfuscation` pads chunks against traffic analysis).
-_NOT_COPIED = frozenset({"choices", "usage", "object", "obfuscation", "meta", "error"})
+#: Top-level fields with rules of their own.
+_NOT_COPIED = frozenset({"object", "meta", "error"})
+#: Fields that the first chunk decides, as in the official SDK.
+_FIRST = frozenset({"id", "created"})
 #: The delta's own bookkeeping; one provider puts the choice's index into it.
 _NOT_MESSAGE = frozenset({"index"})
 
@@ -28,6 +30,7 @@ class ChatAccumulator:
         self.meta: dict[str, Any] | None = None
         self.event_json = b""
         self._top: dict[str, Any] = {}
+        self._last_top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
 
     def add(self, event_name: str | None, data: bytes) -> str:
@@ -82,16 +85,23 @@ class ChatAccumulator:
         return body
 
     def _take_top(self, chunk: dict[str, Any]) -> None:
+        usage = chunk.pop("usage", None)
+        chunk.pop("choices", None)
+        chunk.pop("obfuscation", None)  # padding against traffic analysis, only meaningful while streaming
+        if usage is None and chunk == self._last_top:  # nearly every chunk repeats what the one before it said
+            return
+        self._last_top = chunk
         top = self._top
         for key, value in chunk.items():
             if key in _NOT_COPIED or value is None or value == "":
                 # Nulls and the empty id and model of Azure's first chunk are placeholders.
                 continue
+            if key in _FIRST and key in top:  # a few servers make up a new id for each chunk
+                continue
             if isinstance(value, dict) and isinstance(top.get(key), dict):
                 overlay(top[key], value)
             else:
                 top[key] = value
-        usage = chunk.get("usage")
         if usage is None and isinstance(groq := chunk.get("x_groq"), dict):
             usage = groq.get("usage")
         if isinstance(usage, dict):
@@ -136,7 +146,7 @@ class _Choice:
         """Take one choice of a chunk; return its visible text."""
         text = ""
         for key, value in entry.items():
-            if key == "delta" or key == "message":
+            if key in ("delta", "message"):
                 # A few servers end a stream with a whole `message`; after deltas it only repeats them.
                 if isinstance(value, dict) and (key == "delta" or not (self.texts or self._message)):
                     text = self._take_delta(value)

@@ -216,10 +216,13 @@ class Deliverer:
         try:
             if loop.time() < parcel.ours_until:  # else it waited too long and is another worker's by now
                 judgement = await self._attempt(parcel)
+            if judgement is not None and judgement.health is Health.GONE:
+                # Before its slot is free: the next event of a disabled endpoint must find it disabled.
+                await self._recorder.record(judgement)
         finally:
             self._destinations.finished(event.destination, loop.time(), judgement)
         await self._next(event.destination)
-        if judgement is not None:
+        if judgement is not None and judgement.health is not Health.GONE:
             await self._recorder.record(judgement)
 
     async def _attempt(self, parcel: Parcel) -> Judgement | None:
@@ -229,7 +232,7 @@ class Deliverer:
         try:
             keys = self._keys(event, route)
         except SettingsError as error:
-            log.error("webhook_secret_unreadable", event_id=event.id, endpoint_id=event.endpoint_id, error=str(error))  # noqa: TRY400
+            log.error("webhook_secret_unreadable", event_id=event.id, endpoint_id=event.endpoint_id, error=str(error))
             await self._give_back([parcel], _UNREADABLE_SECONDS)
             return None
         url = event.url if event.url is not None else route.url if route is not None else ""

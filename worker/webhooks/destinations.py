@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from worker.db.outbox import Claimed
 from worker.db.webhook_endpoints import Route
-from worker.webhooks.breaker import Breaker
+from worker.webhooks.breaker import COOL_SECONDS, Breaker
 from worker.webhooks.verdicts import Health, Judgement
 
 _REMEMBERED_SECONDS = 600.0
@@ -107,5 +107,7 @@ def _learn(breaker: Breaker, judgement: Judgement, now: float) -> None:
         breaker.failed(now)
         if judgement.rest is not None:
             breaker.rest(now, judgement.rest)
+    elif judgement.health is Health.GONE and judgement.verdict.endpoint_id is not None:
+        breaker.rest(now, COOL_SECONDS)  # what waits goes back, and is claimed again as an endpoint's that is disabled
     elif judgement.verdict.sent:
         breaker.succeeded()  # also a refusal: the destination is alive and quick

@@ -49,11 +49,11 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port to addresses, as text. Raises OSError."""
 
 
-class Blocked(StockpotError):  # noqa: N818 -- an outcome, not a fault
+class Blocked(StockpotError):
     """The URL leads where no webhook may go. Trying again would not help."""
 
 
-class Unanswered(StockpotError):  # noqa: N818 -- an outcome, not a fault
+class Unanswered(StockpotError):
     """No answer came: the name did not resolve, the connection failed or broke, or time ran out."""
 
 

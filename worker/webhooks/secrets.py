@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import structlog
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -28,6 +30,8 @@ from worker.errors import InvalidRequest, SettingsError
 from worker.settings import Settings
 from worker.webhooks.signing import key_of, spell
 
+log = structlog.get_logger("stockpot.webhooks")
+
 KEY_FILE = "secret.key"
 DEFAULT_TENANT = "default"
 _SHORTEST_KEY = 16
@@ -35,24 +39,42 @@ _SHORTEST_KEY = 16
 
 
 class Vault:
-    """Encrypts and decrypts secrets with the settings' keys. Build one per process: it derives keys once."""
+    """Encrypts and decrypts secrets with the settings' keys. Build one per process: it derives keys once.
 
-    def __init__(self, masters: list[bytes], *, tenant_secrets: list[str] | None = None) -> None:
-        self._fernets = {_key_id(master): Fernet(_derive(master, b"storage")) for master in masters}
-        self._masters = masters
-        self._default_keys = [key_of(secret) for secret in tenant_secrets or []]
+    Args:
+        masters: the keys, the first encrypts; or a function that fetches them at the first need.
+        tenant_secrets: `whsec_…` that replace the derived ones of the default tenant.
+    """
+
+    def __init__(self, masters: list[bytes] | Callable[[], list[bytes]], *, tenant_secrets: Sequence[str] = ()) -> None:
+        self._given = masters
+        self._default_keys = [key_of(secret) for secret in tenant_secrets]
 
     @classmethod
     def of(cls, settings: Settings) -> Vault:
-        """The vault of a configuration; makes the key file under the home when no key is set.
+        """The vault of a configuration. Without a key it makes the key file under the home at the first need.
 
         Raises:
-            SettingsError: a key that is too short, a secret that is none, or a key file that cannot be kept.
+            SettingsError: a key that is too short, or a secret that is none.
         """
+        keys = _listed(settings.secret_key)
+        if any(len(key) < _SHORTEST_KEY for key in keys):
+            raise SettingsError(
+                f"STOCKPOT_SECRET_KEY: each key needs at least {_SHORTEST_KEY} characters; make it random"
+            )
+        masters = [key.encode() for key in keys] or functools.partial(_kept_keys, settings)
         try:
-            return cls(_masters(settings), tenant_secrets=_listed(settings.webhook_secret))
+            return cls(masters, tenant_secrets=_listed(settings.webhook_secret))
         except InvalidRequest as error:
             raise SettingsError(f"STOCKPOT_WEBHOOK_SECRET: {error}") from None
+
+    @functools.cached_property
+    def _masters(self) -> list[bytes]:
+        return self._given() if callable(self._given) else self._given
+
+    @functools.cached_property
+    def _fernets(self) -> dict[str, Fernet]:
+        return {_key_id(master): Fernet(_derive(master, b"storage")) for master in self._masters}
 
     def seal(self, secret: str) -> str:
         """Encrypt a secret with the first key."""
@@ -63,7 +85,8 @@ class Vault:
         """Decrypt what `seal` made.
 
         Raises:
-            SettingsError: it was encrypted with a key that is no longer (or not yet) in STOCKPOT_SECRET_KEY.
+            SettingsError: it was encrypted with a key that is no longer (or not yet) in STOCKPOT_SECRET_KEY, or the
+                key file under the home cannot be kept.
         """
         key_id, _, token = sealed.partition(":")
         fernet = self._fernets.get(key_id)
@@ -91,26 +114,20 @@ class Vault:
         return spell(self.tenant_keys(tenant)[0])
 
 
-def _masters(settings: Settings) -> list[bytes]:
-    given = _listed(settings.secret_key)
-    if not given:
-        return [_kept_key(settings.home)]
-    if any(len(key) < _SHORTEST_KEY for key in given):
-        raise SettingsError(f"STOCKPOT_SECRET_KEY: each key needs at least {_SHORTEST_KEY} characters; make it random")
-    return [key.encode() for key in given]
-
-
 def _listed(secret: SecretStr | None) -> list[str]:
     """The parts of a comma-separated secret setting."""
     value = secret.get_secret_value() if secret is not None else ""
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _kept_key(home: Path) -> bytes:
-    """The key in the home, made at the first call. Two processes that make it at once agree on one."""
+def _kept_keys(settings: Settings) -> list[bytes]:
+    """The one key in the home, made at the first call. Two processes that make it at once agree on one."""
+    home = settings.home
     path = home / KEY_FILE
     try:
         if not path.exists():
+            if not settings.sqlalchemy_url.startswith("sqlite"):
+                log.warning("webhook_key_made", mend="set STOCKPOT_SECRET_KEY, the same on every machine")
             home.mkdir(parents=True, exist_ok=True)
             draft = home / f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -126,7 +143,7 @@ def _kept_key(home: Path) -> bytes:
         raise SettingsError(f"STOCKPOT_SECRET_KEY is not set and {path} cannot be kept: {error.strerror}") from error
     if len(key) < _SHORTEST_KEY:
         raise SettingsError(f"{path} holds no key; set STOCKPOT_SECRET_KEY, or restore the file")
-    return key
+    return [key]
 
 
 def _key_id(master: bytes) -> str:

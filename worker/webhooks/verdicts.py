@@ -49,7 +49,7 @@ def judge(
         return Judgement(verdict, Health.WELL)
     reply = outcome if isinstance(outcome, Reply) else None
     error = _reason(outcome)
-    if reply is not None and reply.status == 410:  # noqa: PLR2004 -- an HTTP status
+    if reply is not None and reply.status == 410:
         return Judgement(_verdict(event, "dead", 0, attempt, seconds, reply=reply, error=error), Health.GONE)
     retry_after = read_retry_after(reply.retry_after, now) if reply is not None else None
     delay = delay_before_next(event.tries + 1, retry_after=retry_after, scale=scale, random=random)
@@ -58,7 +58,7 @@ def judge(
         if delay is None
         else _verdict(event, "pending", delay, attempt, seconds, reply=reply, error=error)
     )
-    struggling = reply is None or reply.status == 429 or reply.status >= 500  # noqa: PLR2004
+    struggling = reply is None or reply.status == 429 or reply.status >= 500
     return Judgement(verdict, Health.STRUGGLING if struggling else Health.REFUSING, retry_after if struggling else None)
 
 
@@ -84,7 +84,7 @@ def _reason(outcome: Reply | Unanswered) -> str:
     return f"HTTP {outcome.status}"
 
 
-def _verdict(  # noqa: PLR0913 -- the columns of an attempt
+def _verdict(
     event: Claimed,
     status: str,
     delay: float,

@@ -28,6 +28,15 @@ RATE = 199
 _TOP = 30
 _STREAMS, _INTERVAL_MS = 1_000, 100
 _JOBS, _IN_FLIGHT = 30_000, 200
+#: Leaves that wait without the interpreter; py-spy takes some of them for running.
+_WAITING = frozenset(
+    {
+        "_worker concurrent/futures/thread.py",
+        "_epoll.poll kombu/utils/eventio.py",
+        "Connection.wait psycopg/connection.py",
+        "Condition.wait threading.py",
+    }
+)
 _FRAME = re.compile(r"^(?P<name>.*) \((?P<file>[^:()]+)(?::(?P<line>\d+))?\)$")
 
 
@@ -74,6 +83,8 @@ def summary(stacks: list[tuple[list[str], int]], cost: float) -> dict[str, list[
     within: Counter[str] = Counter()
     total = 0
     for frames, count in stacks:
+        if frames[-1] in _WAITING:
+            continue
         total += count
         own[frames[-1]] += count
         for frame in set(frames):

@@ -89,6 +89,7 @@ def streams(rig: Rig, contender: Contender, work: Work, chunks: int, on_flow: Wa
         "seconds": wall,
         **{f"{name}_us_per_chunk": value / sent * 1e6 for name, value in total.items()},
         **{f"{name}_flow_us_per_chunk": value / sent * 1e6 for name, value in flow.items()},
+        "strangers_cores": ended.strangers(opened),
         "memory_mib": memory_open,
         "memory_kib_per_stream": (memory_open - memory_before) * 1024 / work.jobs,
         **({f"lag_{key}": heard[key] for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")} if heard else {}),
@@ -117,7 +118,8 @@ def calls(rig: Rig, contender: Contender, work: Work, on_flow: Watcher | None = 
             on_flow(pids["worker"])
         done = contender.finish(work)
         wall = time.monotonic() - begun
-        spent = Reading.take(pids).since(start)
+        ended = Reading.take(pids)
+        spent = ended.since(start)
         memory = sum(map(pss_mib, pids["worker"]))
         seen = rig.control("stats")
     _require(done == work.jobs, f"{contender.name}: {done} of {work.jobs} jobs done")
@@ -131,4 +133,5 @@ def calls(rig: Rig, contender: Contender, work: Work, on_flow: Watcher | None = 
         "jobs_per_s": work.jobs / wall,
         **{f"{name}_ms_per_job": value / work.jobs * 1e3 for name, value in spent.items()},
         "memory_mib": memory,
+        "strangers_cores": ended.strangers(start),
     }

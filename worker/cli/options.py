@@ -1,0 +1,76 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
+_UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+class Moment(click.ParamType[datetime]):
+    """A moment: a time in ISO 8601 (UTC unless it has an offset), a date, or how long ago (`90m`, `24h`, `7d`)."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read it. Fails with what would be accepted."""
+        if isinstance(value, datetime):
+            return value
+        ago = _DURATION.fullmatch(value.strip())
+        if ago is not None:
+            seconds = float(ago[1]) * _UNIT_SECONDS[ago[2]]
+            if seconds <= timedelta(days=36_500).total_seconds():
+                return datetime.now(UTC) - timedelta(seconds=seconds)
+        else:
+            try:
+                given = datetime.fromisoformat(value)
+            except ValueError:
+                pass
+            else:
+                return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
+        self.fail(f"expected 90m, 24h, 7d, a date or a time such as 2026-08-01T06:00:00Z, got {value!r}", param, ctx)
+
+
+class Pairs(click.ParamType[tuple[str, str]]):
+    """`KEY=VALUE`; the value may hold further equals signs."""
+
+    name = "k=v"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split it. Fails when there is no key."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, rest = value.partition("=")
+        if not equals or not key.strip():
+            self.fail(f"expected KEY=VALUE, got {value!r}", param, ctx)
+        return key.strip(), rest
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Split them; empty ones are dropped."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(name for part in value.split(",") if (name := part.strip()))
+
+
+def as_json(command: F) -> F:
+    """Add `--json`, passed as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else there.")(command)
+
+
+def tenant(command: F) -> F:
+    """Add `--tenant`, passed as `tenant`."""
+    return click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose jobs.")(command)

@@ -1,0 +1,186 @@
+"""What one worker decides for the whole fleet: a window's next limit, pauses of accounts and routes, their probes.
+
+Each decision is a compare-and-set in Redis, so that of many workers which see the same, one makes the transition and
+tells of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from redis.exceptions import RedisError
+
+from worker.limits import account, breaker, keys, learned
+from worker.limits.account import Transition
+from worker.limits.limiter import Limiter, Pause, Reply, WindowDue
+from worker.limits.permit import Ended, Permit
+from worker.limits.route import Route
+from worker.limits.turnstile import Turnstile
+
+#: What Redis' absence looks like to its callers.
+AWAY = (RedisError, OSError, TimeoutError)
+
+#: Asks whether the key of this id can pay; None = it cannot tell. Does not raise.
+Balance = Callable[[str], Awaitable[bool | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A pause that this worker has seen the reason for."""
+
+    turnstile: Turnstile
+    permit: Permit
+    ended: Ended
+    failing: bool  # most of this worker's last calls to the route failed
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """See the module. `paused` are the ids of keys whose account this worker knows to be paused, each with a route of it."""
+
+    balance: Balance | None
+    on_change: Callable[[Transition], None] | None
+    rng: random.Random
+    hurry: Callable[[], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    paused: dict[str, Route] = field(default_factory=dict)
+
+    def announce(self, what: str, of: str, route: Route, reason: str, detail: str = "") -> None:
+        """Tell of a transition (`what`: paused or resumed, `of`: account or route)."""
+        if self.on_change is None:
+            return
+        named = route.name if of == "route" else None
+        self.on_change(
+            Transition(
+                "paused" if what == "paused" else "resumed",
+                "route" if of == "route" else "account",
+                route.key_id,
+                named,
+                reason,
+                detail,
+            )
+        )
+
+    async def decide(self, limiter: Limiter, turnstile: Turnstile, reply: Reply, due: WindowDue) -> None:
+        """Close a learning window: the next limit, and whether the breaker opens."""
+        counted = breaker.Breaker(**orjson.loads(due.breaker)) if due.breaker else breaker.Breaker(since=reply.now)
+        opens = counted.count(due.ok, due.bad, reply.now)
+        was = learned.Learned.from_json(orjson.loads(due.learned))
+        # A window of mostly failures is the breaker's: an upstream that is down is not an upstream that is full.
+        down = due.bad >= breaker.SHARE * (due.ok + due.bad) and due.bad > 0
+        seen = learned.Window(due.ok, 0 if down else due.overloaded, due.pressed and not due.bad)
+        now = was if down else learned.step(was, seen, turnstile.limits.concurrency, self.rng)
+        if now is None:
+            return
+        if opens:
+            counted = breaker.Breaker(since=reply.now)
+        decided = await limiter.learn(
+            turnstile.route,
+            win=due.win,
+            limit=now.limit,
+            learned=orjson.dumps(now.to_json()),
+            breaker=orjson.dumps({"ok": counted.ok, "bad": counted.bad, "since": counted.since}),
+            length=learned.window_seconds(due.ms / 1_000 / max(1, due.ok), self.rng),
+        )
+        if decided and opens:
+            await self._trip(
+                limiter, turnstile, "failures", f"{due.bad} of the last calls failed", reply.route_epoch, 0
+            )
+
+    async def _trip(
+        self,
+        limiter: Limiter,
+        turnstile: Turnstile,
+        why: str,
+        detail: str,
+        epoch: int,
+        trips: int,
+        *,
+        probed: bool = False,
+    ) -> None:
+        wait = breaker.wait_seconds(trips + 1, self.rng)
+        pause = Pause(why, detail, wait, trips + 1, epoch, probed=probed)
+        if await limiter.pause(keys.state(turnstile.route), pause):
+            self.announce("paused", "route", turnstile.route, why, detail)
+
+    async def close(self, limiter: Limiter, closing: Closing) -> None:
+        """Write down what a call's end meant for the account or the route."""
+        turnstile, permit, ended = closing.turnstile, closing.permit, closing.ended
+        if permit.probe == "route":
+            await self._route_probed(limiter, turnstile, permit, ended)
+        elif ended.maintenance:
+            await self._trip(limiter, turnstile, "maintenance", ended.detail, permit.route_epoch, 0)
+        elif closing.failing:
+            await self._trip(limiter, turnstile, "failures", ended.detail, permit.route_epoch, 0)
+        if permit.probe == "account" and ended.kind != "account":
+            await self._account_probed(limiter, turnstile, permit, ended)
+        elif ended.kind == "account":
+            await self._pause_account(limiter, turnstile.route, ended, permit)
+
+    async def _pause_account(self, limiter: Limiter, route: Route, ended: Ended, permit: Permit) -> None:
+        probed = permit.probe == "account"
+        trips = permit.trips + 1 if probed else 1
+        wait = account.look_seconds(trips, datetime.now(UTC), self.rng)
+        why = account.reason_of(ended.status)
+        pause = Pause(why, ended.detail, wait, trips, permit.account_epoch, probed=probed)
+        if await limiter.pause(keys.account(route.key_id), pause):
+            self.announce("paused", "account", route, why, ended.detail)
+        self.paused[route.key_id] = route
+
+    async def _account_probed(self, limiter: Limiter, turnstile: Turnstile, permit: Permit, ended: Ended) -> None:
+        if not ended.alive:  # it says nothing about the account: look again soon, but not more and more rarely
+            wait = account.look_seconds(1, datetime.now(UTC), self.rng)
+            pause = Pause("credits", "", wait, permit.trips, permit.account_epoch, probed=True)
+            await limiter.pause(keys.account(turnstile.route.key_id), pause)
+            return
+        await self._reopen(limiter, turnstile.route, "the probe went through")
+
+    async def _route_probed(self, limiter: Limiter, turnstile: Turnstile, permit: Permit, ended: Ended) -> None:
+        if ended.alive and not ended.maintenance:
+            if await limiter.resume(keys.state(turnstile.route)):
+                self.announce("resumed", "route", turnstile.route, "probe")
+            return
+        trips = permit.trips - 1 if ended.kind == "unused" else permit.trips
+        why = "maintenance" if ended.maintenance else "failures"
+        await self._trip(limiter, turnstile, why, ended.detail, permit.route_epoch, max(0, trips), probed=True)
+
+    async def look(self, limiter: Limiter) -> None:
+        """Stand for prober of each paused account that this worker knows of."""
+        for key_id in list(self.paused):
+            if self.balance is None:
+                trips = -2 if not await limiter.is_paused(key_id) else -1
+            else:
+                trips = await limiter.elect(key_id)
+            if trips == -2:
+                self.paused.pop(key_id, None)
+                self.hurry()
+            elif trips >= 0 and self.balance is not None:
+                self.spawn(self._probe_balance(limiter, self.balance, key_id, trips))
+
+    async def _probe_balance(self, limiter: Limiter, balance: Balance, key_id: str, trips: int) -> None:
+        route = self.paused.get(key_id)
+        pays = await balance(key_id)
+        if route is None:
+            return
+        with contextlib.suppress(*AWAY):  # the election runs out, and another worker looks
+            if pays:
+                await self._reopen(limiter, route, "the balance is there")
+                return
+            wait = account.look_seconds(trips + 1, datetime.now(UTC), self.rng)
+            if pays is None:
+                pause = Pause("credits", "", 0.0, trips, probed=True, calls=True)
+            else:
+                pause = Pause("credits", "", wait, trips + 1, probed=True)
+            await limiter.pause(keys.account(key_id), pause)
+
+    async def _reopen(self, limiter: Limiter, route: Route, detail: str) -> None:
+        if await limiter.resume(keys.account(route.key_id)):
+            self.announce("resumed", "account", route, "balance" if self.balance else "probe", detail)
+        self.paused.pop(route.key_id, None)
+        self.hurry()
