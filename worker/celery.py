@@ -21,6 +21,8 @@ from worker.settings import Settings, settings
 #: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
 #: for a worker that has one.
 CARRIERS = 2
+#: How often the consumer's loop says that it is alive.
+PULSE_SECONDS = 1.0
 #: A message that a killed worker had taken comes back after this long. Only `stockpot.submit` needs it.
 VISIBILITY_SECONDS = 300
 
@@ -33,7 +35,7 @@ class StockpotWorker(Worker):
     ) -> None:
         """Turn gossip, mingle and heartbeats off; refuse pools that cannot share one event loop."""
         options |= {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
-        pool = self.pool_cls or self.app.conf.worker_pool
+        pool = getattr(self, "pool_cls", None) or self.app.conf.worker_pool
         if "thread" not in str(pool) and "solo" not in str(pool):
             raise SystemExit(
                 f"stockpot: the pool {pool!r} cannot be used: all calls of a worker run in one event loop, and the"
@@ -115,9 +117,32 @@ def app_of(given: Settings) -> StockpotCelery:
     return theirs
 
 
+class PulseStep(bootsteps.StartStopStep):
+    """Tells the engine that Celery's consumer loop breathes: liveness wants both loops."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, parent: Any) -> None:
+        """The consumer is connected: beat with its own timer."""
+        from worker import tasks  # noqa: PLC0415
+
+        tasks.consumer_beats()
+        self._timer = parent.timer.call_repeatedly(PULSE_SECONDS, tasks.consumer_beats)
+
+    def stop(self, parent: Any) -> None:
+        """The connection is lost, or the worker ends."""
+        from worker import tasks  # noqa: PLC0415
+
+        self._timer.cancel()
+        tasks.consumer_lost()
+
+    shutdown = stop
+
+
 app = StockpotCelery("stockpot")
 app.add_defaults(_configuration)
 app.steps["worker"].add(EngineStep)
+app.steps["consumer"].add(PulseStep)
 
 
 @signals.setup_logging.connect

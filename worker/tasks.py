@@ -61,6 +61,18 @@ def stop_engine(worker: Any) -> None:
     _open.close()
 
 
+def consumer_beats() -> None:
+    """Celery's consumer loop is alive and connected."""
+    if _engine is not None:
+        _engine.consumer.beat()
+
+
+def consumer_lost() -> None:
+    """Celery's consumer has no broker to listen to."""
+    if _engine is not None:
+        _engine.consumer.lost()
+
+
 @app.task(name="stockpot.run", ignore_result=True)
 def run(ids: Any = None, lane: Any = None, **_later: Any) -> None:
     """A doorbell. While no slot is free it waits here, so that the messages behind it go to a worker that has one.

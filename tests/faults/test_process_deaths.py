@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -98,13 +99,13 @@ def test_every_crash_point_is_enumerated_or_named_as_tested_elsewhere() -> None:
 def test_a_worker_dies_at_every_point_of_a_jobs_life(stage: SetStage, database: Database, stream: bool) -> None:
     """F3: one job and one worker for each point; one result for each job, and one call more at most."""
     points = [point for point in JOB_POINTS if stream or point != "call.chunk"]
-    on = stage(database, workers=0)
+    on = stage(database, workers=0, max_attempts=100)
     doomed = {point: job_id() for point in points}
     with Witness("a worker died at every point") as witness:
         for point, job in doomed.items():
             on.submit(JOB_POINTS[point], stream=stream, hook=True, id=job)
             on.load(2)
-            witness.inject(lambda point=point, job=job: _die(on, witness, f"{point}:1:{job}"))
+            witness.inject(partial(_die, on, witness, f"{point}:1:{job}"))
     on.start(1)
     on.quiesce()
     on.check()
@@ -122,7 +123,7 @@ AFTER_DEATH = {"settle.committed": ["completed"]}
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
 def test_a_worker_dies_while_it_claims_and_while_it_sweeps(stage: SetStage, database: Database) -> None:
     """F3: the points of the loops that serve all jobs together."""
-    on = stage(database, workers=0)
+    on = stage(database, workers=0, max_attempts=100)
     on.load(4)
     with Witness("workers died as they claimed, held, and swept") as witness:
         witness.inject(lambda: _die(on, witness, "claim.before"))
@@ -152,8 +153,8 @@ def test_a_storm_of_kills(stage: SetStage, database: Database) -> None:
     with Witness("workers died of SIGKILL, eight times at least") as witness:
         for _ in range(8):
             victim = storm.choice(workers)
-            eventually(lambda victim=victim: "engine_started" in victim.process.output, what="it lives")
-            witness.inject(lambda victim=victim: _kill(victim))
+            victim.process.wait_for_line("engine_started")
+            witness.inject(partial(_kill, victim))
             on.load(6, "slow=20")
         deaths = [code for worker in workers for code in worker.returncodes]
         witness.saw(deaths.count(-signal.SIGKILL) >= 8)

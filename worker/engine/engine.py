@@ -29,6 +29,7 @@ from worker.db.claim import ClaimedJob
 from worker.db.leases import Reclaimed, resign
 from worker.engine.database import DatabaseThreads
 from worker.engine.feeder import Feeder
+from worker.engine.health import ConsumerPulse, HealthServer
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.redis_policy import warn_if_redis_evicts
 from worker.engine.settler import Settler
@@ -68,6 +69,7 @@ class Engine:
         self.owner = owner or new_owner()
         self.slots = Slots(settings.concurrency)
         self.pulse = time.monotonic()  # when the loop last breathed
+        self.consumer = ConsumerPulse()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeder: Feeder | None = None
         self._thread = threading.Thread(target=self._run, name="stockpot-engine", daemon=True)
@@ -178,6 +180,9 @@ class Engine:
             on_due=self._feeder.ring,
             on_hooks=deliverer.wake,
         )
+        health = HealthServer(database, self.consumer, lambda: self.pulse, lambda: self.closing)
+        if settings.http_port is not None:
+            await health.start(settings.http_port)
         await publisher.start()
         await gate.start()
         deliverer.start()
@@ -204,6 +209,7 @@ class Engine:
         await publisher.aclose()
         await gate.aclose()
         await upstream.close()
+        await health.close()
         await database.try_write(lambda conn: resign(conn, self.owner), None, "resign_failed")
         database.close()
         log.info("engine_stopped", owner=self.owner)

@@ -1,0 +1,140 @@
+"""What an outcome means for its job: the settlement that follows."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+import pytest
+
+from api_schemas.usage import Usage
+from tests.factories import MODEL, USAGE, answer, claimed_job, failure
+from worker import conclude
+from worker.limits.permit import Held
+from worker.prices import Prices
+from worker.retry import Policy
+from worker.settings import Settings
+from worker.db.settle import Settlement
+from worker.upstream.call import Progress
+from worker.upstream.outcome import Failure, Kind, Timings
+
+POLICY = Policy(max_attempts=3, on_ambiguous="retry")
+
+
+def price_list() -> Prices:
+    """One dollar per million tokens in, ten out."""
+    prices = Prices()
+    units = [{"name": "input", "price": "1", "per": 1_000_000}, {"name": "output", "price": "10", "per": 1_000_000}]
+    prices.read({"data": [{"id": MODEL, "pricing": {"kind": "fixed", "currency": "USD", "units": units}}]})
+    return prices
+
+
+def failed(broken: Failure, *, left: float = 100, attempts: int = 1) -> Settlement:
+    job = claimed_job(seconds_left=left, attempts=attempts, attempt=attempts)
+    return conclude.failed(job, broken, POLICY, price_list(), random.Random(1))
+
+
+def columns_fit(settlement: Settlement, attempts: int = 1, calls: int = 1) -> bool:
+    """What the database's constraint asks for after the settlement."""
+    return 0 <= attempts - (not settlement.spent) <= calls - (not settlement.called)
+
+
+def test_an_answer_completes_its_job_with_everything_that_came() -> None:
+    """Under the claim's fence and attempt, with the provider's word on the cost."""
+    job = claimed_job(fence=4, attempt=3, batch_id="batch_1")
+    done = conclude.answered(job, answer(status=201), Prices())
+    assert (done.job_id, done.fence, done.attempt, done.batch_id) == (job.id, 4, 3, "batch_1")
+    assert (done.status, done.outcome, done.spent, done.called) == ("completed", "completed", True, True)
+    assert (done.response, done.text, done.finish_reason) == ('{"id": "gen-1"}', "hello", "stop")
+    assert (done.usage, done.cost_usd, done.cost_source) == (USAGE, Decimal("0.001"), "provider")
+    assert (done.error_class, done.error_status) == (None, 201)
+    assert (done.first_token_seconds, done.total_seconds) == (0.3, 0.4)
+
+
+def test_a_cost_that_nobody_told_is_estimated_or_left_open() -> None:
+    """The provider's word wins, be it zero; an invented cost would be worse than none."""
+    usage = Usage(input_tokens=1_000_000, output_tokens=100_000, total_tokens=1_100_000)
+    prices = price_list()
+    assert conclude.priced(MODEL, usage, None, prices) == (Decimal(2), "estimated")
+    assert conclude.priced(MODEL, usage, Decimal(0), prices) == (Decimal(0), "provider")
+    assert conclude.priced("m/unknown", usage, None, prices) == (None, None)
+    assert conclude.priced(MODEL, None, None, prices) == (None, None)
+
+
+@pytest.mark.parametrize("kind", [Kind.RETRYABLE, Kind.PARTIAL, Kind.AMBIGUOUS])
+def test_a_broken_call_spends_its_attempt_and_goes_back(kind: Kind) -> None:
+    """What it cost is on record; its text is the attempt's, not the job's."""
+    again = failed(failure(kind, partial_text="par", usage=USAGE, cost_usd=Decimal("0.1"), body=b"\xff{}"))
+    assert (again.status, again.outcome, again.spent, again.waiting_on) == ("queued", str(kind), True, "retry")
+    assert again.due_in > 0
+    assert (again.text, again.partial_text) == (None, "par")
+    assert (again.usage, again.cost_usd) == (USAGE, Decimal("0.1"))
+    assert again.error_body == "\ufffd{}"
+    assert not again.terminal
+
+
+@pytest.mark.parametrize("kind", [Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT])
+def test_a_wait_gives_the_attempt_back(kind: Kind) -> None:
+    waits = failed(failure(kind))
+    assert (waits.status, waits.spent, waits.called) == ("queued", False, True)
+    assert columns_fit(waits)
+
+
+def test_the_last_failure_is_the_jobs_and_its_text_stays() -> None:
+    over = failed(failure(Kind.PARTIAL, error_class="truncated", code="c", partial_text="par"), attempts=3)
+    assert (over.status, over.error_class, over.error_code, over.error_status) == ("failed", "truncated", "c", 503)
+    assert (over.text, over.partial_text) == ("par", "par")
+
+
+def test_time_that_ran_out_during_the_call_makes_the_job_expire() -> None:
+    """Seconds left are those of the claim less those of the call."""
+    over = failed(failure(Kind.RETRYABLE, timings=Timings(total=11.0)), left=10)
+    assert (over.status, over.error_class) == ("expired", "expired")
+    assert over.error_message == "it broke", "what went wrong last is still told"
+
+
+def test_a_job_that_was_held_leaves_no_trace_of_a_call() -> None:
+    """It keeps the error that it had, and never waits past its deadline."""
+    job = claimed_job(last_error="rate_limited", seconds_left=5)
+    back = conclude.held(job, Held("rpm", 60))
+    assert (back.status, back.spent, back.called) == ("queued", False, False)
+    assert (back.waiting_on, back.due_in, back.error_class) == ("rpm", 5, "rate_limited")
+    assert columns_fit(back)
+    assert conclude.held(claimed_job(seconds_left=-1), Held("rpm", 60)).due_in == 0
+
+
+def test_a_cancelled_call_ends_its_job_with_the_text_and_the_cost_so_far() -> None:
+    progress = Progress(sent_after=0.1, parts=["par", "tial"], usage=USAGE, cost_usd=Decimal("0.1"), status=200)
+    over = conclude.stopped(claimed_job(), progress, Prices(), cancelled=True)
+    assert (over.status, over.outcome, over.error_class) == ("cancelled", "cancelled", "cancelled")
+    assert (over.text, over.partial_text, over.cost_usd) == ("partial", "partial", Decimal("0.1"))
+    assert (over.spent, over.called) == (True, True)
+
+
+def test_a_job_cancelled_before_anything_was_sent_made_no_call() -> None:
+    """It waited in line. No call, no attempt: else there were more attempts than calls, which no database row may say."""
+    over = conclude.stopped(claimed_job(), Progress(), Prices(), cancelled=True)
+    assert (over.status, over.called, over.spent) == ("cancelled", False, False)
+    assert columns_fit(over)
+
+
+@pytest.mark.parametrize("sent", [None, 0.1])
+def test_a_drained_job_goes_back_with_its_attempt(sent: float | None) -> None:
+    """The money that its call may have cost stays on record when it was sent."""
+    back = conclude.stopped(claimed_job(), Progress(sent_after=sent, parts=["par"]), Prices(), cancelled=False)
+    assert (back.status, back.outcome, back.spent, back.called) == ("queued", "released", False, sent is not None)
+    assert (back.text, back.partial_text, back.error_class) == (None, "par", None)
+    assert columns_fit(back)
+
+
+def test_the_limits_hear_of_the_kind_and_the_tokens() -> None:
+    assert conclude.ended(answer()) == ("answer", 15)
+    assert conclude.ended(answer(usage=None)) == ("answer", None)
+    assert conclude.ended(failure(Kind.BUSY)) == ("busy", None)
+
+
+def test_the_settings_of_a_retry_are_the_policys() -> None:
+    """Names and defaults agree, so that a policy made without settings is the default one."""
+    settings, policy = Settings(), Policy(5, "reconcile")
+    assert (settings.retry_base_seconds, settings.retry_max_seconds) == (policy.base, policy.cap)
+    assert (settings.max_attempts, settings.on_ambiguous) == (policy.max_attempts, policy.on_ambiguous)

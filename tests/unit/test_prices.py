@@ -1,0 +1,131 @@
+"""The price list: what a call costs when nobody said."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api_schemas.usage import Usage
+from worker.errors import Unreachable
+from worker.prices import Prices
+
+
+def listed(*units: Any, model: str = "m", **pricing: Any) -> Prices:
+    prices = Prices()
+    prices.read({"data": [{"id": model, "pricing": {"kind": "fixed", "currency": "USD", "units": list(units), **pricing}}]})
+    return prices
+
+
+def unit(name: str, price: Any, per: Any = 1_000_000) -> dict[str, Any]:
+    return {"name": name, "price": price, "per": per}
+
+
+def test_a_call_costs_its_tokens_each_at_its_own_price() -> None:
+    """Cached tokens are part of the input and cheaper; reasoning tokens are part of the output."""
+    prices = listed(unit("input", "2"), unit("cached_input", "0.5"), unit("output", "8"))
+    usage = Usage(input_tokens=1000, cached_tokens=400, output_tokens=100, reasoning_tokens=90, total_tokens=1100)
+    assert prices.cost("m", usage) == (600 * 2 + 400 * Decimal("0.5") + 100 * 8) / Decimal(1_000_000)
+
+
+def test_without_a_price_for_cached_tokens_they_cost_what_input_costs() -> None:
+    prices = listed(unit("prompt", 2), unit("completion", 8), unit("cache_write", 3))
+    assert prices.cost("m", Usage(input_tokens=10, cached_tokens=10)) == Decimal(20) / 1_000_000
+
+
+def test_a_price_is_for_as_many_tokens_as_it_says() -> None:
+    prices = listed(unit("input", "0.002", 1000), unit("output", "0.5", 1))
+    assert prices.cost("m", Usage(input_tokens=1, output_tokens=1)) == Decimal("0.500002")
+
+
+def test_a_models_aliases_cost_the_same() -> None:
+    prices = Prices()
+    pricing = {"kind": "fixed", "units": [unit("input", 1), unit("output", 1)]}
+    prices.read({"data": [{"id": "a", "aliases": ["b", 7, None], "pricing": pricing}]})
+    usage = Usage(input_tokens=1)
+    assert prices.cost("a", usage) == prices.cost("b", usage) == Decimal("0.000001")
+    assert len(prices) == 2
+
+
+def test_a_newer_list_replaces_what_it_names() -> None:
+    prices = listed(unit("input", 1), unit("output", 1))
+    prices.read({"data": [{"id": "m", "pricing": {"kind": "fixed", "units": [unit("input", 5), unit("output", 5)]}}]})
+    assert prices.cost("m", Usage(input_tokens=1_000_000)) == 5
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        listed(unit("input", 1), unit("output", 1), kind="dynamic"),
+        listed(unit("input", 1), unit("output", 1), currency="EUR"),
+        listed(unit("input", 1)),
+        listed(unit("input", "NaN"), unit("output", 1)),
+        listed(unit("input", -1), unit("output", 1)),
+        listed(unit("input", 1, 0), unit("output", 1)),
+        listed(unit("input", "dear"), unit("output", 1)),
+        listed({"name": "input"}, "units", None, unit("output", 1)),
+        listed(unit("image", 1), unit("output", 1)),
+    ],
+)
+def test_what_is_no_fixed_price_in_dollars_gives_no_estimate(prices: Prices) -> None:
+    """An invented cost would be worse than none."""
+    assert prices.cost("m", Usage(input_tokens=1)) is None
+    assert prices.cost("unknown", Usage(input_tokens=1)) is None
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.sampled_from(["data", "id", "pricing", "kind", "units", "name", "price", "per", "aliases"]), inner, max_size=4
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(entries=JSON, units=JSON, price=JSON, per=JSON)
+def test_no_list_whatever_it_holds_is_fatal(entries: Any, units: Any, price: Any, per: Any) -> None:
+    """It comes from outside; a price that is there is a number that is not negative."""
+    prices = Prices()
+    prices.read({"data": entries})
+    prices.read({"data": [{"id": "m", "aliases": entries, "pricing": {"kind": "fixed", "units": units}}]})
+    given_units = [unit("input", price, per), unit("output", price, per)]
+    prices.read({"data": [{"id": "m", "pricing": {"kind": "fixed", "units": given_units}}]})
+    cost = prices.cost("m", Usage(input_tokens=5, output_tokens=5, cached_tokens=7))
+    assert cost is None or (cost.is_finite() and cost >= 0)
+
+
+class Upstream:
+    """Answers `GET /v1/models` as told."""
+
+    def __init__(self, status: int, body: bytes | Exception) -> None:
+        self.status, self.body = status, body
+
+    async def get_json(self, path: str, params: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+        assert (path, params) == ("/v1/models", {"include": "pricing"})
+        if isinstance(self.body, Exception):
+            raise self.body
+        return self.status, {}, self.body
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, b"<html>"), (200, b"[]"), (200, b'{"data": 7}'), (500, b"{}"), (200, Unreachable("the upstream", "away"))],
+)
+async def test_an_upstream_without_a_list_leaves_what_is_known(status: int, body: bytes | Exception) -> None:
+    prices = listed(unit("input", 1), unit("output", 1))
+    await prices.refresh(Upstream(status, body))  # type: ignore[arg-type]
+    assert len(prices) == 1
+
+
+@pytest.mark.anyio
+async def test_the_list_is_read_from_the_upstream() -> None:
+    prices = Prices()
+    body = b'{"data": [{"id": "x", "pricing": {"kind": "fixed", "units": [{"name": "input", "price": 1, "per": 1}, {"name": "output", "price": 2, "per": 1}]}}]}'
+    await prices.refresh(Upstream(200, body))  # type: ignore[arg-type]
+    assert prices.cost("x", Usage(input_tokens=1, output_tokens=1)) == 3

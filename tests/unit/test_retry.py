@@ -1,0 +1,142 @@
+"""The retry policy: what follows from a failed call."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.factories import failure
+from worker.retry import ACCOUNT_SECONDS, Decision, Fail, Policy, Retry, Wait, backoff, decide
+from worker.upstream.outcome import Kind
+
+POLICY = Policy(max_attempts=3, on_ambiguous="retry", base=0.5, cap=60)
+SPENDING = (Kind.RETRYABLE, Kind.PARTIAL, Kind.AMBIGUOUS)
+WAITING = (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT)
+
+
+def decided(kind: Kind, *, attempts: int = 1, left: float = 1000, told: float | None = None, **policy: object) -> Decision:
+    given_policy = Policy(**{"max_attempts": 3, "on_ambiguous": "retry", **policy})  # type: ignore[arg-type]
+    return decide(
+        failure(kind, retry_after=told),
+        attempts=attempts,
+        calls=attempts,
+        seconds_left=left,
+        policy=given_policy,
+        rng=random.Random(1),
+    )
+
+
+@pytest.mark.parametrize("kind", SPENDING)
+def test_what_broke_is_tried_again_until_the_attempts_are_used_up(kind: Kind) -> None:
+    """The last attempt's failure is the job's."""
+    assert isinstance(decided(kind, attempts=1), Retry)
+    assert isinstance(decided(kind, attempts=2), Retry)
+    assert decided(kind, attempts=3) == Fail()
+    assert decided(kind, attempts=1, max_attempts=1) == Fail()
+
+
+@pytest.mark.parametrize(("kind", "reason"), [(Kind.BUSY, "retry"), (Kind.NOT_SENT, "retry"), (Kind.ACCOUNT, "paused")])
+def test_being_told_to_wait_is_not_failing(kind: Kind, reason: str) -> None:
+    """However many attempts are behind: nothing was paid."""
+    decision = decided(kind, attempts=99)
+    assert isinstance(decision, Wait)
+    assert decision.waiting_on == reason
+
+
+def test_a_wrong_request_is_not_repeated() -> None:
+    assert decided(Kind.TERMINAL) == Fail()
+
+
+@pytest.mark.parametrize(("policy", "again"), [("fail", False), ("retry", True), ("reconcile", True)])
+def test_a_call_that_may_have_been_paid_is_repeated_only_if_policy_says_so(policy: str, *, again: bool) -> None:
+    assert isinstance(decided(Kind.AMBIGUOUS, on_ambiguous=policy), Retry) is again
+    assert isinstance(decided(Kind.RETRYABLE, on_ambiguous=policy), Retry), "policy is for ambiguous calls alone"
+
+
+@pytest.mark.parametrize("kind", [*SPENDING, *WAITING])
+def test_when_the_time_is_up_only_the_deadline_is_to_blame(kind: Kind) -> None:
+    """With attempts left, what ends the job is its time to live."""
+    assert decided(kind, left=0) == Fail(expired=True)
+    assert decided(kind, left=-5) == Fail(expired=True)
+
+
+@pytest.mark.parametrize("kind", SPENDING)
+def test_a_retry_that_would_come_after_the_deadline_is_none(kind: Kind) -> None:
+    """The deadline alone forbids it."""
+    assert decided(kind, left=10, told=11) == Fail(expired=True)
+    assert isinstance(decided(kind, left=12, told=11), Retry)
+
+
+def test_what_would_have_failed_anyway_fails_as_itself_at_the_deadline_too() -> None:
+    """A 400 that comes in the last second is a 400."""
+    assert decided(Kind.TERMINAL, left=0) == Fail()
+    assert decided(Kind.RETRYABLE, left=0, attempts=3) == Fail()
+    assert decided(Kind.AMBIGUOUS, left=0, on_ambiguous="fail") == Fail()
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_a_wait_never_reaches_past_the_deadline(kind: Kind) -> None:
+    """The job expires as waiting, and says on what."""
+    decision = decided(kind, left=10, told=86_400)
+    assert isinstance(decision, Wait)
+    assert decision.seconds == 10
+
+
+@pytest.mark.parametrize("kind", [*SPENDING, Kind.BUSY, Kind.NOT_SENT])
+def test_the_upstreams_word_is_a_floor_and_no_ceiling(kind: Kind) -> None:
+    """Told to wait 40 s, it waits 40; told 0, its own backoff holds (no busy loop)."""
+    longer, zero = decided(kind, told=40), decided(kind, told=0)
+    assert isinstance(longer, Retry | Wait)
+    assert isinstance(zero, Retry | Wait)
+    assert longer.seconds == 40
+    assert zero.seconds >= 0.25
+
+
+def test_a_refused_key_is_looked_at_again_every_few_seconds() -> None:
+    first, later = decided(Kind.ACCOUNT), decided(Kind.ACCOUNT, attempts=30)
+    assert first == later == Wait(ACCOUNT_SECONDS, "paused")
+
+
+@settings(max_examples=200, deadline=None)
+@given(tries=st.integers(1, 10_000), seed=st.integers(0, 1000), base=st.floats(0.01, 10), cap=st.floats(0.01, 600))
+def test_backoff_doubles_up_to_its_cap_with_half_of_it_at_random(tries: int, seed: int, base: float, cap: float) -> None:
+    """The jitter comes after the cap: late waits differ too."""
+    policy = Policy(3, "retry", base, cap)
+    whole = min(cap, base * 2.0 ** min(tries - 1, 32))
+    waits = [backoff(tries, policy, random.Random(seed + number)) for number in range(20)]
+    assert all(whole / 2 <= wait <= whole for wait in waits)
+    assert max(waits) - min(waits) > whole / 20
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(list(Kind)),
+    attempts=st.integers(1, 12),
+    calls=st.integers(1, 10**6),
+    left=st.floats(-100, 10**6),
+    told=st.none() | st.floats(0, 10**7),
+    ambiguous=st.sampled_from(["reconcile", "retry", "fail"]),
+    seed=st.integers(0, 100),
+)
+def test_whatever_comes_the_decision_is_bounded_by_the_deadline_and_the_attempts(
+    kind: Kind, attempts: int, calls: int, left: float, told: float | None, ambiguous: str, seed: int
+) -> None:
+    """No wait is negative, none ends after the deadline, no attempt beyond the last."""
+    policy = Policy(5, ambiguous)
+    decision = decide(
+        failure(kind, retry_after=told),
+        attempts=attempts,
+        calls=calls,
+        seconds_left=left,
+        policy=policy,
+        rng=random.Random(seed),
+    )
+    if isinstance(decision, Fail):
+        assert not decision.expired or kind is not Kind.TERMINAL
+        return
+    assert 0 <= decision.seconds <= left
+    assert isinstance(decision, Wait) == (kind in WAITING)
+    assert isinstance(decision, Wait) or attempts < 5

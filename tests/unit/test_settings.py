@@ -1,0 +1,159 @@
+"""Settings: where they come from, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import settings as module
+from worker.errors import SettingsError
+from worker.settings import Settings, load
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without `.env` and `stockpot.toml`."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_everything_has_a_default(nowhere: Path) -> None:
+    """As the contract says."""
+    given = load()
+    assert given.home == nowhere / "var"
+    assert given.sqlalchemy_url == f"sqlite:///{nowhere}/var/stockpot.db"
+    assert (given.redis_url, given.upstream_url, given.key) == (None, "https://api.aimlapi.com/v1", None)
+    assert (given.concurrency, given.lease_seconds, given.sweep_seconds, given.drain_seconds) == (200, 30, 1, 30)
+    assert (given.max_attempts, given.job_ttl_seconds, given.on_ambiguous) == (5, 86_400, "reconcile")
+    assert (given.first_event_timeout, given.idle_timeout, given.total_timeout) == (60, 45, 600)
+    assert given.heartbeat_seconds == 10
+
+
+def test_arguments_go_before_the_environment_before_dotenv_before_toml(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nowhere / "stockpot.toml").write_text("concurrency = 1\nmax_attempts = 1\nlease_seconds = 11\nrpm = 1\n")
+    (nowhere / ".env").write_text("STOCKPOT_CONCURRENCY=2\nSTOCKPOT_MAX_ATTEMPTS=2\nSTOCKPOT_LEASE_SECONDS=12\n")
+    monkeypatch.setenv("STOCKPOT_CONCURRENCY", "3")
+    monkeypatch.setenv("STOCKPOT_MAX_ATTEMPTS", "3")
+    given = load(concurrency=4)
+    assert (given.concurrency, given.max_attempts, given.lease_seconds, given.rpm) == (4, 3, 12, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STOCKPOT_CONCURRENCY", "0"),
+        ("STOCKPOT_CONCURRENCY", "many"),
+        ("STOCKPOT_LEASE_SECONDS", "-1"),
+        ("STOCKPOT_LEASE_SECONDS", "nan"),
+        ("STOCKPOT_LEASE_SECONDS", "inf"),
+        ("STOCKPOT_MAX_ATTEMPTS", "0"),
+        ("STOCKPOT_ON_AMBIGUOUS", "guess"),
+        ("STOCKPOT_UPSTREAM_URL", "ftp://example.com"),
+        ("STOCKPOT_LOG_LEVEL", "loud"),
+        ("STOCKPOT_HTTP_PORT", "70000"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_the_keys_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load()
+
+
+def test_every_problem_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCKPOT_CONCURRENCY", "0")
+    monkeypatch.setenv("STOCKPOT_MAX_ATTEMPTS", "0")
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert "STOCKPOT_CONCURRENCY" in str(refused.value)
+    assert "STOCKPOT_MAX_ATTEMPTS" in str(refused.value)
+
+
+@pytest.mark.parametrize("where", ["environment", "dotenv", "toml"])
+def test_an_unknown_key_is_refused_by_name(nowhere: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """A setting with a typing error would silently be its default."""
+    if where == "environment":
+        monkeypatch.setenv("STOCKPOT_CONCURENCY", "5")
+    elif where == "dotenv":
+        (nowhere / ".env").write_text("STOCKPOT_CONCURENCY=5\n")
+    else:
+        (nowhere / "stockpot.toml").write_text("concurency = 5\n")
+    with pytest.raises(SettingsError, match="(?i)concurency"):
+        load()
+
+
+def test_a_dotenv_shared_with_the_application_is_no_trouble(nowhere: Path) -> None:
+    """Other programs' keys stand in it too."""
+    (nowhere / ".env").write_text("DATABASE_URL=x\nSECRET=y\nSTOCKPOT_RPM=7\nAIMLAPI_API_KEY=k\n")
+    given = load()
+    assert (given.rpm, given.key) == (7, "k")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"idle_timeout": 10, "total_timeout": 5, "first_event_timeout": 1}, "STOCKPOT_IDLE_TIMEOUT"),
+        ({"first_event_timeout": 10, "total_timeout": 5, "idle_timeout": 1}, "STOCKPOT_FIRST_EVENT_TIMEOUT"),
+        ({"sweep_seconds": 5, "lease_seconds": 1}, "STOCKPOT_SWEEP_SECONDS"),
+        ({"api_key": "  "}, "STOCKPOT_API_KEY"),
+    ],
+)
+def test_half_answers_are_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load(**given)
+
+
+@pytest.mark.parametrize("name", ["AIMLAPI_API_KEY", "STOCKPOT_API_KEY"])
+def test_the_key_is_read_and_never_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "sk-secret\n")
+    given = load()
+    assert given.key == "sk-secret"
+    assert "sk-secret" not in repr(given) + str(given.model_dump()) + given.key_id
+    assert len(given.key_id) == 12
+
+
+def test_a_key_file_that_was_rotated_counts_at_once(nowhere: Path) -> None:
+    file = nowhere / "key"
+    file.write_text("first\n")
+    given = load(api_key_file=file)
+    assert given.key == "first"
+    file.write_text("second\n")
+    assert given.key == "second"
+    file.unlink()
+    with pytest.raises(SettingsError, match="STOCKPOT_API_KEY_FILE"):
+        _ = given.key
+
+
+def test_a_refused_value_of_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages go to logs."""
+    monkeypatch.setenv("STOCKPOT_API_KEY", "sk-secret")
+    monkeypatch.setenv("STOCKPOT_CONCURRENCY", "0")
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert "sk-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("postgres://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
+        ("postgresql://h/d?x=1", "postgresql+psycopg://h/d?x=1"),
+        ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"),
+        ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
+    ],
+)
+def test_database_urls_are_spelled_for_the_driver(url: str, wanted: str) -> None:
+    assert Settings(database_url=url).sqlalchemy_url == wanted
+
+
+def test_settings_are_read_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    module.settings.cache_clear()
+    monkeypatch.setenv("STOCKPOT_RPM", "1")
+    first = module.settings()
+    monkeypatch.setenv("STOCKPOT_RPM", "2")
+    assert module.settings() is first

@@ -1,0 +1,99 @@
+"""The worker's HTTP door for machines: `/livez`, `/readyz`, `/metrics`. Off unless `STOCKPOT_HTTP_PORT` is set.
+
+It is served by the engine's own loop, so a loop that is stuck does not answer at all.
+
+    livez     both loops breathe: the engine's, and Celery's while it is connected. A dead Redis or database never
+              fails it: restarting a worker mends neither
+    readyz    the database answers and this worker claims
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import Connection, text
+
+from api_schemas import jsontext
+from worker import metrics
+from worker.engine.database import DatabaseThreads
+from worker.errors import Unreachable
+
+#: A loop that has not breathed for so long is stuck; both breathe once a second.
+STUCK_SECONDS = 20.0
+
+
+class ConsumerPulse:
+    """When Celery's consumer loop last breathed; None while it has no broker to listen to."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def beat(self) -> None:
+        """The loop is alive and connected."""
+        self._at = time.monotonic()
+
+    def lost(self) -> None:
+        """The connection is gone; Celery is busy with finding it again, which is no illness of its own."""
+        self._at = None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the loop is connected and has not breathed for too long."""
+        return self._at is not None and time.monotonic() - self._at > STUCK_SECONDS
+
+
+class HealthServer:
+    """Serves the three pages on one port."""
+
+    def __init__(
+        self, database: DatabaseThreads, consumer: ConsumerPulse, pulse: Callable[[], float], closing: Callable[[], bool]
+    ) -> None:
+        """`pulse` is when the engine's loop last breathed (monotonic seconds), `closing` whether it claims no more."""
+        self._database = database
+        self._consumer = consumer
+        self._pulse = pulse
+        self._closing = closing
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, port: int, host: str = "0.0.0.0") -> None:  # noqa: S104 -- probes come from outside the pod
+        """Listen. Raises OSError when the port is taken."""
+        app = web.Application()
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        engine = time.monotonic() - self._pulse() < STUCK_SECONDS
+        return _page({"engine": engine, "consumer": not self._consumer.stuck})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        try:
+            await self._database.read(_look)
+            database = True
+        except Unreachable:
+            database = False
+        return _page({"database": database, "claiming": not self._closing()})
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _look(conn: Connection) -> None:
+    conn.execute(text("SELECT 1 FROM jobs LIMIT 1"))
+
+
+def _page(checks: Mapping[str, bool]) -> web.Response:
+    well = all(checks.values())
+    body = jsontext.dumps({"ok": well, **checks})
+    return web.Response(body=body, status=200 if well else 503, content_type="application/json")
