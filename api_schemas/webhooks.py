@@ -30,7 +30,7 @@ WebhookType = Literal[
     "batch.cancelled",
 ]
 
-SECRET_PREFIX = "whsec_"
+SECRET_PREFIX = "whsec_"  # noqa: S105 -- a prefix
 TOLERANCE_SECONDS = 300
 """How far a webhook's timestamp may be from the receiver's clock, both ways: the value of the reference library."""
 

@@ -30,7 +30,7 @@ __all__ = ["AsyncStockpot", "Stockpot"]
 def __getattr__(name: str) -> Any:
     """Import the producer when it is first asked for: `import worker` costs nothing."""
     if name in __all__:
-        from worker import producer  # noqa: PLC0415
+        from worker import producer
 
         return getattr(producer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

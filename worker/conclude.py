@@ -115,7 +115,7 @@ def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: b
         attempt=job.attempt,
         status="cancelled" if cancelled else "queued",
         outcome="cancelled" if cancelled else "released",
-        spent=cancelled,
+        spent=cancelled and progress.sent,  # what was not sent is no call and no attempt
         called=progress.sent,
         error_class="cancelled" if cancelled else None,
         error_message="cancelled on request" if cancelled else None,

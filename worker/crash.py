@@ -33,7 +33,7 @@ POINTS = frozenset(
     }
 )
 
-_armed: tuple[str, int, str | None] | None | bool = False  # False: not read yet
+_armed: tuple[str, int, str | None] | bool | None = False  # False: not read yet
 _passed = 0
 
 

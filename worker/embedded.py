@@ -293,7 +293,7 @@ def _launch(binary: Path, config: list[str], lock: int) -> str | None:
         What the binary said when it refused to start, None when it forked.
     """
     try:
-        done = subprocess.run(  # noqa: S603 - our own binary, no argument from outside
+        done = subprocess.run(
             [str(binary), "-"],
             input="\n".join(config).encode() + b"\n",
             stdout=subprocess.PIPE,

@@ -1,13 +1,13 @@
 """The errors Stockpot raises, one class per decision a caller can take.
 
-    StockpotError
-    ├── InvalidRequest          the request is wrong: mend it (defined in `api_schemas.errors`, a ValueError too)
-    ├── SettingsError           the configuration is wrong: the message names the key
-    ├── IdempotencyConflict     the key is taken by a request with another body
-    ├── NotFound                no such job, batch, endpoint or event (for this tenant)
-    ├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
-    ├── WaitTimeout             the job goes on; the caller stopped waiting
-    └── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
+StockpotError
+├── InvalidRequest          the request is wrong: mend it (defined in `api_schemas.errors`, a ValueError too)
+├── SettingsError           the configuration is wrong: the message names the key
+├── IdempotencyConflict     the key is taken by a request with another body
+├── NotFound                no such job, batch, endpoint or event (for this tenant)
+├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
+├── WaitTimeout             the job goes on; the caller stopped waiting
+└── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ FENCED = Counter("stockpot_fenced_writes", "Writes refused because another worke
 CLAIMED = Counter("stockpot_claimed_jobs", "Jobs claimed", ["lane"], registry=REGISTRY)
 RECLAIMED = Counter("stockpot_reclaimed_jobs", "Jobs taken back from a lease that ran out", registry=REGISTRY)
 IN_FLIGHT = Gauge("stockpot_in_flight", "Jobs that this worker holds", registry=REGISTRY)
-CALL_SECONDS = Histogram("stockpot_call_seconds", "Whole upstream calls", ["endpoint"], buckets=_CALL_BUCKETS, registry=REGISTRY)
+CALL_SECONDS = Histogram(
+    "stockpot_call_seconds", "Whole upstream calls", ["endpoint"], buckets=_CALL_BUCKETS, registry=REGISTRY
+)
 FIRST_TOKEN_SECONDS = Histogram(
     "stockpot_first_token_seconds", "From the call to its first token", buckets=_CALL_BUCKETS, registry=REGISTRY
 )

@@ -62,22 +62,23 @@ def decide(failure: Failure, *, attempts: int, calls: int, seconds_left: float, 
         calls: made so far, this one included; the backoff of waits grows with them.
         seconds_left: until the job expires.
     """
-    if seconds_left <= 0:
-        return Fail(expired=True)
+    if failure.kind is Kind.TERMINAL:
+        return Fail()
     told = failure.retry_after
+    waits = failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT)
+    if waits and seconds_left <= 0:
+        return Fail(expired=True)
     if failure.kind in (Kind.BUSY, Kind.NOT_SENT):
         return Wait(_within(told, backoff(calls, policy, rng), seconds_left), "retry")
     if failure.kind is Kind.ACCOUNT:
-        return Wait(min(_within(told, ACCOUNT_SECONDS, seconds_left), seconds_left), "paused")
-    if failure.kind is Kind.TERMINAL:
-        return Fail()
+        return Wait(_within(told, ACCOUNT_SECONDS, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
     most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code == "wrong_content" else policy.max_attempts)
     if attempts >= most:
         return Fail()
     seconds = max(told or 0.0, backoff(attempts, policy, rng))
-    return Retry(seconds) if seconds < seconds_left else Fail()
+    return Retry(seconds) if seconds < seconds_left else Fail(expired=True)
 
 
 def _within(told: float | None, own: float, seconds_left: float) -> float:

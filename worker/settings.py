@@ -45,7 +45,12 @@ class Settings(BaseSettings):
     """All settings. Durations are seconds unless the name says otherwise."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", toml_file="stockpot.toml", extra="forbid", frozen=True, populate_by_name=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        toml_file="stockpot.toml",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
     )
 
     home: Annotated[Path, AfterValidator(_absolute)] = Field(Path("var"), validate_default=True)
@@ -129,7 +134,9 @@ class Settings(BaseSettings):
             try:
                 return self.api_key_file.read_text(encoding="utf-8").strip() or None
             except OSError as error:
-                raise SettingsError(f"STOCKPOT_API_KEY_FILE: cannot read {self.api_key_file}: {error.strerror}") from error
+                raise SettingsError(
+                    f"STOCKPOT_API_KEY_FILE: cannot read {self.api_key_file}: {error.strerror}"
+                ) from error
         return None
 
     @functools.cached_property

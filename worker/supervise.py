@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from worker.errors import Unreachable
 
@@ -96,9 +96,11 @@ class Supervisor:
         self._handlers: dict[int, object] = {}
         self._signals = 0
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(number, lambda came, _: self._events.put(_Event("signal", number=came)))
+            self._handlers[number] = signal.signal(
+                number, lambda came, _: self._events.put(_Event("signal", number=came))
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,8 +118,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Handed on, not read: what a worker makes of its environment is `worker.settings`' affair.
-            env={**os.environ, **child.env},
+            env={**os.environ, **child.env},  # noqa: TID251 -- handed on, not read
             start_new_session=True,
         )
         child.started_at, child.due_at = time.monotonic(), None

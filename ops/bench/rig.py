@@ -31,7 +31,7 @@ class Rig:
         self.postgres = self._stack.enter_context(PostgresServer(durable=True, settings={"max_connections": "400"}))
         self.upstream = self._stack.enter_context(Child("ops.bench.upstream", log=self.scratch / "upstream.log"))
         self.port: int = self.upstream.ready["port"]
-        self._databases = 0
+        self._runs = 0
 
     def __enter__(self) -> Self:
         return self
@@ -67,10 +67,14 @@ class Rig:
         with redis.Redis.from_url(self.valkey.url) as client:
             client.flushall()
 
+    def next_run(self) -> int:
+        """A number that no other run of this session has."""
+        self._runs += 1
+        return self._runs
+
     def fresh_database(self) -> str:
         """The URL of a new, empty PostgreSQL database."""
-        self._databases += 1
-        return self.postgres.create_database(name=f"bench{self._databases}")
+        return self.postgres.create_database(name=f"bench{self.next_run()}")
 
     def subscriber(self, pattern: str) -> Child:
         """A listening subscriber; the caller stops it."""

@@ -15,7 +15,7 @@ DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="u
 def registered() -> dict[str, tuple[str, set[str], str]]:
     """Type, labels and meaning of every metric, by name."""
     found = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    return {one._name: (one._type, set(one._labelnames), one._documentation) for one in found}
+    return {one._name: (str(one._type), set(one._labelnames), one._documentation) for one in found}
 
 
 def documented() -> dict[str, tuple[str, set[str], str]]:

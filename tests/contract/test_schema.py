@@ -1,5 +1,7 @@
-"""The database as promised, on SQLite and PostgreSQL: models and migrations agree, views keep their columns, and the
-CHECK constraints refuse every state that no job may be in."""
+"""The database as promised, on SQLite and PostgreSQL.
+
+Models and migrations agree, views keep their columns, and the CHECK constraints refuse every state that no job may be in.
+"""
 
 from __future__ import annotations
 

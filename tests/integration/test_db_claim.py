@@ -234,7 +234,9 @@ def test_a_writer_waits_for_another_processes_transaction(sqlite_url: str) -> No
         assert [one.seq for one in taken] == [7]
 
 
-def test_a_clock_of_the_worker_that_is_wrong_changes_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_of_the_worker_that_is_wrong_changes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job due in an hour is not claimed by a worker whose own clock is a day ahead."""
     [later] = submitted(database, request(delay_seconds=3_600))
     real = time.time

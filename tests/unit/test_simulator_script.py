@@ -44,7 +44,7 @@ def test_rst_has_three_places() -> None:
 )
 def test_what_cannot_be_read_is_named(script: str) -> None:
     """The message holds the step."""
-    with pytest.raises(UnknownStep, match=script.split(",")[-1]):
+    with pytest.raises(UnknownStep, match=script.rsplit(",", maxsplit=1)[-1]):
         parse(script)
 
 

@@ -87,9 +87,13 @@ def _which(where: tuple[str, ...]) -> dict[str, Any]:
     for pair in where:
         name, _, value = pair.partition("=")
         if name not in _FILTERS or not value:
-            raise click.BadParameter(f"expected K=V with K one of {', '.join(_FILTERS)}; got {pair!r}", param_hint="--where")
+            raise click.BadParameter(
+                f"expected K=V with K one of {', '.join(_FILTERS)}; got {pair!r}", param_hint="--where"
+            )
         allowed = _FILTERS[name]
         if allowed and value not in allowed:
-            raise click.BadParameter(f"{name}: expected one of {', '.join(allowed)}; got {value!r}", param_hint="--where")
+            raise click.BadParameter(
+                f"{name}: expected one of {', '.join(allowed)}; got {value!r}", param_hint="--where"
+            )
         which[name] = options.Moment().convert(value, None, None) if name == "since" else value
     return which

@@ -34,7 +34,9 @@ def told(ctx: click.Context) -> Iterator[None]:
         say("Interrupted.")
         ctx.exit(INTERRUPTED)
     except InvalidRequest as error:
-        problems = [f"{problem.field}: {problem.message}" if problem.field else problem.message for problem in error.problems]
+        problems = [
+            f"{problem.field}: {problem.message}" if problem.field else problem.message for problem in error.problems
+        ]
         _tell("The request cannot be accepted:" if len(problems) > 1 else "The request cannot be accepted.", *problems)
         ctx.exit(USAGE)
     except Unreachable as error:

@@ -7,22 +7,20 @@ to watch it again.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TextIO
 
 import click
 
-from api_schemas.events import is_terminal
 from api_schemas.jobs import JobDetail
 from worker.cli.exits import FAILED, INTERRUPTED
 from worker.cli.output import money, say, shown, span
-from worker.errors import WaitTimeout
-from worker.producer import Stockpot
+from worker.errors import StockpotError, WaitTimeout
+from worker.producer import AsyncStockpot
+from worker.settings import load
 
 #: A job that has not begun after this long gets a word: most often there is no worker.
 _PATIENCE_SECONDS = 5.0
@@ -33,35 +31,73 @@ _SETTLED_SECONDS = 10.0
 class Follower:
     """Follows one job for people. `seq` is the last event seen, from which watching can go on.
 
+    It runs an event loop of its own, so that Ctrl-C and the timeout end the watching at once and cleanly.
+
     Args:
         live: show tokens as they come.
         quiet: stdout belongs to somebody else (`--json`): tokens go to stderr, the answer nowhere.
+        after: go on after this event.
+        each: called with every event, for who prints them as they are.
     """
 
-    def __init__(self, pot: Stockpot, job_id: str, *, live: bool, quiet: bool = False, after: int = 0) -> None:
-        self._pot, self._job_id, self._after, self._quiet = pot, job_id, after, quiet
+    def __init__(
+        self,
+        tenant: str,
+        job_id: str,
+        *,
+        live: bool,
+        quiet: bool = False,
+        after: int = 0,
+        each: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._tenant, self._job_id, self._after, self._quiet, self._each = tenant, job_id, after, quiet, each
         self._screen = _terminal(quiet=quiet) if live else None
         self._text = ""  # of this attempt, as shown
         self.seq = after
 
-    def follow(self, timeout: float | None) -> JobDetail:
+    def follow(self, timeout: float | None = None) -> JobDetail:
         """Show the job until it is over, then its answer (unless `quiet`) and a summary.
 
         Raises:
             WaitTimeout: it goes on after `timeout` seconds.
+            NotFound, Unreachable: as the producer's `events`.
         """
-        with _interruptible(self), _deadline(timeout, self._job_id), _word_when_idle(self._pot, self._job_id) as begun:
-            for event in self._pot.events(self._job_id, after=self._after):
-                begun()
-                self._show(event)
-                if is_terminal(event):
-                    break
-        detail = settled(self._pot, self._job_id)
+        try:
+            detail = asyncio.run(self._follow(timeout))
+        except KeyboardInterrupt:
+            say(f"\nThe job goes on. Watch it again: {self._again()}")
+            click.get_current_context().exit(INTERRUPTED)
         self._finish(detail)
         return detail
 
+    async def _follow(self, timeout: float | None) -> JobDetail:
+        async with AsyncStockpot(load(), tenant=self._tenant) as pot:
+            try:
+                async with (
+                    asyncio.timeout(timeout),
+                    _word_when_idle(pot, self._job_id) as begun,
+                    contextlib.aclosing(pot.events(self._job_id, after=self._after)) as events,  # type: ignore[type-var]
+                ):
+                    async for event in events:
+                        begun()
+                        self._show(event)
+            except TimeoutError:
+                message = f"{self._job_id} is not finished after {timeout:g} s; it goes on. Watch it: {self._again()}"
+                raise WaitTimeout(message) from None
+            detail = await pot.get(self._job_id)
+            if detail.finished_at is None:
+                detail = await pot.wait(self._job_id, timeout=_SETTLED_SECONDS)
+            return detail
+
+    def _again(self) -> str:
+        whose = "" if self._tenant == "default" else f" --tenant {self._tenant}"
+        after = f" --after {self.seq}" if self.seq else ""
+        return f"stockpot watch {self._job_id}{after}{whose}"
+
     def _show(self, event: dict[str, Any]) -> None:
         self.seq = event["seq"]
+        if self._each is not None:
+            self._each(event)
         if event["type"] == "chunk" and self._screen is not None:
             text = str(event.get("text") or "")
             self._text += text
@@ -80,12 +116,6 @@ class Follower:
         if answer and not self._quiet and not whole and (self._after == 0 or self._screen is not sys.stdout):
             click.echo(shown(answer) if sys.stdout.isatty() else answer.encode("utf-8", "replace"))
         say(click.style(summary(detail), dim=True))
-
-
-def settled(pot: Stockpot, job_id: str) -> JobDetail:
-    """The job once its row is terminal."""
-    detail = pot.get(job_id)
-    return detail if detail.finished_at is not None else pot.wait(job_id, timeout=_SETTLED_SECONDS)
 
 
 def exit_code(detail: JobDetail) -> int:
@@ -109,59 +139,32 @@ def summary(detail: JobDetail) -> str:
     return " · ".join(parts)
 
 
-@contextlib.contextmanager
-def _interruptible(follower: Follower) -> Iterator[None]:
-    """Ctrl-C ends the watching, not the job."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        farewell(follower._pot, follower._job_id, follower.seq)  # noqa: SLF001 -- two halves of one thing
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
-def farewell(pot: Stockpot, job_id: str, seq: int) -> None:
-    """Say how to go on watching, and exit as an interrupted command does."""
-    whose = "" if pot.tenant == "default" else f" --tenant {pot.tenant}"
-    after = f" --after {seq}" if seq else ""
-    say(f"\nThe job goes on. Watch it again: stockpot watch {job_id}{after}{whose}")
-    click.get_current_context().exit(INTERRUPTED)
-
-
-@contextlib.contextmanager
-def _deadline(seconds: float | None, job_id: str) -> Iterator[None]:
-    """Raise WaitTimeout in the block after `seconds`; the main thread only, which a command is."""
-    if seconds is None:
-        yield
-        return
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise WaitTimeout(f"{job_id} is not finished after {seconds:g} s; it goes on. Watch it: stockpot watch {job_id}")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def _word_when_idle(pot: Stockpot, job_id: str) -> Iterator[Callable[[], None]]:
+@contextlib.asynccontextmanager
+async def _word_when_idle(pot: AsyncStockpot, job_id: str) -> AsyncIterator[Callable[[], None]]:
     """Say once why nothing happens yet; the block calls what it is given when something does."""
 
-    def word() -> None:
-        job = pot.get(job_id)
+    async def word() -> None:
+        await asyncio.sleep(_PATIENCE_SECONDS)
+        job = await pot.get(job_id)
         if job.status == "queued":
-            why = f" (waiting on {job.waiting_on})" if job.waiting_on else "; is a worker running? `stockpot up` starts one"
+            why = (
+                f" (waiting on {job.waiting_on})"
+                if job.waiting_on
+                else "; is a worker running? `stockpot up` starts one"
+            )
             say(click.style(f"still queued{why}", fg="yellow"))
 
-    timer = threading.Timer(_PATIENCE_SECONDS, word)
-    timer.daemon = True
-    timer.start()
+    waiting = asyncio.create_task(word())
     try:
-        yield timer.cancel
+        yield lambda: _cancel(waiting)
     finally:
-        timer.cancel()
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, StockpotError):
+            await waiting
 
 
 def _terminal(*, quiet: bool) -> TextIO | None:

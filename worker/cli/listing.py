@@ -33,7 +33,14 @@ _PAGE = 500
 @options.tenant
 @options.as_json
 def listing(
-    status: str | None, lane: str | None, batch: str | None, since: datetime | None, limit: int, tenant: str, *, as_json: bool
+    status: str | None,
+    lane: str | None,
+    batch: str | None,
+    since: datetime | None,
+    limit: int,
+    tenant: str,
+    *,
+    as_json: bool,
 ) -> None:
     """List jobs, newest first. With --json one object per line."""
     which = {"tenant": tenant, "status": status, "lane": lane, "batch": batch, "since": since}

@@ -25,18 +25,14 @@ class Moment(click.ParamType[datetime]):
         if isinstance(value, datetime):
             return value
         ago = _DURATION.fullmatch(value.strip())
-        if ago is not None:
-            seconds = float(ago[1]) * _UNIT_SECONDS[ago[2]]
-            if seconds <= timedelta(days=36_500).total_seconds():
-                return datetime.now(UTC) - timedelta(seconds=seconds)
-        else:
-            try:
-                given = datetime.fromisoformat(value)
-            except ValueError:
-                pass
-            else:
-                return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
-        self.fail(f"expected 90m, 24h, 7d, a date or a time such as 2026-08-01T06:00:00Z, got {value!r}", param, ctx)
+        try:
+            if ago is not None:
+                return datetime.now(UTC) - timedelta(seconds=float(ago[1]) * _UNIT_SECONDS[ago[2]])
+            given = datetime.fromisoformat(value)
+        except (ValueError, OverflowError):
+            what = "expected 90m, 24h, 7d, a date or a time such as 2026-08-01T06:00:00Z"
+            raise click.BadParameter(f"{what}, got {value!r}", ctx, param) from None
+        return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
 
 
 class Pairs(click.ParamType[tuple[str, str]]):

@@ -91,5 +91,3 @@ def _attempts(detail: JobDetail) -> Table:
             shown(f"{one.error_class}: {one.error_message or ''}" if one.error_class else ""),
         )
     return table
-
-

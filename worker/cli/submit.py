@@ -41,7 +41,9 @@ Examples:
 @click.option("--endpoint", type=click.Choice(ENDPOINTS), help="Told by the body when left out.")
 @click.option("--stream", is_flag=True, help="Ask the upstream for a stream, and follow it live.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Stop waiting after S seconds.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Stop waiting after S seconds."
+)
 @click.option("--idempotency-key", metavar="K", help="Submitting again with the same key and body is the same job.")
 @click.option("--webhook", metavar="URL", help="Where to send the signed result.")
 @click.option("--lane", type=click.Choice(LANES), help="Interactive work never waits behind bulk.")
@@ -85,14 +87,14 @@ def submit(
             return
         say(click.style(done.id, dim=True))
         try:
-            detail = Follower(pot, done.id, live=stream, quiet=as_json).follow(timeout)
+            detail = Follower(tenant, done.id, live=stream, quiet=as_json).follow(timeout)
         except WaitTimeout:
             if as_json:
                 put_json(pot.get(done.id).to_json())
             raise
-        if as_json:
-            put_json(detail.to_json())
-        click.get_current_context().exit(exit_code(detail))
+    if as_json:
+        put_json(detail.to_json())
+    click.get_current_context().exit(exit_code(detail))
 
 
 def _request(

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from api_schemas.events import is_terminal
 from worker.cli import options
-from worker.cli.exits import FAILED
-from worker.cli.following import Follower, exit_code, farewell
-from worker.cli.opening import producer
+from worker.cli.following import Follower, exit_code
 from worker.cli.output import put_json
-from worker.producer import Stockpot
 
 
 @click.command(
@@ -33,21 +27,6 @@ def watch(job: str, after: int, tenant: str, *, as_json: bool) -> None:
     Exits 0 if the job completed and 1 if it failed, was cancelled or expired. With --json the events are printed as
     they come, one per line.
     """
-    with producer(tenant) as pot:
-        if as_json:
-            code = _events(pot, job, after)
-        else:
-            code = exit_code(Follower(pot, job, live=True, after=after).follow(None))
-    click.get_current_context().exit(code)
-
-
-def _events(pot: Stockpot, job: str, after: int) -> int:
-    last: dict[str, Any] = {"seq": after}
-    try:
-        for last in pot.events(job, after=after):
-            put_json(last)
-            if is_terminal(last):
-                break
-    except KeyboardInterrupt:
-        farewell(pot, job, last["seq"])
-    return 0 if last.get("type") == "job.completed" else FAILED
+    follower = Follower(tenant, job, live=not as_json, quiet=as_json, after=after, each=put_json if as_json else None)
+    detail = follower.follow()
+    click.get_current_context().exit(exit_code(detail))

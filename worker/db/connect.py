@@ -125,6 +125,8 @@ class Database:
         except PoolTimeout as error:
             raise Unreachable("the database", "every connection of this process's pool is busy") from error
         except OperationalError as error:
+            if _too_much(error):
+                raise
             raise Unreachable("the database", _detail(error), self._mend(error)) from error
         except DBAPIError as error:
             if error.connection_invalidated or _read_only(error):
@@ -155,6 +157,11 @@ def _missing_table(error: DBAPIError) -> bool:
 def _read_only(error: DBAPIError) -> bool:
     """Whether PostgreSQL takes no writes now, as a standby does until it is promoted (RELIABILITY F44)."""
     return getattr(error.orig, "sqlstate", None) == "25006"
+
+
+def _too_much(error: DBAPIError) -> bool:
+    """Whether PostgreSQL has refused a value as too deep or too long (class 54): trying again does not help."""
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith("54")
 
 
 def _detail(error: DBAPIError) -> str:

@@ -8,16 +8,18 @@ A job that goes back to `queued` although its cancellation was asked for has no 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from api_schemas.text import storable
 from api_schemas.usage import Usage
 from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.recordset import records, recordset
 
 PICO = Decimal(10) ** 12
 
@@ -104,7 +106,7 @@ def _clean(value: str | None) -> str | None:
     return None if value is None else storable(value)
 
 
-#: Each parameter with its PostgreSQL type, in the order of `Settlement.row`.
+#: The columns of a settlement's row with their PostgreSQL types.
 _TYPES = {
     "id": "text",
     "fence": "int",
@@ -160,9 +162,8 @@ def settle(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
     return written
 
 
-_GIVEN = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _TYPES.items())
 _POSTGRES = f"""
-    WITH given AS (SELECT * FROM unnest({_GIVEN}) AS g({", ".join(_TYPES)})),
+    WITH given AS (SELECT * FROM {recordset("rows", _TYPES)}),
     done AS (
         UPDATE jobs AS j SET status = g.status, lease_owner = NULL, lease_until = NULL,
             finished_at = CASE WHEN g.status = 'queued' THEN NULL ELSE {{now}} END,
@@ -192,16 +193,13 @@ _POSTGRES = f"""
 
 
 def _postgres(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
-    # psycopg refuses a list that mixes 0 and 0.5.
-    columns = {name: _column(rows, name, kind) for name, kind in _TYPES.items()}
-    statement = _POSTGRES.format(now=now_sql(conn), due=after_sql(conn, "g.due_in"))
-    return {row[0] for row in conn.execute(text(statement), columns)}
+    statement = _statement(now_sql(conn), after_sql(conn, "g.due_in"))
+    return {row[0] for row in conn.execute(statement, {"rows": records(rows)})}
 
 
-def _column(rows: list[dict[str, Any]], name: str, kind: str) -> list[Any]:
-    if kind == "float8":
-        return [None if row[name] is None else float(row[name]) for row in rows]
-    return [row[name] for row in rows]
+@functools.cache
+def _statement(now: str, due: str) -> TextClause:
+    return text(_POSTGRES.format(now=now, due=due))
 
 
 def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:

@@ -14,6 +14,7 @@ from api_schemas import jsontext
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest
 from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.recordset import recordset, records
 from worker.errors import IdempotencyConflict
 from worker.settings import Settings
 
@@ -87,11 +88,9 @@ def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     now = now_sql(conn)
     names = _COLUMNS.split(", ")
     if is_postgres(conn):
-        arrays = ", ".join(f"CAST(:{name} AS {_ARRAY.get(name, 'text')}[])" for name in [*names, "delay", "ttl", "body"])
+        given = recordset("rows", {name: _TYPES.get(name, "text") for name in [*names, "delay", "ttl", "body"]})
         statement = f"""
-            WITH given AS (
-                SELECT * FROM unnest({arrays}) AS g({_COLUMNS}, delay, ttl, body)
-            ), made AS (
+            WITH given AS (SELECT * FROM {given}), made AS (
                 INSERT INTO jobs ({_COLUMNS}, created_at, due_at, expires_at)
                 SELECT {_COLUMNS.replace("metadata", "CAST(metadata AS json)")}, {now},
                     {after_sql(conn, "delay")}, {after_sql(conn, "ttl")}
@@ -101,8 +100,7 @@ def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
             )
             SELECT id FROM made
         """
-        columns = {name: [row[name] for row in rows] for name in [*names, "delay", "ttl", "body"]}
-        return {row[0] for row in conn.execute(text(statement), columns)}
+        return {row[0] for row in conn.execute(text(statement), {"rows": records(rows)})}
     values = ", ".join(f":{name}" for name in names)
     job = text(f"""
         INSERT INTO jobs ({_COLUMNS}, created_at, due_at, expires_at)
@@ -115,7 +113,8 @@ def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     return {row["id"] for row in made}
 
 
-_ARRAY = {
+#: The columns that are no text, with their PostgreSQL types.
+_TYPES = {
     "stream": "boolean",
     "max_attempts": "int",
     "line": "int",

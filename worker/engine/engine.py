@@ -194,13 +194,15 @@ class Engine:
             self._keep_prices(desk.prices, upstream),
             self._watch(publisher),
         ]
-        tasks = [asyncio.create_task(one) for one in lasting]
+        feeding, *_ = tasks = [asyncio.create_task(one) for one in lasting]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(warn_if_redis_evicts(redis_url)))  # it ends by itself
         log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
         self._ready.set()
         await self._drain_asked.wait()
+        # A claim under way still brings jobs. They are run or given back like the others, not left to their leases.
+        await asyncio.wait([feeding], timeout=SETTLE_SECONDS)
         await self._finish(settings.drain_seconds)
         for task in tasks:
             task.cancel()

@@ -2,7 +2,8 @@
 
 While one transaction is on its way the next settlements gather; they share the next commit. A settlement is tried
 until it is written or refused by its fence: an answer that was paid for is saved with retries, never called for again.
-One settlement that the database cannot store does not spoil its slice: they are then written one by one.
+One settlement that the database cannot store does not spoil its slice: they are then written one by one. What cannot
+be stored even without its answer is left to its lease.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
 
 from worker import metrics
 from worker.crash import crashpoint
@@ -28,6 +29,10 @@ log = structlog.get_logger(__name__)
 
 #: Settlements in one transaction: about 20 ms of writing, and the next slice has gathered by then.
 SLICE = 128
+#: Answers in one transaction, in characters: PostgreSQL takes no message of a gigabyte.
+SLICE_TEXT = 64 * 1024 * 1024
+#: What the values themselves are to blame for. (An `OperationalError` that is left is a limit of PostgreSQL's own.)
+NOT_STORABLE = (DataError, IntegrityError, OperationalError, ValueError, TypeError, OverflowError)
 #: The wait after a failed transaction doubles from the first to the second, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 
@@ -54,7 +59,7 @@ class Settler:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                slice_, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
+                slice_ = self._next_slice()
                 written = await self._write([(settlement, settled) for settlement, settled, _ in slice_])
                 for settlement, _, done in slice_:
                     if settlement.job_id not in written:
@@ -65,22 +70,39 @@ class Settler:
         finally:
             self._writer = None
 
+    def _next_slice(self) -> list[tuple[Settlement, Settled | None, asyncio.Future[bool]]]:
+        """What goes into the next transaction; of one job's settlements (an old claim's, a new one's) only the first."""
+        slice_, later, ids, room = [], [], set(), SLICE_TEXT
+        for one in self._waiting:
+            settlement = one[0]
+            if ids and (len(slice_) == SLICE or room <= 0 or settlement.job_id in ids):
+                later.append(one)
+                continue
+            slice_.append(one)
+            ids.add(settlement.job_id)
+            room -= sum(len(text or "") for text in (settlement.response, settlement.text, settlement.partial_text))
+        self._waiting = later
+        return slice_
+
     async def _write(self, slice_: Sequence[tuple[Settlement, Settled | None]]) -> set[str]:
         """Write a slice, for as long as it takes."""
         pause = FIRST_PAUSE
         while True:
             try:
                 written, hooks = await self._database.write(lambda conn: self._transaction(conn, slice_))
-            except Unreachable as error:
+            except NOT_STORABLE as error:
+                if len(slice_) > 1:
+                    return set().union(*[await self._write([one]) for one in slice_])
+                settlement, settled = slice_[0]
+                log.error("settlement_not_storable", job=settlement.job_id, error=type(error).__name__)
+                if settlement.error_code == _CODE:
+                    return set()
+                slice_ = [_without_answer(settlement, settled)]
+            except (Unreachable, SQLAlchemyError) as error:
                 metrics.DATABASE_ERRORS.inc()
                 log.warning("settle_delayed", jobs=len(slice_), error=str(error).splitlines()[0])
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
-            except SQLAlchemyError as error:
-                if len(slice_) > 1:
-                    return set().union(*[await self._write([one]) for one in slice_])
-                log.error("settlement_not_storable", job=slice_[0][0].job_id, error=type(error).__name__)
-                slice_ = [_without_answer(*slice_[0])]
             else:
                 _pass("settle.committed", slice_)
                 if hooks:
@@ -103,17 +125,18 @@ def _pass(point: str, slice_: Sequence[tuple[Settlement, Settled | None]]) -> No
         crashpoint(point, settlement.job_id)
 
 
+_CODE = "not_storable"
+
+
 def _without_answer(settlement: Settlement, settled: Settled | None) -> tuple[Settlement, Settled | None]:
     """The same end of the call without what cannot be stored; the money stays on record."""
-    if settlement.response is None and settlement.text is None:
-        raise RuntimeError(f"the database refuses the settlement of {settlement.job_id}")
     failed = replace(
         settlement,
         status="failed",
         response=None,
         text=None,
         error_class="upstream",
-        error_code="not_storable",
+        error_code=_CODE,
         error_message="the database refused to store the upstream's answer",
         error_body=None,
         partial_text=None,

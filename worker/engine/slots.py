@@ -69,7 +69,14 @@ class Slots:
         return {job_id: slot.job.fence for job_id, slot in self._slots.items()}
 
     def start(self, slot: Slot, story: Coroutine[Any, Any, None]) -> None:
-        """Give a job a slot and run its story."""
+        """Give a job a slot and run its story.
+
+        If an older claim of the same job is still in hand (its lease ran out while this worker was frozen), that
+        claim is lost: its call is stopped, and its slot is the newer one's.
+        """
+        self.stop(slot.job.id, Stop.LOST)
+        older = self._slots.get(slot.job.id)
+        self._bulk -= older is not None and older.job.lane == "bulk"
         self._slots[slot.job.id] = slot
         self._bulk += slot.job.lane == "bulk"
         metrics.IN_FLIGHT.set(len(self._slots))
@@ -99,10 +106,14 @@ class Slots:
         return sum(self.stop(job_id, why) for job_id in list(self._slots))
 
     async def empty(self, timeout: float) -> bool:
-        """Wait until no job is in hand; False if `timeout` seconds were not enough."""
-        tasks = [slot.task for slot in self._slots.values() if slot.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
+        """Wait until no job is in hand, those that come meanwhile included; False after `timeout` seconds."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        while tasks := [slot.task for slot in self._slots.values() if slot.task is not None and not slot.task.done()]:
+            left = deadline - clock()
+            if left <= 0:
+                break
+            await asyncio.wait(tasks, timeout=left)
         return not self._slots
 
     def wait_for_room(self, timeout: float) -> bool:

@@ -6,7 +6,7 @@
 | `stockpot:job:<id>` | pub/sub channel with the same envelopes | `append.lua` | none, a channel keeps nothing |
 | `stockpot:job:` | pub/sub channel that nobody publishes to | `feed`, to hold its connection open | none |
 | `stockpot:control` | pub/sub channel: cancellations | `control` | none |
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from ops.bench import wire
 from ops.bench.children import ROOT, Child
 from ops.bench.contenders import Work
 from ops.bench.rig import Rig, wait_for
+from tests.rig.ports import fresh_directory
 from tests.rig.procs import Process
 from worker.db import schema
 
@@ -38,7 +39,7 @@ class StockpotContender:
         self._workers: list[Process] = []
         self._producer: Child | None = None
         self._ended = 0
-        self._runs = 0
+        self._run = 0
 
     @property
     def producer(self) -> Child:
@@ -49,9 +50,8 @@ class StockpotContender:
 
     def environment(self, work: Work) -> dict[str, str]:
         """What the worker, the producer and the command line of this run are told."""
-        self._runs += 1
-        home = self.rig.scratch / f"stockpot-{self.database}-{self._runs}-{id(self) % 10_000}"
-        home.mkdir()
+        self._run = self.rig.next_run()
+        home = fresh_directory("home")
         self.url = self.rig.fresh_database() if self.database == "postgres" else f"sqlite:///{home / 'stockpot.db'}"
         self.env = os.environ | {
             "STOCKPOT_HOME": str(home),
@@ -78,7 +78,7 @@ class StockpotContender:
             Process(
                 [sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", f"bench{number}@%h"],
                 logs=home,
-                name=f"{self.database}-{self._runs}-{number}-{id(self) % 10_000}",
+                name=f"{self.database}-{self._run}-{number}",
                 env=env,
                 cwd=ROOT,
             )

@@ -18,7 +18,7 @@ from worker.sandbox.simulator.catalog import charge
 from worker.sandbox.simulator.script import Step, plain_model
 
 #: 64 words, so that a byte of the hash picks one without bias. Some need more than one byte in UTF-8.
-_WORDS = (  # noqa: SIM905 - a list of 64 literals would be harder to read
+_WORDS = (
     "the stock simmers slowly while onions and carrots give their sweetness to a broth that smells of bay leaf "
     "thyme pepper celery parsley leek garlic bones salt water steam patience crème jalapeño purée sauté 日本 "
     "kombu dashi miso ginger lemon butter flour roux taste again then strain through cloth until clear golden "

@@ -1,0 +1,83 @@
+"""The batches table: one row per batch, with its counters. The lines are jobs (`jobs.batch_id`, `custom_id`, `line`).
+
+    in_progress ──all lines over──> completed (expired, if some line ran out of time)
+         │
+         └─cancel─> cancelling ──all lines over──> cancelled
+
+The counters are raised in the very transaction that ends a line, so they are exact whatever crashes; nobody ever
+counts a million rows. They are in no index, so that raising one is a heap-only update on PostgreSQL.
+
+`held` says why no line is admitted now (`paused`, `window`, `max_cost`); `most` bounds the calls in flight of the
+batch, over all workers. A file that is not valid makes no batch, so `validating` and `failed` are never written.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Index, Integer, Table, Text, text
+
+from worker.db.base import Instant, RawJSON, metadata
+from worker.db.tables import Id
+
+_ACTIVE = text("status IN ('in_progress', 'cancelling')")
+_KEYED = text("import_key IS NOT NULL")
+_ZERO = text("0")
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="in_progress"),
+    Column("held", Text),
+    Column("most", Integer),
+    Column("import_key", Text),  # SHA-256 of file and options: the same command again is the same batch
+    Column("input_name", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),  # the first line's
+    Column("model", Text),  # null when the lines name several
+    Column("metadata", RawJSON),
+    Column("webhook", Text),
+    Column("retry_of", Id),
+    Column("total", Integer, nullable=False),
+    Column("imported", Integer, nullable=False, server_default=_ZERO),
+    Column("completed", Integer, nullable=False, server_default=_ZERO),
+    Column("failed", Integer, nullable=False, server_default=_ZERO),
+    Column("cancelled", Integer, nullable=False, server_default=_ZERO),
+    Column("expired", Integer, nullable=False, server_default=_ZERO),
+    Column("calls", Integer, nullable=False, server_default=_ZERO),  # calls that came to an end, failed ones included
+    Column("call_seconds", Double, nullable=False, server_default=_ZERO),
+    Column("input_tokens", BigInteger, nullable=False, server_default=_ZERO),
+    Column("cached_tokens", BigInteger, nullable=False, server_default=_ZERO),
+    Column("output_tokens", BigInteger, nullable=False, server_default=_ZERO),
+    Column("reasoning_tokens", BigInteger, nullable=False, server_default=_ZERO),
+    Column("total_tokens", BigInteger, nullable=False, server_default=_ZERO),
+    Column("cost_picousd", BigInteger, nullable=False, server_default=_ZERO),
+    Column("quoted_tokens", BigInteger, nullable=False, server_default=_ZERO),
+    Column("quoted_picousd", BigInteger),  # null when a model has no price
+    Column("max_attempts", Integer, nullable=False),
+    Column("max_cost_picousd", BigInteger),
+    Column("finish_by", Instant),
+    Column("daily_window", Text),  # "HH:MM-HH:MM" in UTC
+    Column("window_seconds", Double, nullable=False),  # the completion window
+    Column("created_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    Column("cancelling_at", Instant),
+    CheckConstraint("status IN ('in_progress', 'cancelling', 'completed', 'expired', 'cancelled')", name="status"),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (status IN ('completed', 'expired', 'cancelled'))", name="finished_iff_over"
+    ),
+    CheckConstraint("completed + failed + cancelled + expired <= imported AND imported <= total", name="counts"),
+    Index("ix_batches_active", "id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
+    Index("uq_batches_import", "tenant", "import_key", unique=True, postgresql_where=_KEYED, sqlite_where=_KEYED),
+)
+
+BATCHES = """
+    SELECT b.id, b.tenant, b.status, b.held, b.most, b.input_name, b.endpoint, b.model, b.metadata, b.webhook,
+        b.retry_of, b.total, b.imported, b.completed, b.failed, b.cancelled, b.expired, b.calls, b.input_tokens,
+        b.cached_tokens, b.output_tokens, b.reasoning_tokens, b.total_tokens, {cost} AS cost_usd, b.quoted_tokens,
+        {quoted} AS quoted_usd, {most} AS max_cost_usd, b.finish_by, b.daily_window, b.created_at, b.due_at,
+        b.expires_at, b.finished_at, b.cancelling_at
+    FROM batches AS b
+"""
+"""The view `batches_v`; `{cost}`, `{quoted}` and `{most}` are the dialect's spellings of exact US dollars."""
