@@ -31,7 +31,7 @@ QUICK: dict[str, Any] = {
     "connect_timeout": 2,
     "first_event_timeout": 0.6,
     "idle_timeout": 0.5,
-    "total_timeout": 8,
+    "total_timeout": 3,
     "retry_base_seconds": 0.02,
     "retry_max_seconds": 0.1,
     "api_key": SecretStr("sk-test"),

@@ -139,11 +139,11 @@ class Settings(BaseSettings):
                 ) from error
         return None
 
-    @functools.cached_property
+    @property
     def key_id(self) -> str:
         """A short name of the API key for routes and logs: 12 hex digits of its SHA-256, `none` without a key."""
         key = self.key
-        return hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none"
+        return _digest(key) if key else "none"
 
     @classmethod
     def settings_customise_sources(
@@ -157,6 +157,11 @@ class Settings(BaseSettings):
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, DotEnvSettingsSource)
         return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def _strangers() -> list[str]:

@@ -49,6 +49,73 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "attempt", name=op.f("pk_attempts")),
     )
     op.create_table(
+        "batches",
+        sa.Column("id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=False),
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), server_default="in_progress", nullable=False),
+        sa.Column("held", sa.Text(), nullable=True),
+        sa.Column("most", sa.Integer(), nullable=True),
+        sa.Column("import_key", sa.Text(), nullable=True),
+        sa.Column("input_name", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=True),
+        sa.Column("metadata", RawJSON(), nullable=True),
+        sa.Column("webhook", sa.Text(), nullable=True),
+        sa.Column("retry_of", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=True),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("imported", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("completed", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("failed", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cancelled", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("expired", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("calls", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("call_seconds", sa.Double(), server_default=sa.text("0"), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cached_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("total_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("cost_picousd", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("quoted_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("quoted_picousd", sa.BigInteger(), nullable=True),
+        sa.Column("max_attempts", sa.Integer(), nullable=False),
+        sa.Column("max_cost_picousd", sa.BigInteger(), nullable=True),
+        sa.Column("finish_by", Instant(), nullable=True),
+        sa.Column("daily_window", sa.Text(), nullable=True),
+        sa.Column("window_seconds", sa.Double(), nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("due_at", Instant(), nullable=False),
+        sa.Column("expires_at", Instant(), nullable=False),
+        sa.Column("finished_at", Instant(), nullable=True),
+        sa.Column("cancelling_at", Instant(), nullable=True),
+        sa.CheckConstraint(
+            "(finished_at IS NOT NULL) = (status IN ('completed', 'expired', 'cancelled'))",
+            name=op.f("ck_batches_finished_iff_over"),
+        ),
+        sa.CheckConstraint(
+            "status IN ('in_progress', 'cancelling', 'completed', 'expired', 'cancelled')",
+            name=op.f("ck_batches_status"),
+        ),
+        sa.CheckConstraint("imported <= total", name=op.f("ck_batches_imported_within_total")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
+    )
+    with op.batch_alter_table("batches", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_batches_active",
+            ["id"],
+            unique=False,
+            postgresql_where=sa.text("status IN ('in_progress', 'cancelling')"),
+            sqlite_where=sa.text("status IN ('in_progress', 'cancelling')"),
+        )
+        batch_op.create_index(
+            "uq_batches_import",
+            ["tenant", "import_key"],
+            unique=True,
+            postgresql_where=sa.text("import_key IS NOT NULL"),
+            sqlite_where=sa.text("import_key IS NOT NULL"),
+        )
+
+    op.create_table(
         "jobs",
         sa.Column("id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=False),
         sa.Column("tenant", sa.Text(), server_default="default", nullable=False),
@@ -117,11 +184,25 @@ def upgrade() -> None:
             sqlite_where=sa.text("status = 'queued'"),
         )
         batch_op.create_index(
+            "ix_jobs_finished_line",
+            ["batch_id", "finished_at", "id"],
+            unique=False,
+            postgresql_where=sa.text("finished_at IS NOT NULL AND batch_id IS NOT NULL"),
+            sqlite_where=sa.text("finished_at IS NOT NULL AND batch_id IS NOT NULL"),
+        )
+        batch_op.create_index(
             "ix_jobs_queued",
             ["lane", "due_at", "id"],
             unique=False,
-            postgresql_where=sa.text("status = 'queued'"),
-            sqlite_where=sa.text("status = 'queued'"),
+            postgresql_where=sa.text("status = 'queued' AND batch_id IS NULL"),
+            sqlite_where=sa.text("status = 'queued' AND batch_id IS NULL"),
+        )
+        batch_op.create_index(
+            "ix_jobs_queued_line",
+            ["batch_id", "due_at", "id"],
+            unique=False,
+            postgresql_where=sa.text("status = 'queued' AND batch_id IS NOT NULL"),
+            sqlite_where=sa.text("status = 'queued' AND batch_id IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_jobs_running",

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import orjson
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A child that is not ready or not done in this time is a fault of the benchmark, not a slow contender.

@@ -30,7 +30,7 @@ def database(database_url: str) -> Iterator[Database]:
     opened.close()
 
 
-def submitted(database: Database, model: str = "m/one", **options: object) -> str:
+def submitted(database: Database, model: str = "m/one", **options: Any) -> str:
     """Submit one job and return its id."""
     request = parse_job({**CHAT, "model": model}, **options)
     return database.write(lambda conn: submit.insert(conn, [request], database.settings))[0].id

@@ -133,7 +133,7 @@ def test_one_key_or_id_twice_in_a_slice_is_one_job(database: Database) -> None:
 @pytest.mark.parametrize("given", ["id", "key"])
 def test_one_key_or_id_for_two_bodies_in_a_slice_is_refused(database: Database, given: str) -> None:
     """Else the second request would be lost without a word."""
-    option = {"id": job_id()} if given == "id" else {"idempotency_key": "k"}
+    option: dict[str, Any] = {"id": job_id()} if given == "id" else {"idempotency_key": "k"}
     with pytest.raises(IdempotencyConflict):
         insert(database, request("a", **option), request("b", **option))
     assert rows(database, "SELECT id FROM jobs") == []

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import redis
 from kombu import Connection
@@ -115,7 +115,7 @@ def test_a_killed_server_is_started_again_with_its_data(home: Path) -> None:
     """After SIGKILL the socket, pid and URL are stale; the append-only file is not."""
     client = redis.Redis.from_url(embedded.ensure(home))
     client.set("kept", "yes")
-    assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
+    assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1  # type: ignore[no-untyped-call]
     client.close()
     pid = pid_of(home)
     os.kill(pid, signal.SIGKILL)

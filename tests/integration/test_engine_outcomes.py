@@ -85,9 +85,9 @@ WHOLE = {
     "html,ok": "completed 2 retryable,completed",
     "empty,ok": "completed 2 retryable,completed",
     "streamforjson,ok": "completed 2 retryable,completed",
-    "silent,ok": "completed 2 ambiguous,completed",
+    "silent,ok": "completed 2 partial,completed",
     "delay=300000,ok": "completed 2 ambiguous,completed",
-    "cut@3,ok": "completed 2 ambiguous,completed",
+    "cut@3,ok": "completed 2 partial,completed",
     "status201": "completed 1 completed",
 }
 

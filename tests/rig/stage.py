@@ -37,7 +37,7 @@ from tests.rig.environment import TEST_API_KEY, environment
 from tests.rig.evidence import UpstreamCall, upstream_calls
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.hookd import HookReceiver
-from tests.rig.invariants import QUIET_KEYS, TERMINAL, Violation, check_stream
+from tests.rig.invariants import QUIET_KEYS, TERMINAL, Violation, shown_text
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.procs import Process
 from tests.rig.supervisor import Supervisor
@@ -403,7 +403,11 @@ class Stage:
         """I6 as a reader of the product sees it, from the log and the database together."""
         job = self.job(job_id)
         seen = list(self.pot.events(job_id))
-        return list(check_stream(job_id, seen, job["status"], job["text"], gaps_allowed=True))
+        if seen[-1]["type"] != f"job.{job['status']}":
+            return [Violation("I6", job_id, f"is {job['status']}; a reader ends with {seen[-1]['type']}")]
+        if job["status"] == "completed" and shown_text(seen) != job["text"]:
+            return [Violation("I6", job_id, f"a reader shows {shown_text(seen)!r:.80}, stored {job['text']!r:.80}")]
+        return []
 
     def _tracebacks(self, allowed: Sequence[str]) -> list[Violation]:
         """I9: what the workers logged as JSON, whose tracebacks are one line each."""

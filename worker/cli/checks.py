@@ -96,7 +96,7 @@ def redis(settings: Settings) -> Iterator[Check]:
                 settings.redis_url or embedded.find(settings.home) or stack.enter_context(embedded.lease(settings.home))
             )
             client = stack.enter_context(_client(url))
-            info: dict[str, Any] = client.info()  # type: ignore[assignment]
+            info: dict[str, Any] = client.info()
         except Unreachable as error:
             yield Check("redis", "unreachable", _first_line(error), error.mend)
             return

@@ -16,12 +16,12 @@ from alembic.autogenerate import compare_metadata
 from sqlalchemy import Connection, Engine, text
 
 import migrations
-from worker.db import tables, views, webhook_tables
+from worker.db import batch_tables, tables, views, webhook_tables
 from worker.db.base import metadata
 from worker.db.connect import Database
 from worker.settings import Settings
 
-__all__ = ["current", "differences", "head", "is_current", "metadata", "tables", "upgrade", "webhook_tables"]
+__all__ = ["batch_tables", "current", "differences", "head", "is_current", "metadata", "tables", "upgrade", "webhook_tables"]
 
 #: Any number; every upgrade takes this lock first, so that two that start together run one after the other.
 _UPGRADE_LOCK = 5_706_311

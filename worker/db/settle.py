@@ -154,12 +154,26 @@ def settle(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
 
     An id that is missing in the answer was fenced off. The caller commits.
     """
+    written = write(conn, settlements)
+    return written | already(conn, [one for one in settlements if one.job_id not in written])
+
+
+def write(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
+    """Write a slice of settlements; the ids of those that were written now. The caller commits."""
     rows = [settlement.row() for settlement in settlements]
-    written = _postgres(conn, rows) if is_postgres(conn) else _sqlite(conn, rows)
-    missing = [row for row in rows if row["id"] not in written]
-    if missing:
-        written |= _already(conn, missing)
-    return written
+    return _postgres(conn, rows) if is_postgres(conn) else _sqlite(conn, rows)
+
+
+def already(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
+    """Those that an earlier try had committed although its acknowledgement was lost (RELIABILITY D1).
+
+    The mark is the attempt row itself, closed with our outcome under our fence; a sweeper's mark is `lost`.
+    """
+    mark = text(
+        "SELECT 1 FROM attempts WHERE job_id = :id AND attempt = :attempt AND fence = :fence AND outcome = :outcome"
+    )
+    rows = [settlement.row() for settlement in settlements]
+    return {row["id"] for row in rows if not row["uncall"] and conn.execute(mark, row).first() is not None}
 
 
 _POSTGRES = f"""
@@ -239,14 +253,3 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     if answers:
         conn.execute(stored, answers)
     return {row["id"] for row in done}
-
-
-def _already(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
-    """Those of `rows` that an earlier try had committed although its acknowledgement was lost (RELIABILITY D1).
-
-    The mark is the attempt row itself, closed with our outcome under our fence; a sweeper's mark is `lost`.
-    """
-    mark = text(
-        "SELECT 1 FROM attempts WHERE job_id = :id AND attempt = :attempt AND fence = :fence AND outcome = :outcome"
-    )
-    return {row["id"] for row in rows if not row["uncall"] and conn.execute(mark, row).first() is not None}

@@ -24,6 +24,9 @@ Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 TERMINAL = ("completed", "failed", "cancelled", "expired")
 _TERMINAL_SQL = "('completed', 'failed', 'cancelled', 'expired')"
 _QUEUED = text("status = 'queued'")
+_QUEUED_ALONE = text("status = 'queued' AND batch_id IS NULL")
+_QUEUED_LINE = text("status = 'queued' AND batch_id IS NOT NULL")
+_FINISHED_LINE = text("finished_at IS NOT NULL AND batch_id IS NOT NULL")
 _RUNNING = text("status = 'in_progress'")
 
 jobs = Table(
@@ -72,8 +75,12 @@ jobs = Table(
         name="lease_iff_in_progress",
     ),
     CheckConstraint("attempts >= 0 AND attempts <= calls", name="attempts_within_calls"),
-    # The claim's order. Partial, so that it holds only what waits.
-    Index("ix_jobs_queued", "lane", "due_at", "id", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
+    # The claim's order. Partial, so that it holds only what waits. Lines of batches have their own, batch by batch: a
+    # million lines of a paused batch stand in nobody's way.
+    Index("ix_jobs_queued", "lane", "due_at", "id", postgresql_where=_QUEUED_ALONE, sqlite_where=_QUEUED_ALONE),
+    Index(
+        "ix_jobs_queued_line", "batch_id", "due_at", "id", postgresql_where=_QUEUED_LINE, sqlite_where=_QUEUED_LINE
+    ),
     Index("ix_jobs_expiring", "expires_at", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
     # Not on lease_until: renewing a lease must touch no index (a heap-only update on PostgreSQL).
     Index("ix_jobs_running", "lease_owner", postgresql_where=_RUNNING, sqlite_where=_RUNNING),
@@ -91,6 +98,15 @@ jobs = Table(
         "line",
         postgresql_where=text("batch_id IS NOT NULL"),
         sqlite_where=text("batch_id IS NOT NULL"),
+    ),
+    # For readers that follow a batch's results as they come.
+    Index(
+        "ix_jobs_finished_line",
+        "batch_id",
+        "finished_at",
+        "id",
+        postgresql_where=_FINISHED_LINE,
+        sqlite_where=_FINISHED_LINE,
     ),
 )
 

@@ -5,6 +5,7 @@ The text of each is the same for both databases but for the spelling of a divisi
 
 from __future__ import annotations
 
+from worker.db.batch_tables import BATCHES
 from worker.db.webhook_tables import WEBHOOK_ATTEMPTS_V, WEBHOOK_EVENTS_V
 
 JOBS = """
@@ -17,7 +18,7 @@ JOBS = """
 
 RESULTS = "SELECT job_id, response, provider_id, model FROM results WHERE response IS NOT NULL"
 
-_COST = {"postgresql": "a.cost_picousd / 1000000000000.0::numeric", "sqlite": "a.cost_picousd / 1000000000000.0"}
+_DOLLAR = {"postgresql": "1000000000000.0::numeric", "sqlite": "1000000000000.0"}
 
 USAGE = """
     SELECT a.job_id, a.attempt, a.input_tokens, a.cached_tokens, a.output_tokens, a.reasoning_tokens, a.total_tokens,
@@ -39,7 +40,13 @@ ATTEMPTS = """
 
 def definitions(dialect: str) -> dict[str, str]:
     """The views by name, each as a SELECT for `dialect` (`postgresql` or `sqlite`)."""
-    cost = _COST[dialect]
+    dollar = _DOLLAR[dialect]
+    cost = f"a.cost_picousd / {dollar}"
+    money = {
+        "cost": f"b.cost_picousd / {dollar}",
+        "quoted": f"b.quoted_picousd / {dollar}",
+        "most": f"b.max_cost_picousd / {dollar}",
+    }
     return {
         "jobs_v": JOBS,
         "results_v": RESULTS,
@@ -47,4 +54,5 @@ def definitions(dialect: str) -> dict[str, str]:
         "attempts_v": ATTEMPTS.format(cost=cost),
         "webhook_events_v": WEBHOOK_EVENTS_V,
         "webhook_attempts_v": WEBHOOK_ATTEMPTS_V,
+        "batches_v": BATCHES.format(**money),
     }

@@ -196,11 +196,15 @@ class Publisher:
             self._due.remove(stream)
 
     async def _run(self) -> None:
-        pause = FIRST_PAUSE
+        loop = asyncio.get_running_loop()
+        pause, rested = FIRST_PAUSE, 0.0
         while True:
             await self._wake.wait()
-            await asyncio.sleep(self._window)
-            if await self._flush():
+            # A window after the last flush: what comes after a silence goes out at once, what comes thick is gathered.
+            await asyncio.sleep(max(0.0, rested + self._window - loop.time()))
+            well = await self._flush()
+            rested = loop.time()
+            if well:
                 pause = FIRST_PAUSE
             else:
                 await asyncio.sleep(pause.total_seconds())

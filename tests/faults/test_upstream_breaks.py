@@ -1,0 +1,98 @@
+"""Answers that break off: reset, truncated, erroneous, silent. Never recorded as success, and tried again (F52–F55)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.rig.cases import Case, Playbill
+from tests.rig.stage import SetStage
+from tests.rig.witness import Witness
+
+pytestmark = pytest.mark.fault
+
+AGAIN = "completed"
+
+#: F52. Nothing came back: it may have been paid. Headers came: the answer began and broke.
+RESETS = [
+    Case("hangup,ok", ["ambiguous", AGAIN], code="connection_lost"),
+    Case("hangup,ok", ["ambiguous", AGAIN], stream=False, code="connection_lost"),
+    Case("rst,ok", ["ambiguous", AGAIN], code="connection_lost"),
+    Case("rst,ok", ["ambiguous", AGAIN], stream=False, code="connection_lost"),
+    Case("rst@headers,ok", ["partial", AGAIN], code="connection_lost"),
+    Case("rst@headers,ok", ["partial", AGAIN], stream=False, code="connection_lost"),
+    Case("slow=20+rst@5,ok", ["partial", AGAIN], code="connection_lost"),
+    Case("slow=20+rst@5,ok", ["partial", AGAIN], stream=False, code="connection_lost"),
+]
+#: F53. A stream without its end is none, however politely it stops; one that only lacks `[DONE]` is whole.
+TRUNCATED = [
+    Case("cut@5,ok", ["partial", AGAIN], code="connection_lost"),
+    Case("cut@5,ok", ["partial", AGAIN], stream=False, code="connection_lost"),
+    Case("end@5,ok", ["partial", AGAIN], code="no_finish_reason"),
+    Case("end@5,ok", ["retryable", AGAIN], stream=False, code="wrong_content"),
+    Case("donenofinish,ok", ["partial", AGAIN], code="no_finish_reason"),
+    Case("cut@0,ok", ["partial", AGAIN], code="connection_lost"),
+    Case("nodone", [AGAIN]),
+    Case("end@5", ["partial"] * 3, status="failed", error="truncated", code="no_finish_reason"),
+]
+#: F54. The error keeps the class of its status, wherever in the answer it stands.
+ERRORS = [
+    Case("error@3,ok", ["partial", AGAIN], code="server_error"),
+    Case("errorevent@3,ok", ["partial", AGAIN], code="server_error"),
+    Case("error@3,ok", ["retryable", AGAIN], stream=False, code="server_error"),
+    Case("finisherror,ok", ["partial", AGAIN]),
+    Case("finisherror,ok", ["retryable", AGAIN], stream=False),
+    Case("error@3", ["partial"] * 3, status="failed", error="upstream", code="server_error"),
+]
+#: F55. Comments and white space are no events; a total bounds what never ends.
+SILENCE = [
+    Case("pings,ok", ["partial", AGAIN], code="first_event_timeout"),
+    Case("silent,ok", ["partial", AGAIN], code="first_event_timeout"),
+    Case("silent,ok", ["partial", AGAIN], stream=False, code="idle_timeout"),
+    Case("stall@3,ok", ["partial", AGAIN], code="idle_timeout"),
+    Case("stall@3,ok", ["partial", AGAIN], stream=False, code="idle_timeout"),
+    Case("slow=100000,ok", ["partial", AGAIN], code="idle_timeout"),
+    Case("pings,ok", ["partial", AGAIN], stream=False, code="total_timeout"),
+    Case("endless,ok", ["partial", AGAIN], code="total_timeout"),
+    Case("delay=100000,ok", ["ambiguous", AGAIN], stream=False, code="total_timeout"),
+    Case("delay=100000,ok", ["ambiguous", AGAIN], code="first_event_timeout"),
+]
+#: The timers of that row, in seconds.
+TIMERS = {"first_event_timeout": 1.0, "idle_timeout": 1.0, "total_timeout": 3.0}
+
+
+def test_answers_that_break_off_are_never_taken_for_whole(stage: SetStage) -> None:
+    """F52, F53, F54: right class, the text so far on record, a new epoch for the next attempt."""
+    on = stage("postgres", workers=1, concurrency=40)
+    rows = {"reset": RESETS, "truncated": TRUNCATED, "erroneous": ERRORS}
+    bills = {name: Playbill(on) for name in rows}
+    for name, cases in rows.items():
+        with Witness(f"the upstream sent answers that were {name}") as witness:
+            witness.inject(lambda: bills[name].play(cases, on_ambiguous="retry", max_attempts=3))  # noqa: B023
+            on.quiesce()
+            witness.saw(bills[name].seen())
+    on.check(all_completed=False)
+    assert [line for bill in bills.values() for line in bill.differences()] == []
+    job = bills["truncated"].job("end@5")
+    partial = [row["partial_text"] for row in on.attempts(job)]
+    assert all(partial), "what had come is on record"
+    assert len(set(partial)) == 1
+    for case, job in bills["reset"].jobs:
+        if case.stream:
+            events = on.events(job)
+            assert {event["epoch"] for event in events} == {1, 2}
+            assert [event["type"] for event in events].count("attempt.reset") == 1
+
+
+def test_answers_that_fall_silent_are_given_up_in_time(stage: SetStage) -> None:
+    """F55: the timer that fires is the right one, and not before its time."""
+    on = stage("postgres", workers=1, concurrency=40, **TIMERS)
+    bill = Playbill(on)
+    with Witness("the upstream fell silent in each way") as witness:
+        witness.inject(lambda: bill.play(SILENCE, on_ambiguous="retry"))
+        on.quiesce()
+        witness.saw(bill.seen())
+    on.check()
+    assert bill.differences() == []
+    for _, job in bill.jobs:
+        first = on.attempts(job)[0]
+        assert first["total_seconds"] >= TIMERS[first["error_code"]]
