@@ -28,6 +28,8 @@ WebhookType = Literal[
     "batch.failed",
     "batch.expired",
     "batch.cancelled",
+    "route.paused",
+    "route.resumed",
 ]
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 -- a prefix

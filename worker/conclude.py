@@ -98,7 +98,8 @@ def held(job: ClaimedJob, no: Held) -> Settlement:
         outcome="held",
         spent=False,
         called=False,
-        due_in=min(no.seconds, max(job.seconds_left, 0.0)),
+        # A job whose route is paused stays due: no worker that knows of the pause claims it, and none waits afterwards.
+        due_in=0.0 if no.reason == "paused" else min(no.seconds, max(job.seconds_left, 0.0)),
         waiting_on=no.reason,
         error_class=job.last_error,
         batch_id=job.batch_id,

@@ -16,7 +16,7 @@ from worker.db import lookup
 from worker.db.connect import Database
 from worker.errors import Unreachable, WaitTimeout
 from worker.live.cursor import FinalState
-from worker.live.subscribe import follow
+from worker.live.subscribe import Feed, follow
 from worker.settings import Settings
 
 T = TypeVar("T")
@@ -26,20 +26,27 @@ POLL_SECONDS = 1.0
 
 
 class Follower:
-    """Reads one tenant's jobs as they run."""
+    """Reads one tenant's jobs as they run. All readers on one event loop share one subscription to Redis."""
 
     def __init__(self, settings: Settings, database: Database, tenant: str) -> None:
         self._settings = settings
         self._database = database
         self._tenant = tenant
+        self._feeds: dict[asyncio.AbstractEventLoop, Feed] = {}
+
+    async def aclose(self) -> None:
+        """End the subscription of the running loop."""
+        feed = self._feeds.pop(asyncio.get_running_loop(), None)
+        if feed is not None:
+            await feed.aclose()
 
     async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[dict[str, Any]]:
         """The events after `after`, ending with the terminal one. Raises NotFound, Unreachable."""
         final = partial(self._final, job_id)
         await final()  # an unknown job is refused before anything is awaited
-        async with contextlib.aclosing(
-            follow(self._redis_url(), job_id, after=after, read_final=final, poll_seconds=POLL_SECONDS)  # type: ignore[type-var]
-        ) as events:
+        feed = await self._feed()
+        stream = follow(feed, job_id, after=after, read_final=final, poll_seconds=POLL_SECONDS)
+        async with contextlib.aclosing(stream) as events:  # type: ignore[type-var]  # it is a generator
             async for event in events:
                 yield event
 
@@ -51,6 +58,14 @@ class Follower:
                     pass
         except TimeoutError:
             raise WaitTimeout(f"{job_id} is not finished after {timeout:g} s; it goes on") from None
+
+    async def _feed(self) -> Feed:
+        loop = asyncio.get_running_loop()
+        if loop not in self._feeds:
+            url = await to_thread.run_sync(self._redis_url)
+            if loop not in self._feeds:  # another reader may have been quicker
+                self._feeds[loop] = await Feed(url).__aenter__()
+        return self._feeds[loop]
 
     async def _final(self, job_id: str) -> FinalState:
         standing = await to_thread.run_sync(self._look, job_id)

@@ -32,5 +32,11 @@ QUEUED_SECONDS = Histogram(
 DATABASE_ERRORS = Counter("stockpot_database_errors", "Transactions that failed and are tried again", registry=REGISTRY)
 DOORBELLS = Counter("stockpot_doorbells", "Celery messages received", ["task"], registry=REGISTRY)
 REFUSED = Counter("stockpot_refused_messages", "Messages that were no doorbell or no job", registry=REGISTRY)
+ROUTE_CHANGES = Counter(
+    "stockpot_route_changes", "Routes and accounts paused or resumed", ["what", "of", "reason"], registry=REGISTRY
+)
+HELD_MODELS = Gauge(
+    "stockpot_held_models", "Models of which this worker claims nothing, since their route is shut", registry=REGISTRY
+)
 LIVE_DROPPED = Gauge("stockpot_live_events_dropped", "Live events dropped while Redis was away", registry=REGISTRY)
 LOOP_LAG = Gauge("stockpot_loop_lag_seconds", "How late the engine's loop last woke", registry=REGISTRY)

@@ -51,6 +51,7 @@ class Stockpot:
         self.tenant = tenant
         self._database = Database(self.settings, pool_size=8)
         self._doorbell = Doorbell(self.settings)
+        self.follower = Follower(self.settings, self._database, self.tenant)
         self._loop: Loop | None = None
         self._ready = False
 
@@ -64,6 +65,7 @@ class Stockpot:
         """Send what doorbells wait, within the publish budget, and close the connections."""
         self._doorbell.close()
         if self._loop is not None:
+            self._loop.call(self.follower.aclose)
             self._loop.close()
             self._loop = None
         self._database.close()
@@ -212,16 +214,14 @@ class Stockpot:
         self._prepare()
         if self._loop is None:
             self._loop = Loop()
-        follower = Follower(self.settings, self._database, self.tenant)
-        yield from self._loop.iterate(follower.events(job_id, after))
+        yield from self._loop.iterate(self.follower.events(job_id, after))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """Wait until a job is over. Raises WaitTimeout after `timeout` seconds (the job goes on), NotFound."""
         self._prepare()
         if self._loop is None:
             self._loop = Loop()
-        follower = Follower(self.settings, self._database, self.tenant)
-        self._loop.call(follower.wait, job_id, timeout)
+        self._loop.call(self.follower.wait, job_id, timeout)
         return self.get(job_id)
 
 
@@ -244,6 +244,7 @@ class AsyncStockpot:
 
     async def close(self) -> None:
         """As `Stockpot.close`."""
+        await self._blocking.follower.aclose()
         await to_thread.run_sync(self._blocking.close)
 
     async def submit(self, request: Request, *, session: AsyncSession | None = None, **options: Any) -> Submitted:
@@ -278,18 +279,14 @@ class AsyncStockpot:
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """As `Stockpot.events`."""
-        async with contextlib.aclosing(self._follower().events(job_id, after)) as events:
+        async with contextlib.aclosing(self._blocking.follower.events(job_id, after)) as events:
             async for event in events:
                 yield event
 
     async def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """As `Stockpot.wait`."""
-        await self._follower().wait(job_id, timeout)
+        await self._blocking.follower.wait(job_id, timeout)
         return await self.get(job_id)
-
-    def _follower(self) -> Follower:
-        blocking = self._blocking
-        return Follower(blocking.settings, blocking._database, blocking.tenant)  # noqa: SLF001 -- two faces of one thing
 
 
 def _slices(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:

@@ -35,6 +35,10 @@ from worker.upstream.client import UpstreamClient
 from worker.upstream.outcome import Answer, Outcome
 
 
+#: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
+LINE_SECONDS = 3.0
+
+
 class Recall(Protocol):
     """What a job that was not finished is handed back to: it is due again in `seconds`."""
 
@@ -81,7 +85,9 @@ async def _admit(slot: Slot, desk: Desk) -> Permit | Held:
     job, settings = slot.job, desk.settings
     route = route_of(settings, job.model)
     tokens = desk.estimator.estimate(job.model, len(job.body))
-    return await desk.gate.admit(route, tokens, timeout_hint=min(settings.lease_seconds, job.seconds_left))
+    return await desk.gate.admit(
+        route, tokens, timeout_hint=min(LINE_SECONDS, job.seconds_left), urgent=job.lane == "interactive"
+    )
 
 
 async def _call(slot: Slot, desk: Desk, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:
@@ -113,6 +119,7 @@ async def _call(slot: Slot, desk: Desk, permit: Permit, live: LiveStream, progre
             maintenance=failure is not None and failure.code == "maintenance",
             status=failure.status if failure else None,
             detail=failure.message if failure else "",
+            headers=progress.rate_limits,
         )
     crashpoint("call.answered", job.id)
     if tokens:

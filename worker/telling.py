@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from api_schemas.errors import JobError
 from worker import embedded
 from worker.db import lookup
+from worker.db.batches import Tally
 from worker.db.cancel import Cancelled
 from worker.db.outbox import EventRow
 from worker.errors import Unreachable
@@ -22,6 +23,7 @@ from worker.live.control import publish_cancel
 from worker.live.keys import job_key
 from worker.live.publish import announce
 from worker.settings import Settings
+from worker.webhooks.batch_ends import count_lines
 from worker.webhooks.envelope import Settled
 from worker.webhooks.subscriptions import Subscriptions
 
@@ -29,7 +31,10 @@ ERROR = JobError(error_class="cancelled", message="cancelled on request")
 
 
 def told_of_cancel(conn: Connection, done: Cancelled, tenant: str) -> list[EventRow]:
-    """The webhook events of a job that was cancelled while it was queued; a running job's worker writes its own."""
+    """The webhook events of a job that was cancelled while it was queued; a running job's worker writes its own.
+
+    A line of a batch is counted, and with the last one the batch's own event is among them.
+    """
     if not done.changed or done.status != "cancelled":
         return []
     job = lookup.job(conn, done.job_id, tenant=tenant)
@@ -45,7 +50,9 @@ def told_of_cancel(conn: Connection, done: Cancelled, tenant: str) -> list[Event
         webhook=done.webhook,
         batch_id=job.batch_id,
     )
-    return Subscriptions().rows(conn, [settled])
+    subscriptions = Subscriptions()
+    counted = {} if job.batch_id is None else {job.batch_id: Tally(cancelled=1)}
+    return subscriptions.rows(conn, [settled]) + count_lines(conn, counted, subscriptions)
 
 
 def tell_cancelled(settings: Settings, done: Cancelled) -> None:

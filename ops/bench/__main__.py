@@ -45,22 +45,34 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure(options: Options, chosen: list[str], keep: Callable[[list[Record]], None]) -> list[Record]:
-    """Run the chosen scenarios in one session; `keep` gets the records so far after each one."""
+    """Run the chosen scenarios in one session; `keep` gets the records so far after each one.
+
+    What fails is on record as failed, and the session goes on.
+    """
     records: list[Record] = []
     raise_file_limit()
     with Rig() as rig:
         records.append({"scenario": "upstream", **upstream_check.check(rig, scale=options.scale)})
         for name in chosen:
             begun = time.monotonic()
-            for record in SCENARIOS[name](rig, options):
-                records.append(record)
-                keep(records)
-                told = {key: round(value, 2) if isinstance(value, float) else value for key, value in record.items()}
-                for long in ("plan", "self", "inclusive"):
-                    told.pop(long, None)
-                sys.stderr.write(orjson.dumps(told).decode() + "\n")
+            try:
+                for record in SCENARIOS[name](rig, options):
+                    records.append(record)
+                    tell(record)
+                    keep(records)
+            except (RuntimeError, TimeoutError) as error:
+                records.append({"scenario": name, "contender": "all", "failed": str(error)})
+                tell(records[-1])
             sys.stderr.write(f"{name}: {time.monotonic() - begun:.0f} s\n")
     return records
+
+
+def tell(record: Record) -> None:
+    """One line for whoever waits; numbers rounded, long texts left out."""
+    short = {key: round(value, 2) if isinstance(value, float) else value for key, value in record.items()}
+    for long in ("plan", "self", "inclusive"):
+        short.pop(long, None)
+    sys.stderr.write(orjson.dumps(short).decode() + "\n")
 
 
 def main() -> None:

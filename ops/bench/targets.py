@@ -65,9 +65,10 @@ def _bulk(figures: Figures) -> Iterator[tuple[str, str, str, str]]:
     def rate(name: str) -> float:
         return figures.median("bulk", "jobs_per_s", contender=name, delay_ms=0)
 
-    ours, naive, script = rate(POSTGRES), max(map(rate, NAIVE)), rate("cookbook")
+    # The naive prefork worker has both cores; so has Stockpot with one worker process per core, as it is meant to run.
+    ours, naive, script = rate(f"{POSTGRES}, 2 workers"), max(map(rate, NAIVE)), rate("cookbook")
     yield _row(
-        "bulk, instant upstream, against the better naive worker",
+        "bulk, instant upstream, two workers, against the better naive worker",
         "4 ×",
         f"{ours:,.0f} against {naive:,.0f} jobs/s: {ours / naive:.1f} ×",
         ours >= 4 * naive,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -73,7 +74,7 @@ def test_other_signals_lose_nothing(stage: SetStage, sequence: str) -> None:
     with Witness("a busy worker got the signals and drained, ended or began anew") as witness:
         _busy(on, worker)
         for name in sequence.split():
-            witness.inject(lambda name=name: _send(worker, name))
+            witness.inject(partial(_send, worker, name))
         witness.saw(worker.wait_for_line(AFTER[sequence], 20))
     on.quiesce()
     on.check(gone=[worker])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -17,7 +19,7 @@ from worker.db import usage as usage_rows
 from worker.db.connect import Database
 from worker.db.settle import Settlement
 from worker.errors import InvalidRequest, NotFound
-from worker.settings import Settings
+from worker.settings import load
 
 CHAT = {"model": "m/one", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -25,7 +27,7 @@ CHAT = {"model": "m/one", "messages": [{"role": "user", "content": "hi"}]}
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A migrated database of this test."""
-    opened = Database(Settings(database_url=database_url), pool_size=1)
+    opened = Database(load(database_url=database_url), pool_size=1)
     yield opened
     opened.close()
 

@@ -101,32 +101,6 @@ def test_requests_come_from_files_and_stdin(cli: Cli, tmp_path: Path) -> None:
     assert cli("show", third, "--json").json["status"] == "queued"
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["submit", "-m", MODEL], "PROMPT"),
-        (["submit", "hello"], "-m MODEL"),
-        (["submit", "-m", MODEL, "x", "--timeout", "1"], "--wait"),
-        (["submit", "-m", MODEL, "x", "--metadata", "nonsense"], "KEY=VALUE"),
-        (["submit", "--request", "missing.json"], "missing.json"),
-        (["submit", "-m", MODEL, "x", "--webhook", "ftp://x", "--delay", "-1"], "delay_seconds"),
-        (["submit", "-m", MODEL, "x", "--tenant", "no spaces"], "tenant"),
-        (["show", "job_0"], "no job job_0"),
-        (["cancel", "job_0"], "no job job_0"),
-        (["watch", "job_0"], "no job job_0"),
-        (["retry"], "--where"),
-        (["retry", "--where", "moon=full"], "error_class"),
-        (["usage", "--by", "moon"], "metadata.KEY"),
-        (["list", "--since", "yesterday"], "24h"),
-        (["nonsense"], "nonsense"),
-    ],
-)
-def test_what_is_asked_wrongly_costs_exit_code_2_and_says_what_is_right(cli: Cli, args: list[str], words: str) -> None:
-    """Nothing on stdout, a sentence on stderr, no traceback."""
-    said = cli(*args)
-    assert (said.code, said.out) == (2, "") and words in said.err
-
-
 def test_every_problem_of_a_request_is_told(cli: Cli) -> None:
     """Not only the first."""
     said = cli("submit", "--request", "-", stdin='{"model": 3, "messages": [{"role": "user"}], "temperature": "hot"}')

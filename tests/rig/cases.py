@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from tests.rig.simulated import Knobs
 from tests.rig.stage import Stage
+from tests.rig.witness import Witness
 from worker.sandbox.simulator.script import Step, parse
 
 
@@ -40,7 +44,7 @@ class Playbill:
         self._on = on
         self._jobs: list[tuple[Case, str]] = []
 
-    def play(self, cases: Sequence[Case], **options: object) -> None:
+    def play(self, cases: Sequence[Case], **options: Any) -> None:
         """Submit a job for each case."""
         for case in cases:
             job = self._on.submit(case.script, stream=case.stream, ttl_seconds=case.ttl, **options)
@@ -84,3 +88,26 @@ class Playbill:
 def _met(case: Case) -> Sequence[Step]:
     steps = parse(case.script)
     return [steps[min(position, len(steps) - 1)] for position in range(len(case.outcomes))]
+
+
+def play_rows(on: Stage, rows: Mapping[str, Sequence[Case]], **options: Any) -> dict[str, Playbill]:
+    """Play several rows of the matrix at once, each with a witness of its own, and wait until everything has ended.
+
+    Args:
+        rows: what the witness of each row saw, in words, with its cases.
+        options: of every submission.
+    """
+    bills = {name: Playbill(on) for name in rows}
+    with contextlib.ExitStack() as stack:
+        witnesses = {name: stack.enter_context(Witness(name)) for name in rows}
+        for name, cases in rows.items():
+            witnesses[name].inject(partial(bills[name].play, cases, **options))
+        on.quiesce()
+        for name, witness in witnesses.items():
+            witness.saw(bills[name].seen())
+    return bills
+
+
+def differences(bills: Mapping[str, Playbill]) -> list[str]:
+    """What came out otherwise than the cases say, over all rows."""
+    return [line for bill in bills.values() for line in bill.differences()]

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Any
 
+from api_schemas.text import storable
 from tests.rig.evidence import Evidence, Row
 from tests.rig.hookd import Delivery
 
@@ -60,7 +61,7 @@ def answers_are_right(evidence: Evidence) -> Iterator[Violation]:
         if job_id not in evidence.results:
             yield Violation("I2", job_id, "is completed without a response")
         right = evidence.oracle.get(job_id)
-        if right is not None and job["text"] != right:
+        if right is not None and job["text"] != storable(right):
             yield Violation("I2", job_id, f"text is {job['text']!r:.80}, should be {right!r:.80}")
         for row in _completed(evidence, job_id):
             name = f"{job_id}.{row['attempt']}"
@@ -187,7 +188,7 @@ def check_stream(
         yield Violation("I6", job_id, f"is {status}, and its stream ends with {ends}")
     if ends and events[-1]["type"] != ends[-1]:
         yield Violation("I6", job_id, "has events after its terminal event")
-    shown = shown_text(events)
+    shown = storable(shown_text(events))
     if status == "completed" and shown and not gaps_allowed and numbers[0] == 1 and shown != text:
         yield Violation("I6", job_id, f"streamed {shown!r:.80}, stored {text!r:.80}")
 

@@ -305,6 +305,22 @@ class Stage:
         made = self.calls()
         return len(made) - len({call.job_id for call in made})
 
+    def hears_doorbells(self) -> None:
+        """Wait until the workers take messages from the queue: after a fault none may stay deaf for good.
+
+        The look into the database hides deafness, so it is the queue that is looked at.
+        """
+
+        def heard() -> bool:
+            self.submit()
+            with redis.Redis.from_url(self.valkey.url, decode_responses=True) as client:
+                pushes = client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)
+                return bool(pushes > before and client.llen("interactive") == 0)
+
+        with redis.Redis.from_url(self.valkey.url, decode_responses=True) as client:
+            before = client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)
+        eventually(heard, 60, "doorbells are rung and heard")
+
     def held_by(self, worker: Process) -> list[str]:
         """The jobs that a worker holds now."""
         running = self.rows("SELECT job_id, worker FROM attempts_v WHERE outcome = 'running' ORDER BY job_id")

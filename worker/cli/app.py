@@ -31,6 +31,7 @@ _COMMANDS = {
     "usage": _Place("usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch or metadata."),
     "webhooks": _Place("webhooks", "webhooks", "Endpoints, their secrets, the delivery log, replay."),
     "routes": _Place("routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."),
+    "purge": _Place("purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."),
     "db": _Place("database", "database", "The database's schema: upgrade, current, check."),
     "doctor": _Place("doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
     "simulate": _Place("simulate", "simulate", "Run the upstream simulator by itself."),

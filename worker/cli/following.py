@@ -72,6 +72,7 @@ class Follower:
 
     async def _follow(self, timeout: float | None) -> JobDetail:
         async with AsyncStockpot(load(), tenant=self._tenant) as pot:
+            await pot.get(self._job_id)  # an unknown job is refused before Redis is asked, or started
             try:
                 async with (
                     asyncio.timeout(timeout),

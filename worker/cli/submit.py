@@ -79,7 +79,7 @@ def submit(
     if tenant == "default" and isinstance(request.get("tenant"), str) and "body" in request:
         tenant = request["tenant"]
     with producer(tenant) as pot:
-        done = pot.submit(request, **wanted)
+        done = pot.submit(request, **wanted, tenant=tenant)
         if not done.created:
             say(f"{done.id} was submitted before with this idempotency key; it is {done.status}.")
         if not follows:

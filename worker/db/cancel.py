@@ -65,18 +65,25 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:
 
     Raises:
         NotFound: no such job of this tenant.
-        NotAllowed: the job is not in one of those states.
+        NotAllowed: the job is not in one of those states, or is a line of a batch, whose results are final.
     """
     done = conn.execute(
         text(f"""
         UPDATE jobs SET status = 'queued', finished_at = NULL, due_at = {now_sql(conn)}, attempts = 0,
             expires_at = {after_sql(conn, ":ttl")}, cancel_requested_at = NULL, waiting_on = NULL, finish_reason = NULL,
             error_class = NULL, error_code = NULL, error_message = NULL, error_status = NULL
-        WHERE id = :id AND tenant = :tenant AND status IN ('failed', 'cancelled', 'expired')
+        WHERE id = :id AND tenant = :tenant AND status IN ('failed', 'cancelled', 'expired') AND batch_id IS NULL
         """),
         {"id": job_id, "tenant": tenant, "ttl": ttl},
     ).rowcount
     if done == 0:
+        batch = conn.execute(
+            text("SELECT batch_id FROM jobs WHERE id = :id AND tenant = :tenant"), {"id": job_id, "tenant": tenant}
+        ).scalar()
+        if batch is not None:
+            raise NotAllowed(
+                f"{job_id} is a line of {batch}; `stockpot batch retry-failed {batch}` makes a batch of its failed lines"
+            )
         status = _status(conn, job_id, tenant)
         raise NotAllowed(f"{job_id} is {status}; only a failed, cancelled or expired job can be retried")
     conn.execute(text("DELETE FROM results WHERE job_id = :id"), {"id": job_id})

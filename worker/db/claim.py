@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from api_schemas import jsontext
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
 
 
@@ -58,21 +59,59 @@ _COLUMNS = (
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
 _MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
+_UNBOUND = (
+    "EXISTS (SELECT 1 FROM batches AS b WHERE b.id = jobs.batch_id AND b.status = 'in_progress' AND b.held IS NULL"
+    " AND b.most IS NULL AND b.max_cost_picousd IS NULL)"
+)
+#: More than any claim asks for.
+MOST = 1_000_000
 
 
-def claim_ids(conn: Connection, ids: Sequence[str], *, owner: str, lease: float) -> list[ClaimedJob]:
-    """Claim those of `ids` that are queued and due; the others are somebody else's or finished."""
-    return _claim(conn, "id IN (SELECT value FROM given)", {"ids": list(ids)}, len(ids), owner, lease)
+def claim_ids(
+    conn: Connection, ids: Sequence[str], *, owner: str, lease: float, held: Sequence[str] = ()
+) -> list[ClaimedJob]:
+    """Claim those of `ids` that are queued and due; the others are somebody else's or finished.
+
+    A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
+    wait for their route.
+    """
+    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND})"
+    if held:
+        where += f" AND {_not_held(conn)}"
+    return _claim(conn, where, {"ids": list(ids), **_held(conn, held)}, len(ids), owner, lease)
 
 
 def claim_due(
-    conn: Connection, lane: str, limit: int, *, owner: str, lease: float, held: Sequence[str] = ()
+    conn: Connection,
+    lane: str,
+    limit: int,
+    *,
+    owner: str,
+    lease: float,
+    held: Sequence[str] = (),
+    batch: str | None = None,
 ) -> list[ClaimedJob]:
-    """Claim up to `limit` due jobs of a lane, the longest due first, leaving out models whose route is held."""
-    where = "lane = :lane"
+    """Claim up to `limit` due jobs of a lane, the longest due first, leaving out models whose route is held.
+
+    Jobs that belong to no batch, or the lines of one: `batch_claims` knows which batches admit any.
+    """
+    where = "lane = :lane AND batch_id IS NULL" if batch is None else "lane = :lane AND batch_id = :batch"
     if held:
-        where += " AND model NOT IN (SELECT value FROM given)"
-    return _claim(conn, where, {"lane": lane, "ids": list(held)}, limit, owner, lease)
+        where += f" AND {_not_held(conn)}"
+    given = {"lane": lane, "ids": [], **_held(conn, held)} | ({} if batch is None else {"batch": batch})
+    return _claim(conn, where, given, limit, owner, lease)
+
+
+def _not_held(conn: Connection) -> str:
+    if is_postgres(conn):
+        return "model <> ALL (CAST(:held AS text[]))"
+    return "model NOT IN (SELECT value FROM json_each(:held))"
+
+
+def _held(conn: Connection, held: Sequence[str]) -> dict[str, Any]:
+    if not held:
+        return {}
+    return {"held": list(held) if is_postgres(conn) else jsontext.dumps(list(held)).decode()}
 
 
 def _claim(

@@ -49,6 +49,15 @@ class DatabaseThreads:
             log.warning(event, error=str(error).splitlines()[0])
             return otherwise
 
+    async def try_read(self, query: Callable[[Connection], T], otherwise: T, event: str) -> T:
+        """As `read`, but an unreachable database is logged as `event` and gives `otherwise`."""
+        try:
+            return await self.read(query)
+        except Unreachable as error:
+            metrics.DATABASE_ERRORS.inc()
+            log.warning(event, error=str(error).splitlines()[0])
+            return otherwise
+
     def close(self) -> None:
         """Finish what runs, then close the connections."""
         self._threads.shutdown(wait=True)

@@ -32,12 +32,13 @@ from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerPulse, HealthServer
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.redis_policy import warn_if_redis_evicts
+from worker.engine.routes import RouteNews
 from worker.engine.settler import Settler
 from worker.engine.slots import Slot, Slots, Stop
 from worker.engine.sweeper import Sweeper, error_of
 from worker.limits.estimate import Estimator
 from worker.limits.gate import Gate
-from worker.limits.route import Limits
+from worker.limits.route import Limits, Route
 from worker.live.control import Control
 from worker.live.publish import Publisher
 from worker.prices import Prices
@@ -148,8 +149,16 @@ class Engine:
             max_ttl_seconds=settings.job_ttl_seconds,
         )
         limits = Limits(settings.max_in_flight, settings.rpm, settings.tpm)
-        gate = Gate(redis_url, limits, permit_ttl=settings.lease_seconds, worker=self.owner)
         deliverer = Deliverer.of(settings, database.write, owner=self.owner)
+        news = RouteNews(settings, upstream, database, on_resumed=self._reopen, on_hooks=deliverer.wake)
+        gate = Gate(
+            redis_url,
+            limits,
+            permit_ttl=settings.lease_seconds,
+            worker=self.owner,
+            balance=news.balance,
+            on_change=news.changed,
+        )
         desk = Desk(
             settings=settings,
             upstream=upstream,
@@ -193,6 +202,7 @@ class Engine:
             Control(redis_url).listen(self._cancel),
             self._keep_prices(desk.prices, upstream),
             self._watch(publisher),
+            self._watch_account(gate),
         ]
         feeding, *_ = tasks = [asyncio.create_task(one) for one in lasting]
         for task in tasks:
@@ -210,6 +220,7 @@ class Engine:
         await deliverer.stop(min(settings.drain_seconds, 5.0))
         await publisher.aclose()
         await gate.aclose()
+        await news.aclose()
         await upstream.close()
         await health.close()
         await database.try_write(lambda conn: resign(conn, self.owner), None, "resign_failed")
@@ -238,7 +249,7 @@ class Engine:
         finally:
             self.slots.end(slot)
             if self._feeder is not None:
-                self._feeder.freed()
+                self._feeder.ended(slot.job)
 
     def _cancel(self, job_id: str) -> None:
         self.slots.stop(job_id, Stop.CANCELLED)
@@ -249,8 +260,23 @@ class Engine:
         if feeder is None:
             return
         if waiting_on == "paused":
-            feeder.hold(model, seconds)
-        asyncio.get_running_loop().call_later(seconds + 0.002, feeder.ring, [job_id])
+            feeder.turned_away(model, job_id)
+        else:
+            asyncio.get_running_loop().call_later(seconds + 0.002, feeder.ring, [job_id])
+
+    def _reopen(self) -> None:
+        if self._feeder is not None:
+            self._feeder.reopen()
+
+    async def _watch_account(self, gate: Gate) -> None:
+        """Notice that the key's account is open again when another worker found it out."""
+        route = Route(self.settings.upstream_url, self.settings.key_id, "")
+        shut = False
+        while True:
+            was, shut = shut, gate.closed(route) is not None
+            if was and not shut:
+                self._reopen()
+            await asyncio.sleep(self.settings.sweep_seconds)
 
     async def _keep_prices(self, prices: Prices, upstream: UpstreamClient) -> None:
         while True:

@@ -4,6 +4,8 @@ A doorbell names ids, or a lane that has work; either only makes the feeder look
 each sweep interval while it has free slots, so that a lost doorbell, a dead Redis or a worker that took a doorbell
 and died cost a second and nothing else. While a look finds as much as it asked for, the next follows at once: a
 million-row batch needs no message at all.
+
+Bulk work has many sources, which take turns: the jobs that belong to no batch, and each batch that admits lines now.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import structlog
 
 from worker import metrics
 from worker.crash import crashpoint
-from worker.db import claim
+from worker.db import batch_claims, claim
+from worker.db.batch_claims import OpenBatch
 from worker.db.claim import ClaimedJob
 from worker.engine.database import DatabaseThreads
+from worker.engine.holds import Holds
 from worker.engine.slots import Slots
 from worker.errors import Unreachable
 
@@ -53,7 +57,8 @@ class Feeder:
         self._look_every = look_every
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
         self._lanes: set[str] = {"interactive", "bulk"}
-        self._held: dict[str, float] = {}
+        self._batches: deque[OpenBatch] = deque()
+        self._holds = Holds()
         self._bell = asyncio.Event()
         self.open = True
 
@@ -66,12 +71,28 @@ class Feeder:
 
     def freed(self) -> None:
         """A slot is free; matters only while there is known to be work."""
-        if self._lanes or self._ids:
+        if self._lanes or self._ids or self._batches:
             self._bell.set()
 
-    def hold(self, model: str, seconds: float) -> None:
-        """Claim no job of this model for a while: its route is shut."""
-        self._held[model] = asyncio.get_running_loop().time() + seconds
+    def turned_away(self, model: str, job_id: str) -> None:
+        """A job came back, since its route is shut: claim no other of this model before one has got through."""
+        self._holds.turned_away(model, job_id, asyncio.get_running_loop().time())
+
+    def ended(self, job: ClaimedJob) -> None:
+        """A job's story is over: its slot is free, and a scout that got through opens its model."""
+        if self._holds.ended(job.model, job.id):
+            self._ring_all()
+        self.freed()
+
+    def reopen(self) -> None:
+        """A route or an account was resumed: claim again whatever was held."""
+        if self._holds.models:
+            self._holds.clear()
+            self._ring_all()
+
+    def _ring_all(self) -> None:
+        self.ring(lane="interactive")
+        self.ring(lane="bulk")
 
     async def run(self) -> None:
         """Claim for as long as `open`."""
@@ -101,11 +122,16 @@ class Feeder:
 
     async def _look_by_itself(self) -> None:
         while True:
-            await asyncio.sleep(self._look_every)
+            nothing: list[OpenBatch] = []
+            self._batches = deque(
+                await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read")
+            )
             self.ring(lane="interactive")
             self.ring(lane="bulk")
+            await asyncio.sleep(self._look_every)
 
     async def _claim_all(self) -> None:
+        await self._send_scouts()
         while self.open and self._ids and self._slots.free > 0:
             ids = [self._ids.popleft() for _ in range(min(len(self._ids), self._slots.free, SLICE))]
             await self._claim_ids([job_id for job_id in ids if job_id not in self._slots])
@@ -116,17 +142,57 @@ class Feeder:
                     self._lanes.discard(lane)
                 if self._ids or (lane == "bulk" and "interactive" in self._lanes):
                     return self._bell.set()  # interactive work has come meanwhile, and goes first
-        return None
+                if lane == "bulk" and self._batches:
+                    break  # the batches' turn
+        return await self._claim_batches()
+
+    async def _claim_batches(self) -> None:
+        """One slice of each batch in turn, until none has more or no slot is free."""
+        bounded: list[OpenBatch] = []
+        while self.open and self._batches and (room := self._slots.free_for_bulk) > 0:
+            batch = self._batches.popleft()
+            asked = min(room, SLICE)
+            if await self._claim_batch(batch, asked) == asked:
+                self._batches.append(batch)
+            elif batch.bound:
+                bounded.append(batch)  # it may have room for the next when one of its calls has ended
+            if self._ids or "interactive" in self._lanes or (self._batches and "bulk" in self._lanes):
+                self._bell.set()
+                break
+        self._batches.extend(bounded)
+
+    async def _claim_batch(self, batch: OpenBatch, limit: int) -> int:
+        crashpoint("claim.before")
+        held = self._held_now()
+        jobs = await self._database.write(
+            lambda conn: batch_claims.claim_lines(
+                conn, batch, limit, owner=self._owner, lease=self._lease, held=held
+            )
+        )
+        self._take(jobs)
+        return len(jobs)
 
     def _room(self, lane: str) -> int:
         return self._slots.free_for_bulk if lane == "bulk" else self._slots.free
 
+    async def _send_scouts(self) -> None:
+        scouts = self._holds.scouts(asyncio.get_running_loop().time())
+        if not scouts:
+            return
+        jobs = await self._database.write(
+            lambda conn: claim.claim_ids(conn, scouts, owner=self._owner, lease=self._lease)
+        )
+        for missed in set(scouts) - {job.id for job in jobs}:
+            self._holds.missed(missed)
+        self._take(jobs)
+
     async def _claim_ids(self, ids: list[str]) -> None:
         if not ids:
             return
+        held = self._held_now()
         try:
             jobs = await self._database.write(
-                lambda conn: claim.claim_ids(conn, ids, owner=self._owner, lease=self._lease)
+                lambda conn: claim.claim_ids(conn, ids, owner=self._owner, lease=self._lease, held=held)
             )
         except Unreachable:
             self._ids.extendleft(reversed(ids))
@@ -150,6 +216,6 @@ class Feeder:
             self._start(job)
 
     def _held_now(self) -> list[str]:
-        now = asyncio.get_running_loop().time()
-        self._held = {model: until for model, until in self._held.items() if until > now}
-        return list(self._held)
+        held = self._holds.models
+        metrics.HELD_MODELS.set(len(held))
+        return list(held)

@@ -19,9 +19,11 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlche
 from worker import metrics
 from worker.crash import crashpoint
 from worker.db import outbox
-from worker.db.settle import Settlement, settle
+from worker.db.batches import tallies
+from worker.db.settle import Settlement, already, write
 from worker.engine.database import DatabaseThreads
 from worker.errors import Unreachable
+from worker.webhooks.batch_ends import count_lines
 from worker.webhooks.envelope import Settled
 from worker.webhooks.subscriptions import Subscriptions
 
@@ -111,9 +113,12 @@ class Settler:
 
     def _transaction(self, conn: Connection, slice_: Sequence[tuple[Settlement, Settled | None]]) -> tuple[set[str], int]:
         _pass("settle.before", slice_)
-        written = settle(conn, [settlement for settlement, _ in slice_])
+        settlements = [settlement for settlement, _ in slice_]
+        now = write(conn, settlements)
+        written = now | already(conn, [one for one in settlements if one.job_id not in now])
         told = [settled for settlement, settled in slice_ if settled is not None and settlement.job_id in written]
         rows = self._subscriptions.rows(conn, told)
+        rows += count_lines(conn, tallies(settlements, now), self._subscriptions)
         outbox.enqueue(conn, rows)
         _pass("settle.written", slice_)
         return written, len(rows)

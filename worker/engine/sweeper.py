@@ -20,8 +20,10 @@ from api_schemas.errors import JobError
 from worker import metrics
 from worker.crash import crashpoint
 from worker.db import leases, outbox
+from worker.db.batches import Tally
 from worker.db.leases import Reclaimed
 from worker.engine.database import DatabaseThreads
+from worker.webhooks.batch_ends import count_lines
 from worker.webhooks.envelope import Settled
 from worker.webhooks.subscriptions import Subscriptions
 
@@ -93,10 +95,20 @@ class Sweeper:
     def _transaction(self, conn: Connection) -> tuple[list[Reclaimed], int]:
         swept = leases.reclaim(conn) + leases.expire(conn)
         rows = self._subscriptions.rows(conn, [_told(job) for job in swept if job.status != "queued"])
+        rows += count_lines(conn, _counted(swept), self._subscriptions)
         outbox.enqueue(conn, rows)
         if swept:
             crashpoint("sweep.reclaimed")
         return swept, len(rows)
+
+
+def _counted(swept: Sequence[Reclaimed]) -> dict[str, Tally]:
+    """What the lines among them add to the counters of their batches."""
+    counted: dict[str, Tally] = {}
+    for job in swept:
+        if job.batch_id is not None and job.status != "queued":
+            counted.setdefault(job.batch_id, Tally()).end(job.status)
+    return counted
 
 
 def _told(job: Reclaimed) -> Settled:

@@ -106,11 +106,18 @@ class Gate:
         self._limiter = None
 
     async def admit(
-        self, route: Route, tokens: int = 0, timeout_hint: float = 0.0, scopes: Sequence[Scope] = ()
+        self,
+        route: Route,
+        tokens: int = 0,
+        timeout_hint: float = 0.0,
+        scopes: Sequence[Scope] = (),
+        *,
+        urgent: bool = False,
     ) -> Permit | Held:
         """Ask to make one call of about `tokens` tokens; wait in line for up to `timeout_hint` seconds.
 
-        → a `Permit`, whose `done` must be called, or `Held`. All of `scopes` must have room, too.
+        → a `Permit`, whose `done` must be called, or `Held`. All of `scopes` must have room, too. Who is `urgent` waits
+        before everybody who is not.
         """
         if self._stopped:
             return Held("concurrency", 1.0, "this worker's gate is not open")
@@ -121,7 +128,7 @@ class Gate:
         if permit is not None:
             self._stir(turnstile)
             return permit
-        future = turnstile.queue(tokens, now + timeout_hint, now)
+        future = turnstile.queue(tokens, now + timeout_hint, now, urgent=urgent)
         try:
             return await future
         except asyncio.CancelledError:

@@ -1,6 +1,6 @@
 """What a route takes at once, found out: additive increase, multiplicative decrease, decided per window. Pure.
 
-    ramp     a fresh route doubles, at most, from window to window while all of its limit is used
+    ramp     a fresh route doubles from one short window to the next while all of its limit is used and nobody objects
     probe    a raised limit is on trial for one window: one overload takes it back to where it was
     hold     after a decrease or a failed probe nothing is tried for some windows; the nearer the ceiling, the longer
     cut      ≥ 2 overloads and ≥ 10 % of a window: × 0.9; ≥ 50 %: × 0.5; ≥ 3 %: one less. Once per window, never below 1
@@ -19,6 +19,10 @@ from typing import Any
 START = 16
 #: Seconds a window lasts at least and at most; between the two it is as long as a call.
 MIN_WINDOW, MAX_WINDOW = 1.0, 2.0
+#: Seconds of a window while a fresh route ramps up: longer than a refusal takes to come back, and 1,000 calls at once
+#: are reached within two seconds. Silence is consent here: who is over a limit is told so at once, while a long answer
+#: would keep a route at its start for a minute.
+RAMP_WINDOW = 0.25
 #: Overloads below which a window proves nothing, and the shares that call for the three cuts.
 _PROOF = 2
 _MUCH, _SOME, _LITTLE = 0.5, 0.1, 0.03
@@ -49,6 +53,7 @@ class Learned:
     base: int = 0
     hold: int = 0
     patience: int = _PATIENCE
+    ramp: int = 1  # until the first sign of too much
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in Redis."""
@@ -62,14 +67,19 @@ class Learned:
 
 def start(cap: int | None) -> Learned:
     """The first state of a route: at the configured limit where there is one, else at a sensible start."""
-    return Learned() if cap is None else Learned(limit=cap, step=1)
+    return Learned() if cap is None else known(cap)
+
+
+def known(limit: int) -> Learned:
+    """The state of a route whose limit is told or remembered: nothing to ramp up to."""
+    return Learned(limit=limit, step=1, ramp=0)
 
 
 def step(now: Learned, seen: Window, cap: int | None, rng: random.Random) -> Learned | None:
     """The state after a window; None when the window proves too little yet and should stay open."""
     total = seen.ok + seen.overloaded
     if total == 0:
-        return None
+        return _grow(now, cap, rng) if now.ramp and seen.pressed else None
     share = seen.overloaded / total
     if now.base and seen.overloaded:
         return _probe_failed(now)
@@ -85,7 +95,7 @@ def step(now: Learned, seen: Window, cap: int | None, rng: random.Random) -> Lea
 def _probe_failed(now: Learned) -> Learned:
     at_ceiling = now.limit - now.base <= 1
     patience = min(_MOST_PATIENCE, now.patience * 2) if at_ceiling else now.patience
-    return Learned(limit=now.base, step=1, base=0, hold=patience if at_ceiling else 1, patience=patience)
+    return Learned(limit=now.base, step=1, base=0, hold=patience if at_ceiling else 1, patience=patience, ramp=0)
 
 
 def _cut(now: Learned, share: float) -> Learned:
@@ -95,7 +105,7 @@ def _cut(now: Learned, share: float) -> Learned:
         limit = min(now.limit - 1, int(now.limit * 0.9))
     else:
         limit = now.limit - 1
-    return Learned(limit=max(1, limit), step=1, base=0, hold=_PATIENCE, patience=now.patience)
+    return Learned(limit=max(1, limit), step=1, base=0, hold=_PATIENCE, patience=now.patience, ramp=0)
 
 
 def _grow(now: Learned, cap: int | None, rng: random.Random) -> Learned:
@@ -103,13 +113,14 @@ def _grow(now: Learned, cap: int | None, rng: random.Random) -> Learned:
         return replace(now, base=0, hold=now.hold - 1)
     patience = _PATIENCE if now.base else now.patience
     most = _CEILING if cap is None else cap
-    limit = min(most, now.limit + min(now.step, now.limit))
+    limit = min(most, now.limit + (now.limit if now.ramp else min(now.step, now.limit)))
     if limit <= now.limit:
-        return replace(now, base=0, step=1, patience=patience)
+        return replace(now, base=0, step=1, patience=patience, ramp=0)
     taller = min(_CEILING, max(now.step + 1, round(now.step * rng.uniform(*_STEP_GROWTH))))
-    return Learned(limit=limit, step=taller, base=now.limit, hold=0, patience=patience)
+    return Learned(limit=limit, step=taller, base=now.limit, hold=0, patience=patience, ramp=now.ramp)
 
 
-def window_seconds(mean_call: float, rng: random.Random) -> float:
+def window_seconds(mean_call: float, rng: random.Random, *, ramp: bool = False) -> float:
     """How long the next window lasts: as long as a call within bounds, a tenth more or less at random."""
-    return min(MAX_WINDOW, max(MIN_WINDOW, mean_call)) * rng.uniform(0.9, 1.1)
+    seconds = RAMP_WINDOW if ramp else min(MAX_WINDOW, max(MIN_WINDOW, mean_call))
+    return seconds * rng.uniform(0.9, 1.1)

@@ -336,7 +336,7 @@ redis.call('PEXPIRE', state, ask.state_ttl)
 local w = redis.call('HMGET', state, 'win', 'opened', 'length', 'ok', 'overloaded', 'bad', 'ms', 'pressed', 'closing',
   'epoch')
 local due = nil
-if now - tonumber(w[2]) >= tonumber(w[3]) and (w[4] or w[5] or w[6]) and tonumber(w[9] or 0) <= now then
+if now - tonumber(w[2]) >= tonumber(w[3]) and (w[4] or w[5] or w[6] or w[8]) and tonumber(w[9] or 0) <= now then
   redis.call('HSET', state, 'closing', now + 250)
   local kept = redis.call('HMGET', state, 'learned', 'breaker')
   due = {win = tonumber(w[1]), ok = tonumber(w[4] or 0), overloaded = tonumber(w[5] or 0), bad = tonumber(w[6] or 0),

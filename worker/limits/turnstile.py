@@ -12,13 +12,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import orjson
 
 from worker.limits.breaker import Breaker
-from worker.limits.learned import MIN_WINDOW, Learned, start
+from worker.limits.learned import MIN_WINDOW, RAMP_WINDOW, known, start
 from worker.limits.limiter import Reply
 from worker.limits.minute import BUCKET_MS, Minute
 from worker.limits.permit import Ended, Held, Permit, WaitingOn
@@ -45,6 +45,7 @@ class _Waiter:
     tokens: int
     deadline: float
     future: asyncio.Future[Permit | Held]
+    urgent: bool = False
 
 
 class Turnstile:
@@ -102,10 +103,16 @@ class Turnstile:
             return None
         return self._grant(tokens, now, 0, None)
 
-    def queue(self, tokens: int, deadline: float, now: float) -> asyncio.Future[Permit | Held]:
-        """Wait in line until `deadline`."""
-        waiter = _Waiter(self._capped(tokens), deadline, self._loop.create_future())
-        self.waiting.append(waiter)
+    def queue(
+        self, tokens: int, deadline: float, now: float, *, urgent: bool = False
+    ) -> asyncio.Future[Permit | Held]:
+        """Wait in line until `deadline`; the urgent stand before the others, each among themselves in order."""
+        waiter = _Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
+        if not urgent or not self.waiting or self.waiting[-1].urgent:
+            self.waiting.append(waiter)
+        else:
+            before = sum(1 for _ in takewhile(lambda other: other.urgent, self.waiting))
+            self.waiting.insert(before, waiter)
         self._hasten(max(now, self._resting))
         return waiter.future
 
@@ -218,6 +225,9 @@ class Turnstile:
         while self.waiting and self.waiting[0].future.done():
             self.waiting.popleft()
         self._seq += 1
+        if self.rated and len(self.waiting) > 1 and self.waiting[0].urgent:
+            # One that stood behind a newcomer when it was served is done within the line, not at its head.
+            self.waiting = deque(waiter for waiter in self.waiting if not waiter.future.done())
         self._asked = list(islice(self.waiting, min(_MANY, max(_FEW, 2 * self._last_n)))) if self.rated else []
         want = self.in_use + len(self.waiting)
         if not self.rated:
@@ -243,11 +253,11 @@ class Turnstile:
         """The route's first state, for a Redis that has none: a fresh one, or what this worker still knows."""
         fresh = start(self.limits.concurrency)
         if fresh.limit != self.known:
-            fresh = Learned(limit=self.known, step=1)
+            fresh = known(self.known)
         return {
             "limit": fresh.limit,
             "learned": orjson.dumps(fresh.to_json()).decode(),
-            "length": int(MIN_WINDOW * 1_000),
+            "length": int((RAMP_WINDOW if fresh.ramp else MIN_WINDOW) * 1_000),
         }
 
     def hear(self, reply: Reply, now: float) -> None:

@@ -86,7 +86,7 @@ class Verdicts:
             limit=now.limit,
             learned=orjson.dumps(now.to_json()),
             breaker=orjson.dumps({"ok": counted.ok, "bad": counted.bad, "since": counted.since}),
-            length=learned.window_seconds(due.ms / 1_000 / max(1, due.ok), self.rng),
+            length=learned.window_seconds(due.ms / 1_000 / max(1, due.ok), self.rng, ramp=bool(now.ramp)),
         )
         if decided and opens:
             await self._trip(

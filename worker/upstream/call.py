@@ -46,6 +46,7 @@ class Progress:
     status: int | None = None
     inference_id: str | None = None
     request_id: str | None = None
+    rate_limits: dict[str, str] = field(default_factory=dict)  # the `x-ratelimit-*` headers, lower-case names
     usage: Usage | None = None
     cost_usd: Decimal | None = None
     events: int = 0

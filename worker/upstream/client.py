@@ -209,6 +209,7 @@ class _Exchange:
         progress.status = response.status
         progress.inference_id = headers.get("x-inference-id")
         progress.request_id = headers.get("x-request-id")
+        progress.rate_limits = {name: said for name, said in headers.items() if name.startswith("x-ratelimit-")}
         progress.cost_usd = cost_from_headers(headers)
         if not call.stream or response.status // 100 != 2:
             self._watch.phase("idle_timeout", self._idle)

@@ -24,6 +24,9 @@ servers wait 60 s or more, so 15 leaves a wide margin and still spares most hand
 DNS_TTL_SECONDS = 30
 """How long a resolved address is used; short, so that a provider's failover is followed."""
 
+BEGINNING_BYTES = 64 * 1024
+"""What is kept of a body that is larger than allowed: an explanation fits, and it is as much as an error body may have."""
+
 READ_BUFFER_BYTES = 64 * 1024
 """Above twice this aiohttp stops reading the socket, so a fast sender cannot fill our memory."""
 
@@ -94,13 +97,16 @@ _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int, touch: Callable[[], None]) -> tuple[bytes, bool]:
-    """Read at most `limit` bytes of a body; also say whether that was all of it."""
+    """Read a body of at most `limit` bytes; also say whether that was all of it.
+
+    Of a larger one only the beginning is returned: a copy of what is refused would double what it costs.
+    """
     body = bytearray()
     while data := await response.content.readany():
         touch()
         body += data
         if len(body) > limit:
-            return bytes(body[:limit]), False
+            return bytes(body[: min(limit, BEGINNING_BYTES)]), False
     return bytes(body), True
 
 

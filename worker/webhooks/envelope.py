@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -55,6 +55,38 @@ class Settled:
     def type(self) -> str:
         """The event's type, e.g. `job.completed`."""
         return f"{self.kind}.{self.status}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteChange:
+    """A route, or all routes of a key, that was paused or resumed: nobody's job, so told only to those who ask for it.
+
+    Attributes:
+        id: the route's name, or `key <key id>` for all routes of a key.
+        reason: credits, key, maintenance, failures, manual; how it was found out when it was resumed.
+        detail: the provider's words.
+        changed_at: Unix seconds.
+        seed: of the event's ids, as in `Settled`.
+    """
+
+    what: Literal["paused", "resumed"]
+    id: str
+    reason: str
+    detail: str
+    changed_at: int
+    seed: str = field(default_factory=uuid7_hex)
+
+    @property
+    def type(self) -> str:
+        """The event's type."""
+        return f"route.{self.what}"
+
+    def body(self, event_id: str) -> str:
+        """The event as JSON text, in the same envelope as the others."""
+        data = {"id": self.id, "status": self.what, "reason": self.reason, "detail": self.detail}
+        return orjson.dumps(
+            {"id": event_id, "object": "event", "created_at": self.changed_at, "type": self.type, "data": data}
+        ).decode()
 
 
 def event_body(event_id: str, settled: Settled) -> str:

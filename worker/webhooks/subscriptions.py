@@ -16,7 +16,7 @@ from api_schemas.ids import EVENT
 from worker.db.outbox import EventRow
 from worker.db.webhook_endpoints import Subscriber, subscribers
 from worker.errors import InvalidRequest
-from worker.webhooks.envelope import Settled, event_body
+from worker.webhooks.envelope import RouteChange, Settled, event_body
 from worker.webhooks.targets import read_target
 
 REFRESH_SECONDS = 1.0
@@ -51,6 +51,26 @@ class Subscriptions:
                     if not endpoint.events or one.type in endpoint.events
                 ]
         return found
+
+    def route_rows(self, conn: Connection, change: RouteChange) -> list[EventRow]:
+        """The outbox rows of a route's change: for the endpoints of all tenants that name its type.
+
+        An endpoint that asks for "all types" means its jobs and batches; how the operator's account stands is not
+        every tenant's business.
+        """
+        return [
+            EventRow(
+                id=(event_id := _event_id(change.seed, endpoint.id)),
+                tenant=endpoint.tenant,
+                type=change.type,
+                body=change.body(event_id),
+                destination=endpoint.id,
+                endpoint_id=endpoint.id,
+            )
+            for endpoints in self._current(conn).values()
+            for endpoint in endpoints
+            if change.type in endpoint.events
+        ]
 
     def _current(self, conn: Connection) -> dict[str, list[Subscriber]]:
         with self._lock:

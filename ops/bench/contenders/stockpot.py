@@ -34,6 +34,7 @@ class StockpotContender:
         self.database = database
         self.count = workers
         self.name = {"postgres": "Stockpot, PostgreSQL", "sqlite": "Stockpot, SQLite"}[database]
+        self.name += f", {workers} workers" if workers > 1 else ""
         self.url = ""
         self.env: dict[str, str] = {}
         self._workers: list[Process] = []

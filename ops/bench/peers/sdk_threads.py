@@ -21,11 +21,8 @@ def one(client: openai.OpenAI, body: dict[str, Any]) -> int:
     if not body.get("stream"):
         whole = client.chat.completions.create(**body)
         return len(whole.choices[0].message.content or "")
-    text = []
-    for chunk in client.chat.completions.create(**body):
-        if chunk.choices:
-            text.append(chunk.choices[0].delta.content or "")
-    return len("".join(text))
+    chunks = client.chat.completions.create(**body)
+    return len("".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices))
 
 
 def run(client: openai.OpenAI, question: dict[str, Any]) -> dict[str, int]:

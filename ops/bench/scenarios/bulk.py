@@ -14,7 +14,7 @@ from ops.bench.rig import Rig
 from ops.bench.scenarios import Record
 from ops.bench.scenarios.run import attempt, calls
 
-#: Calls in flight that keep one core busy at each delay (rate × delay, with room).
+#: Calls in flight that keep one core busy at each delay (rate times delay, with room).
 IN_FLIGHT = {0: 200, 200: 1_000, 2_000: 4_000}
 #: The same for the naive threads: more only makes them slower.
 NAIVE_IN_FLIGHT = {0: 16, 200: 100, 2_000: 300}
@@ -30,6 +30,7 @@ def measure(rig: Rig, options: Options) -> Iterator[Record]:
     wide: list[Callable[[], Contender]] = [
         lambda: bare(rig),
         lambda: StockpotContender(rig),
+        lambda: StockpotContender(rig, workers=2),
         lambda: StockpotContender(rig, "sqlite"),
     ]
     for turn in range(options.runs):

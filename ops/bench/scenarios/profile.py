@@ -1,7 +1,7 @@
 """Where the time goes: py-spy samples of a Stockpot worker while it streams and while it works off a bulk queue.
 
-py-spy counts only threads that run. A sample's share of all samples, times the CPU that the run cost per chunk or job,
-is what a function costs.
+Only threads that hold the interpreter's lock are counted, so time in system calls is not in a function's share. That
+share, times the CPU that the run cost per chunk or job, is what a function costs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,17 @@ class Profile:
     def start(self, pids: list[int]) -> None:
         """Attach to the first process."""
         program = Path(sys.executable).with_name("py-spy")
-        command = [program, "record", "--pid", str(pids[0]), "--duration", str(self.seconds), "--rate", str(RATE)]
+        command = [
+            program,
+            "record",
+            "--pid",
+            str(pids[0]),
+            "--duration",
+            str(self.seconds),
+            "--rate",
+            str(RATE),
+            "--gil",
+        ]
         self._spy = subprocess.Popen(
             [*map(str, command), "--format", "raw", "--output", str(self.path)],
             stdout=subprocess.DEVNULL,

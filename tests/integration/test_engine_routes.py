@@ -1,0 +1,157 @@
+"""An account that runs dry, a key that is refused, a model under maintenance: the jobs wait, and none of them pays for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api_schemas.webhooks import WebhookEvent
+from tests.factories import chat, rows, sql
+from tests.fakes import Provider, Workplace, workplace
+from tests.rig.waiting import eventually
+from api_schemas.jobs import parse_job
+from worker.db import submit
+from worker.sandbox.simulator.journal import calls, read_journal
+from worker.engine.routes import read_balance
+
+CONCURRENCY = 20
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[Provider]:
+    with Provider(tmp_path, first_token_delay=20, token_delay=0) as provider:
+        yield provider
+
+
+@pytest.fixture
+def place(provider: Provider, database_url: str, redis_url: str) -> Iterator[Workplace]:
+    with workplace(provider, database_url, redis_url, concurrency=CONCURRENCY) as place:
+        yield place
+
+
+def key(provider: Provider, **account: object) -> None:
+    """Configure the key's account at the provider."""
+    url = provider.url.removesuffix("/v1") + "/_sim/keys/sk-test"
+    httpx.post(url, json=account).raise_for_status()
+
+
+def submitted(place: Workplace, count: int, script: str = "ok") -> list[str]:
+    """Many jobs, of interactive and bulk lanes."""
+    requests = [
+        parse_job(chat(f"job {number}", model=f"m@sim:{script}"), lane="bulk" if number % 3 else "interactive")
+        for number in range(count)
+    ]
+    done = place.database.write(lambda conn: submit.insert(conn, requests, place.settings))
+    return [one.id for one in done]
+
+
+def statuses(place: Workplace) -> Counter[str]:
+    """How many jobs are in which state."""
+    return Counter({one["status"]: one["n"] for one in rows(place.database, _STATUSES)})
+
+
+_STATUSES = "SELECT status, count(*) AS n FROM jobs GROUP BY status"
+
+
+def answers(provider: Provider) -> Counter[int]:
+    """How many calls were answered with which HTTP status."""
+    return Counter(call.done.status for call in calls(read_journal(provider.journal)) if call.done)
+
+
+def subscribe(place: Workplace, *types: str, tenant: str = "default") -> None:
+    """Register an endpoint in the database, as `stockpot webhooks add` would; nobody listens there."""
+    events = "[" + ", ".join(f'"{name}"' for name in types) + "]"
+    number = len(rows(place.database, "SELECT id FROM webhook_endpoints"))
+    now = "datetime('now')" if place.database.is_sqlite else "now()"
+    sql(
+        place.database,
+        "INSERT INTO webhook_endpoints (id, tenant, url, events, secret, created_at)"
+        f" VALUES (:id, :tenant, :url, :events, 'none', {now})",
+        id=f"we_{number}",
+        tenant=tenant,
+        url=f"https://example.com/{number}",
+        events=events,
+    )
+
+
+def told(place: Workplace) -> list[tuple[str, str]]:
+    """The route events in the outbox: endpoint and type, oldest first."""
+    found = rows(
+        place.database,
+        "SELECT endpoint_id, type FROM webhook_events WHERE type LIKE 'route.%' ORDER BY created_at, endpoint_id",
+    )
+    return [(one["endpoint_id"], one["type"]) for one in found]
+
+
+def test_credits_that_run_out_amid_300_jobs_cost_no_job_and_no_attempt(provider: Provider, place: Workplace) -> None:
+    """The calls of the pause are those in flight and the probes; then the money is back and everything is answered."""
+    key(provider, credits=2_000)
+    subscribe(place, "route.paused", "route.resumed")
+    subscribe(place, tenant="other")  # all types: of jobs and batches
+    jobs = submitted(place, 300)
+    place.start()
+    eventually(lambda: answers(provider)[403] > 0, what="the credits run out")
+    eventually(lambda: told(place) == [("we_0", "route.paused")], what="one alert")
+    eventually(lambda: statuses(place)["in_progress"] == 0, what="the jobs are given back")
+    before = answers(provider)[403]
+    waiting = rows(place.database, "SELECT waiting_on FROM jobs WHERE status = 'queued' AND waiting_on IS NOT NULL")
+    assert {one["waiting_on"] for one in waiting} == {"paused"}
+    assert statuses(place)["completed"] < 300
+    fences = "SELECT sum(fence) AS n FROM jobs"
+    claims = rows(place.database, fences)[0]["n"]
+    eventually(lambda: rows(place.database, fences)[0]["n"] > claims, what="a scout goes out")
+    assert rows(place.database, fences)[0]["n"] - claims <= 2  # and nobody else
+    key(provider, credits=2_000_000_000)
+    eventually(lambda: statuses(place)["completed"] == 300, 60, "every job completes")
+    refused = answers(provider)[403]
+    assert before <= refused <= CONCURRENCY + 2
+    spent = rows(place.database, "SELECT id FROM jobs WHERE attempts <> 1")
+    assert spent == []
+    assert len(jobs) == 300
+    eventually(lambda: told(place)[-1] == ("we_0", "route.resumed"), what="the end of the alert")
+    assert {endpoint for endpoint, _ in told(place)} == {"we_0"}
+    event = rows(place.database, "SELECT body FROM webhook_events WHERE type = 'route.paused'")[0]["body"]
+    assert WebhookEvent.model_validate_json(event).data.status == "paused"
+
+
+def test_a_key_that_is_refused_and_works_again_costs_no_job(provider: Provider, place: Workplace) -> None:
+    """401 is about the key: all models of it wait."""
+    key(provider, status="revoked")
+    submitted(place, 20)
+    submitted(place, 20, "tokens=3")
+    place.start()
+    eventually(lambda: answers(provider)[401] > 0, what="the key is refused")
+    eventually(lambda: statuses(place)["in_progress"] == 0, what="the jobs are given back")
+    key(provider, status="active")
+    eventually(lambda: statuses(place)["completed"] == 40, 60, "every job completes")
+    assert answers(provider)[401] <= CONCURRENCY + 2
+    assert rows(place.database, "SELECT id FROM jobs WHERE attempts <> 1") == []
+
+
+def test_a_limit_of_the_key_that_no_balance_shows_is_found_by_single_calls(
+    provider: Provider, place: Workplace
+) -> None:
+    """The balance is there, yet the key is refused: it is believed once, then one call at a time finds out."""
+    key(provider, status="limited")
+    submitted(place, 60)
+    place.start()
+    eventually(lambda: answers(provider)[403] > CONCURRENCY, 60, "the balance was believed")
+    eventually(lambda: statuses(place)["in_progress"] == 0, what="the jobs are given back")
+    most = answers(provider)[403]
+    assert most <= 2 * CONCURRENCY + 2
+    eventually(lambda: answers(provider)[403] > most, 60, "a call is let out")
+    key(provider, status="active")
+    eventually(lambda: statuses(place)["completed"] == 60, 60, "every job completes")
+    assert answers(provider)[403] <= 2 * CONCURRENCY + 6
+
+
+def test_a_balance_is_read_only_where_it_is_one() -> None:
+    """Anything else says nothing, so that a call must find out."""
+    assert read_balance(b'{"current_balance": 0.5, "currency": "USD"}') is True
+    assert read_balance(b'{"current_balance": 0}') is False
+    for unclear in (b"", b"<html>", b"[]", b"{}", b'{"current_balance": "12"}', b'{"current_balance": true}', b"null"):
+        assert read_balance(unclear) is None

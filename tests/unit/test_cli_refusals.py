@@ -1,0 +1,44 @@
+"""What the command line refuses: exit code 2, a sentence on stderr, nothing on stdout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from worker import embedded
+from worker.cli import main
+
+MODEL = "openai/gpt-4o-mini"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["submit", "-m", MODEL], "PROMPT"),
+        (["submit", "hello"], "-m MODEL"),
+        (["submit", "-m", MODEL, "x", "--timeout", "1"], "--wait"),
+        (["submit", "-m", MODEL, "x", "--metadata", "nonsense"], "KEY=VALUE"),
+        (["submit", "--request", "missing.json"], "missing.json"),
+        (["submit", "-m", MODEL, "x", "--webhook", "ftp://x", "--delay", "-1"], "delay_seconds"),
+        (["submit", "-m", MODEL, "x", "--tenant", "no spaces"], "tenant"),
+        (["show", "job_0"], "no job job_0"),
+        (["cancel", "job_0"], "no job job_0"),
+        (["watch", "job_0"], "no job job_0"),
+        (["retry"], "--where"),
+        (["retry", "--where", "moon=full"], "error_class"),
+        (["usage", "--by", "moon"], "metadata.KEY"),
+        (["list", "--since", "yesterday"], "24h"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_what_is_asked_wrongly_costs_exit_code_2_and_says_what_is_right(
+    home: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str
+) -> None:
+    """Nothing on stdout, a sentence on stderr, no traceback."""
+    monkeypatch.setenv("STOCKPOT_HOME", str(home))
+    monkeypatch.chdir(home)
+    said = CliRunner().invoke(main, args)
+    assert (said.exit_code, said.stdout) == (2, "") and words in said.stderr, said.output
+    assert embedded.find(home) is None  # nothing is started for a mistake

@@ -1,0 +1,271 @@
+"""Batches: made, read, counted, ended. The caller commits.
+
+`add` is called in the transaction that ends lines. It raises the counters and, with the last line, ends the batch:
+whoever commits that transaction has ended it, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+
+from api_schemas.ids import batch_id
+from worker.db.base import Instant
+from worker.db.clock import after_sql, now_sql
+from worker.db.lookup import moment
+from worker.db.settle import PICO, Settlement
+from worker.errors import NotFound
+
+_MOMENTS = ("finish_by", "created_at", "due_at", "expires_at", "finished_at", "cancelling_at")
+ACTIVE = ("in_progress", "cancelling")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch as its row says; money is in 1e-12 US dollars, times are aware."""
+
+    id: str
+    tenant: str
+    status: str
+    held: str | None
+    most: int | None
+    import_key: str | None
+    input_name: str
+    endpoint: str
+    model: str | None
+    metadata: str | None
+    webhook: str | None
+    retry_of: str | None
+    total: int
+    imported: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+    calls: int
+    call_seconds: float
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+    cost_picousd: int
+    quoted_tokens: int
+    quoted_picousd: int | None
+    max_attempts: int
+    max_cost_picousd: int | None
+    finish_by: datetime | None
+    daily_window: str | None
+    window_seconds: float
+    created_at: datetime
+    due_at: datetime
+    expires_at: datetime
+    finished_at: datetime | None
+    cancelling_at: datetime | None
+
+    @property
+    def done(self) -> int:
+        """Lines that are over, however they ended."""
+        return self.completed + self.failed + self.cancelled + self.expired
+
+    @property
+    def over(self) -> bool:
+        """Whether the batch is over."""
+        return self.status not in ACTIVE
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What its calls have cost so far, in US dollars."""
+        return Decimal(self.cost_picousd) / PICO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """A batch to be made; the names are the columns'. `delay` is in seconds from now."""
+
+    tenant: str
+    import_key: str
+    input_name: str
+    endpoint: str
+    model: str | None
+    total: int
+    max_attempts: int
+    window_seconds: float
+    delay: float = 0.0
+    metadata: str | None = None
+    webhook: str | None = None
+    retry_of: str | None = None
+    most: int | None = None
+    quoted_tokens: int = 0
+    quoted_picousd: int | None = None
+    max_cost_picousd: int | None = None
+    finish_by: datetime | None = None
+    daily_window: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a slice of ended lines and calls adds to a batch's counters; the names are the columns'."""
+
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    calls: int = 0
+    call_seconds: float = 0.0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    total_tokens: int = 0
+    cost_picousd: int = 0
+
+    def end(self, status: str, lines: int = 1) -> None:
+        """Lines have ended with this status."""
+        setattr(self, status, getattr(self, status) + lines)
+
+    def call(self, settlement: Settlement) -> None:
+        """A call has come to an end, and perhaps its line."""
+        if settlement.terminal:
+            self.end(settlement.status)
+        if not settlement.called:
+            return
+        self.calls += 1
+        self.call_seconds += settlement.total_seconds or 0.0
+        if settlement.cost_usd is not None:
+            self.cost_picousd += int(settlement.cost_usd * PICO)
+        if settlement.usage is not None:
+            for name, tokens in settlement.usage.model_dump().items():
+                setattr(self, name, getattr(self, name) + tokens)
+
+
+def tallies(settlements: Iterable[Settlement], written: set[str]) -> dict[str, Tally]:
+    """What those of `settlements` that were `written` add, by batch."""
+    found: dict[str, Tally] = {}
+    for one in settlements:
+        if one.batch_id is not None and one.job_id in written:
+            found.setdefault(one.batch_id, Tally()).call(one)
+    return found
+
+
+_COUNTERS = tuple(one.name for one in fields(Tally))
+
+
+def add(conn: Connection, counted: Mapping[str, Tally]) -> list[BatchRow]:
+    """Raise the counters of batches; those that ended with it. The last statement of its transaction, best.
+
+    In the order of the ids, so that two transactions wait for each other and never both.
+    """
+    raised = ", ".join(f"{name} = {name} + :{name}" for name in _COUNTERS)
+    statement = text(f"""
+        UPDATE batches SET {raised} WHERE id = :id
+        RETURNING total, completed, failed, cancelled, expired
+    """)
+    ended: list[BatchRow] = []
+    for batch in sorted(counted):
+        row = conn.execute(statement, {"id": batch, **asdict(counted[batch])}).first()
+        if row is not None and row.completed + row.failed + row.cancelled + row.expired >= row.total:
+            ended += end_if_done(conn, batch)
+    return ended
+
+
+def end_if_done(conn: Connection, batch: str) -> list[BatchRow]:
+    """End a batch whose lines are all over: itself in a list, or nothing when it goes on or had ended before."""
+    verdict = """CASE WHEN status = 'cancelling' THEN 'cancelled' WHEN expired > 0 THEN 'expired' ELSE 'completed' END"""
+    done = conn.execute(
+        text(f"""
+        UPDATE batches SET status = {verdict}, held = NULL, finished_at = {now_sql(conn)}
+        WHERE id = :id AND status IN ('in_progress', 'cancelling')
+            AND completed + failed + cancelled + expired >= total
+        """),
+        {"id": batch},
+    ).rowcount
+    return [get(conn, batch, tenant=None)] if done else []
+
+
+_COLUMNS = ", ".join("CAST(metadata AS text) AS metadata" if one.name == "metadata" else one.name for one in fields(BatchRow))
+
+
+def get(conn: Connection, batch: str, *, tenant: str | None) -> BatchRow:
+    """A batch. `tenant` None: whoever's it is.
+
+    Raises:
+        NotFound: no such batch of this tenant.
+    """
+    row = conn.execute(text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id"), {"id": batch}).mappings().first()
+    if row is None or (tenant is not None and row["tenant"] != tenant):
+        raise NotFound(f"there is no batch {batch[:64]}" + ("" if tenant in {None, "default"} else f" of tenant {tenant}"))
+    return _row(row)
+
+
+def newest(
+    conn: Connection, *, tenant: str, status: str | None = None, before: str | None = None, limit: int = 100
+) -> list[BatchRow]:
+    """Batches, newest first; `before` is the last id of the page before."""
+    where = "tenant = :tenant" + (" AND status = :status" if status else "") + (" AND id < :before" if before else "")
+    rows = conn.execute(
+        text(f"SELECT {_COLUMNS} FROM batches WHERE {where} ORDER BY id DESC LIMIT :limit"),
+        {"tenant": tenant, "status": status, "before": before, "limit": limit},
+    )
+    return [_row(row) for row in rows.mappings()]
+
+
+def active(conn: Connection) -> list[BatchRow]:
+    """All batches that are not over, oldest first."""
+    rows = conn.execute(
+        text(f"SELECT {_COLUMNS} FROM batches WHERE status IN ('in_progress', 'cancelling') ORDER BY id")
+    )
+    return [_row(row) for row in rows.mappings()]
+
+
+def _row(row: Any) -> BatchRow:
+    return BatchRow(**{**row, **{name: moment(row[name]) for name in _MOMENTS}})
+
+
+def same_import(conn: Connection, tenant: str, key: str) -> list[BatchRow]:
+    """The batches that were made from this file with these options, newest first. A repeated one has `key#n`."""
+    rows = conn.execute(
+        text(f"SELECT {_COLUMNS} FROM batches WHERE tenant = :tenant AND import_key LIKE :key ORDER BY id DESC"),
+        {"tenant": tenant, "key": f"{key}%"},
+    )
+    return [_row(row) for row in rows.mappings()]
+
+
+def create(conn: Connection, new: NewBatch) -> BatchRow:
+    """Make a batch without lines; if two do it at once, both get the first one's."""
+    values: dict[str, Any] = {"id": batch_id(), **asdict(new)}
+    delay = values.pop("delay")
+    names = ", ".join(values)
+    given = ", ".join(f"CAST(:{name} AS json)" if name == "metadata" and _json(conn) else f":{name}" for name in values)
+    conn.execute(
+        text(f"""
+        INSERT INTO batches ({names}, created_at, due_at, expires_at)
+        VALUES ({given}, {now_sql(conn)}, {after_sql(conn, ":delay")}, {after_sql(conn, ":life")})
+        ON CONFLICT DO NOTHING
+        """).bindparams(bindparam("finish_by", type_=Instant())),
+        {**values, "delay": delay, "life": delay + new.window_seconds},
+    )
+    made = conn.execute(
+        text("SELECT id FROM batches WHERE tenant = :tenant AND import_key = :import_key"),
+        {"tenant": new.tenant, "import_key": new.import_key},
+    ).scalar_one()
+    return get(conn, made, tenant=None)
+
+
+def _json(conn: Connection) -> bool:
+    return conn.dialect.name == "postgresql"
+
+
+def custom_ids(conn: Connection, ids: Sequence[str]) -> list[str]:
+    """The custom ids of these jobs, in their order."""
+    rows = conn.execute(
+        text("SELECT id, custom_id FROM jobs WHERE id IN :ids").bindparams(bindparam("ids", expanding=True)),
+        {"ids": list(ids)},
+    )
+    named = {row.id: row.custom_id for row in rows}
+    return [named[one] for one in ids if one in named]

@@ -1,0 +1,40 @@
+"""The counters of batches and the events of those that ended with them: what every transaction that ends lines adds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sqlalchemy import Connection
+
+from api_schemas.usage import Usage
+from worker.db import batches
+from worker.db.batches import BatchRow, Tally
+from worker.db.outbox import EventRow
+from worker.webhooks.envelope import Settled
+from worker.webhooks.subscriptions import Subscriptions
+
+
+def count_lines(conn: Connection, counted: Mapping[str, Tally], subscriptions: Subscriptions) -> list[EventRow]:
+    """Raise the counters of batches; the events of those that ended, for `outbox.enqueue` in this transaction."""
+    return ended(conn, batches.add(conn, counted), subscriptions) if counted else []
+
+
+def ended(conn: Connection, over: list[BatchRow], subscriptions: Subscriptions) -> list[EventRow]:
+    """The events of batches that have just ended."""
+    return subscriptions.rows(conn, [_settled(one) for one in over])
+
+
+def _settled(batch: BatchRow) -> Settled:
+    return Settled(
+        kind="batch",
+        id=batch.id,
+        tenant=batch.tenant,
+        status=batch.status,
+        settled_at=int(time.time()),
+        metadata=batch.metadata,
+        usage=Usage(**{name: getattr(batch, name) for name in Usage.model_fields}),
+        cost_usd=batch.cost_usd,
+        webhook=batch.webhook,
+        request_counts={"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+    )
