@@ -39,6 +39,7 @@ __all__ = [
     "Lane",
     "OnAmbiguous",
     "Status",
+    "check_tenant",
     "parse_body",
     "parse_document",
     "parse_job",
@@ -140,6 +141,15 @@ class JobRequest(BaseModel):
         if self.max_cost_usd is not None:
             out["max_cost_usd"] = str(self.max_cost_usd)
         return out
+
+
+def check_tenant(tenant: str) -> str:
+    """The tenant, if it is one: 1 to 64 characters of A-Z a-z 0-9 _ . : -. Raises InvalidRequest."""
+    try:
+        return _tenant(tenant)
+    except PydanticCustomError as error:
+        what = (error.context or {})["what"]
+        raise InvalidRequest([FieldProblem(field="tenant", message=f"expected {what}")]) from None
 
 
 _HINTS = {"body": 'the request itself, e.g. {"model": "…", "messages": […]}'}

@@ -97,13 +97,13 @@ class EngineStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """Make the engine and wait until it claims."""
-        from worker import tasks  # noqa: PLC0415 -- it needs the app above
+        from worker import tasks
 
         tasks.start_engine(parent)
 
     def stop(self, parent: Any) -> None:
         """Drain."""
-        from worker import tasks  # noqa: PLC0415
+        from worker import tasks
 
         tasks.stop_engine(parent)
 
@@ -124,14 +124,14 @@ class PulseStep(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         """The consumer is connected: beat with its own timer."""
-        from worker import tasks  # noqa: PLC0415
+        from worker import tasks
 
         tasks.consumer_beats()
         self._timer = parent.timer.call_repeatedly(PULSE_SECONDS, tasks.consumer_beats)
 
     def stop(self, parent: Any) -> None:
         """The connection is lost, or the worker ends."""
-        from worker import tasks  # noqa: PLC0415
+        from worker import tasks
 
         self._timer.cancel()
         tasks.consumer_lost()
@@ -152,6 +152,6 @@ def _configure_logging(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _stop_claiming(**_: Any) -> None:
-    from worker import tasks  # noqa: PLC0415
+    from worker import tasks
 
     tasks.stop_claiming()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
@@ -104,19 +105,26 @@ class Loop:
         self._portal: BlockingPortal = self._exit.enter_context(start_blocking_portal())
 
     def call(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Run a coroutine function to its end."""
-        return self._portal.call(verb, *args)
+        """Run a coroutine function to its end; an interrupt (Ctrl-C, a signal) ends it first and is then raised."""
+        future = self._portal.start_task_soon(verb, *args)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                future.cancel()
+                concurrent.futures.wait([future])
+            raise
 
     def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
         """Iterate over an asynchronous generator; leaving the loop closes it."""
         try:
             while True:
                 try:
-                    yield self._portal.call(events.__anext__)
+                    yield self.call(events.__anext__)
                 except StopAsyncIteration:
                     return
         finally:
-            self._portal.call(events.aclose)
+            self.call(events.aclose)
 
     def close(self) -> None:
         """End the loop."""

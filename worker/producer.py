@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from anyio import to_thread
 
 from api_schemas.errors import FieldProblem
-from api_schemas.jobs import Job, JobDetail, JobRequest
+from api_schemas.jobs import Job, JobDetail, JobRequest, check_tenant
 from worker.accept import Request, accept
 from worker.db import cancel as cancelling
 from worker.db import lookup, outbox
@@ -48,7 +48,7 @@ class Stockpot:
 
     def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:
         self.settings = settings or process_settings()
-        self.tenant = tenant
+        self.tenant = check_tenant(tenant)
         self._database = Database(self.settings, pool_size=8)
         self._doorbell = Doorbell(self.settings)
         self.follower = Follower(self.settings, self._database, self.tenant)
@@ -90,7 +90,7 @@ class Stockpot:
         job = self._accept(request, options)
         if session is not None:
             return insert(session.connection(), [job], self.settings)[0]
-        self._prepare()
+        self.prepare()
         done = self._database.write(lambda conn: insert(conn, [job], self.settings))[0]
         self._ring([done], job)
         return done
@@ -105,7 +105,7 @@ class Stockpot:
             InvalidRequest, IdempotencyConflict, Unreachable: as `submit`.
         """
         options = {"lane": "bulk"} | options
-        self._prepare()
+        self.prepare()
         ids: list[str] = []
         for slice_ in _slices(requests, SLICE):
             try:
@@ -133,7 +133,8 @@ class Stockpot:
             return  # due later; the workers' own look finds it then
         self._doorbell.ring([one.id for one in done if one.created], job.lane)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make sure that the database can be used; every verb does it first. Raises Unreachable."""
         if not self._ready:
             ensure_schema(self.settings)
             self._ready = True
@@ -142,7 +143,7 @@ class Stockpot:
 
     def get(self, job_id: str) -> JobDetail:
         """A job with its response, usage, cost, error and attempts. Raises NotFound, Unreachable."""
-        self._prepare()
+        self.prepare()
         return self._database.read(lambda conn: lookup.job(conn, job_id, tenant=self.tenant))
 
     def list(
@@ -156,7 +157,7 @@ class Stockpot:
         before: str | None = None,
     ) -> list[Job]:
         """Jobs, newest first; `before` is the id that the page before ended with. Raises Unreachable."""
-        self._prepare()
+        self.prepare()
         return self._database.read(
             lambda conn: lookup.jobs(
                 conn,
@@ -172,7 +173,7 @@ class Stockpot:
 
     def usage(self, *, by: Sequence[str] = (), since: datetime | None = None) -> Sequence[using.UsageRow]:
         """Tokens and cost, summed by day, model, lane, tenant, batch or `metadata.KEY`. Raises Unreachable."""
-        self._prepare()
+        self.prepare()
         return self._database.read(lambda conn: using.usage(conn, tenant=self.tenant, by=by, since=since))
 
     # ── change ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +185,7 @@ class Stockpot:
             NotFound: no such job of this tenant.
             NotAllowed: it is finished in another way.
         """
-        self._prepare()
+        self.prepare()
 
         def write(conn: Any) -> cancelling.Cancelled:
             done = cancelling.cancel(conn, job_id, tenant=self.tenant)
@@ -198,7 +199,7 @@ class Stockpot:
 
     def retry(self, job_id: str) -> None:
         """Queue a failed, cancelled or expired job again. Raises NotFound, NotAllowed."""
-        self._prepare()
+        self.prepare()
         ttl = self.settings.job_ttl_seconds
         self._database.write(lambda conn: cancelling.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
         forget_log(self.settings, job_id)  # it ends with the old terminal event, and so would its readers
@@ -211,14 +212,14 @@ class Stockpot:
 
         Raises NotFound, Unreachable.
         """
-        self._prepare()
+        self.prepare()
         if self._loop is None:
             self._loop = Loop()
         yield from self._loop.iterate(self.follower.events(job_id, after))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """Wait until a job is over. Raises WaitTimeout after `timeout` seconds (the job goes on), NotFound."""
-        self._prepare()
+        self.prepare()
         if self._loop is None:
             self._loop = Loop()
         self._loop.call(self.follower.wait, job_id, timeout)
@@ -279,12 +280,14 @@ class AsyncStockpot:
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
         """As `Stockpot.events`."""
+        await to_thread.run_sync(self._blocking.prepare)
         async with contextlib.aclosing(self._blocking.follower.events(job_id, after)) as events:
             async for event in events:
                 yield event
 
     async def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """As `Stockpot.wait`."""
+        await to_thread.run_sync(self._blocking.prepare)
         await self._blocking.follower.wait(job_id, timeout)
         return await self.get(job_id)
 

@@ -47,8 +47,9 @@ class Fail:
 
 Decision = Retry | Wait | Fail
 
-#: A key that was refused is looked at again this often by its jobs, should the route's own probing not free them first.
-ACCOUNT_SECONDS = 5.0
+#: A job whose key was refused is due again soon: its route is paused meanwhile, which keeps it from being claimed, and
+#: when that is over nobody shall wait for the job.
+ACCOUNT_SECONDS = 0.5
 
 #: An upstream that answers 200 with something else (a proxy's page, most often) is asked once more, not five times.
 WRONG_CONTENT_ATTEMPTS = 2
@@ -65,12 +66,12 @@ def decide(failure: Failure, *, attempts: int, calls: int, seconds_left: float, 
     if failure.kind is Kind.TERMINAL:
         return Fail()
     told = failure.retry_after
-    waits = failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT)
+    waits = failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT) or failure.code == "maintenance"
     if waits and seconds_left <= 0:
         return Fail(expired=True)
     if failure.kind in (Kind.BUSY, Kind.NOT_SENT):
         return Wait(_within(told, backoff(calls, policy, rng), seconds_left), "retry")
-    if failure.kind is Kind.ACCOUNT:
+    if failure.kind is Kind.ACCOUNT or failure.code == "maintenance":
         return Wait(_within(told, ACCOUNT_SECONDS, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()

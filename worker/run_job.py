@@ -148,13 +148,14 @@ async def _settle(slot: Slot, desk: Desk, settlement: Settlement, live: LiveStre
     if settlement.status == "queued":
         crashpoint("release.before", slot.job.id)
     settlement = replace(settlement, seq=live.seq)
-    if not await desk.settler.settle(settlement, hook_of(slot.job, settlement)):
+    written = await desk.settler.settle(settlement, hook_of(slot.job, settlement))
+    if written is None:
         return
-    count(slot.job, settlement)
-    if settlement.terminal:
-        announce_end(live, settlement)
+    count(slot.job, written)
+    if written.terminal:
+        announce_end(live, written)
     else:
-        desk.recall(slot.job.id, slot.job.model, settlement.due_in, settlement.waiting_on)
+        desk.recall(slot.job.id, slot.job.model, written.due_in, written.waiting_on)
 
 
 def route_of(settings: Settings, model: str) -> Route:

@@ -186,7 +186,7 @@ def load(**given: Any) -> Settings:
 
 def _explain(problem: Any) -> str:
     where = problem["loc"][0] if problem["loc"] else None
-    text = problem["msg"].removeprefix("Value error, ")
+    text: str = problem["msg"].removeprefix("Value error, ")
     if where is None:
         return text
     name = str(where) if str(where).isupper() else PREFIX + str(where).upper()

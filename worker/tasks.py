@@ -1,7 +1,7 @@
 """The Celery tasks: thin edges that hand a message to the engine or to the database, and nothing more.
 
-    stockpot.run      a doorbell: these job ids, or this lane, have work
-    stockpot.submit   a submission by a producer that has the broker and no database
+stockpot.run      a doorbell: these job ids, or this lane, have work
+stockpot.submit   a submission by a producer that has the broker and no database
 """
 
 from __future__ import annotations

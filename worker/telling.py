@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -75,6 +75,11 @@ def tell_cancelled(settings: Settings, done: Cancelled) -> None:
         )
 
     _try(settings, say)
+
+
+def tell_lines_cancelled(settings: Settings, job_ids: Sequence[str]) -> None:
+    """Tell the workers to stop these lines of a batch, within the publish budget; the heartbeat finds the others."""
+    _try(settings, lambda redis: [publish_cancel(redis, job_id) for job_id in job_ids])
 
 
 def forget_log(settings: Settings, job_id: str) -> None:

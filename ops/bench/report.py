@@ -125,8 +125,8 @@ def _upstream(figures: Figures) -> str:
         "The upstream is a process of its own that writes precomputed bytes. Driven by a client that parses nothing, "
         f"on the same machine and before any contender ran, it answered {shown(found['calls_per_s'])} calls/s at "
         f"{shown(found['us_per_call'])} µs of CPU each and sent {shown(found['flood_chunks_per_s'])} chunks/s at "
-        f"{shown(found['flood_us_per_chunk'])} µs each; at {shown(found['paced_chunks_per_s'])} chunks/s, paced, it cost "
-        f"{shown(found['paced_us_per_chunk'])} µs a chunk and its clock was never more than "
+        f"{shown(found['flood_us_per_chunk'])} µs each; at {shown(found['paced_chunks_per_s'])} chunks/s, paced, "
+        f"it cost {shown(found['paced_us_per_chunk'])} µs a chunk and its clock was never more than "
         f"{shown(found['paced_late_most_ms'])} ms late. In the runs below its clock was at most {shown(late)} ms late. "
         "Its CPU is read in every run and shown apart; it is never part of a contender's figure."
     )

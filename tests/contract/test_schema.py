@@ -29,6 +29,7 @@ PROMISED = {
         " inference_id created_at"
     ),
     "attempts_v": "job_id attempt",
+    "batches_v": "id tenant",
     "webhook_events_v": "id tenant type",
     "webhook_attempts_v": "event_id attempt",
 }

@@ -49,7 +49,7 @@ def test_a_worker_is_killed_in_the_middle_of_its_streams(stage: SetStage, databa
     on.load(16, SLOW)
     victim = on.workers[0]
     with Witness("the upstream saw clients leave in the middle of their answers") as witness:
-        eventually(lambda: _streaming(on, victim) and len(on.held_by(victim)) == 4, what="it streams")
+        eventually(lambda: _streaming(on, victim) and len(on.held_by(victim)) >= 2, what="it streams")
         streaming = _streaming(on, victim)
         witness.inject(victim.kill9)
         held = on.held_by(victim)
@@ -173,7 +173,7 @@ def test_a_worker_is_asked_to_end_and_then_killed(stage: SetStage) -> None:
     victim = on.workers[0]
     on.load(16, SLOW)
     with Witness("a draining worker died of SIGKILL") as witness:
-        eventually(lambda: len(on.held_by(victim)) == 4, what="it is busy")
+        eventually(lambda: len(on.held_by(victim)) >= 2, what="it is busy")
         witness.inject(victim.term)
         victim.wait_for_line("drain_started", 10)
         witness.inject(victim.kill9)

@@ -87,8 +87,8 @@ def test_answers_that_are_oddly_written_say_the_same(stage: SetStage, database: 
         "the upstream sent JSON that hurts": TORTURE,
     }
     bills = play_rows(on, rows, max_attempts=3)
-    on.check(all_completed=False)
     assert differences(bills) == []
+    on.check(all_completed=False)
 
 
 def test_answers_without_bounds_cost_bounded_memory(stage: SetStage) -> None:

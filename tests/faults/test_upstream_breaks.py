@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.rig.cases import Case, Playbill, differences, play_rows
@@ -57,7 +59,7 @@ SILENCE = [
     Case("delay=100000,ok", ["ambiguous", AGAIN], code="first_event_timeout"),
 ]
 #: The timers of that row, in seconds.
-TIMERS = {"first_event_timeout": 1.0, "idle_timeout": 1.0, "total_timeout": 3.0}
+TIMERS: dict[str, Any] = {"first_event_timeout": 1.0, "idle_timeout": 1.0, "total_timeout": 3.0}
 
 
 def test_answers_that_break_off_are_never_taken_for_whole(stage: SetStage) -> None:

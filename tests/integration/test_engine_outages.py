@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.rig.postgres import PostgresServer
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
 from worker.db import leases
+from worker.db.schema import upgrade
 from worker.db.settle import Settlement
 from worker.engine.database import DatabaseThreads
 from worker.engine.settler import Settler
@@ -70,8 +72,6 @@ def test_answers_are_kept_while_the_database_is_away_and_no_call_is_made_twice(
     provider: Provider, own_postgres: PostgresServer, postgres_template: str, redis_url: str
 ) -> None:
     """Retry the write, never the paid call: the answers came while PostgreSQL was dead, and are there when it is back."""
-    from worker.db.schema import upgrade
-
     url = own_postgres.create_database()
     upgrade(url)
     with workplace(provider, url, redis_url, lease_seconds=60, first_event_timeout=100, total_timeout=100) as place:
@@ -81,8 +81,11 @@ def test_answers_are_kept_while_the_database_is_away_and_no_call_is_made_twice(
             place.running(job)
         own_postgres.kill9()
         release(provider)
-        eventually(lambda: all(provider.ends(job) == ["completed"] for job in jobs), what="the provider has answered all")
+        eventually(
+            lambda: all(provider.ends(job) == ["completed"] for job in jobs), what="the provider has answered all"
+        )
         own_postgres.start()
+        place.database.engine.dispose()  # this test's own connections are dead too
         assert {place.ended(job).status for job in jobs} == {"completed"}
         assert {len(provider.calls(job)) for job in jobs} == {1}
         assert {place.get(job).attempts for job in jobs} == {1}
@@ -90,8 +93,6 @@ def test_answers_are_kept_while_the_database_is_away_and_no_call_is_made_twice(
 
 def release(provider: Provider) -> None:
     """Let go what the provider holds."""
-    import urllib.request
-
     base = provider.url.removesuffix("/v1")
     with urllib.request.urlopen(urllib.request.Request(f"{base}/_sim/release", method="POST")) as answer:
         assert answer.status == 200
@@ -198,5 +199,8 @@ def test_an_old_and_a_new_claims_settlements_that_meet_are_told_apart(database_u
         lease_run_out(database, old.id)
         database.write(leases.reclaim)
         [new] = claimed(database, old.id)
-        assert settle_all(database.settings, [settlement(old, text="old"), settlement(new, text="new")]) == [False, True]
+        assert settle_all(database.settings, [settlement(old, text="old"), settlement(new, text="new")]) == [
+            False,
+            True,
+        ]
         assert [one["text"] for one in rows(database, "SELECT text FROM results")] == ["new"]

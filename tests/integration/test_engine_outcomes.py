@@ -114,7 +114,9 @@ def test_a_call_that_may_have_been_paid_is_repeated_as_policy_says(place: Workpl
     assert len(place.provider.calls(job)) == len(place.get(job).attempt_log)
 
 
-@pytest.mark.parametrize(("stream", "endpoint"), [(True, "chat"), (False, "chat"), (True, "responses"), (False, "responses")])
+@pytest.mark.parametrize(
+    ("stream", "endpoint"), [(True, "chat"), (False, "chat"), (True, "responses"), (False, "responses")]
+)
 def test_an_answer_is_stored_whole_with_its_tokens_and_its_cost(
     place: Workplace, *, stream: bool, endpoint: str
 ) -> None:

@@ -19,7 +19,8 @@ class Knobs:
 
     def stats(self) -> dict[str, Any]:
         """Counters: `in_flight`, `max_in_flight`, `requests`, `billed`, `statuses`, `outcomes`, `steps`."""
-        return self._ask("stats", None)
+        answer: dict[str, Any] = self._ask("stats", None)
+        return answer
 
     def configure(self, **settings: object) -> None:
         """Change settings; the others stay."""

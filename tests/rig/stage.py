@@ -244,28 +244,35 @@ class Stage:
 
     # ── the load ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def body(self, script: str = "ok", *, stream: bool = False) -> dict[str, Any]:
+        """A request whose upstream behaves as `script` says (docs/simulator.md)."""
+        content = f"{self.canaries.prompt} {secrets.token_hex(4)}"
+        body: dict[str, Any] = {
+            "model": f"openai/gpt-5-1-chat-latest@sim:{script}",
+            "messages": [{"role": "user", "content": content}],
+        }
+        return body | ({"stream": True} if stream else {})
+
     def submit(
         self, script: str = "ok", *, stream: bool = False, hook: bool = False, pot: Stockpot | None = None, **options: Any
     ) -> str:
-        """Submit one job whose upstream behaves as `script` says (docs/simulator.md), and remember the promise."""
-        body: dict[str, Any] = {
-            "model": f"openai/gpt-5-1-chat-latest@sim:{script}",
-            "messages": [{"role": "user", "content": f"{self.canaries.prompt} {secrets.token_hex(4)}"}],
-        }
-        if stream:
-            body["stream"] = True
+        """Submit one job, and remember the promise."""
         if hook:
             options["webhook"] = self.hooks.url("/ok")
-        job_id = (pot or self.pot).submit(body, **options).id
+        job_id = (pot or self.pot).submit(self.body(script, stream=stream), **options).id
         self.submitted.append(job_id)
         return job_id
 
     def load(self, count: int, script: str = "ok", **options: Any) -> list[str]:
-        """Submit a mix: every other job a stream, three in ten with a webhook. Returns the ids, in order."""
-        return [
-            self.submit(script, stream=number % 2 == 0, hook=number % 10 in {1, 4, 8}, **options)
+        """Submit a mix at once: every other job a stream, three in ten with a webhook. Returns the ids, in order."""
+        requests = [
+            {"body": self.body(script, stream=number % 2 == 0)}
+            | ({"webhook": self.hooks.url("/ok")} if number % 10 in {1, 4, 8} else {})
             for number in range(count)
         ]
+        ids = self.pot.submit_many(requests, **{"lane": "interactive", **options})
+        self.submitted += ids
+        return ids
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,11 +10,11 @@ import pytest
 from api_schemas.usage import Usage
 from tests.factories import MODEL, USAGE, answer, claimed_job, failure
 from worker import conclude
+from worker.db.settle import Settlement
 from worker.limits.permit import Held
 from worker.prices import Prices
 from worker.retry import Policy
 from worker.settings import Settings
-from worker.db.settle import Settlement
 from worker.upstream.call import Progress
 from worker.upstream.outcome import Failure, Kind, Timings
 

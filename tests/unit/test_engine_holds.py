@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from worker.engine.holds import FIRST_SECONDS, MOST_SECONDS, OUT_SECONDS, Holds
+from worker.engine.holds import DUE_SECONDS, FIRST_SECONDS, MOST_SECONDS, OUT_SECONDS, Holds
 
 
 def test_the_first_job_that_comes_back_is_the_scout_and_the_others_are_not() -> None:
     """However many come back."""
     holds = Holds()
     for job in ("a", "b", "c"):
-        holds.turned_away("m", job, 0.0)
+        holds.turned_away("m", job, 0.0, 0.0)
     assert holds.models == {"m"}
     assert holds.scouts(FIRST_SECONDS - 0.01) == []
     assert holds.scouts(FIRST_SECONDS) == ["a"]
@@ -19,9 +19,9 @@ def test_the_first_job_that_comes_back_is_the_scout_and_the_others_are_not() -> 
 def test_a_scout_that_comes_back_too_goes_again_later() -> None:
     """And its model stays held meanwhile."""
     holds = Holds()
-    holds.turned_away("m", "a", 0.0)
+    holds.turned_away("m", "a", 0.0, 0.0)
     holds.scouts(1.0)
-    holds.turned_away("m", "a", 2.0)
+    holds.turned_away("m", "a", 0.0, 2.0)
     assert not holds.ended("m", "a")
     assert holds.models == {"m"}
     assert holds.scouts(2.0 + MOST_SECONDS - 0.01) == []
@@ -31,8 +31,8 @@ def test_a_scout_that_comes_back_too_goes_again_later() -> None:
 def test_a_scout_that_gets_through_opens_its_model_and_no_other() -> None:
     """Other models have scouts of their own."""
     holds = Holds()
-    holds.turned_away("m", "a", 0.0)
-    holds.turned_away("n", "b", 0.0)
+    holds.turned_away("m", "a", 0.0, 0.0)
+    holds.turned_away("n", "b", 0.0, 0.0)
     assert sorted(holds.scouts(1.0)) == ["a", "b"]
     assert not holds.ended("m", "x")
     assert holds.ended("m", "a")
@@ -42,11 +42,11 @@ def test_a_scout_that_gets_through_opens_its_model_and_no_other() -> None:
 def test_a_scout_that_is_not_to_be_had_opens_its_model() -> None:
     """Another worker has it, or it is over: nobody would ever come back to say so."""
     holds = Holds()
-    holds.turned_away("m", "a", 0.0)
+    holds.turned_away("m", "a", 0.0, 0.0)
     holds.scouts(1.0)
     holds.missed("a")
     assert holds.models == frozenset()
-    holds.turned_away("m", "b", 2.0)
+    holds.turned_away("m", "b", 0.0, 2.0)
     holds.scouts(3.0)
     assert holds.scouts(3.0 + OUT_SECONDS) == []
     assert holds.models == frozenset()
@@ -55,8 +55,16 @@ def test_a_scout_that_is_not_to_be_had_opens_its_model() -> None:
 def test_a_resumption_opens_everything() -> None:
     """The scouts of the pause are forgotten, too."""
     holds = Holds()
-    holds.turned_away("m", "a", 0.0)
+    holds.turned_away("m", "a", 0.0, 0.0)
     holds.clear()
     assert holds.models == frozenset()
     assert holds.scouts(100.0) == []
     assert not holds.ended("m", "a")
+
+
+def test_a_scout_that_is_due_later_goes_later() -> None:
+    """The provider asked for patience; before that the job cannot be claimed."""
+    holds = Holds()
+    holds.turned_away("m", "a", 30.0, 0.0)
+    assert holds.scouts(30.0) == []
+    assert holds.scouts(30.0 + DUE_SECONDS) == ["a"]

@@ -16,7 +16,9 @@ from worker.prices import Prices
 
 def listed(*units: Any, model: str = "m", **pricing: Any) -> Prices:
     prices = Prices()
-    prices.read({"data": [{"id": model, "pricing": {"kind": "fixed", "currency": "USD", "units": list(units), **pricing}}]})
+    prices.read(
+        {"data": [{"id": model, "pricing": {"kind": "fixed", "currency": "USD", "units": list(units), **pricing}}]}
+    )
     return prices
 
 
@@ -78,9 +80,13 @@ def test_what_is_no_fixed_price_in_dollars_gives_no_estimate(prices: Prices) -> 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["data", "id", "pricing", "kind", "units", "name", "price", "per", "aliases"]), inner, max_size=4
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["data", "id", "pricing", "kind", "units", "name", "price", "per", "aliases"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=20,
 )

@@ -17,7 +17,9 @@ SPENDING = (Kind.RETRYABLE, Kind.PARTIAL, Kind.AMBIGUOUS)
 WAITING = (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT)
 
 
-def decided(kind: Kind, *, attempts: int = 1, left: float = 1000, told: float | None = None, **policy: object) -> Decision:
+def decided(
+    kind: Kind, *, attempts: int = 1, left: float = 1000, told: float | None = None, **policy: object
+) -> Decision:
     given_policy = Policy(**{"max_attempts": 3, "on_ambiguous": "retry", **policy})  # type: ignore[arg-type]
     return decide(
         failure(kind, retry_after=told),
@@ -102,7 +104,9 @@ def test_a_refused_key_is_looked_at_again_every_few_seconds() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(tries=st.integers(1, 10_000), seed=st.integers(0, 1000), base=st.floats(0.01, 10), cap=st.floats(0.01, 600))
-def test_backoff_doubles_up_to_its_cap_with_half_of_it_at_random(tries: int, seed: int, base: float, cap: float) -> None:
+def test_backoff_doubles_up_to_its_cap_with_half_of_it_at_random(
+    tries: int, seed: int, base: float, cap: float
+) -> None:
     """The jitter comes after the cap: late waits differ too."""
     policy = Policy(3, "retry", base, cap)
     whole = min(cap, base * 2.0 ** min(tries - 1, 32))

@@ -176,7 +176,9 @@ def add(conn: Connection, counted: Mapping[str, Tally]) -> list[BatchRow]:
 
 def end_if_done(conn: Connection, batch: str) -> list[BatchRow]:
     """End a batch whose lines are all over: itself in a list, or nothing when it goes on or had ended before."""
-    verdict = """CASE WHEN status = 'cancelling' THEN 'cancelled' WHEN expired > 0 THEN 'expired' ELSE 'completed' END"""
+    verdict = (
+        """CASE WHEN status = 'cancelling' THEN 'cancelled' WHEN expired > 0 THEN 'expired' ELSE 'completed' END"""
+    )
     done = conn.execute(
         text(f"""
         UPDATE batches SET status = {verdict}, held = NULL, finished_at = {now_sql(conn)}
@@ -188,7 +190,9 @@ def end_if_done(conn: Connection, batch: str) -> list[BatchRow]:
     return [get(conn, batch, tenant=None)] if done else []
 
 
-_COLUMNS = ", ".join("CAST(metadata AS text) AS metadata" if one.name == "metadata" else one.name for one in fields(BatchRow))
+_COLUMNS = ", ".join(
+    "CAST(metadata AS text) AS metadata" if one.name == "metadata" else one.name for one in fields(BatchRow)
+)
 
 
 def get(conn: Connection, batch: str, *, tenant: str | None) -> BatchRow:
@@ -199,7 +203,9 @@ def get(conn: Connection, batch: str, *, tenant: str | None) -> BatchRow:
     """
     row = conn.execute(text(f"SELECT {_COLUMNS} FROM batches WHERE id = :id"), {"id": batch}).mappings().first()
     if row is None or (tenant is not None and row["tenant"] != tenant):
-        raise NotFound(f"there is no batch {batch[:64]}" + ("" if tenant in {None, "default"} else f" of tenant {tenant}"))
+        raise NotFound(
+            f"there is no batch {batch[:64]}" + ("" if tenant in {None, "default"} else f" of tenant {tenant}")
+        )
     return _row(row)
 
 

@@ -53,7 +53,9 @@ def connect(settings: Settings, *, pool_size: int = 4) -> Engine:
             connect_args={"connect_timeout": 5, "options": PG_TIMEOUTS, "application_name": "stockpot"},
         )
     except ModuleNotFoundError as error:
-        raise SettingsError(f"STOCKPOT_DATABASE_URL: {error.name} is missing; pip install 'stockpot[postgres]'") from None
+        raise SettingsError(
+            f"STOCKPOT_DATABASE_URL: {error.name} is missing; pip install 'stockpot[postgres]'"
+        ) from None
 
 
 def _sqlite(settings: Settings, pool_size: int) -> Engine:

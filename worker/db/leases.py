@@ -91,7 +91,7 @@ def reclaim(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
     ]
     if not ids:
         return []
-    listed = bindparam("ids", expanding=True)
+    listed: Any = bindparam("ids", expanding=True)
     rows = conn.execute(
         text(f"""
         UPDATE jobs SET status = {_VERDICT}, lease_owner = NULL, lease_until = NULL, due_at = {now},

@@ -21,7 +21,17 @@ from worker.db.base import metadata
 from worker.db.connect import Database
 from worker.settings import Settings
 
-__all__ = ["batch_tables", "current", "differences", "head", "is_current", "metadata", "tables", "upgrade", "webhook_tables"]
+__all__ = [
+    "batch_tables",
+    "current",
+    "differences",
+    "head",
+    "is_current",
+    "metadata",
+    "tables",
+    "upgrade",
+    "webhook_tables",
+]
 
 #: Any number; every upgrade takes this lock first, so that two that start together run one after the other.
 _UPGRADE_LOCK = 5_706_311

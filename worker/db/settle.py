@@ -246,9 +246,7 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     if never:
         conn.execute(unsent, never)
     answers = [
-        row
-        for row in done
-        if row["status"] != "queued" and (row["response"] is not None or row["answer"] is not None)
+        row for row in done if row["status"] != "queued" and (row["response"] is not None or row["answer"] is not None)
     ]
     if answers:
         conn.execute(stored, answers)

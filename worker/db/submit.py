@@ -14,7 +14,7 @@ from api_schemas import jsontext
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest
 from worker.db.clock import after_sql, is_postgres, now_sql
-from worker.db.recordset import recordset, records
+from worker.db.recordset import records, recordset
 from worker.errors import IdempotencyConflict
 from worker.settings import Settings
 

@@ -78,9 +78,7 @@ jobs = Table(
     # The claim's order. Partial, so that it holds only what waits. Lines of batches have their own, batch by batch: a
     # million lines of a paused batch stand in nobody's way.
     Index("ix_jobs_queued", "lane", "due_at", "id", postgresql_where=_QUEUED_ALONE, sqlite_where=_QUEUED_ALONE),
-    Index(
-        "ix_jobs_queued_line", "batch_id", "due_at", "id", postgresql_where=_QUEUED_LINE, sqlite_where=_QUEUED_LINE
-    ),
+    Index("ix_jobs_queued_line", "batch_id", "due_at", "id", postgresql_where=_QUEUED_LINE, sqlite_where=_QUEUED_LINE),
     Index("ix_jobs_expiring", "expires_at", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
     # Not on lease_until: renewing a lease must touch no index (a heap-only update on PostgreSQL).
     Index("ix_jobs_running", "lease_owner", postgresql_where=_RUNNING, sqlite_where=_RUNNING),

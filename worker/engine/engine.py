@@ -214,9 +214,7 @@ class Engine:
         # A claim under way still brings jobs. They are run or given back like the others, not left to their leases.
         await asyncio.wait([feeding], timeout=SETTLE_SECONDS)
         await self._finish(settings.drain_seconds)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
         await deliverer.stop(min(settings.drain_seconds, 5.0))
         await publisher.aclose()
         await gate.aclose()
@@ -260,7 +258,7 @@ class Engine:
         if feeder is None:
             return
         if waiting_on == "paused":
-            feeder.turned_away(model, job_id)
+            feeder.turned_away(model, job_id, seconds)
         else:
             asyncio.get_running_loop().call_later(seconds + 0.002, feeder.ring, [job_id])
 
@@ -298,6 +296,14 @@ class Engine:
             return
         log.critical("engine_task_died", task=task.get_name(), error=repr(task.exception()))
         os._exit(70)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until all have ended: a cancellation that meets an answer inside a client may be swallowed there."""
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=PULSE_SECONDS)
 
 
 def _announce_over(publisher: Publisher, job: Reclaimed) -> None:

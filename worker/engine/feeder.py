@@ -74,9 +74,12 @@ class Feeder:
         if self._lanes or self._ids or self._batches:
             self._bell.set()
 
-    def turned_away(self, model: str, job_id: str) -> None:
-        """A job came back, since its route is shut: claim no other of this model before one has got through."""
-        self._holds.turned_away(model, job_id, asyncio.get_running_loop().time())
+    def turned_away(self, model: str, job_id: str, seconds: float) -> None:
+        """A job came back, since its route is shut: claim no other of this model before one has got through.
+
+        This one is due again in `seconds`.
+        """
+        self._holds.turned_away(model, job_id, seconds, asyncio.get_running_loop().time())
 
     def ended(self, job: ClaimedJob) -> None:
         """A job's story is over: its slot is free, and a scout that got through opens its model."""

@@ -49,7 +49,11 @@ class HealthServer:
     """Serves the three pages on one port."""
 
     def __init__(
-        self, database: DatabaseThreads, consumer: ConsumerPulse, pulse: Callable[[], float], closing: Callable[[], bool]
+        self,
+        database: DatabaseThreads,
+        consumer: ConsumerPulse,
+        pulse: Callable[[], float],
+        closing: Callable[[], bool],
     ) -> None:
         """`pulse` is when the engine's loop last breathed (monotonic seconds), `closing` whether it claims no more."""
         self._database = database

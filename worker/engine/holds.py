@@ -15,6 +15,8 @@ from dataclasses import dataclass
 #: Seconds until the first scout goes, and between the later ones. It waits at the gate for a while, too, and is there
 #: when the route's own probing wants a call to be made.
 FIRST_SECONDS, MOST_SECONDS = 1.0, 4.0
+#: Seconds after a scout is due: the database's clock says so, and the row says milliseconds.
+DUE_SECONDS = 0.05
 #: A scout that nobody heard of again is given up after this long: its job is another worker's, or was cancelled.
 OUT_SECONDS = 10.0
 
@@ -32,13 +34,13 @@ class Holds:
     def __init__(self) -> None:
         self._held: dict[str, _Hold] = {}
 
-    def turned_away(self, model: str, job: str, now: float) -> None:
-        """A job came back because its route is paused."""
+    def turned_away(self, model: str, job: str, seconds: float, now: float) -> None:
+        """A job came back because its route is paused; it is due again in `seconds`."""
         hold = self._held.get(model)
         if hold is None:
-            self._held[model] = _Hold(job, now + FIRST_SECONDS)
+            self._held[model] = _Hold(job, now + max(FIRST_SECONDS, seconds + DUE_SECONDS))
         elif hold.scout == job:
-            self._held[model] = _Hold(job, now + MOST_SECONDS)
+            self._held[model] = _Hold(job, now + max(MOST_SECONDS, seconds + DUE_SECONDS))
 
     def ended(self, model: str, job: str) -> bool:
         """A job's story is over; True when it was the scout and got through, so that the model is open again."""

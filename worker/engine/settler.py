@@ -47,12 +47,15 @@ class Settler:
         self._database = database
         self._on_hooks = on_hooks
         self._subscriptions = Subscriptions()
-        self._waiting: list[tuple[Settlement, Settled | None, asyncio.Future[bool]]] = []
+        self._waiting: list[tuple[Settlement, Settled | None, asyncio.Future[Settlement | None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
-    async def settle(self, settlement: Settlement, settled: Settled | None = None) -> bool:
-        """Write one settlement and, if it ends the job, tell its webhooks; False when it was fenced off."""
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    async def settle(self, settlement: Settlement, settled: Settled | None = None) -> Settlement | None:
+        """Write one settlement and, if it ends the job, tell its webhooks.
+
+        The settlement as it was written (the answer may not have been storable); None when it was fenced off.
+        """
+        done: asyncio.Future[Settlement | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((settlement, settled, done))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_all(), name="settler")
@@ -68,11 +71,11 @@ class Settler:
                         metrics.FENCED.inc()
                         log.warning("settlement_fenced", job=settlement.job_id, fence=settlement.fence)
                     if not done.done():
-                        done.set_result(settlement.job_id in written)
+                        done.set_result(written.get(settlement.job_id))
         finally:
             self._writer = None
 
-    def _next_slice(self) -> list[tuple[Settlement, Settled | None, asyncio.Future[bool]]]:
+    def _next_slice(self) -> list[tuple[Settlement, Settled | None, asyncio.Future[Settlement | None]]]:
         """What goes into the next transaction; of one job's settlements (an old claim's, a new one's) only the first."""
         slice_, later, ids, room = [], [], set(), SLICE_TEXT
         for one in self._waiting:
@@ -86,19 +89,19 @@ class Settler:
         self._waiting = later
         return slice_
 
-    async def _write(self, slice_: Sequence[tuple[Settlement, Settled | None]]) -> set[str]:
-        """Write a slice, for as long as it takes."""
+    async def _write(self, slice_: Sequence[tuple[Settlement, Settled | None]]) -> dict[str, Settlement]:
+        """Write a slice, for as long as it takes; what was written, by job."""
         pause = FIRST_PAUSE
         while True:
             try:
                 written, hooks = await self._database.write(lambda conn: self._transaction(conn, slice_))
             except NOT_STORABLE as error:
                 if len(slice_) > 1:
-                    return set().union(*[await self._write([one]) for one in slice_])
+                    return {job: one for each in slice_ for job, one in (await self._write([each])).items()}
                 settlement, settled = slice_[0]
                 log.error("settlement_not_storable", job=settlement.job_id, error=type(error).__name__)
                 if settlement.error_code == _CODE:
-                    return set()
+                    return {}
                 slice_ = [_without_answer(settlement, settled)]
             except (Unreachable, SQLAlchemyError) as error:
                 metrics.DATABASE_ERRORS.inc()
@@ -109,7 +112,7 @@ class Settler:
                 _pass("settle.committed", slice_)
                 if hooks:
                     self._on_hooks()
-                return written
+                return {one.job_id: one for one, _ in slice_ if one.job_id in written}
 
     def _transaction(self, conn: Connection, slice_: Sequence[tuple[Settlement, Settled | None]]) -> tuple[set[str], int]:
         _pass("settle.before", slice_)

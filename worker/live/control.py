@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from api_schemas.jsontext import dumps, loads
 from worker.live.keys import CONTROL_CHANNEL
-from worker.live.listening import messages
+from worker.live.listening import AWAY, messages
 
 CONNECT_LIMIT = timedelta(seconds=2)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=2)
@@ -57,7 +57,7 @@ class Control:
                             job_id = _cancelled(message)
                             if job_id is not None:
                                 on_cancel(job_id)
-                except (RedisError, OSError):
+                except AWAY:
                     await asyncio.sleep(pause.total_seconds())
                     pause = min(pause * 2, LONGEST_PAUSE)
         finally:

@@ -101,17 +101,18 @@ class Cursor:
         When the text shown is not provably the final one, a reset and the whole text go first, so that what a
         reader puts together is always the final text.
         """
-        last = event["seq"] if event is not None else max(self.seq + 1, (final and final.seq) or 0)
         if final is not None and (self._differs(final) or (event is None and not self._whole)):
-            yield self._made("attempt.reset", self.seq, {"reason": "log_lost", "attempt": None})
+            if self._shown or not self._whole:
+                yield self._next("attempt.reset", {"reason": "log_lost", "attempt": None})
             if final.text:
-                yield self._made("chunk", self.seq, {"data": [], "text": final.text})
-        if event is None and final is not None:
-            self.epoch = max(self.epoch, final.epoch)
-            event = self._made(f"job.{final.status}", last, _outcome(final))
+                yield self._next("chunk", {"data": [], "text": final.text})
         if event is not None:
-            self.seq = last
-            yield event
+            self.seq = max(self.seq + 1, event["seq"])
+            yield {**event, "seq": self.seq}
+        elif final is not None:
+            self.epoch = max(self.epoch, final.epoch)
+            self.seq = max(self.seq, (final.seq or 0) - 1)
+            yield self._next(f"job.{final.status}", _outcome(final))
 
     def _differs(self, final: FinalState) -> bool:
         if self.lost:
@@ -132,6 +133,11 @@ class Cursor:
     def _forget(self) -> None:
         self._text = hashlib.blake2b(digest_size=16)
         self._shown = False
+
+    def _next(self, kind: str, fields: Mapping[str, Any]) -> Event:
+        """An event of our own, in the place after the last one."""
+        self.seq += 1
+        return self._made(kind, self.seq, fields)
 
     def _made(self, kind: str, seq: int, fields: Mapping[str, Any]) -> Event:
         return {"job": self.job_id, "epoch": self.epoch, "seq": seq, "type": kind, "at": timestamp(), **fields}

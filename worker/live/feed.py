@@ -18,10 +18,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from worker.live.keys import ENTRY_FIELD, JOB_PREFIX, job_key
-from worker.live.listening import messages
+from worker.live.listening import AWAY, messages
 
 #: Envelopes that wait for one reader; one arrives per window, so this is some seconds of a fast stream.
 QUEUE_LENGTH = 256
@@ -129,7 +128,7 @@ class Feed:
                 tail.replay()
             elif len(readers) == 1 and self._pubsub is not None:
                 # A failure here shows in the listener too, which then subscribes to everything again.
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(*AWAY):
                     await self._pubsub.subscribe(channel)
             yield tail
         finally:
@@ -138,7 +137,7 @@ class Feed:
                 del self._tails[channel]
                 self._confirmed.discard(channel)
                 if self._pubsub is not None:
-                    with contextlib.suppress(RedisError, OSError):
+                    with contextlib.suppress(*AWAY):
                         await self._pubsub.unsubscribe(channel)
 
     async def entries(self, job_id: str, after: int) -> AsyncIterator[bytes]:
@@ -182,7 +181,7 @@ class Feed:
                     async for message in messages(pubsub):
                         pause = FIRST_PAUSE
                         self._pass_on(message["type"], message["channel"], message["data"])
-            except (RedisError, OSError):
+            except AWAY:
                 self._pubsub = None
                 self._confirmed.clear()
                 await asyncio.sleep(pause.total_seconds())

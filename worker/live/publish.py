@@ -25,6 +25,7 @@ from redis.exceptions import NoScriptError, RedisError
 from worker.crash import crashpoint
 from worker.live import script
 from worker.live.keys import JOB_PREFIX, job_key
+from worker.live.listening import AWAY
 
 #: One script call blocks Redis for about 2 ms at this many jobs.
 JOBS_PER_CALL = 256
@@ -241,7 +242,7 @@ class Publisher:
             sent.append((len(stream._tails), stream._bytes))
         try:
             replies = await _call(self._redis, [stream.key for stream in streams], args)
-        except (RedisError, OSError):
+        except AWAY:
             replies = [script.REFUSED] * len(streams)
         except asyncio.CancelledError:
             self._due = streams + self._due

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from redis.exceptions import RedisError
-
 from api_schemas.jsontext import loads
 from worker.live.cursor import Cursor, Event, FinalState, Step
 from worker.live.feed import Feed, Signal
+from worker.live.listening import AWAY
 from worker.live.script import TERMINAL_TYPES
 
 __all__ = ["Feed", "FinalState", "follow"]
@@ -63,7 +62,7 @@ class _Reader:
         if not live or self._cursor.step(live[0]) is Step.GAP:
             try:
                 logged = [loads(entry) async for entry in self._feed.entries(self._job_id, self._cursor.seq)]
-            except (RedisError, OSError):
+            except AWAY:
                 # The event stays unseen: the next one, or silence, asks the log again.
                 reachable, live = False, []
         shown = [event async for event in self._show(logged + live)]
@@ -119,7 +118,7 @@ class _Reader:
         """Whether the log ends with a terminal event that this reader has seen."""
         try:
             entry = await self._feed.last_entry(self._job_id)
-        except (RedisError, OSError):
+        except AWAY:
             return False
         last = loads(entry) if entry is not None else None
         return last is not None and last["type"] in TERMINAL_TYPES and last["seq"] <= self._after

@@ -1,7 +1,8 @@
 """One HTTP call to an OpenAI-compatible provider, and what it came to.
 
     call.py                          what is asked: `Call`; what can be seen meanwhile: `Progress`
-    client.py                        the call itself, the only module that imports httpx
+    client.py                        the call itself
+    transport.py                     httpx over aiohttp, the only module that imports httpx
     connections.py                   the aiohttp session below it, and the truth about what was sent
     watch.py                         the timers of one call
     sse.py                           bytes in, events out

@@ -18,19 +18,17 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from worker.errors import Unreachable
 from worker.upstream.call import Call, ChunkSink, Progress, wire_body
 from worker.upstream.classify import classify
-from worker.upstream.connections import WIRE, Wire, explain, is_plain, lower, open_session, read_bounded
+from worker.upstream.connections import WIRE, Wire, explain, is_plain, lower, read_bounded
 from worker.upstream.cost import cost_from_headers
 from worker.upstream.outcome import Failure, Kind, Outcome
 from worker.upstream.stream import StreamReading
+from worker.upstream.transport import BROKEN, Transport
 from worker.upstream.watch import Watch
 from worker.upstream.whole_body import unstreamed_outcome, whole_outcome, wrong_content
 
@@ -43,7 +41,8 @@ LINGER_SECONDS = 1.0
 GET_SECONDS = 30.0
 """The whole time of a look-up (models, logs, billing); these answer in well under a second."""
 
-_BROKEN = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, EOFError)
+_HEADERS = ((b"user-agent", b"stockpot"), (b"accept-encoding", b"identity"))
+"""What each request says. What an upstream compresses all the same is refused."""
 
 
 class UpstreamClient:
@@ -64,7 +63,7 @@ class UpstreamClient:
         self._first_event_timeout = first_event_timeout
         self._idle_timeout = idle_timeout
         self._max_bytes = max_response_bytes
-        self._http: httpx.AsyncClient | None = None
+        self._opened: Transport | None = None
 
     async def call(self, call: Call, on_chunk: ChunkSink | None = None, progress: Progress | None = None) -> Outcome:
         """Make the call and say what it came to. An exception of `on_chunk` ends the call and is raised.
@@ -101,14 +100,13 @@ class UpstreamClient:
         wire = Wire(lambda: None)
         token = WIRE.set(wire)
         try:
-            async with asyncio.timeout(GET_SECONDS):
-                request = self._client().build_request("GET", self.url(path), params=params, headers=_headers(key))
-                response = await self._send(request, wire)
+            async with asyncio.timeout(GET_SECONDS) as limit:
+                wire.response = response = await self._transport().get(self.url(path), _look_up_headers(key), params)
                 headers = lower(response.headers)
                 body, whole = await read_bounded(response, self._max_bytes, lambda: None)
-        except TimeoutError:
-            raise Unreachable("upstream", f"no answer within {GET_SECONDS:g} s") from None
-        except _BROKEN as error:
+        except BROKEN as error:
+            if limit.expired():
+                raise Unreachable("upstream", f"no answer within {GET_SECONDS:g} s") from None
             words = explain(error, sent=False, headers=wire.response is not None)[2]
             raise Unreachable("upstream", words) from error
         finally:
@@ -122,9 +120,9 @@ class UpstreamClient:
 
     async def close(self) -> None:
         """Close all connections. The client may be used again; it then opens new ones."""
-        http, self._http = self._http, None
-        if http is not None:
-            await http.aclose()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
 
     def url(self, path: str) -> str:
         """The address of a path. `/v1/…` joins a base that ends in `/v1` or has another prefix in its place."""
@@ -135,39 +133,25 @@ class UpstreamClient:
 
     async def post(self, call: Call, wire: Wire) -> aiohttp.ClientResponse:
         """Send the call's request; return when the response's headers are here."""
-        headers = _headers(call.key)
-        headers["content-type"] = "application/json"
-        headers["accept"] = "text/event-stream" if call.stream else "application/json"
-        headers["x-client-request-id"] = call.client_request_id
-        request = self._client().build_request(
-            "POST", self.url(call.endpoint), content=wire_body(call), headers=headers
-        )
-        return await self._send(request, wire)
+        headers = [
+            *_HEADERS,
+            (b"accept", b"text/event-stream" if call.stream else b"application/json"),
+            (b"content-type", b"application/json"),
+            (b"x-client-request-id", call.client_request_id.encode()),
+            *_authorization(call.key),
+        ]
+        wire.response = await self._transport().post(self.url(call.endpoint), headers, wire_body(call))
+        return wire.response
 
     @property
     def limits(self) -> tuple[float, float, int]:
         """First-event timeout and idle timeout in seconds, and the largest answer in bytes."""
         return self._first_event_timeout, self._idle_timeout, self._max_bytes
 
-    async def _send(self, request: httpx.Request, wire: Wire) -> aiohttp.ClientResponse:
-        await self._client().send(request, stream=True, follow_redirects=False)
-        if wire.response is None:
-            raise RuntimeError("the transport did not report the response through its trace")
-        return wire.response
-
-    def _client(self) -> httpx.AsyncClient:
-        if self._http is None:
-            # certifi's authorities, or those that SSL_CERT_FILE names: slim images carry none of their own.
-            tls = httpx.create_ssl_context()
-            session = open_session(connect_timeout=self._connect_timeout, tls=tls)
-            self._http = httpx.AsyncClient(
-                transport=AiohttpTransport(verify=tls, client=session),
-                timeout=httpx.Timeout(None, connect=self._connect_timeout, pool=self._connect_timeout),
-                trust_env=False,
-                follow_redirects=False,
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            )
-        return self._http
+    def _transport(self) -> Transport:
+        if self._opened is None:
+            self._opened = Transport(connect_timeout=self._connect_timeout)
+        return self._opened
 
 
 class _Exchange:
@@ -195,7 +179,7 @@ class _Exchange:
             if self._watch.fired is None:
                 return self._broke(error)
             return self._timed_out(self._watch.fired)
-        except _BROKEN as error:
+        except BROKEN as error:
             return self._broke(error)
         finally:
             self._wire.close()
@@ -278,8 +262,9 @@ class _Exchange:
         return cut if self._stream is None else self._stream.outcome(cut)
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "stockpot"}
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    return headers
+def _look_up_headers(key: str | None) -> list[tuple[bytes, bytes]]:
+    return [*_HEADERS, (b"accept", b"application/json"), *_authorization(key)]
+
+
+def _authorization(key: str | None) -> list[tuple[bytes, bytes]]:
+    return [(b"authorization", b"Bearer " + key.encode())] if key else []

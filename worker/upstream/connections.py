@@ -1,8 +1,7 @@
 """The aiohttp session that carries httpx, and the truth about what happened on the wire.
 
-httpx-aiohttp reports a refused connection and a server that took the whole request and then hung up as the same
-`ConnectTimeout`. The first was not paid for, the second may have been. aiohttp's own trace tells them apart, and it
-hands over the response object, from which a stream is read without three layers of generators per chunk.
+A refused connection was not paid for; a server that took the whole request and then hung up may have to be. An
+error's type does not tell them apart, so the request itself says when its first bytes leave.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from types import SimpleNamespace
-from typing import Any
 
 import aiohttp
 
@@ -48,11 +45,19 @@ WIRE: ContextVar[Wire | None] = ContextVar("stockpot_upstream_wire", default=Non
 """The wire of the request that this task is making."""
 
 
+class _Request(aiohttp.ClientRequest):
+    """A request that says when its bytes begin to leave. aiohttp's traces do too, at 50 µs of CPU a request."""
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Send it over a connection that stands; nothing has been written to it before."""
+        wire = WIRE.get()
+        if wire is not None:
+            wire.on_sent()
+        return await super().send(conn)
+
+
 def open_session(*, connect_timeout: float, tls: ssl.SSLContext) -> aiohttp.ClientSession:
     """A session without limits, cookies, proxies, redirects or decompression of its own; needs a running loop."""
-    trace = aiohttp.TraceConfig(trace_config_ctx_factory=_trace_context)  # type: ignore[arg-type]
-    trace.on_request_headers_sent.append(_sent)
-    trace.on_request_end.append(_answered)
     return aiohttp.ClientSession(
         # Our slots bound the number of calls; a second limit here would only make them queue unseen.
         connector=aiohttp.TCPConnector(
@@ -66,7 +71,7 @@ def open_session(*, connect_timeout: float, tls: ssl.SSLContext) -> aiohttp.Clie
         auto_decompress=False,
         trust_env=False,
         read_bufsize=READ_BUFFER_BYTES,
-        trace_configs=[trace],
+        request_class=_Request,
     )
 
 
@@ -133,17 +138,3 @@ def _root(error: BaseException) -> BaseException:
     known = [found for found in chain if isinstance(found, aiohttp.ClientError)]
     resets = [found for found in known if isinstance(found, aiohttp.ClientConnectionResetError)]
     return (resets or known or chain)[0]
-
-
-def _trace_context(trace_request_ctx: Any) -> Wire | SimpleNamespace:
-    return WIRE.get() or SimpleNamespace()
-
-
-async def _sent(_session: Any, wire: Any, _params: aiohttp.TraceRequestHeadersSentParams) -> None:
-    if isinstance(wire, Wire):
-        wire.on_sent()
-
-
-async def _answered(_session: Any, wire: Any, params: aiohttp.TraceRequestEndParams) -> None:
-    if isinstance(wire, Wire):
-        wire.response = params.response

@@ -7,6 +7,7 @@ the answer would pay for it twice, so here, and only here, those numbers become 
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from typing import Any
@@ -17,11 +18,12 @@ from api_schemas import jsontext
 def read_json(data: bytes) -> tuple[Any, bytes]:
     """Read JSON from a provider; return the value and a JSON text of it that is strictly valid.
 
-    The text is `data` itself unless it held numbers that are no JSON.
+    The text is `data` itself, without a byte order mark, unless it held numbers that are no JSON.
 
     Raises:
         ValueError: not JSON, not UTF-8, or nested too deeply.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)  # readers may ignore it (RFC 8259, 8.1); PostgreSQL does not
     try:
         return jsontext.loads(data), data
     except ValueError:

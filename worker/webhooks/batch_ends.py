@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection
 
 from api_schemas.usage import Usage
-from worker.db import batches
+from worker.db import batch_changes, batches, outbox
 from worker.db.batches import BatchRow, Tally
 from worker.db.outbox import EventRow
 from worker.webhooks.envelope import Settled
@@ -23,6 +23,16 @@ def count_lines(conn: Connection, counted: Mapping[str, Tally], subscriptions: S
 def ended(conn: Connection, over: list[BatchRow], subscriptions: Subscriptions) -> list[EventRow]:
     """The events of batches that have just ended."""
     return subscriptions.rows(conn, [_settled(one) for one in over])
+
+
+def cancel_slice(conn: Connection, batch: str, subscriptions: Subscriptions) -> int:
+    """Cancel a slice of a cancelled batch's queued lines; how many. With the last line the batch ends."""
+    tally = batch_changes.cancel_lines(conn, batch)
+    if tally.cancelled:
+        outbox.enqueue(conn, count_lines(conn, {batch: tally}, subscriptions))
+    else:
+        outbox.enqueue(conn, ended(conn, batches.end_if_done(conn, batch), subscriptions))
+    return tally.cancelled
 
 
 def _settled(batch: BatchRow) -> Settled:

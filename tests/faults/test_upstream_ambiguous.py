@@ -1,0 +1,42 @@
+"""The upstream has done the work and nobody heard of it: policy decides whether it is asked again (F51)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from tests.rig.stage import SetStage, Stage
+from tests.rig.waiting import eventually
+from tests.rig.witness import Witness
+
+pytestmark = pytest.mark.fault
+
+#: What the attempts of a job come to under each policy. `reconcile` may call again: it asks the provider first.
+POLICIES = {"retry": ["ambiguous", "completed"], "reconcile": ["ambiguous", "completed"], "fail": ["ambiguous"]}
+
+
+def test_an_answer_that_was_billed_and_never_arrived(stage: SetStage) -> None:
+    """F51: the attempt is on record as ambiguous, and no policy calls more often than it says."""
+    on = stage("postgres", workers=1, proxies=("upstream",))
+    jobs = {}
+    with Witness("the upstream answered and billed what no client received") as witness:
+        for policy in POLICIES:
+            witness.inject(partial(_lose_the_answer, on, jobs, policy))
+        on.quiesce()
+        billed = {job: [call.billed for call in on.calls() if call.job_id == job] for job in jobs.values()}
+        witness.saw(jobs and on.proxies["upstream"].stats().dropped_replies == len(POLICIES))
+        witness.saw(jobs and all(first for first, *_ in billed.values()))
+    on.check(all_completed=False)
+    for policy, job in jobs.items():
+        assert [row["outcome"] for row in on.attempts(job)] == POLICIES[policy], policy
+        assert len(billed[job]) == len(POLICIES[policy])
+    assert (on.job(jobs["fail"])["status"], on.job(jobs["fail"])["error_class"]) == ("failed", "ambiguous")
+
+
+def _lose_the_answer(on: Stage, jobs: dict[str, str], policy: str) -> None:
+    proxy = on.proxies["upstream"]
+    lost = proxy.stats().dropped_replies
+    proxy.drop_reply_after(b"/chat/completions")
+    jobs[policy] = on.submit(on_ambiguous=policy)
+    eventually(lambda: proxy.stats().dropped_replies > lost, what="its reply is lost")

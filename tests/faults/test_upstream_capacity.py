@@ -1,0 +1,74 @@
+"""An upstream that is full, shrinks, grows, or is away: calls follow what it takes, and no job pays for it (F46, F60, F61)."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.rig.simulated import Knobs
+from tests.rig.stage import SetStage, Stage
+from tests.rig.waiting import eventually
+from tests.rig.witness import Witness
+from worker.sandbox.simulator.journal import Call, calls, read_journal
+
+pytestmark = pytest.mark.fault
+
+#: An answer takes about that long, in seconds; a refusal no time at all.
+ANSWER = {"first_token_delay": 200, "token_delay": 0}
+#: Two workers could have so many calls in flight together.
+CONCURRENCY = 40
+#: The steady state is looked at over so many seconds.
+LOOK_SECONDS = 4.0
+
+
+def test_two_workers_follow_a_capacity_that_changes(stage: SetStage) -> None:
+    """F46, F60: 429 without a word on how long; soon few calls are refused, most of the capacity is used, no job fails."""
+    on = stage("postgres", workers=2, concurrency=CONCURRENCY, simulator=ANSWER)
+    knobs = Knobs(on.simulator)
+    crowd = on.pot.submit_many(_bodies(4_000), lane="interactive")
+    with Witness("calls beyond the capacity were refused with 429") as witness:
+        for capacity in (12, 4):
+            witness.inject(lambda: knobs.configure(capacity=capacity))  # noqa: B023
+            refused = knobs.stats()["statuses"].get("429", 0)
+            eventually(lambda: knobs.stats()["statuses"].get("429", 0) > refused, what="it is felt")  # noqa: B023
+            eventually(lambda: _follows(on, capacity), 60, f"the calls follow a capacity of {capacity}")  # noqa: B023
+        knobs.configure(capacity=24)
+        eventually(lambda: _use(on, 24) >= 0.6, 60, "the calls follow a capacity that grew")
+        witness.saw(knobs.stats()["statuses"].get("429", 0))
+    failed = "status NOT IN ('queued', 'in_progress', 'completed')"
+    assert on.count(failed) == 0
+    assert on.count("attempts > 1") == 0, "being told to wait has cost an attempt"
+    for job in crowd:
+        on.submitted.append(job)
+
+
+def _bodies(count: int) -> list[dict[str, object]]:
+    """Requests of one model, hence of one route."""
+    ask = {"role": "user", "content": "?"}
+    return [{"model": "openai/gpt-5-1-chat-latest", "messages": [ask]} for _ in range(count)]
+
+
+def _lately(on: Stage) -> list[Call]:
+    """The calls of the last seconds, those in flight included."""
+    since = time.time() - LOOK_SECONDS
+    made = calls(read_journal(on.journal))
+    return [call for call in made if call.done is None or call.done.at >= since]
+
+
+def _use(on: Stage, capacity: int) -> float:
+    """How much of the capacity was in use over the last seconds, on average."""
+    now = time.time()
+    since = now - LOOK_SECONDS
+    busy = [
+        (call.done.at if call.done else now) - max(since, call.received.at)
+        for call in _lately(on)
+        if call.done is None or call.done.status == 200
+    ]
+    return sum(busy) / (capacity * LOOK_SECONDS)
+
+
+def _follows(on: Stage, capacity: int) -> bool:
+    """Whether over the last seconds at least 80 % of it was used and fewer than 5 % of the calls were refused."""
+    ended = [call.done.status for call in _lately(on) if call.done is not None]
+    return _use(on, capacity) >= 0.8 and ended.count(429) < 0.05 * len(ended)

@@ -1,0 +1,160 @@
+"""Following through `Stockpot` and `AsyncStockpot`: events as they come, after the end, after the log is gone; waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from api_schemas.ids import job_id
+from tests.factories import chat
+from tests.fakes import Provider, Workplace, workplace
+from worker.errors import NotFound, WaitTimeout
+from worker.producer import AsyncStockpot, Stockpot
+
+
+@pytest.fixture
+def place(tmp_path: Path, sqlite_url: str, redis_url: str) -> Iterator[Workplace]:
+    with Provider(tmp_path) as provider, workplace(provider, sqlite_url, redis_url, total_timeout=100) as place:
+        yield place
+
+
+@pytest.fixture
+def pot(place: Workplace) -> Iterator[Stockpot]:
+    with Stockpot(place.settings) as pot:
+        yield pot
+
+
+def shown(events: list[dict[str, Any]]) -> str:
+    """What a reader that follows the rules has on its screen at the end."""
+    text = ""
+    for event in events:
+        if event["type"] == "attempt.reset":
+            text = ""
+        elif event["type"] == "chunk":
+            text += event["text"]
+    return text
+
+
+def test_events_come_live_and_end_with_the_terminal_one(place: Workplace, pot: Stockpot) -> None:
+    """In order, without a gap, over a retry; the text is the final one."""
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:cut@3,slow=5", stream=True))
+    events = list(pot.events(job.id))
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    kinds = [event["type"] for event in events]
+    assert (kinds[0], kinds[-1], kinds.count("attempt.reset")) == ("job.started", "job.completed", 1)
+    done = pot.wait(job.id, timeout=10)
+    assert shown(events) == done.text
+    assert events[-1]["usage"] == (done.usage and done.usage.model_dump())
+    assert {event["job"] for event in events} == {job.id}
+
+
+def test_after_the_end_the_log_tells_all_again_from_any_place(place: Workplace, pot: Stockpot) -> None:
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:ok", stream=True))
+    events = list(pot.events(job.id))
+    assert list(pot.events(job.id)) == events
+    assert list(pot.events(job.id, after=1)) == events[1:]
+    assert list(pot.events(job.id, after=events[-1]["seq"])) == []
+
+
+def test_when_the_log_is_gone_the_database_gives_the_text_and_the_end(place: Workplace, pot: Stockpot) -> None:
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:ok", stream=True))
+    done = pot.wait(job.id, timeout=10)
+    with redis.Redis.from_url(str(place.settings.redis_url)) as client:
+        client.flushall()
+    events = list(pot.events(job.id))
+    assert events[-1]["type"] == "job.completed"
+    assert shown(events) == done.text
+
+
+def test_leaving_the_events_early_is_fine(place: Workplace, pot: Stockpot) -> None:
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:tokens=50+slow=5", stream=True))
+    for event in pot.events(job.id):
+        if event["type"] == "chunk":
+            break
+    assert pot.wait(job.id, timeout=20).status == "completed"
+
+
+def test_waiting_gives_up_and_the_job_goes_on(place: Workplace, pot: Stockpot) -> None:
+    """The error says so; a later wait has the answer."""
+    job = pot.submit(chat("hi", model="m@sim:ok"))
+    with pytest.raises(WaitTimeout, match="it goes on"):
+        pot.wait(job.id, timeout=0.05)
+    place.start()
+    assert pot.wait(job.id, timeout=20).status == "completed"
+
+
+@pytest.mark.parametrize("timeout", [0, None])
+def test_waiting_for_what_is_over_does_not_wait(place: Workplace, pot: Stockpot, timeout: float | None) -> None:
+    """Not even a moment: a timeout of 0 asks whether it is done."""
+    job = pot.submit(chat("hi"))
+    pot.cancel(job.id)
+    assert pot.wait(job.id, timeout=timeout).status == "cancelled"
+
+
+def test_an_unknown_job_is_refused_before_anything_is_awaited(pot: Stockpot) -> None:
+    for verb in (pot.get, pot.cancel, pot.retry, pot.wait, lambda job: next(pot.events(job))):
+        with pytest.raises(NotFound):
+            verb(job_id())  # type: ignore[operator]
+
+
+def test_a_retried_job_is_followed_to_its_new_end(place: Workplace, pot: Stockpot) -> None:
+    """The old terminal event ends nobody's reading of the new run."""
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:400,ok", stream=True))
+    assert list(pot.events(job.id))[-1]["type"] == "job.failed"
+    pot.retry(job.id)
+    events = list(pot.events(job.id))
+    assert events[-1]["type"] == "job.completed"
+    assert shown(events) == pot.get(job.id).text
+
+
+def test_threads_share_one_producer(place: Workplace, pot: Stockpot) -> None:
+    """Twenty submit, follow and wait at once."""
+    place.start()
+    ends: list[str] = []
+
+    def use(number: int) -> None:
+        job = pot.submit(chat(str(number), model="m@sim:ok", stream=True))
+        *_, last = pot.events(job.id)
+        assert pot.wait(job.id, timeout=30).text
+        ends.append(last["type"])
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ends == ["job.completed"] * 20
+
+
+@pytest.mark.anyio
+async def test_the_awaiting_face_does_the_same(place: Workplace) -> None:
+    """Submit, follow, wait, list, usage, cancel, retry."""
+    place.start()
+    async with AsyncStockpot(place.settings) as pot:
+        job = await pot.submit(chat("hi", model="m@sim:ok", stream=True), idempotency_key="k")
+        assert not (await pot.submit(chat("hi", model="m@sim:ok", stream=True), idempotency_key="k")).created
+        events = [event async for event in pot.events(job.id)]
+        done = await pot.wait(job.id, timeout=20)
+        assert (events[-1]["type"], shown(events)) == ("job.completed", done.text)
+        [sums] = await pot.usage()
+        assert sums.cost_usd == done.cost_usd
+        many = await pot.submit_many([chat("a"), chat("b")], delay_seconds=600)
+        assert {one.id for one in await pot.list(lane="bulk")} == set(many)
+        assert await pot.cancel(many[0]) == "cancelled"
+        await pot.retry(many[0])
+        with pytest.raises(WaitTimeout):
+            await pot.wait(many[1], timeout=0.05)
+        with pytest.raises(NotFound):
+            await pot.get(job_id())
+        with pytest.raises(NotFound):
+            _ = [event async for event in pot.events(job_id())]

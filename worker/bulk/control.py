@@ -1,0 +1,104 @@
+"""Control: cancel a batch, and make a new one of its failed lines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from worker.db import batch_changes, batch_import, batch_retry, batches
+from worker.db.batches import BatchRow, NewBatch
+from worker.db.connect import Database
+from worker.errors import NotAllowed
+from worker.telling import tell_lines_cancelled
+from worker.webhooks.batch_ends import cancel_slice
+from worker.webhooks.subscriptions import Subscriptions
+
+#: Lines copied in one transaction when a batch is made of failed ones.
+RETRY_SLICE = 1_000
+
+
+def cancel(
+    database: Database,
+    batch: str,
+    *,
+    tenant: str,
+    abort: bool,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> BatchRow:
+    """Cancel a batch: what is queued at once, in slices; what is in flight is aborted, or finished.
+
+    A cancellation that is killed half way is finished by the workers. What is in flight ends within moments (`abort`)
+    or with its answer; the batch is `cancelling` until then.
+
+    Raises:
+        NotFound: no such batch of this tenant.
+        NotAllowed: it has ended in another way.
+    """
+    database.write(lambda conn: batch_changes.begin_cancel(conn, batch, tenant=tenant))
+    if abort:
+        running = database.write(lambda conn: batch_changes.ask_running_to_stop(conn, batch))
+        tell_lines_cancelled(database.settings, running)
+    subscriptions = Subscriptions()
+    done = 0
+    while cancelled := database.write(lambda conn: cancel_slice(conn, batch, subscriptions)):
+        done += cancelled
+        on_progress(done)
+    return database.read(lambda conn: batches.get(conn, batch, tenant=tenant))
+
+
+def retry_failed(
+    database: Database, batch: str, *, tenant: str, on_progress: Callable[[int], None] = lambda _: None
+) -> tuple[BatchRow, bool]:
+    """A new batch of the lines that failed or expired, with their custom ids, and whether it was made now.
+
+    Running it again after a kill finishes it; running it again afterwards finds it.
+
+    Raises:
+        NotFound: no such batch of this tenant.
+        NotAllowed: the batch is not over, has no failed lines, or their requests were purged.
+    """
+    old = database.read(lambda conn: batches.get(conn, batch, tenant=tenant))
+    if not old.over:
+        raise NotAllowed(f"{batch} is {old.status}; its failed lines can be retried when it is over")
+    found = database.read(lambda conn: batch_retry.failed(conn, batch))
+    if found.lines == 0:
+        raise NotAllowed(f"{batch} has no failed or expired lines")
+    if found.with_request < found.lines:
+        raise NotAllowed(f"the requests of {found.lines - found.with_request:,} failed lines of {batch} were purged")
+    key = hashlib.sha256(f"retry-failed {batch}".encode()).hexdigest()
+    before = database.read(lambda conn: batches.same_import(conn, tenant, key))
+    new = NewBatch(
+        tenant=tenant,
+        import_key=key,
+        input_name=old.input_name,
+        endpoint=found.endpoint or old.endpoint,
+        model=found.model,
+        total=found.lines,
+        max_attempts=old.max_attempts,
+        window_seconds=old.window_seconds,
+        metadata=old.metadata,
+        webhook=old.webhook,
+        retry_of=batch,
+        most=old.most,
+    )
+    made = before[0] if before else database.write(lambda conn: batches.create(conn, new))
+    _copy_failed(database, old, made, on_progress)
+    return database.read(lambda conn: batches.get(conn, made.id, tenant=tenant)), not before
+
+
+def _copy_failed(database: Database, old: BatchRow, made: BatchRow, on_progress: Callable[[int], None]) -> None:
+    done = made.imported
+    after = database.read(lambda conn: batch_retry.last_line(conn, made.id))
+    while not made.over and done < made.total:
+
+        def copy(conn: Connection, after: int = after, done: int = done) -> tuple[int, int]:
+            lines = batch_retry.page(conn, old.id, after=after, limit=RETRY_SLICE)
+            on_ambiguous = database.settings.on_ambiguous
+            batch_import.insert(conn, made, lines, after=done, on_ambiguous=on_ambiguous)
+            return lines[-1].number, len(lines)
+
+        after, copied = database.write(copy)
+        done += copied
+        on_progress(done)
