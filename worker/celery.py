@@ -121,6 +121,7 @@ class PulseStep(bootsteps.StartStopStep):
     """Tells the engine that Celery's consumer loop breathes: liveness wants both loops."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
+    _timer: Any = None
 
     def start(self, parent: Any) -> None:
         """The consumer is connected: beat with its own timer."""
@@ -130,10 +131,11 @@ class PulseStep(bootsteps.StartStopStep):
         self._timer = parent.timer.call_repeatedly(PULSE_SECONDS, tasks.consumer_beats)
 
     def stop(self, parent: Any) -> None:
-        """The connection is lost, or the worker ends."""
+        """The connection is lost, maybe before `start` was reached, or the worker ends."""
         from worker import tasks
 
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         tasks.consumer_lost()
 
     shutdown = stop

@@ -58,6 +58,8 @@ class Follower:
                 async for _ in events:
                     pass
         except TimeoutError:
+            if (await to_thread.run_sync(self._look, job_id)).terminal:
+                return
             raise WaitTimeout(f"{job_id} is not finished after {timeout:g} s; it goes on") from None
 
     async def _feed(self) -> Feed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -154,9 +155,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        assert isinstance(env_settings, EnvSettingsSource)
-        assert isinstance(dotenv_settings, DotEnvSettingsSource)
-        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls)
+        own = _OwnDotEnv(settings_cls)
+        return init_settings, env_settings, own, TomlConfigSettingsSource(settings_cls)
+
+
+class _OwnDotEnv(DotEnvSettingsSource):
+    """The `.env` file, which the application around us may share: only keys with our prefix are our business."""
+
+    def __call__(self) -> dict[str, Any]:
+        unknown = _unknown(key.upper() for key in self.env_vars)
+        if unknown:
+            raise SettingsError(f".env: unknown setting {', '.join(unknown)}; `docs/settings.md` lists the names")
+        return EnvSettingsSource.__call__(self)
 
 
 @functools.lru_cache(maxsize=16)
@@ -164,9 +174,9 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
-def _strangers() -> list[str]:
+def _unknown(keys: Iterable[str]) -> list[str]:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
-    return sorted(key for key in os.environ if key.startswith(PREFIX) and key not in known)
+    return sorted(key for key in keys if key.startswith(PREFIX) and key not in known)
 
 
 def load(**given: Any) -> Settings:
@@ -175,7 +185,7 @@ def load(**given: Any) -> Settings:
     Raises:
         SettingsError: an unknown key, or a value that does not fit; the message names the key.
     """
-    unknown = _strangers()
+    unknown = _unknown(os.environ)
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)}; `docs/settings.md` lists the names")
     try:

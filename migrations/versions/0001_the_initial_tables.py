@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.Column("quoted_picousd", sa.BigInteger(), nullable=True),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("max_cost_picousd", sa.BigInteger(), nullable=True),
+        sa.Column("max_in_flight", sa.Integer(), nullable=True),
         sa.Column("finish_by", Instant(), nullable=True),
         sa.Column("daily_window", sa.Text(), nullable=True),
         sa.Column("window_seconds", sa.Double(), nullable=False),

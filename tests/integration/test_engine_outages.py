@@ -149,17 +149,15 @@ def test_answers_that_hurt_end_their_jobs_and_nobody_elses(
         assert {one["job_id"] for one in told} == {jobs[script] for script in TORTURE}
 
 
-def settle_all(settings: Settings, settlements: list[Settlement]) -> list[bool | BaseException]:
-    """Give settlements to one settler at once, as stories that end together do."""
+def settle_all(settings: Settings, settlements: list[Settlement]) -> list[bool]:
+    """Give settlements to one settler at once, as stories that end together do; whether each was written."""
 
-    async def run() -> list[bool | BaseException]:
+    async def run() -> list[bool]:
         database = DatabaseThreads(settings)
         settler = Settler(database, lambda: None)
-        done = await asyncio.wait_for(
-            asyncio.gather(*[settler.settle(one) for one in settlements], return_exceptions=True), 30
-        )
+        done = await asyncio.wait_for(asyncio.gather(*[settler.settle(one) for one in settlements]), 30)
         database.close()
-        return done
+        return [one is not None for one in done]
 
     return asyncio.run(run())
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from api_schemas.jobs import parse_job
 from api_schemas.webhooks import WebhookEvent
-from tests.factories import chat, rows, sql
+from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
-from api_schemas.jobs import parse_job
 from worker import metrics
-from worker.db import submit
+from worker.db import submit, webhook_endpoints
+from worker.engine.routes import read_balance
 from worker.limits import account
 from worker.sandbox.simulator.journal import calls, read_journal
-from worker.engine.routes import read_balance
 
 CONCURRENCY = 20
 
@@ -73,18 +73,10 @@ def answers(provider: Provider) -> Counter[int]:
 
 def subscribe(place: Workplace, *types: str, tenant: str = "default") -> None:
     """Register an endpoint in the database, as `stockpot webhooks add` would; nobody listens there."""
-    events = "[" + ", ".join(f'"{name}"' for name in types) + "]"
     number = len(rows(place.database, "SELECT id FROM webhook_endpoints"))
-    now = "datetime('now')" if place.database.is_sqlite else "now()"
-    sql(
-        place.database,
-        "INSERT INTO webhook_endpoints (id, tenant, url, events, secret, created_at)"
-        f" VALUES (:id, :tenant, :url, :events, 'none', {now})",
-        id=f"we_{number}",
-        tenant=tenant,
-        url=f"https://example.com/{number}",
-        events=events,
-    )
+    url = f"https://example.com/{number}"
+    more = {"tenant": tenant, "url": url, "description": "", "events": list(types), "secret": "none"}
+    place.database.write(lambda conn: webhook_endpoints.add(conn, id=f"we_{number}", **more))
 
 
 def told(place: Workplace) -> list[tuple[str, str]]:

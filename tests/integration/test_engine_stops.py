@@ -39,9 +39,13 @@ def text_has_come(place: Workplace, job: str) -> None:
         eventually(lambda: any(b'"chunk"' in entry[1][b"e"] for entry in client.xrange(key)), what="a chunk is logged")
 
 
-def test_a_running_call_is_cancelled_at_once_and_keeps_its_text(provider: Provider, database_url: str, redis_url: str) -> None:
+def test_a_running_call_is_cancelled_at_once_and_keeps_its_text(
+    provider: Provider, database_url: str, redis_url: str
+) -> None:
     """The upstream sees its client go; no retry follows; the lease plays no part."""
-    with workplace(provider, database_url, redis_url, lease_seconds=3_600, idle_timeout=100, total_timeout=100) as place:
+    with workplace(
+        provider, database_url, redis_url, lease_seconds=3_600, idle_timeout=100, total_timeout=100
+    ) as place:
         place.start()
         job = place.submit("endless+slow=20", stream=True)
         text_has_come(place, job)
@@ -104,7 +108,9 @@ def test_a_drain_lets_calls_finish(provider: Provider, database_url: str, redis_
         assert not engine.alive
         assert [place.get(job).status for job in jobs] == ["completed"] * 10
         assert place.get(late).status == "queued"
-        assert rows(place.database, "SELECT owner FROM leases") == [], "its successor need not wait for the sweeper's term"
+        assert rows(place.database, "SELECT owner FROM leases") == [], (
+            "its successor need not wait for the sweeper's term"
+        )
         place.start()
         assert place.ended(late).status == "completed"
 

@@ -103,7 +103,7 @@ def test_waiting_for_what_is_over_does_not_wait(place: Workplace, pot: Stockpot,
 def test_an_unknown_job_is_refused_before_anything_is_awaited(pot: Stockpot) -> None:
     for verb in (pot.get, pot.cancel, pot.retry, pot.wait, lambda job: next(pot.events(job))):
         with pytest.raises(NotFound):
-            verb(job_id())  # type: ignore[operator]
+            verb(job_id())
 
 
 def test_a_retried_job_is_followed_to_its_new_end(place: Workplace, pot: Stockpot) -> None:

@@ -19,8 +19,8 @@ from tests.fakes import Provider
 from tests.rig.procs import Process
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
-from worker import tasks
 from worker import settings as settings_module
+from worker import tasks
 from worker.db.connect import Database
 from worker.errors import IdempotencyConflict, InvalidRequest, NotAllowed, NotFound, Unreachable
 from worker.producer import AsyncStockpot, Stockpot
@@ -135,7 +135,11 @@ BAD: list[tuple[Any, dict[str, Any], set[str]]] = [
     ({}, {}, {"model"}),
     ({"model": 7, "messages": "x"}, {}, {"model", "messages"}),
     ({"model": "m", "messages": [{"role": "user"}]}, {"lane": "fast", "webhook": "ftp://x"}, {"lane", "webhook"}),
-    (chat("hi"), {"delay_seconds": -1, "max_attempts": 0, "ttl_seconds": 0}, {"delay_seconds", "max_attempts", "ttl_seconds"}),
+    (
+        chat("hi"),
+        {"delay_seconds": -1, "max_attempts": 0, "ttl_seconds": 0},
+        {"delay_seconds", "max_attempts", "ttl_seconds"},
+    ),
     (chat("hi"), {"metadata": {"k": 1}, "on_ambiguous": "guess"}, {"metadata", "on_ambiguous"}),
     (chat("hi"), {"idempotency_key": "", "unknown_option": 1}, {"idempotency_key", "unknown_option"}),
     (chat("hi"), {"id": "mine"}, {"id"}),
@@ -164,7 +168,9 @@ def test_a_bad_request_is_refused_with_every_problem_and_nothing_is_done(
 def test_many_are_accepted_in_order_up_to_the_slice_that_is_bad(pot: Stockpot, database: Database) -> None:
     """The slices before it are promises; of its own nothing is."""
     good = [chat(str(number)) for number in range(501)]
-    assert pot.submit_many(good[:3], lane="interactive") == sorted(one["id"] for one in rows(database, "SELECT id FROM jobs"))
+    assert pot.submit_many(good[:3], lane="interactive") == sorted(
+        one["id"] for one in rows(database, "SELECT id FROM jobs")
+    )
     with pytest.raises(InvalidRequest) as refused:
         pot.submit_many([*good, {"model": "m"}])
     assert "500 requests before" in str(refused.value.__notes__)
@@ -175,7 +181,7 @@ def test_many_are_accepted_in_order_up_to_the_slice_that_is_bad(pot: Stockpot, d
 
 def test_a_conflict_in_a_slice_keeps_nothing_of_it(pot: Stockpot, database: Database) -> None:
     pot.submit(chat("hi"), idempotency_key="k")
-    whole = [{"body": chat("a")}, {"body": chat("other"), "idempotency_key": "k"}]
+    whole: list[dict[str, Any]] = [{"body": chat("a")}, {"body": chat("other"), "idempotency_key": "k"}]
     with pytest.raises(IdempotencyConflict):
         pot.submit_many(whole)
     assert count(database) == 1
@@ -205,8 +211,8 @@ def test_what_is_not_there_cannot_be_cancelled_and_what_is_queued_not_retried(po
 def test_both_faces_have_the_same_verbs_with_the_same_arguments() -> None:
     """`session` and the filters of `list` differ in their types alone."""
     verbs = {name for name in vars(Stockpot) if not name.startswith("_")}
-    assert verbs == {name for name in vars(AsyncStockpot) if not name.startswith("_")} - {"settings"}
-    for name in verbs - {"list"}:
+    assert verbs == {name for name in vars(AsyncStockpot) if not name.startswith("_")} - {"settings"} | {"prepare"}
+    for name in verbs - {"list", "prepare"}:
         blocking, awaiting = inspect.signature(getattr(Stockpot, name)), inspect.signature(getattr(AsyncStockpot, name))
         assert list(blocking.parameters) == list(awaiting.parameters), name
 
@@ -273,7 +279,7 @@ def test_a_real_worker_takes_messages_and_doorbells(
         env = stockpot_env(database_url=settings.database_url, redis_url=settings.redis_url, upstream_url=provider.url)
         start_worker(env)
         own = job_id()
-        with Connection(settings.redis_url) as broker:
+        with Connection(str(settings.redis_url)) as broker:
             app = Celery(broker=settings.redis_url, set_as_current=False)
             message = {"id": own, "body": chat("hi")}
             app.send_task("stockpot.submit", kwargs={"job": message}, queue="interactive", connection=broker)

@@ -81,7 +81,8 @@ def retry_failed(
         metadata=old.metadata,
         webhook=old.webhook,
         retry_of=batch,
-        most=old.most,
+        most=old.max_in_flight,
+        max_in_flight=old.max_in_flight,
     )
     made = before[0] if before else database.write(lambda conn: batches.create(conn, new))
     _copy_failed(database, old, made, on_progress)

@@ -33,6 +33,10 @@ SQLITE_SLICE = 2_000
 SLICE_BYTES = 16 * 1024 * 1024
 
 
+#: Calls in flight of a batch with a time to finish by, until the keeper has looked at it, a second later.
+FIRST_PACED = 4
+
+
 @dataclass(frozen=True, slots=True)
 class When:
     """A moment, and how it was said: the same command at another time (`--finish-by 10m`) is still the same."""
@@ -110,7 +114,8 @@ def begin(
         metadata=None if options.metadata is None else jsontext.dumps(options.metadata).decode(),
         webhook=options.webhook,
         retry_of=options.retry_of,
-        most=options.max_in_flight,
+        most=min(FIRST_PACED, options.max_in_flight or FIRST_PACED) if options.finish_by else options.max_in_flight,
+        max_in_flight=options.max_in_flight,
         quoted_tokens=quoted.tokens,
         quoted_picousd=None if quoted.cost_usd is None else int(quoted.cost_usd * PICO),
         max_cost_picousd=None if options.max_cost_usd is None else int(options.max_cost_usd * PICO),

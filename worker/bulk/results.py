@@ -14,11 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from api_schemas import jsontext
 from api_schemas.batch import error_line, output_line
@@ -61,7 +61,7 @@ class Files:
         self._output = self._create(output)
         self._errors: BinaryIO | None = None
 
-    def __enter__(self) -> Files:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -111,43 +111,46 @@ def _beside(output: str) -> str:
     return str(path.with_name(f"{path.stem}.errors{path.suffix}"))
 
 
-def export(database: Database, batch: str, files: Files, on_progress: Callable[[int], None] = lambda _: None) -> Exported:
+def export(database: Database, batch: str, files: Files) -> Exported:
     """Write what is over now, in the order of the file."""
     over = database.read(lambda conn: batches.get(conn, batch, tenant=None)).over  # before the lines: they only grow
     for page in batch_export.by_line(database, batch):
         for line in page:
             files.write(line)
-        on_progress(files.written.output + files.written.errors)
     files.written.complete = over
     return files.written
 
 
-def follow(
-    database: Database, batch: str, files: Files, on_progress: Callable[[int], None] = lambda _: None
-) -> Exported:
-    """Write lines as they come, in the order in which they end, until the batch is over and all are written."""
+def follow(database: Database, batch: str, files: Files, *, stop: threading.Event | None = None) -> Exported:
+    """Write lines as they come, in the order in which they end, until the batch is over and all are written.
+
+    When `stop` is set it returns with what there is; `complete` is False then unless the batch is over.
+    """
+    stop = stop or threading.Event()
     seen = bytearray()
     cursor: Cursor | None = None
     while True:
         over = database.read(lambda conn: batches.get(conn, batch, tenant=None)).over
-        for page, cursor in _finished(database, batch, cursor):
+        for page in _finished(database, batch, cursor):
+            cursor = batch_export.cursor_of(page[-1])
             for line in page:
                 _write_once(files, line, seen)
             files.flush()
-            on_progress(files.written.output + files.written.errors)
         if over:
             break
-        time.sleep(LOOK_SECONDS)
+        if stop.wait(LOOK_SECONDS):
+            over = database.read(lambda conn: batches.get(conn, batch, tenant=None)).over
+            if not over:
+                return files.written
     for page in batch_export.by_line(database, batch):  # what committed too late for its place in the order
         for line in page:
             _write_once(files, line, seen)
     files.flush()
-    on_progress(files.written.output + files.written.errors)
     files.written.complete = True
     return files.written
 
 
-def _finished(database: Database, batch: str, cursor: Cursor | None) -> Iterator[tuple[list[FinishedLine], Cursor]]:
+def _finished(database: Database, batch: str, cursor: Cursor | None) -> Iterator[list[FinishedLine]]:
     size = FOLLOWED_PAGE
     while True:
         page = database.read(
@@ -155,8 +158,8 @@ def _finished(database: Database, batch: str, cursor: Cursor | None) -> Iterator
         )
         if not page:
             return
+        yield page
         cursor = batch_export.cursor_of(page[-1])
-        yield page, cursor
         if len(page) < size:
             return
         size = batch_export.next_size(page)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from worker.bulk.importing import When
-from worker.bulk.window import to_utc
+from worker.limits.daily import to_utc
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)")
 _UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}

@@ -74,7 +74,8 @@ def _copy(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], on_amb
         jobs.append(b"%b\t%b%b%b\t%d\n" % (identity, head, same, _field(line.custom_id), line.number))
         # Compact JSON has no tab and no line break of its own.
         requests.append(b"%b\t%b\n" % (identity, line.body.replace(b"\\", b"\\\\")))
-    with conn.connection.cursor() as cursor:
+    cursor: Any = conn.connection.cursor()
+    with cursor:
         for target, rows in ((f"jobs ({_COLUMNS})", jobs), ("requests (job_id, body)", requests)):
             with cursor.copy(f"COPY {target} FROM STDIN") as copy:
                 copy.write(b"".join(rows))

@@ -45,10 +45,13 @@ def page(conn: Connection, batch: str, *, after: int, limit: int) -> list[Import
         {"batch": batch, "after": after, "limit": limit},
     )
     return [
-        ImportLine(row.line, row.custom_id, row.endpoint, row.model, bool(row.stream), row.body.encode()) for row in rows
+        ImportLine(row.line, row.custom_id, row.endpoint, row.model, bool(row.stream), row.body.encode())
+        for row in rows
     ]
 
 
 def last_line(conn: Connection, batch: str) -> int:
     """The highest line number that a batch has; 0 when it has none."""
-    return int(conn.execute(text("SELECT COALESCE(max(line), 0) FROM jobs WHERE batch_id = :id"), {"id": batch}).scalar_one())
+    return int(
+        conn.execute(text("SELECT COALESCE(max(line), 0) FROM jobs WHERE batch_id = :id"), {"id": batch}).scalar_one()
+    )

@@ -55,6 +55,7 @@ batches = Table(
     Column("quoted_picousd", BigInteger),  # null when a model has no price
     Column("max_attempts", Integer, nullable=False),
     Column("max_cost_picousd", BigInteger),
+    Column("max_in_flight", Integer),  # what was asked; `most` is what is in force
     Column("finish_by", Instant),
     Column("daily_window", Text),  # "HH:MM-HH:MM" in UTC
     Column("window_seconds", Double, nullable=False),  # the completion window
@@ -77,7 +78,7 @@ BATCHES = """
     SELECT b.id, b.tenant, b.status, b.held, b.most, b.input_name, b.endpoint, b.model, b.metadata, b.webhook,
         b.retry_of, b.total, b.imported, b.completed, b.failed, b.cancelled, b.expired, b.calls, b.input_tokens,
         b.cached_tokens, b.output_tokens, b.reasoning_tokens, b.total_tokens, {cost} AS cost_usd, b.quoted_tokens,
-        {quoted} AS quoted_usd, {most} AS max_cost_usd, b.finish_by, b.daily_window, b.created_at, b.due_at,
+        {quoted} AS quoted_usd, {most} AS max_cost_usd, b.max_in_flight, b.finish_by, b.daily_window, b.created_at, b.due_at,
         b.expires_at, b.finished_at, b.cancelling_at
     FROM batches AS b
 """

@@ -6,7 +6,7 @@ whoever commits that transaction has ended it, once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from decimal import Decimal
@@ -59,6 +59,7 @@ class BatchRow:
     quoted_picousd: int | None
     max_attempts: int
     max_cost_picousd: int | None
+    max_in_flight: int | None
     finish_by: datetime | None
     daily_window: str | None
     window_seconds: float
@@ -101,6 +102,7 @@ class NewBatch:
     webhook: str | None = None
     retry_of: str | None = None
     most: int | None = None
+    max_in_flight: int | None = None
     quoted_tokens: int = 0
     quoted_picousd: int | None = None
     max_cost_picousd: int | None = None
@@ -265,13 +267,3 @@ def create(conn: Connection, new: NewBatch) -> BatchRow:
 
 def _json(conn: Connection) -> bool:
     return conn.dialect.name == "postgresql"
-
-
-def custom_ids(conn: Connection, ids: Sequence[str]) -> list[str]:
-    """The custom ids of these jobs, in their order."""
-    rows = conn.execute(
-        text("SELECT id, custom_id FROM jobs WHERE id IN :ids").bindparams(bindparam("ids", expanding=True)),
-        {"ids": list(ids)},
-    )
-    named = {row.id: row.custom_id for row in rows}
-    return [named[one] for one in ids if one in named]

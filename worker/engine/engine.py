@@ -123,7 +123,7 @@ class Engine:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._main())
-        except BaseException as error:  # noqa: BLE001 -- handed to the thread that waits in `start`
+        except BaseException as error:
             self._failed = error
             log.exception("engine_failed")
         finally:
@@ -167,7 +167,7 @@ class Engine:
             publisher=publisher,
             settler=Settler(database, deliverer.wake),
             prices=Prices(),
-            rng=random.Random(),  # noqa: S311 -- jitter, not secrets
+            rng=random.Random(),
             recall=self._recall,
         )
         self._feeder = Feeder(
@@ -307,6 +307,6 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def _announce_over(publisher: Publisher, job: Reclaimed) -> None:
-    live = publisher.open(job.job_id, job.fence, job.seq, log=job.logged)
+    live = publisher.open(job.job_id, job.fence, job.seq, log=job.logged, ours=False)
     error = error_of(job)
     live.emit(f"job.{job.status}", {"usage": None, "cost_usd": None, "error": error.wire() if error else None})

@@ -126,9 +126,7 @@ class Feeder:
     async def _look_by_itself(self) -> None:
         while True:
             nothing: list[OpenBatch] = []
-            self._batches = deque(
-                await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read")
-            )
+            self._batches = deque(await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read"))
             self.ring(lane="interactive")
             self.ring(lane="bulk")
             await asyncio.sleep(self._look_every)
@@ -168,9 +166,7 @@ class Feeder:
         crashpoint("claim.before")
         held = self._held_now()
         jobs = await self._database.write(
-            lambda conn: batch_claims.claim_lines(
-                conn, batch, limit, owner=self._owner, lease=self._lease, held=held
-            )
+            lambda conn: batch_claims.claim_lines(conn, batch, limit, owner=self._owner, lease=self._lease, held=held)
         )
         self._take(jobs)
         return len(jobs)

@@ -77,7 +77,8 @@ class Settler:
 
     def _next_slice(self) -> list[tuple[Settlement, Settled | None, asyncio.Future[Settlement | None]]]:
         """What goes into the next transaction; of one job's settlements (an old claim's, a new one's) only the first."""
-        slice_, later, ids, room = [], [], set(), SLICE_TEXT
+        slice_: list[tuple[Settlement, Settled | None, asyncio.Future[Settlement | None]]] = []
+        later, ids, room = [], set[str](), SLICE_TEXT
         for one in self._waiting:
             settlement = one[0]
             if ids and (len(slice_) == SLICE or room <= 0 or settlement.job_id in ids):

@@ -2,6 +2,7 @@
 
     expired leases      back to `queued`, or over, as policy says
     expired jobs        over
+    batches             what their rows ask for (`batch_keeper`)
 
 There is no beat process: every worker runs this loop, and a row in the database elects the one that works. It rings
 nobody: every worker with free slots looks for due jobs by itself (`feeder`).
@@ -22,6 +23,7 @@ from worker.crash import crashpoint
 from worker.db import leases, outbox
 from worker.db.batches import Tally
 from worker.db.leases import Reclaimed
+from worker.engine.batch_keeper import BatchKeeper
 from worker.engine.database import DatabaseThreads
 from worker.webhooks.batch_ends import count_lines
 from worker.webhooks.envelope import Settled
@@ -55,6 +57,7 @@ class Sweeper:
         self._on_due = on_due
         self._on_hooks = on_hooks
         self._subscriptions = Subscriptions()
+        self._keeper = BatchKeeper()
         self.elected = False
 
     async def run(self) -> None:
@@ -74,6 +77,8 @@ class Sweeper:
             log.info("sweeper_elected" if elected else "sweeper_unseated", owner=self._owner)
         while elected and await self._sweep_once():
             pass
+        if elected:
+            await self._database.try_write(self._keeper.keep, None, "batches_delayed")
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Reclaimed], int] = ([], 0)

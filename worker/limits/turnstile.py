@@ -103,9 +103,7 @@ class Turnstile:
             return None
         return self._grant(tokens, now, 0, None)
 
-    def queue(
-        self, tokens: int, deadline: float, now: float, *, urgent: bool = False
-    ) -> asyncio.Future[Permit | Held]:
+    def queue(self, tokens: int, deadline: float, now: float, *, urgent: bool = False) -> asyncio.Future[Permit | Held]:
         """Wait in line until `deadline`; the urgent stand before the others, each among themselves in order."""
         waiter = _Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
         if not urgent or not self.waiting or self.waiting[-1].urgent:

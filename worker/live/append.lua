@@ -5,7 +5,7 @@
 -- Modes make a repeated call harmless when the reply of the first was lost:
 --   0 this epoch's first call: what the log already holds of this epoch came from the lost one;
 --   1 the floor is what the last reply said: entries above it are ours;
---   2 nothing may be skipped.
+--   2 nothing may be skipped, but for a second terminal event.
 -- Returns for each job its last seq, -1 when a higher epoch has written (the caller is a zombie), -2 when Redis
 -- refused the write (out of memory, wrong type).
 local kept, running_ttl, finished_ttl = ARGV[1], ARGV[2], ARGV[3]
@@ -19,6 +19,11 @@ local function written_by(key, epoch, most)
     count = count + 1
   end
   return count
+end
+
+local function is_terminal(event)
+  local name = string.match(event, '"type":"job%.(%a+)"')
+  return name ~= nil and name ~= 'started'
 end
 
 local function append(key, first)
@@ -36,6 +41,8 @@ local function append(key, first)
         skip = math.max(0, last_seq - seq)
       elseif last_epoch == epoch and mode == '0' then
         skip = written_by(key, epoch, n)
+      elseif last_epoch == epoch and log == '2' and is_terminal(last[1][2][2]) then
+        skip = n
       end
       seq = math.max(seq, last_seq)
     else

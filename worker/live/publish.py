@@ -61,14 +61,14 @@ class LiveStream:
         "seq",
     )
 
-    def __init__(self, publisher: Publisher, job_id: str, epoch: int, seq: int, *, log: bool) -> None:
+    def __init__(self, publisher: Publisher, job_id: str, epoch: int, seq: int, *, log: bool, ours: bool) -> None:
         self._publisher = publisher
         self.key = job_key(job_id)
         self.epoch = epoch
         self.seq = seq
         self.log = log
         self.fenced = False
-        self._mode = script.FIRST_CALL
+        self._mode = script.FIRST_CALL if ours else script.NO_SKIP
         self._tails: list[bytes] = []
         self._wanted: list[bool] = []  # for each tail: it is no chunk and outlives shedding
         self._raws: list[bytes] = []
@@ -169,9 +169,13 @@ class Publisher:
         self._due = []
         await self._redis.aclose()
 
-    def open(self, job_id: str, epoch: int, seq: int, *, log: bool) -> LiveStream:
-        """Begin an attempt's stream; `seq` is the last one known of the job, 0 for a new one."""
-        return LiveStream(self, job_id, epoch, seq, log=log)
+    def open(self, job_id: str, epoch: int, seq: int, *, log: bool, ours: bool = True) -> LiveStream:
+        """Begin an attempt's stream; `seq` is the last one known of the job, 0 for a new one.
+
+        `ours` is False for the end of an attempt that another worker (a dead one, or one that gave the job back) made:
+        what the log holds of this epoch is then not taken for something that we wrote.
+        """
+        return LiveStream(self, job_id, epoch, seq, log=log, ours=ours)
 
     def hold(self, stream: LiveStream, size: int) -> None:
         """Note that a stream has `size` bytes more to send."""

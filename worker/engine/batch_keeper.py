@@ -1,0 +1,83 @@
+"""The batch keeper: what the elected sweeper does for batches, once in each sweep, from their rows alone.
+
+daily window        closed: the batch is held; open: it goes on
+--max-cost          nothing in flight and no line affordable: held until somebody raises the bound
+--finish-by         the calls in flight that it takes to end by then, as of now
+cancelled           queued lines that are left (a killed command's, or tried again) are cancelled
+import given up     at the end of the completion window the lines that never came are no longer expected
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from worker.db import batch_claims, batch_keeping, batches, outbox
+from worker.db.batches import BatchRow
+from worker.limits import daily, pace
+from worker.limits.pace import Seen
+from worker.webhooks.batch_ends import cancel_slice, ended
+from worker.webhooks.subscriptions import Subscriptions
+
+WINDOW, MAX_COST = "window", "max_cost"
+
+
+class BatchKeeper:
+    """Keeps the batches; remembers how long their lines take."""
+
+    def __init__(self) -> None:
+        self._subscriptions = Subscriptions()
+        self._seen: dict[str, Seen] = {}
+
+    def keep(self, conn: Connection) -> None:
+        """Look after every batch that is not over. The caller commits."""
+        active = batches.active(conn)
+        self._seen = {row.id: self._seen[row.id] for row in active if row.id in self._seen}
+        if not active:
+            return
+        now = batch_keeping.now(conn)
+        for row in active:
+            self._keep_one(conn, row, now)
+
+    def _keep_one(self, conn: Connection, row: BatchRow, now: datetime) -> None:
+        if row.status == "cancelling":
+            cancel_slice(conn, row.id, self._subscriptions)
+            return
+        if row.imported < row.total and row.expires_at <= now:
+            batch_keeping.expect_no_more(conn, row.id)
+            outbox.enqueue(conn, ended(conn, batches.end_if_done(conn, row.id), self._subscriptions))
+            return
+        held = _held(conn, row, now)
+        if held != row.held:
+            batch_keeping.hold(conn, row.id, held, instead_of=row.held)
+        if row.finish_by is not None:
+            most = self._paced(row, now)
+            if most != row.most:
+                batch_keeping.bound(conn, row.id, most)
+
+    def _paced(self, row: BatchRow, now: datetime) -> int | None:
+        seen = self._seen[row.id] = pace.learn(self._seen.get(row.id), row.done, row.call_seconds)
+        if row.finish_by is None:
+            return row.max_in_flight
+        begin = max(now, row.due_at)
+        left = (row.finish_by - begin).total_seconds()
+        if row.daily_window is not None:
+            left = daily.open_seconds(row.daily_window, begin, row.finish_by)
+        wanted = pace.in_flight(row.total - row.done, left, seen.line_seconds)
+        if wanted is None or row.max_in_flight is None:
+            return wanted if wanted is not None else row.max_in_flight
+        return min(wanted, row.max_in_flight)
+
+
+def _held(conn: Connection, row: BatchRow, now: datetime) -> str | None:
+    """Why the batch admits nothing now; what people hold (`paused`) is theirs."""
+    if row.held not in {None, WINDOW}:
+        return row.held
+    if row.daily_window is not None and not daily.is_open(row.daily_window, now):
+        return WINDOW
+    if row.max_cost_picousd is not None and row.done < row.imported:
+        each = batch_claims.line_picousd(row.cost_picousd, row.completed + row.failed, row.quoted_picousd, row.total)
+        if row.max_cost_picousd - row.cost_picousd < max(1, each) and batch_claims.in_flight(conn, row.id) == 0:
+            return MAX_COST
+    return None
