@@ -87,6 +87,8 @@ def claimed_job(**fields: Any) -> ClaimedJob:
         webhook=None,
         metadata=None,
         last_error=None,
+        max_cost_picousd=None,
+        spent_picousd=0,
         seconds_left=100.0,
         queued_seconds=0.0,
     )

@@ -111,7 +111,9 @@ class Doorbell:
         if self._app is None:
             self._app = app_of(self._settings)
         try:
-            self._app.send_task("stockpot.run", kwargs={"ids": ids}, queue=lane, retry=False, ignore_result=True)
+            # Bulk work keeps its order and its share of a worker's slots: there the lane is all there is to say.
+            bell = {"lane": lane} if lane == "bulk" else {"ids": ids}
+            self._app.send_task("stockpot.run", kwargs=bell, queue=lane, retry=False, ignore_result=True)
         except (OperationalError, OSError) as error:
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from worker import conclude
 from worker.crash import crashpoint
+from worker.db.claim import ClaimedJob
 from worker.db.settle import Settlement
 from worker.engine.ending import announce_end, count, hook_of
 from worker.engine.settler import Settler
@@ -42,7 +43,7 @@ LINE_SECONDS = 3.0
 class Recall(Protocol):
     """What a job that was not finished is handed back to: it is due again in `seconds`."""
 
-    def __call__(self, job_id: str, model: str, seconds: float, waiting_on: str | None, /) -> None:
+    def __call__(self, job: ClaimedJob, seconds: float, waiting_on: str | None, /) -> None:
         """Look at the job again then."""
 
 
@@ -155,7 +156,7 @@ async def _settle(slot: Slot, desk: Desk, settlement: Settlement, live: LiveStre
     if written.terminal:
         announce_end(live, written)
     else:
-        desk.recall(slot.job.id, slot.job.model, written.due_in, written.waiting_on)
+        desk.recall(slot.job, written.due_in, written.waiting_on)
 
 
 def route_of(settings: Settings, model: str) -> Route:

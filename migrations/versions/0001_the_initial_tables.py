@@ -193,7 +193,7 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             "ix_jobs_queued",
-            ["lane", "due_at", "id"],
+            ["lane", "tenant", "model", "due_at", "id"],
             unique=False,
             postgresql_where=sa.text("status = 'queued' AND batch_id IS NULL"),
             sqlite_where=sa.text("status = 'queued' AND batch_id IS NULL"),

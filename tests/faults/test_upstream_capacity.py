@@ -71,3 +71,29 @@ def _follows(on: Stage, capacity: int) -> bool:
     """Whether over the last seconds at least 80 % of it was used and fewer than 5 % of the calls were refused."""
     ended = [call.done.status for call in _lately(on) if call.done is not None]
     return _use(on, capacity) >= 0.8 and ended.count(429) < 0.05 * len(ended)
+
+
+def test_an_upstream_that_is_away_is_left_alone_and_taken_up_again(stage: SetStage) -> None:
+    """F61: the breaker opens, one probe at a time goes out, no attempt is spent, and all is done once it is back."""
+    on = stage("postgres", workers=2, proxies=("upstream",), retry_max_seconds=1)
+    upstream = on.proxies["upstream"]
+    on.submitted += on.pot.submit_many(_bodies(60), lane="interactive")
+    with Witness("calls found nobody there") as witness:
+        witness.inject(upstream.refuse)
+        witness.inject(upstream.reset_all)
+        eventually(lambda: on.count("waiting_on = 'paused'"), what="the route is shut")
+        eventually(lambda: not on.count("status = 'in_progress'"), what="nothing is called any more")
+        began, tried = time.monotonic(), _not_sent(on)
+        eventually(lambda: _not_sent(on) >= tried + 2, what="it is probed, twice")
+        elapsed = time.monotonic() - began
+        witness.saw(_not_sent(on))
+        assert elapsed > 2 * 1.0, "more than one probe a second"
+        upstream.heal()
+    on.quiesce()
+    on.check()
+    assert on.rows("SELECT max(attempts) AS n FROM jobs_v")[0]["n"] <= 2, "attempts were burnt"
+
+
+def _not_sent(on: Stage) -> int:
+    """Calls that found no upstream."""
+    return on.count("outcome = 'not_sent'", "attempts_v")

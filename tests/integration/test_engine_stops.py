@@ -210,7 +210,6 @@ def test_a_job_that_ends_its_workers_every_time_is_poison(place: Workplace) -> N
         assert [event["type"] for event in pot.events(job)][-1] == "job.failed"
 
 
-@pytest.mark.xfail(reason="ids of a doorbell are claimed without regard to bulk's share of the slots", strict=True)
 def test_bulk_work_leaves_room_for_interactive_jobs(place: Workplace) -> None:
     """All bulk slots are held; an interactive job goes through at once."""
     place.start(concurrency=10, max_in_flight=100, first_event_timeout=100, total_timeout=100)

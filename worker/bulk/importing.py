@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from api_schemas import jsontext
-from worker.bulk.reading import BatchFile
+from worker.bulk.reading import BatchFile, FileChanged
 from worker.bulk.survey import Survey
 from worker.db import batch_import, batches
 from worker.db.batch_import import ImportLine
@@ -168,11 +168,20 @@ def _write(database: Database, batch: BatchRow, slice_: list[ImportLine], after:
 def _parsed(file: BatchFile, max_line_bytes: int) -> Iterator[ImportLine]:
     """The lines once more. They have been validated; `check_unchanged` sees to it that these are the same."""
     for number, raw in file.lines(longest=max_line_bytes):
-        line = jsontext.loads(raw)
-        body = line["body"]
-        yield ImportLine(
-            number, line["custom_id"], line["url"], body["model"], body.get("stream") is True, jsontext.dumps(body)
-        )
+        try:
+            line = jsontext.loads(raw)
+            body = line["body"]
+            parsed = ImportLine(
+                number=number,
+                custom_id=line["custom_id"],
+                endpoint=line["url"],
+                model=body["model"],
+                stream=body.get("stream") is True,
+                body=jsontext.dumps(body),
+            )
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise FileChanged(file.name) from None
+        yield parsed
 
 
 def _slice(lines: Iterator[ImportLine], size: int) -> list[ImportLine]:

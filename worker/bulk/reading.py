@@ -28,6 +28,9 @@ _BUFFER = 256 * 1024
 class FileChanged(StockpotError):
     """The file was written to between its validation and its import."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was changed while it was being read; submit it again once it is complete")
+
 
 class BatchFile:
     """An input file that can be read again from its start. A context manager."""
@@ -88,7 +91,7 @@ class BatchFile:
     def check_unchanged(self) -> None:
         """Raise FileChanged if somebody has written to the file since it was opened."""
         if self._stamp() != self._seen:
-            raise FileChanged(f"{self.name} was changed while it was being read; submit it again once it is complete")
+            raise FileChanged(self.name)
 
     def _stamp(self) -> tuple[int, int]:
         found = os.fstat(self._raw.fileno())

@@ -65,8 +65,10 @@ def _room(conn: Connection, batch: str) -> int:
     if row.max_cost_picousd is not None:
         each = line_picousd(row.cost_picousd, row.priced, row.quoted_picousd, row.total)
         left = row.max_cost_picousd - row.cost_picousd
-        affordable = left // each if each else (FIRST_UNPRICED if left > 0 else 0)
-        room = min(room, affordable - running)
+        if each:
+            room = min(room, left // each - running)
+        elif not row.priced:
+            room = min(room, FIRST_UNPRICED - running)
     return int(room)
 
 

@@ -44,6 +44,8 @@ def insert(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], *, af
     Raises:
         NotAllowed: somebody else imports the same batch, or it was cancelled meanwhile.
     """
+    (_copy if is_postgres(conn) else _executemany)(conn, batch, lines, on_ambiguous)
+    # Last, so that workers who count ended lines wait for this row as shortly as can be.
     moved = conn.execute(
         text(
             "UPDATE batches SET imported = imported + :lines"
@@ -53,7 +55,6 @@ def insert(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], *, af
     ).rowcount
     if moved != 1:
         raise NotAllowed(f"{batch.id} was cancelled, has expired, or is being imported by another command")
-    (_copy if is_postgres(conn) else _executemany)(conn, batch, lines, on_ambiguous)
 
 
 def _copy(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], on_ambiguous: str) -> None:

@@ -6,6 +6,7 @@ this claim names that fence, and a worker that lost its lease finds no row to wr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
+from worker.db.turns import ALONE, Turn, Turns, groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class ClaimedJob:
     webhook: str | None
     metadata: str | None
     last_error: str | None  # the class of the error that the attempt before this one ended with
+    max_cost_picousd: int | None  # what the job's calls may cost together, in 1e-12 US dollars
+    spent_picousd: int  # what its earlier calls cost; counted only where there is a bound
     seconds_left: float  # until the job expires
     queued_seconds: float  # from due to claimed
 
@@ -55,7 +59,9 @@ class ClaimedJob:
 _COLUMNS = (
     "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, seq, batch_id,"
     # As text: the driver would parse PostgreSQL's json into Python.
-    " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body"
+    " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body,"
+    " max_cost_picousd, CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
+    " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END AS spent_picousd"
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
 _MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
@@ -70,12 +76,12 @@ MOST = 1_000_000
 def claim_ids(
     conn: Connection, ids: Sequence[str], *, owner: str, lease: float, held: Sequence[str] = ()
 ) -> list[ClaimedJob]:
-    """Claim those of `ids` that are queued and due; the others are somebody else's or finished.
+    """Claim those of `ids` that are interactive, queued and due; the others are somebody else's or finished.
 
     A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
     wait for their route.
     """
-    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND})"
+    where = f"id IN (SELECT value FROM given) AND lane = 'interactive' AND (batch_id IS NULL OR {_UNBOUND})"
     if held:
         where += f" AND {_not_held(conn)}"
     return _claim(conn, where, {"ids": list(ids), **_held(conn, held)}, len(ids), owner, lease)
@@ -90,15 +96,19 @@ def claim_due(
     lease: float,
     held: Sequence[str] = (),
     batch: str | None = None,
+    turns: Turns | None = None,
 ) -> list[ClaimedJob]:
-    """Claim up to `limit` due jobs of a lane, the longest due first, leaving out models whose route is held.
+    """Claim up to `limit` due jobs of a lane, leaving out models whose route is held.
 
-    Jobs that belong to no batch, or the lines of one: `batch_claims` knows which batches admit any.
+    Jobs that belong to no batch, or the lines of one: `batch_claims` knows which batches admit any. The former take
+    `turns`, which a worker keeps from one claim to the next; of one tenant and model the longest due go first.
     """
-    where = "lane = :lane AND batch_id IS NULL" if batch is None else "lane = :lane AND batch_id = :batch"
+    if batch is None:
+        return _claim_in_turns(conn, lane, limit, owner, lease, held, Turns() if turns is None else turns)
+    where = "lane = :lane AND batch_id = :batch"
     if held:
         where += f" AND {_not_held(conn)}"
-    given = {"lane": lane, "ids": [], **_held(conn, held)} | ({} if batch is None else {"batch": batch})
+    given = {"lane": lane, "ids": [], "batch": batch, **_held(conn, held)}
     return _claim(conn, where, given, limit, owner, lease)
 
 
@@ -114,22 +124,74 @@ def _held(conn: Connection, held: Sequence[str]) -> dict[str, Any]:
     return {"held": list(held) if is_postgres(conn) else jsontext.dumps(list(held)).decode()}
 
 
+def _claim_in_turns(
+    conn: Connection, lane: str, limit: int, owner: str, lease: float, held: Sequence[str], turns: Turns
+) -> list[ClaimedJob]:
+    jobs: list[ClaimedJob] = []
+    listed = False
+    while len(jobs) < limit:
+        dealt = [] if turns.stale and not listed else turns.deal(limit - len(jobs), held)
+        if not dealt:
+            if listed and turns.after is None:
+                break
+            listed = True
+            turns.learn(groups(conn, lane, turns.after))
+            continue
+        taken = _claim_dealt(conn, lane, dealt, owner, lease)
+        found = Counter((job.tenant, job.model) for job in taken)
+        for turn in dealt:
+            if found[turn.tenant, turn.model] < turn.quota:
+                turns.dry(turn)
+        jobs += taken
+    return jobs
+
+
+def _claim_dealt(
+    conn: Connection, lane: str, dealt: Sequence[Turn], owner: str, lease: float
+) -> list[ClaimedJob]:
+    mine = f"{_MINE.format(now=now_sql(conn))} AND {ALONE} AND lane = :lane"
+    params: dict[str, Any] = {"lane": lane, "ids": [], "owner": owner, "lease": lease}
+    if is_postgres(conn):
+        due = f"""
+            SELECT d.id FROM unnest(CAST(:tenants AS text[]), CAST(:models AS text[]), CAST(:quotas AS int[]))
+                AS t(tenant, model, quota)
+            CROSS JOIN LATERAL (
+                SELECT id FROM jobs WHERE {mine} AND jobs.tenant = t.tenant AND jobs.model = t.model
+                ORDER BY due_at, id LIMIT t.quota FOR UPDATE SKIP LOCKED
+            ) AS d
+        """
+        params["tenants"] = [turn.tenant for turn in dealt]
+        params["models"] = [turn.model for turn in dealt]
+        params["quotas"] = [turn.quota for turn in dealt]
+        return _postgres(conn, due, params)
+    parts = []
+    for at, turn in enumerate(dealt):
+        parts.append(
+            f"SELECT id FROM (SELECT id FROM jobs INDEXED BY ix_jobs_queued WHERE {mine}"
+            f" AND tenant = :t{at} AND model = :m{at} ORDER BY due_at, id LIMIT :q{at})"
+        )
+        params |= {f"t{at}": turn.tenant, f"m{at}": turn.model, f"q{at}": turn.quota}
+    return _sqlite(conn, " UNION ALL ".join(parts), params)
+
+
 def _claim(
     conn: Connection, where: str, given: dict[str, Any], limit: int, owner: str, lease: float
 ) -> list[ClaimedJob]:
-    statement = _postgres if is_postgres(conn) else _sqlite
-    return statement(conn, where, {**given, "limit": limit, "owner": owner, "lease": lease})
+    postgres = is_postgres(conn)
+    due = f"""
+        SELECT id FROM jobs WHERE {_MINE.format(now=now_sql(conn))} AND {where}
+        ORDER BY due_at, id LIMIT :limit {"FOR UPDATE SKIP LOCKED" if postgres else ""}
+    """
+    statement = _postgres if postgres else _sqlite
+    return statement(conn, due, {**given, "limit": limit, "owner": owner, "lease": lease})
 
 
-def _postgres(conn: Connection, where: str, params: dict[str, Any]) -> list[ClaimedJob]:
+def _postgres(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
     now = now_sql(conn)
     rows = conn.execute(
         text(f"""
         WITH given AS (SELECT unnest(CAST(:ids AS text[])) AS value),
-        due AS MATERIALIZED (
-            SELECT id FROM jobs WHERE {_MINE.format(now=now)} AND {where}
-            ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
-        ), claimed AS (
+        due AS MATERIALIZED ({due}), claimed AS (
             UPDATE jobs AS j SET status = 'in_progress', waiting_on = NULL, fence = j.fence + 1, calls = j.calls + 1,
                 attempts = j.attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
                 started_at = COALESCE(j.started_at, {now})
@@ -147,12 +209,12 @@ def _postgres(conn: Connection, where: str, params: dict[str, Any]) -> list[Clai
     return [_job(row) for row in rows]
 
 
-def _sqlite(conn: Connection, where: str, params: dict[str, Any]) -> list[ClaimedJob]:
+def _sqlite(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
     now = now_sql(conn)
     ids = params.pop("ids")
     placeholders = {f"v{index}": value for index, value in enumerate(ids)}
     values = ", ".join(f":{name}" for name in placeholders)
-    where = where.replace("(SELECT value FROM given)", f"({values})")
+    due = due.replace("(SELECT value FROM given)", f"({values})")
     params |= placeholders
     claimed = [
         row[0]
@@ -161,8 +223,7 @@ def _sqlite(conn: Connection, where: str, params: dict[str, Any]) -> list[Claime
             UPDATE jobs SET status = 'in_progress', waiting_on = NULL, fence = fence + 1, calls = calls + 1,
                 attempts = attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
                 started_at = COALESCE(started_at, {now})
-            WHERE id IN (SELECT id FROM jobs WHERE {_MINE.format(now=now)} AND {where}
-                         ORDER BY due_at, id LIMIT :limit)
+            WHERE id IN ({due})
             RETURNING id
             """),
             params,
@@ -210,6 +271,8 @@ def _job(row: Any) -> ClaimedJob:
         webhook=row.webhook,
         metadata=row.metadata,
         last_error=row.error_class,
+        max_cost_picousd=row.max_cost_picousd,
+        spent_picousd=int(row.spent_picousd),
         seconds_left=float(row.seconds_left),
         queued_seconds=max(0.0, float(row.queued_seconds)),
     )

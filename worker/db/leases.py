@@ -31,6 +31,7 @@ class Reclaimed:
     fence: int
     seq: int
     tenant: str
+    lane: str
     endpoint: str
     error_class: ErrorClass | None
     error_message: str | None
@@ -124,6 +125,7 @@ def _reclaimed(row: Any) -> Reclaimed:
         fence=row.fence,
         seq=row.seq,
         tenant=row.tenant,
+        lane=row.lane,
         endpoint=row.endpoint,
         error_class=row.error_class,
         error_message=row.error_message,

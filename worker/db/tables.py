@@ -77,7 +77,17 @@ jobs = Table(
     CheckConstraint("attempts >= 0 AND attempts <= calls", name="attempts_within_calls"),
     # The claim's order. Partial, so that it holds only what waits. Lines of batches have their own, batch by batch: a
     # million lines of a paused batch stand in nobody's way.
-    Index("ix_jobs_queued", "lane", "due_at", "id", postgresql_where=_QUEUED_ALONE, sqlite_where=_QUEUED_ALONE),
+    # Tenant and model come before the due time, so that tenants take turns and held models are skipped (`turns`).
+    Index(
+        "ix_jobs_queued",
+        "lane",
+        "tenant",
+        "model",
+        "due_at",
+        "id",
+        postgresql_where=_QUEUED_ALONE,
+        sqlite_where=_QUEUED_ALONE,
+    ),
     Index("ix_jobs_queued_line", "batch_id", "due_at", "id", postgresql_where=_QUEUED_LINE, sqlite_where=_QUEUED_LINE),
     Index("ix_jobs_expiring", "expires_at", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
     # Not on lease_until: renewing a lease must touch no index (a heap-only update on PostgreSQL).

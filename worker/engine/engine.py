@@ -186,7 +186,7 @@ class Engine:
             owner=self.owner,
             every=settings.sweep_seconds,
             on_over=lambda job: _announce_over(publisher, job),
-            on_due=self._feeder.ring,
+            on_due=self._feeder.due,
             on_hooks=deliverer.wake,
         )
         health = HealthServer(database, self.consumer, lambda: self.pulse, lambda: self.closing)
@@ -252,15 +252,15 @@ class Engine:
     def _cancel(self, job_id: str) -> None:
         self.slots.stop(job_id, Stop.CANCELLED)
 
-    def _recall(self, job_id: str, model: str, seconds: float, waiting_on: str | None) -> None:
+    def _recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None) -> None:
         """Look at a job again when it is due; a route that is shut is left alone meanwhile."""
         feeder = self._feeder
         if feeder is None:
             return
         if waiting_on == "paused":
-            feeder.turned_away(model, job_id, seconds)
+            feeder.turned_away(job.model, job.id, seconds)
         else:
-            asyncio.get_running_loop().call_later(seconds + 0.002, feeder.ring, [job_id])
+            asyncio.get_running_loop().call_later(seconds + 0.002, feeder.due, job.lane, job.id)
 
     def _reopen(self) -> None:
         if self._feeder is not None:

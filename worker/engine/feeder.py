@@ -21,6 +21,7 @@ from worker.crash import crashpoint
 from worker.db import batch_claims, claim
 from worker.db.batch_claims import OpenBatch
 from worker.db.claim import ClaimedJob
+from worker.db.turns import Turns
 from worker.engine.database import DatabaseThreads
 from worker.engine.holds import Holds
 from worker.engine.slots import Slots
@@ -59,6 +60,7 @@ class Feeder:
         self._lanes: set[str] = {"interactive", "bulk"}
         self._batches: deque[OpenBatch] = deque()
         self._holds = Holds()
+        self._turns = {lane: Turns() for lane in self._lanes}
         self._bell = asyncio.Event()
         self.open = True
 
@@ -68,6 +70,13 @@ class Feeder:
         if lane is not None:
             self._lanes.add(lane)
         self._bell.set()
+
+    def due(self, lane: str, job_id: str) -> None:
+        """A job is due. Bulk work keeps its order and its share of the slots, so there only the lane counts."""
+        if lane == "bulk":
+            self.ring(lane=lane)
+        else:
+            self.ring([job_id])
 
     def freed(self) -> None:
         """A slot is free; matters only while there is known to be work."""
@@ -202,7 +211,9 @@ class Feeder:
         crashpoint("claim.before")
         held = self._held_now()
         jobs = await self._database.write(
-            lambda conn: claim.claim_due(conn, lane, limit, owner=self._owner, lease=self._lease, held=held)
+            lambda conn: claim.claim_due(
+                conn, lane, limit, owner=self._owner, lease=self._lease, held=held, turns=self._turns[lane]
+            )
         )
         self._take(jobs)
         return len(jobs)

@@ -46,10 +46,10 @@ class Sweeper:
         owner: str,
         every: float,
         on_over: Callable[[Reclaimed], None],
-        on_due: Callable[[Sequence[str]], None],
+        on_due: Callable[[str, str], None],
         on_hooks: Callable[[], None],
     ) -> None:
-        """`on_over` is told of each job that ended here, `on_due` of those to be claimed again."""
+        """`on_over` is told of each job that ended here, `on_due` of lane and id of each to be claimed again."""
         self._database = database
         self._owner = owner
         self._every = every
@@ -87,12 +87,10 @@ class Sweeper:
             if job.status == "queued":
                 metrics.RECLAIMED.inc()
                 log.warning("job_reclaimed", job=job.job_id, fence=job.fence)
+                self._on_due(job.lane, job.job_id)
             else:
                 log.info("job_over", job=job.job_id, status=job.status, error_class=job.error_class)
                 self._on_over(job)
-        due = [job.job_id for job in swept if job.status == "queued"]
-        if due:
-            self._on_due(due)
         if hooks:
             self._on_hooks()
         return bool(swept)

@@ -22,7 +22,7 @@ local function written_by(key, epoch, most)
 end
 
 local function is_terminal(event)
-  local name = string.match(event, '"type":"job%.(%a+)"')
+  local name = string.match(event, '^{"job":"[^"]*","epoch":%d+,"seq":%d+,"type":"job%.(%a+)"')
   return name ~= nil and name ~= 'started'
 end
 

@@ -15,6 +15,7 @@ connect and total bound the wait for the headers.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from worker.upstream.connections import WIRE, Wire, explain, is_plain, lower, re
 from worker.upstream.cost import cost_from_headers
 from worker.upstream.outcome import Failure, Kind, Outcome
 from worker.upstream.stream import StreamReading
-from worker.upstream.transport import BROKEN, Transport
+from worker.upstream.transport import BROKEN, Headers, Transport
 from worker.upstream.watch import Watch
 from worker.upstream.whole_body import unstreamed_outcome, whole_outcome, wrong_content
 
@@ -40,9 +41,6 @@ LINGER_SECONDS = 1.0
 
 GET_SECONDS = 30.0
 """The whole time of a look-up (models, logs, billing); these answer in well under a second."""
-
-_HEADERS = ((b"user-agent", b"stockpot"), (b"accept-encoding", b"identity"))
-"""What each request says. What an upstream compresses all the same is refused."""
 
 
 class UpstreamClient:
@@ -101,7 +99,9 @@ class UpstreamClient:
         token = WIRE.set(wire)
         try:
             async with asyncio.timeout(GET_SECONDS) as limit:
-                wire.response = response = await self._transport().get(self.url(path), _look_up_headers(key), params)
+                wire.response = response = await self._transport().get(
+                    self.url(path), _headers(key, "application/json"), params
+                )
                 headers = lower(response.headers)
                 body, whole = await read_bounded(response, self._max_bytes, lambda: None)
         except BROKEN as error:
@@ -133,14 +133,10 @@ class UpstreamClient:
 
     async def post(self, call: Call, wire: Wire) -> aiohttp.ClientResponse:
         """Send the call's request; return when the response's headers are here."""
-        headers = [
-            *_HEADERS,
-            (b"accept", b"text/event-stream" if call.stream else b"application/json"),
-            (b"content-type", b"application/json"),
-            (b"x-client-request-id", call.client_request_id.encode()),
-            *_authorization(call.key),
-        ]
-        wire.response = await self._transport().post(self.url(call.endpoint), headers, wire_body(call))
+        headers = _headers(call.key, "text/event-stream" if call.stream else "application/json")
+        wire.response = await self._transport().post_json(
+            self.url(call.endpoint), headers, call.client_request_id, wire_body(call)
+        )
         return wire.response
 
     @property
@@ -262,9 +258,8 @@ class _Exchange:
         return cut if self._stream is None else self._stream.outcome(cut)
 
 
-def _look_up_headers(key: str | None) -> list[tuple[bytes, bytes]]:
-    return [*_HEADERS, (b"accept", b"application/json"), *_authorization(key)]
-
-
-def _authorization(key: str | None) -> list[tuple[bytes, bytes]]:
-    return [(b"authorization", b"Bearer " + key.encode())] if key else []
+@functools.lru_cache(maxsize=64)
+def _headers(key: str | None, accept: str) -> Headers:
+    """What each request says. What an upstream compresses all the same is refused."""
+    said = (("user-agent", "stockpot"), ("accept-encoding", "identity"), ("accept", accept))
+    return (*said, ("authorization", f"Bearer {key}")) if key else said

@@ -9,6 +9,7 @@ whole request and then hung up as the same `ConnectTimeout`. Here aiohttp's own 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
@@ -20,6 +21,9 @@ from worker.upstream.connections import open_session
 
 BROKEN = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, EOFError)
 """What a request, or the reading of its answer, can raise."""
+
+Headers = tuple[tuple[str, str], ...]
+"""Names and values of a request's headers."""
 
 _ANSWER = "stockpot.answer"
 
@@ -34,24 +38,19 @@ class Transport:
         self._wire = _OverAiohttp(open_session(connect_timeout=connect_timeout, tls=tls))
         self._client = httpx.AsyncClient(
             transport=self._wire,
-            timeout=None,  # the session has its own for connecting; the calls' timers bound the rest
+            timeout=None,  # noqa: S113 - the session bounds the connecting, the callers' timers the rest
             trust_env=False,
             follow_redirects=False,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
-        self._urls: dict[str, httpx.URL] = {}
 
-    async def post(self, url: str, headers: list[tuple[bytes, bytes]], body: bytes) -> aiohttp.ClientResponse:
-        """POST a body; return when the answer's headers are here. Raises one of `BROKEN`."""
-        address = self._urls.get(url)
-        if address is None:  # an upstream has two endpoints
-            address = self._urls[url] = httpx.URL(url)
-        request = httpx.Request("POST", address, headers=headers, stream=httpx.ByteStream(body))
+    async def post_json(self, url: str, headers: Headers, request_id: str, body: bytes) -> aiohttp.ClientResponse:
+        """POST a JSON text; return when the answer's headers are here. Raises one of `BROKEN`."""
+        request = httpx.Request("POST", _url(url), headers=_prepared(headers), stream=httpx.ByteStream(body))
+        request.headers["x-client-request-id"] = request_id
         return _answer(await self._wire.handle_async_request(request))
 
-    async def get(
-        self, url: str, headers: list[tuple[bytes, bytes]], params: Mapping[str, str | int] | None
-    ) -> aiohttp.ClientResponse:
+    async def get(self, url: str, headers: Headers, params: Mapping[str, str | int] | None) -> aiohttp.ClientResponse:
         """GET an address; return when the answer's headers are here. Raises one of `BROKEN`."""
         request = self._client.build_request("GET", url, params=params, headers=headers)
         return _answer(await self._client.send(request, stream=True))
@@ -68,12 +67,13 @@ class _OverAiohttp(httpx.AsyncBaseTransport):
         self._session = session
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        body = await request.aread()
+        body = request.stream
+        whole = b"".join(body) if isinstance(body, httpx.SyncByteStream) else await request.aread()
         answer = await self._session.request(
             request.method,
             URL(str(request.url)),  # yarl remembers the last addresses it has read
-            headers=request.headers.multi_items(),
-            data=body or None,
+            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
+            data=whole or None,
             allow_redirects=False,
         )
         return httpx.Response(
@@ -100,6 +100,18 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._answer.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _url(text: str) -> httpx.URL:
+    """An upstream has two endpoints, and httpx takes 15 µs to read an address."""
+    return httpx.URL(text)
+
+
+@functools.lru_cache(maxsize=64)
+def _prepared(headers: Headers) -> httpx.Headers:
+    """All but the id is the same for each call with a key; httpx copies prepared headers in a tenth of the time."""
+    return httpx.Headers((*headers, ("content-type", "application/json")))
 
 
 def _answer(response: httpx.Response) -> aiohttp.ClientResponse:

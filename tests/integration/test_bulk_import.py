@@ -1,0 +1,170 @@
+"""Import, on both databases: every line once, in order, resumable, one importer at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.factories import chat, opened, rows
+from worker.bulk import importing
+from worker.bulk.importing import Options, Quoted, When
+from worker.bulk.reading import BatchFile, FileChanged
+from worker.bulk.survey import survey
+from worker.db import batch_import, batches
+from worker.db.batch_import import ImportLine
+from worker.db.batches import BatchRow
+from worker.db.connect import Database
+from worker.errors import NotAllowed
+
+LONGEST = 1024 * 1024
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    with opened(database_url) as database:
+        yield database
+
+
+def write_file(path: Path, lines: int, **body: Any) -> Path:
+    """A batch file whose custom ids and prompts say which line they are."""
+    with path.open("w") as file:
+        for number in range(1, lines + 1):
+            made = chat(f"prompt {number}", **body)
+            line = {"custom_id": f"r-{number}", "method": "POST", "url": "/v1/chat/completions", "body": made}
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+def submit(database: Database, path: Path, options: Options | None = None, **how: Any) -> tuple[BatchRow, bool]:
+    """Survey and import a file, as the command does."""
+    with BatchFile(str(path), home=path.parent) as file:
+        found = survey(file, max_line_bytes=LONGEST, on_problem=lambda problem: pytest.fail(problem.message))
+        batch, created = importing.begin(database, file.name, found, options or Options(), Quoted(), **how)
+        if batch.imported < batch.total:
+            importing.import_lines(database, batch, file, max_line_bytes=LONGEST)
+    return database.read(lambda conn: batches.get(conn, batch.id, tenant=None)), created
+
+
+def lines_of(database: Database, batch: str) -> list[tuple[int, str]]:
+    found = rows(database, "SELECT line, custom_id FROM jobs WHERE batch_id = :b ORDER BY due_at, id", b=batch)
+    return [(row["line"], row["custom_id"]) for row in found]
+
+
+def test_every_line_becomes_a_queued_bulk_job_in_the_order_of_the_file(database: Database, tmp_path: Path) -> None:
+    """The claim's order is the file's."""
+    batch, created = submit(database, write_file(tmp_path / "in.jsonl", 2_500, max_tokens=7))
+    assert created
+    assert (batch.total, batch.imported, batch.done, batch.status) == (2_500, 2_500, 0, "in_progress")
+    assert lines_of(database, batch.id) == [(number, f"r-{number}") for number in range(1, 2_501)]
+    [kinds] = rows(database, "SELECT DISTINCT lane, status, stream, endpoint, model, tenant, max_attempts FROM jobs")
+    assert (kinds["lane"], kinds["status"], kinds["model"], kinds["max_attempts"]) == ("bulk", "queued", "m/one", 5)
+    [body] = rows(
+        database,
+        "SELECT CAST(body AS text) AS body FROM requests JOIN jobs ON jobs.id = job_id WHERE line = 1234",
+    )
+    assert json.loads(body["body"]) == chat("prompt 1234", max_tokens=7)
+
+
+def test_what_json_and_copy_escape_comes_through_to_the_letter(database: Database, tmp_path: Path) -> None:
+    """Tabs, line breaks, backslashes, quotes, astral characters; in ids, models and bodies."""
+    nasty = 'tab\there\nnew \\n \\\\ line "quote" \r \\. \\N ünï 🍲 \u2028'
+    body = chat(nasty, model="m\\one\t2", stream=True)
+    path = tmp_path / "in.jsonl"
+    document = {"custom_id": nasty, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    path.write_text(json.dumps(document))
+    submit(database, path)
+    [job] = rows(
+        database, "SELECT custom_id, model, stream, CAST(body AS text) AS body FROM jobs JOIN requests ON id = job_id"
+    )
+    assert (job["custom_id"], job["model"], bool(job["stream"])) == (nasty, "m\\one\t2", True)
+    assert json.loads(job["body"]) == body
+
+
+def test_the_same_file_with_the_same_options_is_the_same_batch(database: Database, tmp_path: Path) -> None:
+    """However often it is submitted, and whatever it is called; other options are another batch."""
+    path = write_file(tmp_path / "in.jsonl", 10)
+    first, created = submit(database, path)
+    again, created_again = submit(database, path.rename(tmp_path / "other.jsonl"))
+    assert (created, created_again, again.id) == (True, False, first.id)
+    soon = When(datetime.now(UTC) + timedelta(hours=1), "1h")
+    later = When(datetime.now(UTC) + timedelta(hours=2), "1h")
+    path = tmp_path / "other.jsonl"
+    other, _ = submit(database, path, Options(finish_by=soon))
+    assert other.id != first.id
+    assert submit(database, path, Options(finish_by=later))[0].id == other.id, "it was said in the same way"
+    repeated, created = submit(database, path, again=True)
+    assert created
+    assert repeated.id not in {first.id, other.id}
+    assert len(lines_of(database, repeated.id)) == 10
+
+
+def test_an_import_that_stopped_goes_on_after_its_last_committed_slice(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever slice it died in, each line is there once."""
+    monkeypatch.setattr(importing, "SLICE", 100)
+    monkeypatch.setattr(importing, "SQLITE_SLICE", 100)
+    path = write_file(tmp_path / "in.jsonl", 1_050)
+    write = importing._write
+    left = 4
+
+    def dies(*arguments: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ConnectionError("killed")
+        write(*arguments)
+
+    monkeypatch.setattr(importing, "_write", dies)
+    ids = set()
+    for _ in range(2):
+        left = 4
+        with pytest.raises(ConnectionError):
+            submit(database, path)
+        [batch] = database.read(lambda conn: batches.newest(conn, tenant="default"))
+        ids.add(batch.id)
+    assert batch.imported == 800
+    left = 10
+    done, created = submit(database, path)
+    assert (done.id, created, {done.id}) == (batch.id, False, ids)
+    assert lines_of(database, done.id) == [(number, f"r-{number}") for number in range(1, 1_051)]
+
+
+def test_of_two_imports_of_one_batch_the_second_is_refused_and_writes_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    """The slice names what it follows."""
+    batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 10))
+    line = ImportLine(1, "r-1", "/v1/chat/completions", "m", stream=False, body=b"{}")
+    with pytest.raises(NotAllowed, match="another command"):
+        database.write(lambda conn: batch_import.insert(conn, batch, [line], after=5, on_ambiguous="retry"))
+    assert len(lines_of(database, batch.id)) == 10
+
+
+def test_a_file_that_changes_between_its_two_readings_is_refused(database: Database, tmp_path: Path) -> None:
+    """Nothing unvalidated is called."""
+    path = write_file(tmp_path / "in.jsonl", 10)
+    with BatchFile(str(path), home=tmp_path) as file:
+        found = survey(file, max_line_bytes=LONGEST, on_problem=print)
+        batch, _ = importing.begin(database, file.name, found, Options(), Quoted())
+        with path.open("a") as more:
+            more.write("{}\n")
+        with pytest.raises(FileChanged):
+            importing.import_lines(database, batch, file, max_line_bytes=LONGEST)
+    assert lines_of(database, batch.id) == []
+
+
+def test_a_batch_begins_and_expires_when_it_was_told_to(database: Database, tmp_path: Path) -> None:
+    """Its lines with it."""
+    start = When(datetime.now(UTC) + timedelta(hours=2), "2h")
+    batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 3), Options(not_before=start, window_seconds=3_600))
+    assert abs((batch.due_at - start.at).total_seconds()) < 60
+    assert abs((batch.expires_at - batch.due_at).total_seconds() - 3_600) < 1
+    [times] = rows(database, "SELECT DISTINCT due_at, expires_at FROM jobs")
+    [own] = rows(database, "SELECT due_at, expires_at FROM batches")
+    assert (times["due_at"], times["expires_at"]) == (own["due_at"], own["expires_at"])
