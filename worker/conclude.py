@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from api_schemas.usage import Usage
 from worker.db.claim import ClaimedJob
-from worker.db.settle import Settlement
+from worker.db.settle import PICO, Settlement
 from worker.limits.permit import Held
 from worker.retry import Fail, Policy, Retry, Wait, decide
 from worker.upstream.call import Progress
@@ -102,6 +102,26 @@ def held(job: ClaimedJob, no: Held) -> Settlement:
         due_in=0.0 if no.reason == "paused" else min(no.seconds, max(job.seconds_left, 0.0)),
         waiting_on=no.reason,
         error_class=job.last_error,
+        batch_id=job.batch_id,
+    )
+
+
+def over_budget(job: ClaimedJob) -> Settlement | None:
+    """The end of a job whose calls have cost as much as it may cost; None while it may go on. Nothing was sent."""
+    if job.max_cost_picousd is None or job.spent_picousd < job.max_cost_picousd:
+        return None
+    spent, most = (Decimal(amount) / PICO for amount in (job.spent_picousd, job.max_cost_picousd))
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status="failed",
+        outcome="refused",
+        spent=False,
+        called=False,
+        error_class="account",
+        error_code="budget_exceeded",
+        error_message=f"its calls have cost {spent.normalize():f} USD; max_cost_usd is {most.normalize():f}",
         batch_id=job.batch_id,
     )
 

@@ -68,8 +68,10 @@ async def run_job(slot: Slot, desk: Desk) -> None:
     live = desk.publisher.open(job.id, job.fence, job.seq, log=job.logged)
     progress = Progress()
     try:
-        permit = await _admit(slot, desk)
-        if isinstance(permit, Held):
+        permit = conclude.over_budget(job) or await _admit(slot, desk)
+        if isinstance(permit, Settlement):
+            settlement = permit
+        elif isinstance(permit, Held):
             settlement = conclude.held(job, permit)
         else:
             settlement = _concluded(slot, desk, await _call(slot, desk, permit, live, progress))

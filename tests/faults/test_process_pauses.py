@@ -150,7 +150,7 @@ def test_the_elected_sweeper_is_gone(stage: SetStage, how: str) -> None:
         successor = eventually(lambda: (now := on.sweeper()) is not leader and now, what="a successor")
         witness.saw(successor)
         if how == "frozen":
-            on_hold = [job for job in on.held_by(leader)]
+            on_hold = on.held_by(leader)
             eventually(lambda: on.done(on_hold) == len(on_hold), what="the successor takes its jobs back")
             witness.inject(leader.cont)
     on.quiesce()

@@ -86,7 +86,15 @@ def test_the_queue_holds_what_is_no_doorbell(stage: SetStage) -> None:
 
 
 #: What Celery says of messages that it drops.
-ALLOWED = (r"ContentDisallowed", r"DecodeError", r"KeyError", r"InvalidTaskError", r"ValueError", r"JSONDecodeError", r"TypeError")
+ALLOWED = (
+    r"ContentDisallowed",
+    r"DecodeError",
+    r"KeyError",
+    r"InvalidTaskError",
+    r"ValueError",
+    r"JSONDecodeError",
+    r"TypeError",
+)
 
 
 def test_the_queue_holds_what_is_no_message(stage: SetStage) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tests.rig.waiting import eventually
 from worker.db import claim
 from worker.db.claim import ClaimedJob
 from worker.db.connect import Database
+from worker.db.turns import Turns
 
 
 @pytest.fixture
@@ -244,3 +246,38 @@ def test_a_clock_of_the_worker_that_is_wrong_changes_nothing(
     assert claimed(database, later) == []
     sql(database, "UPDATE jobs SET due_at = created_at WHERE id = :id", id=later)
     assert len(claimed(database, later)) == 1
+
+
+def test_tenants_take_turns(database: Database) -> None:
+    """One has a hundred jobs that came first, the other two: they share the first claim."""
+    submitted(database, *(request(f"many {number}", tenant="many") for number in range(100)))
+    few = submitted(database, request("few 1", tenant="few"), request("few 2", tenant="few"))
+    first = due(database, limit=4)
+    assert [one.tenant for one in first].count("many") == 2
+    assert {one.id for one in first if one.tenant == "few"} == set(few)
+    assert len(due(database, limit=64)) == 64
+
+
+def test_a_claim_goes_through_more_groups_than_it_has_jobs(database: Database) -> None:
+    """In as many claims as it takes, each tenant once before anybody twice."""
+    submitted(database, *(request(str(number), tenant=f"t{number % 10}") for number in range(30)))
+    turns = Turns(lambda: 0.0)
+    seen = []
+    for _ in range(3):
+        jobs = database.write(
+            lambda conn: claim.claim_due(conn, "interactive", 4, owner="w", lease=30, turns=turns)
+        )
+        seen += [job.tenant for job in jobs]
+    assert len(set(seen[:10])) == 10
+    assert len(seen) == 12
+
+
+def test_what_an_earlier_call_cost_comes_with_the_claim(database: Database) -> None:
+    """For a job with a bound; where there is none nobody adds up."""
+    [job] = submitted(database, request(max_cost_usd="0.5"))
+    [first] = claimed(database, job)
+    assert (first.max_cost_picousd, first.spent_picousd) == (500_000_000_000, 0)
+    broken = settlement(first, status="queued", outcome="partial", cost_usd=Decimal("0.2"), cost_source="provider")
+    settled(database, broken)
+    [second] = claimed(database, job)
+    assert second.spent_picousd == 200_000_000_000

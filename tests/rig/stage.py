@@ -254,7 +254,13 @@ class Stage:
         return body | ({"stream": True} if stream else {})
 
     def submit(
-        self, script: str = "ok", *, stream: bool = False, hook: bool = False, pot: Stockpot | None = None, **options: Any
+        self,
+        script: str = "ok",
+        *,
+        stream: bool = False,
+        hook: bool = False,
+        pot: Stockpot | None = None,
+        **options: Any,
     ) -> str:
         """Submit one job, and remember the promise."""
         if hook:
@@ -390,7 +396,9 @@ class Stage:
             all_completed: every job must be `completed`.
             redis: False: there is none to look at.
         """
-        killed = gaps_allowed or bool(self.supervisors) or any(each.returncode == -signal.SIGKILL for each in self.workers)
+        killed = (
+            gaps_allowed or bool(self.supervisors) or any(each.returncode == -signal.SIGKILL for each in self.workers)
+        )
         errors = [*allowed_errors, *(BROKER_ERRORS if gaps_allowed else ())]
 
         def broken() -> list[Violation]:
@@ -455,7 +463,9 @@ class Stage:
 
 def _endless(found: Sequence[Violation]) -> list[str]:
     """The jobs whose replay log has no terminal event."""
-    return sorted({one.subject for one in found if one.invariant == "I6" and one.what.endswith("its stream ends with []")})
+    return sorted(
+        {one.subject for one in found if one.invariant == "I6" and one.what.endswith("its stream ends with []")}
+    )
 
 
 def _pid_of(owner: str) -> int:
