@@ -45,11 +45,12 @@ def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:
     )
 
 
-def failed(job: ClaimedJob, failure: Failure, policy: Policy, prices: Prices, rng: random.Random) -> Settlement:
-    """The job is tried again, waits, or is over."""
-    left = job.seconds_left - (failure.timings.total or 0.0)
+def failed(
+    job: ClaimedJob, failure: Failure, policy: Policy, prices: Prices, rng: random.Random, *, seconds_left: float
+) -> Settlement:
+    """The job is tried again, waits, or is over; `seconds_left` until it expires."""
     decision = decide(
-        failure, attempts=job.attempts, calls=job.attempt, seconds_left=left, policy=policy, rng=rng
+        failure, attempts=job.attempts, calls=job.attempt, seconds_left=seconds_left, policy=policy, rng=rng
     )
     cost, source = priced(job.model, failure.usage, failure.cost_usd, prices)
     status, due_in, waiting_on = "queued", 0.0, None
@@ -127,21 +128,31 @@ def over_budget(job: ClaimedJob) -> Settlement | None:
 
 
 def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: bool) -> Settlement:
-    """The call was cut off: by its submitter, and the job is over with the text so far; or by a drain, and it goes back."""
+    """The call was cut off: by its submitter, and the job is over with the text so far; or by a drain, and it goes back.
+
+    A drain under `on_ambiguous=fail` ends a job whose call had been sent: that call may have been paid for.
+    """
     cost, source = priced(job.model, progress.usage, progress.cost_usd, prices)
     text = progress.text or None
+    if not cancelled and progress.sent and job.on_ambiguous == "fail":
+        status, outcome, error_class, message = "failed", "ambiguous", "ambiguous", "its worker was stopped in the call"
+    elif cancelled:
+        status, outcome, error_class, message = "cancelled", "cancelled", "cancelled", "cancelled on request"
+    else:
+        status, outcome, error_class, message = "queued", "released", None, None
+    over = status != "queued"
     return Settlement(
         job_id=job.id,
         fence=job.fence,
         attempt=job.attempt,
-        status="cancelled" if cancelled else "queued",
-        outcome="cancelled" if cancelled else "released",
-        spent=cancelled and progress.sent,  # what was not sent is no call and no attempt
+        status=status,
+        outcome=outcome,
+        spent=over and progress.sent,  # what was not sent is no call and no attempt
         called=progress.sent,
-        error_class="cancelled" if cancelled else None,
-        error_message="cancelled on request" if cancelled else None,
+        error_class=error_class,
+        error_message=message,
         error_status=progress.status,
-        text=text if cancelled else None,
+        text=text if over else None,
         partial_text=text,
         inference_id=progress.inference_id,
         request_id=progress.request_id,
@@ -154,9 +165,7 @@ def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: b
     )
 
 
-def priced(
-    model: str, usage: Usage | None, said: Decimal | None, prices: Prices
-) -> tuple[Decimal | None, str | None]:
+def priced(model: str, usage: Usage | None, said: Decimal | None, prices: Prices) -> tuple[Decimal | None, str | None]:
     """The cost and who says so: the provider's own word, else its price list times the tokens, else nothing."""
     if said is not None:
         return said, "provider"
@@ -170,5 +179,3 @@ def ended(outcome: Answer | Failure) -> tuple[str, int | None]:
     """How the limits see an outcome: its kind, and the tokens it took where they are known."""
     tokens = outcome.usage.total_tokens if outcome.usage is not None else None
     return ("answer" if isinstance(outcome, Answer) else str(outcome.kind)), tokens
-
-

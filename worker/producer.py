@@ -8,6 +8,7 @@ process's own, which the blocking face borrows.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -53,6 +54,7 @@ class Stockpot:
         self._doorbell = Doorbell(self.settings)
         self.follower = Follower(self.settings, self._database, self.tenant)
         self._loop: Loop | None = None
+        self._lock = threading.Lock()
         self._ready = False
 
     def __enter__(self) -> Self:
@@ -213,17 +215,19 @@ class Stockpot:
         Raises NotFound, Unreachable.
         """
         self.prepare()
-        if self._loop is None:
-            self._loop = Loop()
-        yield from self._loop.iterate(self.follower.events(job_id, after))
+        yield from self._reading().iterate(self.follower.events(job_id, after))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """Wait until a job is over. Raises WaitTimeout after `timeout` seconds (the job goes on), NotFound."""
         self.prepare()
-        if self._loop is None:
-            self._loop = Loop()
-        self._loop.call(self.follower.wait, job_id, timeout)
+        self._reading().call(self.follower.wait, job_id, timeout)
         return self.get(job_id)
+
+    def _reading(self) -> Loop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = Loop()
+            return self._loop
 
 
 class AsyncStockpot:

@@ -104,7 +104,7 @@ async def _call(slot: Slot, desk: Desk, permit: Permit, live: LiveStream, progre
         stream=job.stream,
         client_request_id=job.client_request_id,
         key=settings.key,
-        total_timeout=max(0.001, min(settings.total_timeout, job.seconds_left)),
+        total_timeout=max(0.001, min(settings.total_timeout, slot.seconds_left)),
     )
     kind, tokens, failure = "unused", None, None
     try:
@@ -143,7 +143,7 @@ def _concluded(slot: Slot, desk: Desk, outcome: Outcome) -> Settlement:
     if isinstance(outcome, Answer):
         return conclude.answered(job, outcome, desk.prices)
     policy = Policy(job.max_attempts, job.on_ambiguous, settings.retry_base_seconds, settings.retry_max_seconds)
-    return conclude.failed(job, outcome, policy, desk.prices, desk.rng)
+    return conclude.failed(job, outcome, policy, desk.prices, desk.rng, seconds_left=slot.seconds_left)
 
 
 async def _settle(slot: Slot, desk: Desk, settlement: Settlement, live: LiveStream) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from celery.exceptions import Reject
 
 from api_schemas.ids import is_job_id
 from api_schemas.jobs import LANES
@@ -119,6 +120,8 @@ def submit(job: Any = None, **_later: Any) -> None:
                 done = database.write(lambda conn: insert(conn, [request], settings()))[0]
                 break
             except Unreachable as error:
+                if _engine is None or _engine.closing:
+                    raise Reject(requeue=True) from error  # another worker shall go on trying
                 log.warning("submission_delayed", error=str(error).splitlines()[0])
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)

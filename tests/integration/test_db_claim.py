@@ -264,9 +264,7 @@ def test_a_claim_goes_through_more_groups_than_it_has_jobs(database: Database) -
     turns = Turns(lambda: 0.0)
     seen = []
     for _ in range(3):
-        jobs = database.write(
-            lambda conn: claim.claim_due(conn, "interactive", 4, owner="w", lease=30, turns=turns)
-        )
+        jobs = database.write(lambda conn: claim.claim_due(conn, "interactive", 4, owner="w", lease=30, turns=turns))
         seen += [job.tenant for job in jobs]
     assert len(set(seen[:10])) == 10
     assert len(seen) == 12

@@ -223,7 +223,9 @@ class Stage:
             whole["STOCKPOT_CRASH_AT"] = crash_at
         logs = self._logs / "workers"
         logs.mkdir(parents=True, exist_ok=True)
-        command = [*prefix, sys.executable, "-m", "celery", "-A", "worker", "worker"]
+        # Not `python -m celery`: on SIGHUP Celery runs its own command again, and cannot run that one.
+        program = Path(sys.executable).with_name("celery")
+        command = [*prefix, sys.executable, program, "-A", "worker", "worker"]
         return Process(command, logs=logs, name=name, env=whole, cwd=logs)
 
     def start(self, count: int, **settings: object) -> list[Process]:

@@ -31,7 +31,7 @@ def price_list() -> Prices:
 
 def failed(broken: Failure, *, left: float = 100, attempts: int = 1) -> Settlement:
     job = claimed_job(seconds_left=left, attempts=attempts, attempt=attempts)
-    return conclude.failed(job, broken, POLICY, price_list(), random.Random(1))
+    return conclude.failed(job, broken, POLICY, price_list(), random.Random(1), seconds_left=left)
 
 
 def columns_fit(settlement: Settlement, attempts: int = 1, calls: int = 1) -> bool:
@@ -87,8 +87,8 @@ def test_the_last_failure_is_the_jobs_and_its_text_stays() -> None:
 
 
 def test_time_that_ran_out_during_the_call_makes_the_job_expire() -> None:
-    """Seconds left are those of the claim less those of the call."""
-    over = failed(failure(Kind.RETRYABLE, timings=Timings(total=11.0)), left=10)
+    """Nothing is left when the call breaks: what went wrong last is told, and that the time is up."""
+    over = failed(failure(Kind.RETRYABLE, timings=Timings(total=11.0)), left=-1)
     assert (over.status, over.error_class) == ("expired", "expired")
     assert over.error_message == "it broke", "what went wrong last is still told"
 

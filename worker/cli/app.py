@@ -30,6 +30,7 @@ _COMMANDS = {
     "retry": _Place("change", "retry", "Queue failed jobs again: one, or all that match."),
     "batch": _Place("batch", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."),
     "usage": _Place("usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch or metadata."),
+    "reconcile": _Place("reconcile", "reconcile", "Every call in the ledger against the provider's log."),
     "webhooks": _Place("webhooks", "webhooks", "Endpoints, their secrets, the delivery log, replay."),
     "routes": _Place("routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."),
     "purge": _Place("purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."),

@@ -146,9 +146,7 @@ def _claim_in_turns(
     return jobs
 
 
-def _claim_dealt(
-    conn: Connection, lane: str, dealt: Sequence[Turn], owner: str, lease: float
-) -> list[ClaimedJob]:
+def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str, lease: float) -> list[ClaimedJob]:
     mine = f"{_MINE.format(now=now_sql(conn))} AND {ALONE} AND lane = :lane"
     params: dict[str, Any] = {"lane": lane, "ids": [], "owner": owner, "lease": lease}
     if is_postgres(conn):

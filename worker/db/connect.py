@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -43,7 +43,7 @@ def connect(settings: Settings, *, pool_size: int = 4) -> Engine:
     if backend != "postgresql":
         raise SettingsError(f"STOCKPOT_DATABASE_URL: {backend} is not spoken here; use postgresql:// or sqlite:///")
     try:
-        return create_engine(
+        engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=0,
@@ -56,6 +56,14 @@ def connect(settings: Settings, *, pool_size: int = 4) -> Engine:
         raise SettingsError(
             f"STOCKPOT_DATABASE_URL: {error.name} is missing; pip install 'stockpot[postgres]'"
         ) from None
+    event.listen(engine, "handle_error", _leave_read_only)
+    return engine
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """Drop a connection that takes no writes: after a failover the same name leads to a server that does."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _sqlite(settings: Settings, pool_size: int) -> Engine:
@@ -148,6 +156,7 @@ class Database:
         self.engine.dispose()
 
 
+_READ_ONLY = "25006"
 _UPGRADE = "Run `stockpot db upgrade`."
 
 
@@ -158,7 +167,7 @@ def _missing_table(error: DBAPIError) -> bool:
 
 def _read_only(error: DBAPIError) -> bool:
     """Whether PostgreSQL takes no writes now, as a standby does until it is promoted (RELIABILITY F44)."""
-    return getattr(error.orig, "sqlstate", None) == "25006"
+    return getattr(error.orig, "sqlstate", None) == _READ_ONLY
 
 
 def _too_much(error: DBAPIError) -> bool:

@@ -132,16 +132,21 @@ def _existing(conn: Connection, row: dict[str, Any]) -> Submitted:
         WHERE id = :id OR (tenant = :tenant AND idempotency_key = :idempotency_key)
         """),
         row,
-    ).first()
-    if found is None:  # it was purged between the two statements; its key is free, and the caller may submit again
-        raise IdempotencyConflict(f"idempotency key {row['idempotency_key']!r}: the job that held it was just purged")
-    if found.request_hash != row["request_hash"] or found.tenant != row["tenant"]:
-        what = f"id {row['id']}" if found.id == row["id"] else f"idempotency key {row['idempotency_key']!r}"
+    ).all()
+    if len(found) > 1:
         raise IdempotencyConflict(
-            f"{what} belongs to {found.id if found.tenant == row['tenant'] else 'another job'},"
+            f"id {row['id']} and idempotency key {row['idempotency_key']!r} belong to two different jobs"
+        )
+    if not found:  # it was purged between the two statements; its key is free, and the caller may submit again
+        raise IdempotencyConflict(f"idempotency key {row['idempotency_key']!r}: the job that held it was just purged")
+    job = found[0]
+    if job.request_hash != row["request_hash"] or job.tenant != row["tenant"]:
+        what = f"id {row['id']}" if job.id == row["id"] else f"idempotency key {row['idempotency_key']!r}"
+        raise IdempotencyConflict(
+            f"{what} belongs to {job.id if job.tenant == row['tenant'] else 'another job'},"
             " whose request is not the same; use a new key for a new request"
         )
-    return Submitted(found.id, found.status, created=False)
+    return Submitted(job.id, job.status, created=False)
 
 
 def drop(conn: Connection, ids: Sequence[str]) -> None:

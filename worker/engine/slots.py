@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -32,6 +33,12 @@ class Slot:
     task: asyncio.Task[None] | None = None
     stop: Stop | None = None
     settling: bool = field(default=False)
+    claimed: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the job expires: what the database said at the claim, less the time that has gone by here."""
+        return self.job.seconds_left - (time.monotonic() - self.claimed)
 
 
 class Slots:
