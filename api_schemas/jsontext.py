@@ -27,9 +27,12 @@ MAX_PROBLEMS = 20
 """Problems listed for one request: enough to mend it, and a hostile body cannot make the message grow."""
 
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
-# orjson reads an integer beyond 64 bits as a rounded float. Every such integer has at least 19 digits in a row,
-# so text without such a run is safe, and the rest goes to the standard library, which keeps it exact.
-_LONG_NUMBER = b"0" * 19
+# orjson reads an integer beyond 64 bits as a rounded float. Every such integer has at least 19 digits in a row, so text
+# without such a run is safe. With one, the look is closer: a number stands at the start or behind `:`, `,` or `[`, maybe
+# with space and a sign between, and ids that hold many digits stand behind a quotation mark or a letter. What may still
+# be such a number goes to the standard library, which keeps it exact.
+_LONG_RUN = b"0" * 19
+_LONG_NUMBER = re.compile(rb"(?:^|[:,\[])[ \t\r\n]*-?[0-9]{19}")
 _NULL = b"null"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$-]{1,64}")
@@ -45,7 +48,7 @@ def loads(data: bytes | str) -> Any:
         raw = data.encode() if isinstance(data, str) else data
     except UnicodeEncodeError:
         return _loads_slowly(str(data))
-    if _LONG_NUMBER not in raw.translate(_DIGITS):
+    if _LONG_RUN not in raw.translate(_DIGITS) or not _LONG_NUMBER.search(raw):
         try:
             return orjson.loads(raw)
         except orjson.JSONDecodeError:

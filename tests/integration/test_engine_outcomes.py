@@ -168,7 +168,7 @@ def test_a_key_without_credits_pauses_the_jobs_and_fails_none(place: Workplace) 
 
 def test_a_job_told_to_wait_for_ever_expires_and_says_what_it_waited_for(place: Workplace) -> None:
     """Waiting spends no attempt, so only the deadline ends it."""
-    job = place.ended(place.submit("429", ttl_seconds=1, max_attempts=1))
+    job = place.ended(place.submit("429", ttl_seconds=4, max_attempts=1))
     assert (job.status, job.attempts) == ("expired", 0)
     assert job.error is not None
     assert job.error.error_class == "expired"

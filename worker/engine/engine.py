@@ -27,6 +27,7 @@ import uvloop
 from worker import embedded, metrics
 from worker.db.claim import ClaimedJob
 from worker.db.leases import Reclaimed, resign
+from worker.engine.collector import spare_the_lasting
 from worker.engine.database import DatabaseThreads
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerPulse, HealthServer
@@ -208,6 +209,7 @@ class Engine:
         for task in tasks:
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(warn_if_redis_evicts(redis_url)))  # it ends by itself
+        spare_the_lasting()
         log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
         self._ready.set()
         await self._drain_asked.wait()

@@ -20,6 +20,8 @@ _NOT_COPIED = frozenset({"object", "meta", "error"})
 _FIRST = frozenset({"id", "created"})
 #: The delta's own bookkeeping; one provider puts the choice's index into it.
 _NOT_MESSAGE = frozenset({"index"})
+#: What a choice of an ordinary chunk holds.
+_USUAL = frozenset({"index", "delta", "logprobs", "finish_reason"})
 
 
 class ChatAccumulator:
@@ -144,6 +146,14 @@ class _Choice:
 
     def add(self, entry: dict[str, Any]) -> str:
         """Take one choice of a chunk; return its visible text."""
+        delta = entry.get("delta")
+        if type(delta) is dict and len(delta) == 1 and _says_no_more(entry):
+            text = delta.get("content")
+            if type(text) is str and self._content_parts is None:  # as nearly all are: one more piece of the text
+                self.texts.append(text)
+                if "logprobs" in entry:
+                    self._extra.setdefault("logprobs", None)
+                return text
         text = ""
         for key, value in entry.items():
             if key in ("delta", "message"):
@@ -205,6 +215,11 @@ class _Choice:
         texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
         self.texts.extend(texts)
         return "".join(texts)
+
+
+def _says_no_more(entry: dict[str, Any]) -> bool:
+    """Whether a choice holds, beside its delta, only its index and nulls that change nothing."""
+    return entry.keys() <= _USUAL and entry.get("finish_reason") is None and entry.get("logprobs") is None
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:
