@@ -17,8 +17,8 @@ pytestmark = pytest.mark.anyio
 
 _CALL_SECONDS = 0.2
 #: Since when which capacity, in seconds from the start; and the end.
-_CAPACITY = [(0.0, 20), (12.0, 5), (24.0, 40)]
-_END = 46.0
+_CAPACITY = [(0.0, 20), (12.0, 5), (26.0, 40)]
+_END = 56.0
 #: Of each part, the last seconds are the steady state.
 _STEADY = 6.0
 

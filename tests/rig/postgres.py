@@ -8,12 +8,15 @@ can stand before it, and so that its pid, its end and its exit code are ours.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -31,6 +34,14 @@ _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
 _STOP = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _START_ATTEMPTS = 3
 THAW = Path(__file__).with_name("thaw.py")
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two first runs as root would both make the system user `pgserver`, and one of them would fail."""
+    with (Path(tempfile.gettempdir()) / "stockpot-tests-initdb.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class PostgresServer:
@@ -60,8 +71,9 @@ class PostgresServer:
         self._outlives_test = outlives_test
         self._thaw_guard: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
-        wheel = get_server(self.data / "d", cleanup_mode=None, start=False)
-        wheel.ensure_pgdata_inited()
+        with _one_at_a_time():
+            wheel = get_server(self.data / "d", cleanup_mode=None, start=False)
+            wheel.ensure_pgdata_inited()
         self._program, self._user = wheel.bin_path / "postgres", wheel.system_user
         self.socket_directory.mkdir()
         self.socket_directory.chmod(0o777)

@@ -156,8 +156,10 @@ def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str,
             CROSS JOIN LATERAL (
                 SELECT id FROM jobs WHERE {mine} AND jobs.tenant = t.tenant AND jobs.model = t.model
                 ORDER BY due_at, id LIMIT t.quota FOR UPDATE SKIP LOCKED
-            ) AS d
+            ) AS d LIMIT :limit
         """
+        # Of a limit that it cannot see PostgreSQL expects a tenth of the table, and would read all of it.
+        params["limit"] = sum(turn.quota for turn in dealt)
         params["tenants"] = [turn.tenant for turn in dealt]
         params["models"] = [turn.model for turn in dealt]
         params["quotas"] = [turn.quota for turn in dealt]

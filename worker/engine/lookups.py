@@ -1,0 +1,104 @@
+"""Calls that may have been paid: looked up in the provider's log before they are made again.
+
+A job whose call ended `ambiguous` (or `lost` with its worker) goes back to the queue with a due time some seconds away,
+under `on_ambiguous = reconcile`. In these seconds the attempt is looked up and marked, so that its cost is on record and
+counts against the job's `max_cost_usd`; then the job is due at once. If the look-up does not come about (the worker
+dies, the log does not answer, too many calls to search), the job becomes due by itself, and `stockpot reconcile` marks
+the attempt later. The job is tried again in any case: an answer that was lost cannot be asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+from sqlalchemy import Connection
+
+from worker import metrics
+from worker.db import ledger
+from worker.db.ledger import Entry, Mark
+from worker.engine.database import DatabaseThreads
+from worker.errors import Unreachable
+from worker.reconcile import LogBook, NoLog, look_up
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that a job waits for its look-up at most.
+HOLD_SECONDS = 10.0
+#: Seconds between a call's end and the look-up: the provider writes its log a moment later.
+GRACE_SECONDS = 1.0
+#: Pages that one look-up reads at most: 2,000 requests around the moment.
+MOST_PAGES = 20
+#: Attempts of one look-up.
+MOST_ENTRIES = 500
+
+
+class Lookups:
+    """Looks attempts up until cancelled."""
+
+    def __init__(
+        self,
+        database: DatabaseThreads,
+        book: LogBook,
+        *,
+        on_due: Callable[[Sequence[str]], None],
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        """`on_due` is told of the jobs that may be claimed again; `grace` is in seconds."""
+        self._database = database
+        self._book = book
+        self._on_due = on_due
+        self._grace = grace
+        self._waiting: dict[tuple[str, int], None] = {}
+        self._some = asyncio.Event()
+        self._off = False
+
+    @property
+    def hold_seconds(self) -> float:
+        """How long a job is to be held for its look-up; 0 when the provider has no log."""
+        return 0.0 if self._off else HOLD_SECONDS
+
+    def add(self, job_id: str, attempt: int) -> None:
+        """Look this attempt up soon. Its job waits."""
+        if not self._off:
+            self._waiting[job_id, attempt] = None
+            self._some.set()
+
+    async def run(self) -> None:
+        """Look up, for ever."""
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(self._grace)
+            self._some.clear()
+            named = list(self._waiting)[:MOST_ENTRIES]
+            for one in named:
+                del self._waiting[one]
+            if self._waiting:
+                self._some.set()
+            if named:
+                await self._look_up(named)
+
+    async def _look_up(self, named: Sequence[tuple[str, int]]) -> None:
+        nothing: list[Entry] = []
+        marks: list[Mark] = []
+        entries = await self._database.try_read(lambda conn: ledger.entries(conn, named), nothing, "lookup_delayed")
+        try:
+            if entries and not self._off:
+                now = await self._database.read(ledger.now)
+                marks, _ = await look_up(self._book, entries, now, most=MOST_PAGES)
+        except NoLog as error:
+            self._off = True
+            log.warning("log_not_read", error=str(error))
+        except Unreachable as error:
+            log.warning("lookup_failed", attempts=len(entries), error=str(error).splitlines()[0])
+        for mark in marks:
+            metrics.RECONCILED.labels(mark.reconciled).inc()
+        jobs = [job_id for job_id, _ in named]
+        due = await self._database.try_write(lambda conn: _written(conn, marks, jobs), [], "lookup_delayed")
+        self._on_due(due)
+
+
+def _written(conn: Connection, marks: Sequence[Mark], jobs: Sequence[str]) -> list[str]:
+    ledger.mark(conn, marks)
+    return ledger.due_now(conn, jobs)
