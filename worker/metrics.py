@@ -38,5 +38,8 @@ ROUTE_CHANGES = Counter(
 HELD_MODELS = Gauge(
     "stockpot_held_models", "Models of which this worker claims nothing, since their route is shut", registry=REGISTRY
 )
+RECONCILED = Counter(
+    "stockpot_reconciled_attempts", "Calls looked up in the provider's log", ["verdict"], registry=REGISTRY
+)
 LIVE_DROPPED = Gauge("stockpot_live_events_dropped", "Live events dropped while Redis was away", registry=REGISTRY)
 LOOP_LAG = Gauge("stockpot_loop_lag_seconds", "How late the engine's loop last woke", registry=REGISTRY)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -184,15 +184,13 @@ def compare(entry: Entry, row: LogRow | None, now: datetime) -> Mark:
     )
 
 
-async def look_up(
-    book: LogBook, entries: Sequence[Entry], now: datetime, *, most: int | None = None
-) -> tuple[list[Mark], bool]:
-    """Compare attempts of about the same time with the log: their marks, and whether the whole window was read.
+async def look_up(book: LogBook, entries: Sequence[Entry], now: datetime, *, most: int | None = None) -> list[Mark]:
+    """Compare attempts of about the same time with the log, of which at most `most` pages are read.
 
-    What is not found counts as absent only if it was. Raises as `LogBook.pages`.
+    What is not found counts as absent only if the whole window was read. Raises as `LogBook.pages`.
     """
     if not entries:
-        return [], True
+        return []
     left: dict[str, Entry] = {entry.client_request_id: entry for entry in entries}
     begin = min(entry.started_at for entry in entries) - SKEW
     end = max(entry.finished_at for entry in entries) + SKEW
@@ -202,12 +200,9 @@ async def look_up(
         marks += _found(left, page.rows, now)
         whole = not page.more
         if not left:
-            return marks, True
-    if whole:
-        marks += [compare(entry, None, now) for entry in left.values()]
-    else:
-        marks += [Mark(entry.job_id, entry.attempt, "late") for entry in left.values()]
-    return marks, whole
+            break
+    absent = [compare(entry, None, now) for entry in left.values()]
+    return marks + (absent if whole else [replace(mark, reconciled="late") for mark in absent])
 
 
 def _found(left: dict[str, Entry], rows: Sequence[LogRow], now: datetime) -> list[Mark]:

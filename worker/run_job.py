@@ -21,6 +21,7 @@ from worker.crash import crashpoint
 from worker.db.claim import ClaimedJob
 from worker.db.settle import Settlement
 from worker.engine.ending import announce_end, count, hook_of
+from worker.engine.lookups import Lookups
 from worker.engine.settler import Settler
 from worker.engine.slots import Slot, Stop
 from worker.limits.estimate import Estimator
@@ -33,7 +34,7 @@ from worker.retry import Policy
 from worker.settings import Settings
 from worker.upstream.call import Call, Progress
 from worker.upstream.client import UpstreamClient
-from worker.upstream.outcome import Answer, Outcome
+from worker.upstream.outcome import Answer, Kind, Outcome
 
 
 #: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
@@ -60,6 +61,7 @@ class Desk:
     prices: Prices
     rng: random.Random
     recall: Recall
+    lookups: Lookups
 
 
 async def run_job(slot: Slot, desk: Desk) -> None:
@@ -75,6 +77,9 @@ async def run_job(slot: Slot, desk: Desk) -> None:
             settlement = conclude.held(job, permit)
         else:
             settlement = _concluded(slot, desk, await _call(slot, desk, permit, live, progress))
+            if _unsure(slot, settlement):
+                held = min(desk.lookups.hold_seconds, job.seconds_left / 2)
+                settlement = replace(settlement, due_in=max(settlement.due_in, held))
     except asyncio.CancelledError:
         if slot.stop not in (Stop.CANCELLED, Stop.DRAIN):
             return  # another worker owns the job; whatever this one wrote now, its fence would refuse
@@ -158,7 +163,15 @@ async def _settle(slot: Slot, desk: Desk, settlement: Settlement, live: LiveStre
     if written.terminal:
         announce_end(live, written)
     else:
+        if _unsure(slot, written):
+            desk.lookups.add(slot.job.id)
         desk.recall(slot.job, written.due_in, written.waiting_on)
+
+
+def _unsure(slot: Slot, settlement: Settlement) -> bool:
+    """Whether the provider's log is to be asked before the call is made again."""
+    again = settlement.outcome == Kind.AMBIGUOUS and settlement.status == "queued"
+    return again and slot.job.on_ambiguous == "reconcile"
 
 
 def route_of(settings: Settings, model: str) -> Route:

@@ -33,7 +33,7 @@ def test_the_acknowledgement_of_commits_is_lost(stage: SetStage) -> None:
             lost = proxy.stats().dropped_replies
             witness.inject(partial(proxy.drop_reply_after, b"COMMIT", skip=2))
             if witness.faults_on:
-                eventually(lambda: proxy.stats().dropped_replies > lost, what="a reply is lost")  # noqa: B023
+                eventually(lambda: proxy.stats().dropped_replies > lost, what="a reply is lost")
         on.quiesce()
         witness.saw(proxy.stats().dropped_replies == 20 and on.logged("settle_delayed"))
     on.check()
@@ -122,14 +122,18 @@ def _entangle(on: Stage) -> bool:
         if len(ids) < 2:
             return True
         admin.execute("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", [ids[0]])
-        blocked = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
-        eventually(lambda: (admin.execute(blocked).fetchone() or [0])[0], what="the worker waits for it")
+        blocked = (
+            f"SELECT 1 AS n FROM pg_locks WHERE NOT granted AND {admin.info.backend_pid} = ANY(pg_blocking_pids(pid))"
+        )
+        eventually(lambda: on.rows(blocked), what="the worker waits for it")
         admin.execute("UPDATE jobs SET seq = seq WHERE id = ANY(%s)", [ids[1:]])
         admin.rollback()
     return True
 
 
-def test_transactions_that_cannot_be_serialized_are_repeated(stage: SetStage, postgres_server: PostgresServer, postgres_url: str) -> None:
+def test_transactions_that_cannot_be_serialized_are_repeated(
+    stage: SetStage, postgres_server: PostgresServer, postgres_url: str
+) -> None:
     """F40: a database whose administrator asks for repeatable reads; two workers claim, sweep and settle in each other's way."""
     before = len(postgres_server.log)
     with Witness("PostgreSQL could not serialize transactions") as witness:

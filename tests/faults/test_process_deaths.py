@@ -94,6 +94,8 @@ def test_every_crash_point_is_enumerated_or_named_as_tested_elsewhere() -> None:
     assert crash.POINTS == JOB_POINTS.keys() | set(LOOP_POINTS) | ELSEWHERE
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
 def test_a_worker_dies_at_every_point_of_a_jobs_life(stage: SetStage, database: Database, stream: bool) -> None:

@@ -6,6 +6,7 @@ import signal
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -43,7 +44,9 @@ def test_whoever_read_the_logs_is_gone(stage: SetStage) -> None:
     worker = on.worker(prefix=[sys.executable, "-c", PIPED])
     with Witness("the worker's output went to a pipe that nobody reads") as witness:
         witness.inject(lambda: _reader(worker.pid).kill())
-        eventually(lambda: not witness.faults_on or _reader(worker.pid).status() == psutil.STATUS_ZOMBIE, what="it is dead")
+        eventually(
+            lambda: not witness.faults_on or _reader(worker.pid).status() == psutil.STATUS_ZOMBIE, what="it is dead"
+        )
         before = worker.output
         on.load(40, "503,ok")
         on.quiesce()
@@ -95,8 +98,10 @@ def test_no_secret_leaves_its_place(stage: SetStage, database: str, tmp_path: Pa
 
 
 def _use_them_all(on: Stage, planted: Canaries) -> None:
-    options = {"metadata": {"who": planted.metadata}}
-    for number, script in enumerate(("ok", "503,ok", "400", "cut@3,ok", "html", "badutf8@2,ok", "429,ok", "finisherror,ok")):
+    options: dict[str, Any] = {"metadata": {"who": planted.metadata}}
+    for number, script in enumerate(
+        ("ok", "503,ok", "400", "cut@3,ok", "html", "badutf8@2,ok", "429,ok", "finisherror,ok")
+    ):
         for stream in (True, False):
             path = ("/ok", "/500", "/404")[number % 3]
             on.submit(script, stream=stream, webhook=on.hooks.url(f"{path}?token={planted.url_token}"), **options)

@@ -19,7 +19,7 @@ POLICIES = {"retry": ["ambiguous", "completed"], "reconcile": ["ambiguous", "com
 def test_an_answer_that_was_billed_and_never_arrived(stage: SetStage) -> None:
     """F51: the attempt is on record as ambiguous, and no policy calls more often than it says."""
     on = stage("postgres", workers=1, proxies=("upstream",))
-    jobs = {}
+    jobs: dict[str, str] = {}
     with Witness("the upstream answered and billed what no client received") as witness:
         for policy in POLICIES:
             witness.inject(partial(_lose_the_answer, on, jobs, policy))
@@ -31,6 +31,9 @@ def test_an_answer_that_was_billed_and_never_arrived(stage: SetStage) -> None:
     for policy, job in jobs.items():
         assert [row["outcome"] for row in on.attempts(job)] == POLICIES[policy], policy
         assert len(billed[job]) == len(POLICIES[policy])
+    lost = on.attempts(jobs["reconcile"])[0]
+    assert lost["reconciled"] == "billed", "the provider's log was not asked"
+    assert lost["cost_usd"] > 0
     assert (on.job(jobs["fail"])["status"], on.job(jobs["fail"])["error_class"]) == ("failed", "ambiguous")
 
 

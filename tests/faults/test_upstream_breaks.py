@@ -67,7 +67,11 @@ def test_answers_that_break_off_are_never_taken_for_whole(stage: SetStage) -> No
     on = stage("postgres", workers=1, concurrency=40)
     bills = play_rows(
         on,
-        {"the upstream reset": RESETS, "the upstream stopped short": TRUNCATED, "the upstream told of an error": ERRORS},
+        {
+            "the upstream reset": RESETS,
+            "the upstream stopped short": TRUNCATED,
+            "the upstream told of an error": ERRORS,
+        },
         on_ambiguous="retry",
         max_attempts=3,
     )

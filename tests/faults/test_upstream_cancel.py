@@ -36,7 +36,9 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(stage: SetStage) -> None
     eventually(lambda: knobs.stats()["in_flight"] == STORM, 60, "all calls run")
     with Witness("500 running calls were cut off") as witness:
         witness.inject(lambda: [on.pot.cancel(job) for job in doomed])
-        eventually(lambda: on.count("status = 'cancelled'") == STORM, 60 if witness.faults_on else 1, "all are cancelled")
+        eventually(
+            lambda: on.count("status = 'cancelled'") == STORM, 60 if witness.faults_on else 1, "all are cancelled"
+        )
         witness.saw(on.count("outcome = 'cancelled'", "attempts_v") == STORM)
         eventually(lambda: _talking(on, knobs) == 0, what="no connection to the upstream is left in use")
     knobs.release()  # an answer in one piece is made to its end upstream, whoever has left
@@ -58,4 +60,7 @@ def _body(stream: bool, script: str) -> dict[str, object]:
 def _talking(on: Stage, knobs: Knobs) -> int:
     """The worker's open connections to the upstream."""
     port = int(knobs.url.rpartition(":")[2])
-    return sum(bool(each.raddr) and each.raddr.port == port for each in psutil.Process(on.workers[0].pid).net_connections("tcp"))
+    return sum(
+        bool(each.raddr) and each.raddr.port == port
+        for each in psutil.Process(on.workers[0].pid).net_connections("tcp")
+    )

@@ -29,10 +29,12 @@ def test_two_workers_follow_a_capacity_that_changes(stage: SetStage) -> None:
     knobs = Knobs(on.simulator)
     with Witness("calls beyond the capacity were refused with 429") as witness:
         for capacity in (12, 4):
-            witness.inject(lambda: knobs.configure(capacity=capacity))  # noqa: B023
+            witness.inject(lambda: knobs.configure(capacity=capacity))
             refused = knobs.stats()["statuses"].get("429", 0)
-            eventually(lambda: _keep_busy(on) and knobs.stats()["statuses"].get("429", 0) > refused, what="it is felt")  # noqa: B023
-            eventually(lambda: _keep_busy(on) and _follows(on, capacity), 60, f"the calls follow a capacity of {capacity}")  # noqa: B023
+            eventually(lambda: _keep_busy(on) and knobs.stats()["statuses"].get("429", 0) > refused, what="it is felt")
+            eventually(
+                lambda: _keep_busy(on) and _follows(on, capacity), 60, f"the calls follow a capacity of {capacity}"
+            )
         knobs.configure(capacity=24)
         eventually(lambda: _keep_busy(on) and _use(on, 24) >= 0.6, 60, "the calls follow a capacity that grew")
         witness.saw(knobs.stats()["statuses"].get("429", 0))

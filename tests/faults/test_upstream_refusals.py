@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.rig.badtls import SelfSigned
-from tests.rig.cases import Case, Playbill, differences, play_rows
+from tests.rig.cases import Case, differences, play_rows
 from tests.rig.environment import TEST_API_KEY
 from tests.rig.ports import free_port
 from tests.rig.simulated import Knobs
@@ -35,7 +35,9 @@ def test_an_upstream_that_cannot_be_reached_costs_nothing(stage: SetStage, tmp_p
             worker.wait_for_line("engine_started")
         witness.inject(partial(on.load, 15))
         met = "SELECT DISTINCT error_code FROM attempts_v WHERE outcome = 'not_sent'"
-        witness.saw(eventually(lambda: {row["error_code"] for row in on.rows(met)} >= set(lost), what="all ways are met"))
+        witness.saw(
+            eventually(lambda: {row["error_code"] for row in on.rows(met)} >= set(lost), what="all ways are met")
+        )
         assert not on.calls()
         for worker in workers:
             worker.term()

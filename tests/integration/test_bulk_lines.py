@@ -30,7 +30,8 @@ from worker.webhooks.subscriptions import Subscriptions
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
+    # Nobody listens there: what is told to Redis is lost, and the database knows.
+    with opened(database_url, redis_url="redis://127.0.0.1:1/0") as database:
         yield database
 
 
@@ -91,8 +92,7 @@ def test_a_paused_batch_admits_no_line_by_any_way(database: Database, batch: Bat
     assert claimed(database, batch.id) == []
     assert database.write(lambda conn: claim.claim_ids(conn, [job["id"]], owner="w", lease=30)) == []
     database.write(lambda conn: batch_changes.resume(conn, batch.id, tenant="default"))
-    assert len(database.write(lambda conn: claim.claim_ids(conn, [job["id"]], owner="w", lease=30))) == 1
-    assert len(claimed(database, batch.id)) == 9
+    assert len(claimed(database, batch.id)) == 10
 
 
 def test_the_counters_and_the_end_are_written_with_the_lines(database: Database, batch: BatchRow) -> None:

@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=43)
     given = parser.parse_args()
     chance = random.Random(given.seed)
-    settings = load(database_url=given.database, home=Path("."))
+    settings = load(database_url=given.database, home=Path())
     for _ in range(given.kills):
         born, ready = os.pipe()
         pid = os.fork()
@@ -62,8 +62,10 @@ def _write_until_killed(settings: Settings, ready: int) -> None:
         _say("\n".join(f"kept {job.id}" for job in jobs))
         os.write(ready, b".")
         held = database.write(lambda conn: claim.claim_due(conn, "interactive", 2, owner=owner, lease=1))
-        back = [Settlement(one.id, one.fence, one.attempt, "queued", "released", spent=False, called=False) for one in held]
-        database.write(lambda conn: settle.settle(conn, back))  # noqa: B023
+        back = [
+            Settlement(one.id, one.fence, one.attempt, "queued", "released", spent=False, called=False) for one in held
+        ]
+        database.write(lambda conn: settle.settle(conn, back))
 
 
 def _say(line: str) -> None:

@@ -225,7 +225,7 @@ class Stage:
         logs.mkdir(parents=True, exist_ok=True)
         # Not `python -m celery`: on SIGHUP Celery runs its own command again, and cannot run that one.
         program = Path(sys.executable).with_name("celery")
-        command = [*prefix, sys.executable, program, "-A", "worker", "worker"]
+        command: list[str | Path] = [*prefix, sys.executable, program, "-A", "worker", "worker"]
         return Process(command, logs=logs, name=name, env=whole, cwd=logs)
 
     def start(self, count: int, **settings: object) -> list[Process]:

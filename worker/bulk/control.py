@@ -39,7 +39,8 @@ def cancel(
     database.write(lambda conn: batch_changes.begin_cancel(conn, batch, tenant=tenant))
     if abort:
         running = database.write(lambda conn: batch_changes.ask_running_to_stop(conn, batch))
-        tell_lines_cancelled(database.settings, running)
+        if running:
+            tell_lines_cancelled(database.settings, running)
     subscriptions = Subscriptions()
     done = 0
     while cancelled := database.write(lambda conn: cancel_slice(conn, batch, subscriptions)):

@@ -65,7 +65,7 @@ async def _walk(
         while begin is not None and begin <= now:
             end = begin + WINDOW
             entries = opened.read(lambda conn, a=begin, b=end: ledger.open_between(conn, a, b))  # type: ignore[misc]
-            marks, _ = await look_up(book, entries, now)
+            marks = await look_up(book, entries, now)
             opened.write(lambda conn, these=marks: ledger.mark(conn, these))  # type: ignore[misc]
             counted.update(mark.reconciled for mark in marks)
             if entries:

@@ -23,18 +23,19 @@ class OpenBatch:
 
     id: str
     bound: bool
+    model: str | None = None  # of all its lines; None when they name several
 
 
 def open_batches(conn: Connection) -> list[OpenBatch]:
     """The batches that admit lines and have some left, oldest first."""
     rows = conn.execute(
         text(f"""
-        SELECT id, ({_BOUND}) AS bound FROM batches
+        SELECT id, model, ({_BOUND}) AS bound FROM batches
         WHERE {_OPEN.format(now=now_sql(conn))} AND imported > completed + failed + cancelled + expired
         ORDER BY id
         """)
     )
-    return [OpenBatch(row.id, bool(row.bound)) for row in rows]
+    return [OpenBatch(row.id, bool(row.bound), row.model) for row in rows]
 
 
 def claim_lines(

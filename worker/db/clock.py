@@ -5,7 +5,7 @@ On SQLite the database's clock is the machine's, read by the library itself.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f','now')"
 
@@ -25,6 +25,12 @@ def after_sql(conn: Connection, seconds: str) -> str:
     if is_postgres(conn):
         return f"(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"
     return f"strftime('%Y-%m-%d %H:%M:%f','now', printf('%+.3f seconds', {seconds}))"
+
+
+def unix_seconds(conn: Connection) -> float:
+    """This moment by the database's clock, in Unix seconds: for what others compare with theirs."""
+    epoch = f"EXTRACT(EPOCH FROM {now_sql(conn)})" if is_postgres(conn) else "(julianday('now') - 2440587.5) * 86400.0"
+    return float(conn.execute(text(f"SELECT {epoch}")).scalar_one())
 
 
 def seconds_until_sql(conn: Connection, moment: str) -> str:

@@ -87,15 +87,13 @@ def open_between(conn: Connection, begin: datetime, end: datetime) -> list[Entry
     return [_entry(row) for row in conn.execute(statement)]
 
 
-def entries(conn: Connection, named: Sequence[tuple[str, int]]) -> list[Entry]:
-    """These attempts (job, attempt), as far as they are over and without a final mark."""
+def entries(conn: Connection, jobs: Sequence[str]) -> list[Entry]:
+    """The attempts of these jobs that are over and have no final mark."""
     statement = text(f"""
         SELECT a.job_id, a.attempt, a.outcome, a.started_at, a.finished_at FROM attempts AS a
         WHERE {_OPEN} AND a.job_id IN :jobs
     """).bindparams(bindparam("jobs", expanding=True))
-    wanted = set(named)
-    found = [_entry(row) for row in conn.execute(statement, {"jobs": [job for job, _ in named]})] if named else []
-    return [entry for entry in found if (entry.job_id, entry.attempt) in wanted]
+    return [_entry(row) for row in conn.execute(statement, {"jobs": list(jobs)})]
 
 
 def _entry(row: Any) -> Entry:
@@ -138,15 +136,15 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
     )
 
 
-def due_now(conn: Connection, jobs: Sequence[str]) -> list[str]:
-    """Let queued jobs that waited for a look-up go on; those that did. The caller commits."""
+def due_now(conn: Connection, jobs: Sequence[str]) -> list[tuple[str, str]]:
+    """Let queued jobs that waited for a look-up go on; lane and id of those that did. The caller commits."""
     if not jobs:
         return []
     rows = conn.execute(
         text(f"""
         UPDATE jobs SET due_at = {now_sql(conn)}
-        WHERE id IN :ids AND status = 'queued' AND due_at > {now_sql(conn)} RETURNING id
+        WHERE id IN :ids AND status = 'queued' AND due_at > {now_sql(conn)} RETURNING lane, id
         """).bindparams(bindparam("ids", expanding=True)),
         {"ids": list(jobs)},
     )
-    return [row.id for row in rows]
+    return [(row.lane, row.id) for row in rows]

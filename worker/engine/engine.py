@@ -32,6 +32,7 @@ from worker.engine.database import DatabaseThreads
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerPulse, HealthServer
 from worker.engine.heartbeat import Heartbeat
+from worker.engine.lookups import Lookups
 from worker.engine.redis_policy import warn_if_redis_evicts
 from worker.engine.routes import RouteNews
 from worker.engine.settler import Settler
@@ -43,6 +44,7 @@ from worker.limits.route import Limits, Route
 from worker.live.control import Control
 from worker.live.publish import Publisher
 from worker.prices import Prices
+from worker.reconcile import LogBook
 from worker.run_job import Desk, run_job
 from worker.settings import Settings
 from worker.upstream.client import UpstreamClient
@@ -160,6 +162,7 @@ class Engine:
             balance=news.balance,
             on_change=news.changed,
         )
+        lookups = Lookups(database, LogBook(upstream, lambda: settings.key), on_due=self._due)
         desk = Desk(
             settings=settings,
             upstream=upstream,
@@ -170,6 +173,7 @@ class Engine:
             prices=Prices(),
             rng=random.Random(),
             recall=self._recall,
+            lookups=lookups,
         )
         self._feeder = Feeder(
             database,
@@ -187,15 +191,13 @@ class Engine:
             owner=self.owner,
             every=settings.sweep_seconds,
             on_over=lambda job: _announce_over(publisher, job),
-            on_due=self._feeder.due,
+            on_due=lambda lane, job_id: self._reclaimed(lookups, lane, job_id),
             on_hooks=deliverer.wake,
         )
         health = HealthServer(database, self.consumer, lambda: self.pulse, lambda: self.closing)
         if settings.http_port is not None:
             await health.start(settings.http_port)
-        await publisher.start()
-        await gate.start()
-        deliverer.start()
+        hosted = [await publisher.start(), await gate.start(), *deliverer.start()]
         lasting: list[Coroutine[Any, Any, None]] = [
             self._feeder.run(),
             heartbeat.run(),
@@ -204,9 +206,10 @@ class Engine:
             self._keep_prices(desk.prices, upstream),
             self._watch(publisher),
             self._watch_account(gate),
+            lookups.run(),
         ]
         feeding, *_ = tasks = [asyncio.create_task(one) for one in lasting]
-        for task in tasks:
+        for task in (*tasks, *hosted):
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(warn_if_redis_evicts(redis_url)))  # it ends by itself
         spare_the_lasting()
@@ -263,6 +266,15 @@ class Engine:
             feeder.turned_away(job.model, job.id, seconds)
         else:
             asyncio.get_running_loop().call_later(seconds + 0.002, feeder.due, job.lane, job.id)
+
+    def _reclaimed(self, lookups: Lookups, lane: str, job_id: str) -> None:
+        """A job's lease ran out; the call that was lost with it may have been billed."""
+        lookups.add(job_id)
+        self._due(lane, job_id)
+
+    def _due(self, lane: str, job_id: str) -> None:
+        if self._feeder is not None:
+            self._feeder.due(lane, job_id)
 
     def _reopen(self) -> None:
         if self._feeder is not None:

@@ -59,6 +59,7 @@ class Feeder:
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
         self._lanes: set[str] = {"interactive", "bulk"}
         self._batches: deque[OpenBatch] = deque()
+        self._served = ""  # the batch that had the last turn
         self._holds = Holds()
         self._turns = {lane: Turns() for lane in self._lanes}
         self._bell = asyncio.Event()
@@ -135,7 +136,10 @@ class Feeder:
     async def _look_by_itself(self) -> None:
         while True:
             nothing: list[OpenBatch] = []
-            self._batches = deque(await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read"))
+            found = await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read")
+            self._batches = deque(found)
+            # The turns go on behind the batch that was served last; else the oldest would be first every second.
+            self._batches.rotate(-sum(batch.id <= self._served for batch in found))
             self.ring(lane="interactive")
             self.ring(lane="bulk")
             await asyncio.sleep(self._look_every)
@@ -161,6 +165,9 @@ class Feeder:
         bounded: list[OpenBatch] = []
         while self.open and self._batches and (room := self._slots.free_for_bulk) > 0:
             batch = self._batches.popleft()
+            if batch.model in self._holds.models:
+                continue  # not one of its lines may go, and there may be a million of them
+            self._served = batch.id
             asked = min(room, SLICE)
             if await self._claim_batch(batch, asked) == asked:
                 self._batches.append(batch)

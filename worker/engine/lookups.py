@@ -1,10 +1,11 @@
 """Calls that may have been paid: looked up in the provider's log before they are made again.
 
-A job whose call ended `ambiguous` (or `lost` with its worker) goes back to the queue with a due time some seconds away,
-under `on_ambiguous = reconcile`. In these seconds the attempt is looked up and marked, so that its cost is on record and
+A job whose call ended `ambiguous` goes back to the queue with a due time some seconds away, under
+`on_ambiguous = reconcile`. In these seconds the attempt is looked up and marked, so that its cost is on record and
 counts against the job's `max_cost_usd`; then the job is due at once. If the look-up does not come about (the worker
 dies, the log does not answer, too many calls to search), the job becomes due by itself, and `stockpot reconcile` marks
-the attempt later. The job is tried again in any case: an answer that was lost cannot be asked for.
+the attempt later. The job is tried again in any case: an answer that was lost cannot be asked for. A call that was lost with its
+worker is looked up too, yet its job does not wait for it: it has waited for a lease to run out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ HOLD_SECONDS = 10.0
 GRACE_SECONDS = 1.0
 #: Pages that one look-up reads at most: 2,000 requests around the moment.
 MOST_PAGES = 20
-#: Attempts of one look-up.
-MOST_ENTRIES = 500
+#: Jobs of one look-up.
+MOST_JOBS = 500
 
 
 class Lookups:
@@ -42,15 +43,15 @@ class Lookups:
         database: DatabaseThreads,
         book: LogBook,
         *,
-        on_due: Callable[[Sequence[str]], None],
+        on_due: Callable[[str, str], None],
         grace: float = GRACE_SECONDS,
     ) -> None:
-        """`on_due` is told of the jobs that may be claimed again; `grace` is in seconds."""
+        """`on_due` is told of each job (lane, id) that may be claimed again; `grace` is in seconds."""
         self._database = database
         self._book = book
         self._on_due = on_due
         self._grace = grace
-        self._waiting: dict[tuple[str, int], None] = {}
+        self._waiting: dict[str, None] = {}
         self._some = asyncio.Event()
         self._off = False
 
@@ -59,10 +60,10 @@ class Lookups:
         """How long a job is to be held for its look-up; 0 when the provider has no log."""
         return 0.0 if self._off else HOLD_SECONDS
 
-    def add(self, job_id: str, attempt: int) -> None:
-        """Look this attempt up soon. Its job waits."""
+    def add(self, job_id: str) -> None:
+        """Look up soon what those calls of a job came to that are over."""
         if not self._off:
-            self._waiting[job_id, attempt] = None
+            self._waiting[job_id] = None
             self._some.set()
 
     async def run(self) -> None:
@@ -71,22 +72,22 @@ class Lookups:
             await self._some.wait()
             await asyncio.sleep(self._grace)
             self._some.clear()
-            named = list(self._waiting)[:MOST_ENTRIES]
-            for one in named:
-                del self._waiting[one]
+            jobs = list(self._waiting)[:MOST_JOBS]
+            for job in jobs:
+                del self._waiting[job]
             if self._waiting:
                 self._some.set()
-            if named:
-                await self._look_up(named)
+            if jobs:
+                await self._look_up(jobs)
 
-    async def _look_up(self, named: Sequence[tuple[str, int]]) -> None:
+    async def _look_up(self, jobs: Sequence[str]) -> None:
         nothing: list[Entry] = []
         marks: list[Mark] = []
-        entries = await self._database.try_read(lambda conn: ledger.entries(conn, named), nothing, "lookup_delayed")
+        entries = await self._database.try_read(lambda conn: ledger.entries(conn, jobs), nothing, "lookup_delayed")
         try:
             if entries and not self._off:
                 now = await self._database.read(ledger.now)
-                marks, _ = await look_up(self._book, entries, now, most=MOST_PAGES)
+                marks = await look_up(self._book, entries, now, most=MOST_PAGES)
         except NoLog as error:
             self._off = True
             log.warning("log_not_read", error=str(error))
@@ -94,11 +95,12 @@ class Lookups:
             log.warning("lookup_failed", attempts=len(entries), error=str(error).splitlines()[0])
         for mark in marks:
             metrics.RECONCILED.labels(mark.reconciled).inc()
-        jobs = [job_id for job_id, _ in named]
-        due = await self._database.try_write(lambda conn: _written(conn, marks, jobs), [], "lookup_delayed")
-        self._on_due(due)
+        none: list[tuple[str, str]] = []
+        due = await self._database.try_write(lambda conn: _written(conn, marks, jobs), none, "lookup_delayed")
+        for lane, job in due:
+            self._on_due(lane, job)
 
 
-def _written(conn: Connection, marks: Sequence[Mark], jobs: Sequence[str]) -> list[str]:
+def _written(conn: Connection, marks: Sequence[Mark], jobs: Sequence[str]) -> list[tuple[str, str]]:
     ledger.mark(conn, marks)
     return ledger.due_now(conn, jobs)

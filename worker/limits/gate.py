@@ -13,7 +13,8 @@ import contextlib
 import random
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -81,12 +82,12 @@ class Gate:
 
     # ── for the engine ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self) -> None:
-        """Begin to talk to Redis. It need not be there yet."""
+    async def start(self) -> asyncio.Task[None]:
+        """Begin to talk to Redis, which need not be there yet; the task that does lasts until `aclose`."""
         if self._url is not None:
             self._open()
         self._stopped = False
-        self._spawn(self._pump())
+        return self._spawn(self._pump())
 
     async def aclose(self) -> None:
         """Give back what is held and stop. Calls that are still out keep their permits until those expire."""
@@ -225,10 +226,11 @@ class Gate:
 
     # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()

@@ -23,8 +23,8 @@ from worker.limits.permit import Ended, Permit
 from worker.limits.route import Route
 from worker.limits.turnstile import Turnstile
 
-#: What Redis' absence looks like to its callers.
-AWAY = (RedisError, OSError, TimeoutError)
+#: What Redis' absence looks like to its callers. uvloop says RuntimeError when a reset connection is written to.
+AWAY = (RedisError, OSError, TimeoutError, RuntimeError)
 
 #: Asks whether the key of this id can pay; None = it cannot tell. Does not raise.
 Balance = Callable[[str], Awaitable[bool | None]]
@@ -48,7 +48,7 @@ class Verdicts:
     on_change: Callable[[Transition], None] | None
     rng: random.Random
     hurry: Callable[[], None]
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
     paused: dict[str, Route] = field(default_factory=dict)
 
     def announce(self, what: str, of: str, route: Route, reason: str, detail: str = "") -> None:

@@ -151,9 +151,10 @@ class Publisher:
         self.dropped = 0
         self.fenced = 0
 
-    async def start(self) -> None:
-        """Begin to flush."""
+    async def start(self) -> asyncio.Task[None]:
+        """Begin to flush; the task that does lasts until `aclose`."""
         self._task = asyncio.create_task(self._run(), name="live-publisher")
+        return self._task
 
     async def aclose(self) -> None:
         """Flush what is left, within a short limit, and disconnect."""

@@ -8,6 +8,7 @@
     sse.py                           bytes in, events out
     stream.py                        a streamed answer: events in, an outcome at the end
     accumulate.py, accumulate_*.py   events added up to the response object; merge.py and tool_calls.py have the rules
+    chunk_template.py                the ordinary chunk of a stream, recognised without parsing it
     whole_body.py                    an answer that came in one piece
     received.py                      JSON as providers send it, made safe to keep
     classify.py                      what a failure calls for; error_words.py and retry_after.py read what it says

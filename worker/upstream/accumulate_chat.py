@@ -10,6 +10,7 @@ from typing import Any
 
 from worker.upstream.accumulate import StreamBroken
 from worker.upstream.call import whole_text
+from worker.upstream.chunk_template import ChunkTemplate
 from worker.upstream.merge import NAMES, merge, overlay
 from worker.upstream.received import read_json
 from worker.upstream.tool_calls import ToolCalls
@@ -34,9 +35,19 @@ class ChatAccumulator:
         self._top: dict[str, Any] = {}
         self._last_top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
+        self._template: ChunkTemplate | None = None
+        self._growing: list[str] = []  # the texts of choice 0, to which a chunk of the template's shape adds one
 
     def add(self, event_name: str | None, data: bytes) -> str:
         """Take one chunk; return the text it adds to choice 0. See `Accumulator.add`."""
+        template, self._template = self._template, None
+        if template is not None and event_name is None:
+            text = template.text_of(data)
+            if text is not None:
+                self._template = template
+                self.event_json = data
+                self._growing.append(text)
+                return text
         try:
             chunk, self.event_json = read_json(data)
         except ValueError as error:
@@ -46,14 +57,24 @@ class ChatAccumulator:
         choices = chunk.get("choices")
         if chunk.get("error") or event_name == "error" or (choices is None and _is_error(chunk)):
             raise StreamBroken("the stream reports an error", chunk)
-        self._take_top(chunk)
+        padding = chunk.get("obfuscation")
+        repeats = self._take_top(chunk)
         if not isinstance(choices, list):
             return ""
         text = ""
         for entry in choices:
             if isinstance(entry, dict):
                 text += self._take_choice(entry)
+        if repeats and self._is_plain(choices):
+            self._growing = self._choices[0].texts
+            padded = padding if isinstance(padding, str) else None
+            self._template = ChunkTemplate.of(self.event_json, text, padded) or template
         return text
+
+    def _is_plain(self, choices: list[Any]) -> bool:
+        """Whether all that a chunk said is one more piece of the text of choice 0."""
+        first = choices[0] if len(choices) == 1 else None
+        return isinstance(first, dict) and first.get("index") == 0 and self._choices[0].is_plain(first)
 
     @property
     def finished(self) -> bool:
@@ -86,12 +107,13 @@ class ChatAccumulator:
             body["meta"] = self.meta
         return body
 
-    def _take_top(self, chunk: dict[str, Any]) -> None:
+    def _take_top(self, chunk: dict[str, Any]) -> bool:
+        """Take what stands beside the choices; say whether it only repeats what the chunk before said."""
         usage = chunk.pop("usage", None)
         chunk.pop("choices", None)
         chunk.pop("obfuscation", None)  # padding against traffic analysis, only meaningful while streaming
         if usage is None and chunk == self._last_top:  # nearly every chunk repeats what the one before it said
-            return
+            return True
         self._last_top = chunk
         top = self._top
         for key, value in chunk.items():
@@ -113,6 +135,7 @@ class ChatAccumulator:
             if self.meta is None:
                 self.meta = {}
             overlay(self.meta, meta)
+        return False
 
     def _take_choice(self, entry: dict[str, Any]) -> str:
         index = entry.get("index", 0)
@@ -146,14 +169,12 @@ class _Choice:
 
     def add(self, entry: dict[str, Any]) -> str:
         """Take one choice of a chunk; return its visible text."""
-        delta = entry.get("delta")
-        if type(delta) is dict and len(delta) == 1 and _says_no_more(entry):
-            text = delta.get("content")
-            if type(text) is str and self._content_parts is None:  # as nearly all are: one more piece of the text
-                self.texts.append(text)
-                if "logprobs" in entry:
-                    self._extra.setdefault("logprobs", None)
-                return text
+        if self.is_plain(entry):  # as nearly all are: one more piece of the text
+            piece: str = entry["delta"]["content"]
+            self.texts.append(piece)
+            if "logprobs" in entry:
+                self._extra.setdefault("logprobs", None)
+            return piece
         text = ""
         for key, value in entry.items():
             if key in ("delta", "message"):
@@ -171,6 +192,19 @@ class _Choice:
             elif key != "index":
                 overlay(self._extra, {key: value})
         return text
+
+    def is_plain(self, entry: dict[str, Any]) -> bool:
+        """Whether the entry holds a piece of text and, beside it, only its index and nulls."""
+        delta = entry.get("delta")
+        return (
+            type(delta) is dict
+            and len(delta) == 1
+            and type(delta.get("content")) is str
+            and entry.get("finish_reason") is None
+            and entry.get("logprobs") is None
+            and entry.keys() <= _USUAL
+            and self._content_parts is None
+        )
 
     def final(self, index: int) -> dict[str, Any]:
         """The choice as a non-streaming answer has it."""
@@ -215,11 +249,6 @@ class _Choice:
         texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
         self.texts.extend(texts)
         return "".join(texts)
-
-
-def _says_no_more(entry: dict[str, Any]) -> bool:
-    """Whether a choice holds, beside its delta, only its index and nulls that change nothing."""
-    return entry.keys() <= _USUAL and entry.get("finish_reason") is None and entry.get("logprobs") is None
 
 
 def _is_error(chunk: dict[str, Any]) -> bool:

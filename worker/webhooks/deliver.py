@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.crash import crashpoint
 from worker.db import outbox, webhook_endpoints
+from worker.db.clock import unix_seconds
 from worker.db.outbox import Claimed, Held, Verdict
 from worker.db.webhook_endpoints import Route
 from worker.errors import SettingsError, Unreachable
@@ -91,6 +92,8 @@ class Deliverer:
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._stopping = False
+        # How far the database's clock is ahead of ours: receivers refuse a timestamp that is minutes off.
+        self._ahead = 0.0
 
     @classmethod
     def of(cls, settings: Settings, run_sql: RunSql, *, owner: str) -> Self:
@@ -105,8 +108,8 @@ class Deliverer:
             retry_scale=settings.webhook_retry_scale,
         )
 
-    def start(self) -> None:
-        """Begin to deliver, on the running loop."""
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to deliver, on the running loop; the tasks that do last until `stop`."""
         self._stopping = False
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="webhooks-claim"),
@@ -114,6 +117,7 @@ class Deliverer:
         ]
         for task in self._loops:
             task.add_done_callback(_say_if_broken)
+        return self._loops
 
     def wake(self) -> None:
         """There is something new in the outbox. Call it on the loop."""
@@ -175,6 +179,8 @@ class Deliverer:
             events = outbox.claim(
                 conn, self._owner, limit=limit, each=self._each, lease_seconds=self._lease_seconds, busy=busy
             )
+            if events:
+                self._ahead = unix_seconds(conn) - time.time()
             endpoints = {event.endpoint_id for event in events if event.endpoint_id is not None}
             return events, webhook_endpoints.routes(conn, endpoints)
 
@@ -255,7 +261,7 @@ class Deliverer:
         return judgement
 
     async def _post(self, event: Claimed, url: str, keys: list[bytes]) -> Outcome:
-        headers = signed_headers(event.id, int(time.time()), event.body, keys)
+        headers = signed_headers(event.id, int(time.time() + self._ahead), event.body, keys)
         headers |= {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         try:
             return await self._egress.post(url, event.body.encode(), headers)

@@ -1,0 +1,149 @@
+"""Broken calls against the provider's books: what was billed is on record, to the last credit."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from tests.factories import attempt_rows, rows, sql
+from tests.fakes import Provider, Workplace, workplace
+from tests.rig.waiting import eventually
+from worker.cli.app import main
+from worker.sandbox.simulator.journal import calls, read_journal
+
+PICO = Decimal(10) ** 12
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[Provider]:
+    with Provider(tmp_path) as provider:
+        yield provider
+
+
+@pytest.fixture
+def place(provider: Provider, database_url: str, redis_url: str) -> Iterator[Workplace]:
+    with workplace(provider, database_url, redis_url) as place:
+        place.start()
+        yield place
+
+
+def configure(provider: Provider, **config: object) -> None:
+    """Change the simulator's settings."""
+    httpx.post(provider.url.removesuffix("/v1") + "/_sim/config", json=config).raise_for_status()
+
+
+def verdicts(place: Workplace, job: str) -> list[str | None]:
+    """The marks of a job's attempts, oldest first."""
+    return [attempt["reconciled"] for attempt in attempt_rows(place.database, job)]
+
+
+def billed(provider: Provider) -> dict[str, Decimal]:
+    """What each call was billed, by client request id, as the provider swears."""
+    found = {}
+    for call in calls(read_journal(provider.journal)):
+        if call.done is not None and call.done.billed and call.received.client_request_id:
+            found[call.received.client_request_id] = call.done.usd
+    return found
+
+
+def ledger(place: Workplace) -> dict[str, Decimal]:
+    """What each call cost as our ledger has it, by client request id."""
+    found = rows(place.database, "SELECT job_id, attempt, cost_picousd FROM attempts WHERE cost_picousd > 0")
+    return {f"{one['job_id']}.{one['attempt']}": Decimal(one["cost_picousd"]) / PICO for one in found}
+
+
+def test_a_billed_call_whose_answer_is_lost_is_on_record_before_it_is_repeated(
+    provider: Provider, place: Workplace
+) -> None:
+    """The second call is made when the first one's cost stands in the ledger."""
+    job = place.submit("hangup+billed,ok")
+    assert place.ended(job).status == "completed"
+    assert verdicts(place, job) == ["orphaned", None]
+    first, second = attempt_rows(place.database, job)
+    assert (first["outcome"], first["cost_source"]) == ("ambiguous", "provider")
+    assert first["cost_picousd"] > 0
+    assert second["started_at"] >= first["finished_at"]
+    assert ledger(place) == billed(provider)
+
+
+def test_a_call_that_is_not_in_the_log_is_late_and_repeated(provider: Provider, place: Workplace) -> None:
+    """It may still come; the job does not wait for that."""
+    configure(provider, charge_lag=3600)
+    job = place.submit("hangup+billed,ok")
+    assert place.ended(job).status == "completed"
+    assert verdicts(place, job) == ["late", None]
+
+
+def test_a_job_with_another_policy_is_not_looked_up(place: Workplace) -> None:
+    """It did not ask for it, and it does not wait."""
+    job = place.submit("hangup+billed,ok", on_ambiguous="retry")
+    assert place.ended(job).status == "completed"
+    assert verdicts(place, job) == [None, None]
+
+
+def test_a_cost_that_was_found_counts_against_what_the_job_may_cost(provider: Provider, place: Workplace) -> None:
+    """No second call is made: the first one has used the money up."""
+    job = place.submit("hangup+billed,ok", max_cost_usd="0.0000001")
+    over = place.ended(job)
+    assert (over.status, over.attempts) == ("failed", 1)
+    assert over.error is not None
+    assert (over.error.error_class, over.error.code) == ("account", "budget_exceeded")
+    assert len(provider.calls(job)) == 1
+
+
+def test_a_retry_is_refused_when_the_money_is_used_up_and_made_while_it_is_not(
+    provider: Provider, place: Workplace
+) -> None:
+    """A stream that breaks after its tokens were billed."""
+    poor = place.submit("cut@3+billed,ok", stream=True, max_cost_usd="0", on_ambiguous="retry")
+    rich = place.submit("503,ok", max_cost_usd="10")
+    assert place.ended(poor).error.code == "budget_exceeded"  # type: ignore[union-attr]
+    assert place.ended(rich).status == "completed"
+    assert provider.calls(poor) == []
+
+
+@pytest.fixture
+def command(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, int]]:
+    """Runs `stockpot reconcile --json` against the workplace; its counts."""
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", place.settings.database_url)
+    monkeypatch.setenv("STOCKPOT_UPSTREAM_URL", place.settings.upstream_url)
+    monkeypatch.setenv("STOCKPOT_API_KEY", "sk-test")
+
+    def run(*options: str) -> dict[str, int]:
+        done = CliRunner().invoke(main, ["reconcile", "--json", *options])
+        assert done.exit_code == 0, done.output
+        counts: dict[str, int] = json.loads(done.stdout)
+        return counts
+
+    return run
+
+
+def test_every_call_of_a_run_with_faults_is_marked_and_the_sums_agree(
+    provider: Provider, place: Workplace, command: Callable[..., dict[str, int]]
+) -> None:
+    """Answers without a word on the cost, broken streams, refusals and lost answers; then nothing is left to do."""
+    scripts = ["ok", "ok+nocost", "503,ok", "hangup+billed,ok", "hangup,ok", "rst+billed,ok", "429,ok", "400"]
+    jobs = [place.submit(script, on_ambiguous="retry") for script in scripts * 3]
+    jobs += [place.submit(script, stream=True, on_ambiguous="retry") for script in ["cut@3,ok", "cut@3+billed,ok"]]
+    for job in jobs:
+        place.ended(job)
+    past = "statement_timestamp() - interval '1 hour'" if not place.database.is_sqlite else "datetime('now', '-1 hour')"
+    counts = command()
+    assert counts["orphaned"] == 3 + 3 + 1
+    assert counts["unbilled"] + counts["late"] + counts["orphaned"] + counts["matched"] == len(
+        rows(place.database, "SELECT 1 FROM attempts")
+    )
+    assert ledger(place) == billed(provider)
+    sql(place.database, f"UPDATE attempts SET finished_at = {past} WHERE reconciled = 'late'")
+    assert command()["late"] == 0
+    assert command() == {"matched": 0, "late": 0, "unbilled": 0, "orphaned": 0}
+    marks = Counter(one["reconciled"] for one in rows(place.database, "SELECT reconciled FROM attempts"))
+    assert set(marks) <= {"matched", "unbilled", "orphaned"}
+    eventually(lambda: ledger(place) == billed(provider), what="the books agree")

@@ -1,0 +1,71 @@
+"""What the provider's log says of an attempt, and what is read of its pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from worker.db.ledger import Entry
+from worker.reconcile import LATEST, LogRow, NoLog, compare, read_page
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+ENDED = BEGAN + timedelta(seconds=5)
+NOW = ENDED + timedelta(seconds=1)
+ENTRY = Entry("job_1", 2, "ambiguous", BEGAN, ENDED)
+BILLED = LogRow("job_1.2", True, Decimal("0.25"), 3, 4, 7, "inf-1")
+FREE = replace(BILLED, succeeded=False, cost_usd=Decimal(0))
+
+
+def test_a_call_that_was_billed_and_whose_answer_is_lost_is_an_orphan() -> None:
+    """Its tokens and cost are taken over."""
+    mark = compare(ENTRY, BILLED, NOW)
+    assert (mark.reconciled, mark.cost_usd, mark.total_tokens) == ("orphaned", Decimal("0.25"), 7)
+    assert (mark.job_id, mark.attempt, mark.inference_id) == ("job_1", 2, "inf-1")
+
+
+def test_a_call_whose_answer_we_have_is_matched() -> None:
+    """Billed or free."""
+    done = replace(ENTRY, outcome="completed")
+    assert compare(done, BILLED, NOW).reconciled == "matched"
+    assert compare(done, replace(FREE, succeeded=True), NOW).reconciled == "matched"
+
+
+def test_a_call_that_is_there_at_no_cost_is_unbilled() -> None:
+    """Nothing is taken over."""
+    mark = compare(ENTRY, FREE, NOW)
+    assert (mark.reconciled, mark.cost_usd, mark.total_tokens) == ("unbilled", None, None)
+
+
+def test_a_call_that_is_not_there_is_late_until_it_cannot_come_any_more() -> None:
+    """Then it is unbilled."""
+    assert compare(ENTRY, None, ENDED + LATEST).reconciled == "late"
+    assert compare(ENTRY, None, ENDED + LATEST + timedelta(seconds=1)).reconciled == "unbilled"
+
+
+def test_a_page_is_read_leniently() -> None:
+    """Rows of others, without an id or with odd numbers, do not stop it."""
+    page = read_page(
+        b'{"data": [{"client_request_id": null}, 7, {"client_request_id": "a.1", "status": "succeeded",'
+        b' "cost": {"usd": 0.0000175}, "tokens": {"input": "x", "total": -1}},'
+        b' {"client_request_id": "a.2", "cost": null}], "pagination": {"has_more": true}}'
+    )
+    assert page.more
+    assert page.rows == [
+        LogRow("a.1", True, Decimal("0.0000175"), None, None, None, None),
+        LogRow("a.2", False, None, None, None, None, None),
+    ]
+
+
+def test_a_page_that_promises_more_and_holds_nothing_is_the_last() -> None:
+    """Else a broken provider would be asked for ever."""
+    assert not read_page(b'{"data": [], "pagination": {"has_more": true}}').more
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"data": null}', b'{"error": "no"}'])
+def test_what_is_no_page_is_no_log(body: bytes) -> None:
+    """A provider without this route may answer anything."""
+    with pytest.raises(NoLog):
+        read_page(body)
