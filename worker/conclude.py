@@ -13,10 +13,10 @@ from api_schemas.usage import Usage
 from worker.db.claim import ClaimedJob
 from worker.db.settle import PICO, Settlement
 from worker.limits.permit import Held
+from worker.prices import Prices
 from worker.retry import Fail, Policy, Retry, Wait, decide
 from worker.upstream.call import Progress
 from worker.upstream.outcome import Answer, Failure
-from worker.prices import Prices
 
 
 def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:

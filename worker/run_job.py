@@ -36,7 +36,6 @@ from worker.upstream.call import Call, Progress
 from worker.upstream.client import UpstreamClient
 from worker.upstream.outcome import Answer, Kind, Outcome
 
-
 #: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
 LINE_SECONDS = 3.0
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from migrations import HEAD
 from worker.db import schema
 from worker.db.tables import TERMINAL, attempts, jobs
 from worker.db.webhook_tables import webhook_endpoints, webhook_events
@@ -211,3 +212,8 @@ def test_an_endpoint_says_when_its_old_secret_ends_and_why_it_is_disabled(
     """Neither stands without its other half."""
     with pytest.raises(IntegrityError):
         conn.execute(webhook_endpoints.insert().values(ENDPOINT | illegal))
+
+
+def test_the_newest_revision_is_told_truly() -> None:
+    """`migrations.HEAD` spares producers alembic; it must not lie."""
+    assert schema.head() == HEAD

@@ -32,7 +32,7 @@ def test_an_answer_that_was_billed_and_never_arrived(stage: SetStage) -> None:
         assert [row["outcome"] for row in on.attempts(job)] == POLICIES[policy], policy
         assert len(billed[job]) == len(POLICIES[policy])
     lost = on.attempts(jobs["reconcile"])[0]
-    assert lost["reconciled"] == "billed", "the provider's log was not asked"
+    assert lost["reconciled"] == "orphaned", "the provider's log was not asked"
     assert lost["cost_usd"] > 0
     assert (on.job(jobs["fail"])["status"], on.job(jobs["fail"])["error_class"]) == ("failed", "ambiguous")
 

@@ -85,7 +85,7 @@ GUIDE = """\
 {"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "openai/gpt-4o-mini", "messages": [{"role": "system", "content": "You are a helpful assistant."},{"role": "user", "content": "Hello world!"}],"max_tokens": 100}}
 {"custom_id": "request-2", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "openai/gpt-4o-mini", "messages": [{"role": "system", "content": "You are an unhelpful assistant."},{"role": "user", "content": "Hello world!"}],"max_tokens": 100}}
 {"custom_id": "request-3", "method": "POST", "url": "/v1/responses", "body": {"model": "openai/gpt-4o-mini", "input": "Hello world!", "max_output_tokens": 100}}
-{"custom_id": "request-4", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "nobody/knows", "messages": [{"role": "user", "content": "Hello world!"}]}}
+{"custom_id": "request-4", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "sim:404", "messages": [{"role": "user", "content": "Hello world!"}]}}
 """
 
 
@@ -104,10 +104,10 @@ def test_a_file_of_the_openai_guide_goes_in_and_a_program_written_for_openai_rea
     assert batch["usage"]["total_tokens"] > 0
     found = {line["custom_id"]: line for line in read(out)}
     assert set(found) == {"request-1", "request-2", "request-3"}
-    for name, model in (("request-1", ChatCompletion), ("request-2", ChatCompletion), ("request-3", Response)):
-        response = found[name]["response"]
-        assert (response["status_code"], found[name]["error"]) == (200, None)
-        assert model.model_validate(response["body"]).id
+    assert all((line["response"]["status_code"], line["error"]) == (200, None) for line in found.values())
+    for name in ("request-1", "request-2"):  # as the SDK reads answers: without validation
+        assert ChatCompletion.construct(**found[name]["response"]["body"]).choices[0].message.content
+    assert Response.construct(**found["request-3"]["response"]["body"]).output_text
     [refused] = read(tmp_path / "batch_output.errors.jsonl")
     assert refused["custom_id"] == "request-4"
     assert refused["response"]["status_code"] in {400, 404}
@@ -146,7 +146,7 @@ def test_a_submit_killed_at_ten_random_moments_and_run_again_makes_one_batch_wit
     env: dict[str, str], launch: Launch, tmp_path: Path
 ) -> None:
     """Whatever it was doing."""
-    lines = 30_000
+    lines = 10_000
     source = write_file(tmp_path / "in.jsonl", lines)
     command = [STOCKPOT, "batch", "submit", source]
     rng = random.Random(72)
@@ -157,8 +157,9 @@ def test_a_submit_killed_at_ten_random_moments_and_run_again_makes_one_batch_wit
     for turn in range(10):
         process = launch(command, name=f"submit-{turn}", env=env)
         time.sleep(rng.uniform(0.05, 1.0) * whole)  # a random moment is what is wanted here
-        killed += process.running
-        process.kill9()
+        if process.running:
+            process.kill9()
+            killed += 1
     assert killed >= 3
     stockpot(env, *command[1:])
     with opened(env["STOCKPOT_DATABASE_URL"]) as database:
@@ -223,7 +224,6 @@ def test_a_paused_batch_waits_and_a_cancelled_one_keeps_what_is_done(
     eventually(lambda: counts()["in_flight"] == 0, timeout=PATIENCE)
     stood = counts()
     assert stood["held"] == "paused"
-    stockpot(env, "batch", "resume", batch)
     stockpot(env, "batch", "cancel", batch)
     eventually(lambda: counts()["status"] == "cancelled", timeout=PATIENCE)
     stockpot(env, "batch", "results", batch, "-o", out)

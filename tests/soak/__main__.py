@@ -1,6 +1,6 @@
 """`python -m tests.soak --minutes 60 --seed 7`: random faults under load, then the checker; 1 if a promise was broken.
 
-Ctrl-C (or SIGTERM) ends the faults early: everything is healed, checked and reported all the same.
+Ctrl-C (or SIGTERM) ends the faults early: everything is healed, checked and reported all the same. A second one ends it at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs: Path = given.logs or Path("var/soak") / str(seed)
     shutil.rmtree(logs, ignore_errors=True)
     scrub()
-    signal.signal(signal.SIGTERM, _terminated)
     command = _command(given, seed)
     began = time.monotonic()
     try:
@@ -76,31 +76,41 @@ def _command(given: argparse.Namespace, seed: int) -> str:
     return f"python -m tests.soak --minutes {given.minutes:g} --seed {seed}{changed}{only}"
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def run(given: argparse.Namespace, seed: int, logs: Path, history: History) -> Verdict:
     """Faults and load for the given time, or until Ctrl-C; then everything is healed and reckoned."""
     vitals = Vitals()
     with Arena(logs, random.Random(f"{seed} faults")) as arena:
+        _end_on_signal(arena.over)
         load = Load(arena.on, random.Random(f"{seed} load"), per_minute=given.rate)
         try:
             _strike(arena, given, history, vitals)
-        except KeyboardInterrupt:
-            history.tell("interrupted: no more faults")
         finally:
-            arena.over.set()
             load.close()
-        history.tell("healing, and waiting until everything is over")
+        history.tell(
+            "healing, and waiting until everything is over" + (" (ended early)" if arena.over.is_set() else "")
+        )
         arena.heal()
         return reckon(arena, history, load, vitals)
 
 
+def _end_on_signal(over: threading.Event) -> None:
+    """The first Ctrl-C or SIGTERM ends the faults after the one that is being done; the second one ends the program."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.default_int_handler)
+        # Not here: the signal may have come while this very thread holds the event's lock.
+        threading.Thread(target=over.set).start()
+
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
+
+
 def _strike(arena: Arena, given: argparse.Namespace, history: History, vitals: Vitals) -> None:
     end, told = time.monotonic() + given.minutes * 60, 0.0
-    while time.monotonic() < end:
+    while True:
         arena.pause(0.5 * given.pause, 1.5 * given.pause)
+        if time.monotonic() >= end or arena.over.is_set():
+            return
         vitals.look(arena.workers)
         history.add(drawn(arena.rng, given.faults).done_to(arena))
         if time.monotonic() - told > PROGRESS_SECONDS:

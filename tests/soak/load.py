@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 
 from tests.rig.stage import Stage
 from worker.errors import Unreachable
@@ -51,8 +52,11 @@ class Load:
 
     def _run(self) -> None:
         try:
-            while not self._closing.wait(self._rng.expovariate(self._per_minute / 60)):
+            due = time.monotonic()
+            while not self._closing.wait(max(0.0, due - time.monotonic())):
                 self._submit()
+                # What a slow or absent database held up comes all at once afterwards, as from many callers.
+                due += self._rng.expovariate(self._per_minute / 60)
         except Exception as error:
             # Told by whoever reckons: a submission may fail as Unreachable and in no other way.
             self.error = error

@@ -34,7 +34,9 @@ _texts = st.text(max_size=8) | st.sampled_from(
     ['"', "\\", '"content":"', "\n", "é", "\u2028", "x", 'a","b', "\x7f", "👋"]
 )
 _paddings = st.none() | st.text("abcXYZ019", max_size=6) | st.sampled_from(['"', "\\", '"obfuscation":"', " "])
-_mores = st.sampled_from([{}, {}, {}, {"model": "n"}, {"content": "x"}, {"x": {"obfuscation": "abc"}}, {"big": 2**70}])
+_mores: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [{}, {}, {}, {"model": "n"}, {"content": "x"}, {"x": {"obfuscation": "abc"}}, {"big": 2**70}]
+)
 _edits = st.sampled_from([None, None, None, None, "cut", "space", "twice", "index", "finish", "role", "raw", "parts"])
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from api_schemas.batch import BatchProblem
+from worker import telemetry
 from worker.bulk import importing
 from worker.bulk.importing import Options, Quoted
 from worker.bulk.market import Market, ask
@@ -52,7 +53,8 @@ def quote(file: str, *, as_json: bool) -> None:
         found, market = _surveyed(opened, settings, _tell_problem(as_json=as_json, data=True))
     offer = price(found, market, settings)
     if as_json:
-        put_json({"file": opened.name, "bad_lines": found.bad_lines, "problems": found.problems, **offer.to_json()})
+        counts = {"lines": found.lines, "bad_lines": found.bad_lines, "problems": found.problems}
+        put_json({"file": opened.name, **offer.to_json(), **counts})
     else:
         _show_quote(opened.name, found, offer)
     click.get_current_context().exit(0 if found.valid else FAILED)
@@ -196,6 +198,7 @@ def _surveyed(
     source: BatchFile, settings: Settings, on_problem: Callable[[BatchProblem], None]
 ) -> tuple[Survey, Market]:
     """Read the file, and meanwhile ask the provider for prices."""
+    telemetry.configure(settings.model_copy(update={"log_level": "warning"}))  # what is not known the quote says itself
     with ThreadPoolExecutor(1) as pool, _bar("checking", source.bytes) as advance:
         asked = pool.submit(ask, settings)
         found = survey(source, max_line_bytes=settings.max_request_bytes, on_problem=on_problem, on_progress=advance)

@@ -74,14 +74,22 @@ MOST = 1_000_000
 
 
 def claim_ids(
-    conn: Connection, ids: Sequence[str], *, owner: str, lease: float, held: Sequence[str] = ()
+    conn: Connection,
+    ids: Sequence[str],
+    *,
+    owner: str,
+    lease: float,
+    held: Sequence[str] = (),
+    any_lane: bool = False,
 ) -> list[ClaimedJob]:
     """Claim those of `ids` that are interactive, queued and due; the others are somebody else's or finished.
 
     A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
-    wait for their route.
+    wait for their route. `any_lane` claims bulk jobs, too: the one that is sent ahead to a route that was shut.
     """
-    where = f"id IN (SELECT value FROM given) AND lane = 'interactive' AND (batch_id IS NULL OR {_UNBOUND})"
+    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND})"
+    if not any_lane:
+        where += " AND lane = 'interactive'"
     if held:
         where += f" AND {_not_held(conn)}"
     return _claim(conn, where, {"ids": list(ids), **_held(conn, held)}, len(ids), owner, lease)

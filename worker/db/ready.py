@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, inspect, text
 
-from worker.db import schema
+from migrations import HEAD
 from worker.db.connect import Database
 from worker.errors import Unreachable
 from worker.settings import Settings
@@ -27,20 +27,21 @@ def ensure_schema(settings: Settings) -> None:
     try:
         at, empty = database.read(lambda conn: (revision(conn), not inspect(conn).get_table_names()))
         if empty and database.is_sqlite:
+            from worker.db import schema  # slow to load, and seldom needed
+
             schema.upgrade(settings)
             return
     finally:
         database.close()
-    head = schema.head()
-    if at == head:
+    if at == HEAD:
         return
     if at is None:
         raise Unreachable("the database", "it has no tables of Stockpot yet", UPGRADE)
-    if at < head:  # revisions are numbers of four digits
-        raise Unreachable("the database", f"it is at {at}, this version of Stockpot needs {head}", UPGRADE)
+    if at < HEAD:  # revisions are numbers of four digits
+        raise Unreachable("the database", f"it is at {at}, this version of Stockpot needs {HEAD}", UPGRADE)
     raise Unreachable(
         "the database",
-        f"it is at {at}, and this version of Stockpot knows nothing beyond {head}",
+        f"it is at {at}, and this version of Stockpot knows nothing beyond {HEAD}",
         "Install the version of Stockpot that upgraded it, or a newer one.",
     )
 

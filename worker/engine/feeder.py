@@ -195,7 +195,7 @@ class Feeder:
         if not scouts:
             return
         jobs = await self._database.write(
-            lambda conn: claim.claim_ids(conn, scouts, owner=self._owner, lease=self._lease)
+            lambda conn: claim.claim_ids(conn, scouts, owner=self._owner, lease=self._lease, any_lane=True)
         )
         for missed in set(scouts) - {job.id for job in jobs}:
             self._holds.missed(missed)

@@ -1,0 +1,118 @@
+"""Plain Celery under two of the faults of `recovery`: what becomes of its tasks in bounded time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from celery import Celery
+
+from ops.bench.children import ROOT
+from tests.rig.ports import fresh_directory
+from tests.rig.procs import Process
+from tests.rig.valkey import ValkeyServer
+from tests.rig.waiting import eventually, steadily
+from worker.sandbox.simulator.journal import calls, read_journal
+
+#: A whole answer after six seconds.
+SLOW = "delay=6000"
+SLOTS = 4
+#: How long is waited for what was lost: twice Stockpot's default lease.
+WATCHED_SECONDS = 60.0
+TASK = "ops.bench.peers.acks_late.complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Two Celery workers with their broker and a simulated provider."""
+
+    valkey: ValkeyServer
+    workers: list[Process]
+    app: Celery
+    journal: Path
+
+    def send(self, count: int) -> list[str]:
+        """Send so many tasks; their ids."""
+        return [str(self.app.send_task(TASK, [SLOW]).id) for _ in range(count)]
+
+    def called(self) -> list[str | None]:
+        """The ids of the calls that the provider has received."""
+        made = calls(read_journal(self.journal)) if self.journal.exists() else []
+        return [call.received.client_request_id for call in made]
+
+
+@contextmanager
+def plain() -> Iterator[Plain]:
+    """Start it all; ends with the block."""
+    logs = fresh_directory("plain")
+    with ExitStack() as stack:
+        valkey = stack.enter_context(ValkeyServer(appendonly=True))
+        simulator: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "worker.sandbox.simulator",
+            "--journal",
+            logs / "calls.jsonl",
+        ]
+        provider = stack.enter_context(Process(simulator, logs=logs, name="simulator", cwd=ROOT))
+        url = json.loads(provider.wait_for_line(r'^\{"url".*$')[0])["url"]
+        env = os.environ | {"PLAIN_BROKER_URL": valkey.url, "PLAIN_BASE_URL": f"{url}/v1"}
+        command = [sys.executable, "-m", "celery", "-A", "ops.bench.peers.acks_late", "worker", "-l", "info"]
+        workers = [
+            stack.enter_context(
+                Process(
+                    [*command, "-c", str(SLOTS), "-n", f"w{n}@%h"], logs=logs, name=f"celery-{n}", env=env, cwd=ROOT
+                )
+            )
+            for n in range(2)
+        ]
+        for worker in workers:
+            worker.wait_for_line(r"ready\.")
+        app = stack.enter_context(Celery("sender", broker=valkey.url))
+        yield Plain(valkey, workers, app, logs / "calls.jsonl")
+
+
+def celery_killed() -> str:
+    """One of two workers dies with its children, as a container does: how many of its tasks ran again, and when."""
+    with plain() as on:
+        ids = on.send(4 * SLOTS)
+        eventually(lambda: len(on.called()) >= 2 * SLOTS, what="both are busy")
+        # Closing kills the whole process group with SIGKILL.
+        on.workers[0].close()
+        began = time.monotonic()
+        with on.valkey.client() as client:
+            seen = 0
+
+            def watch() -> bool:
+                nonlocal seen
+                seen = len(on.called())
+                return time.monotonic() - began > WATCHED_SECONDS
+
+            eventually(watch, WATCHED_SECONDS + 10, "the time is over")
+            left = int(client.hlen("unacked"))
+        again = seen - len(set(on.called()))
+        return f"{left} of {len(ids)} tasks untouched in `unacked` after {WATCHED_SECONDS:.0f} s, {again} called again"
+
+
+def celery_emptied() -> str:
+    """FLUSHALL with tasks in the queue: how many never ran."""
+    with plain() as on:
+        ids = on.send(20 * SLOTS)
+        eventually(lambda: len(on.called()) >= 2 * SLOTS, what="both are busy")
+        with on.valkey.client() as client:
+            client.flushall()
+        eventually(lambda: _quiet(on), WATCHED_SECONDS, "no more calls come")
+        return f"{len(ids) - len(set(on.called()))} of {len(ids)} tasks never ran"
+
+
+def _quiet(on: Plain) -> bool:
+    """Whether no call has come for longer than one takes."""
+    before = len(on.called())
+    steadily(lambda: len(on.called()) == before, 10, "no call comes")
+    return True
