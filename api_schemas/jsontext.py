@@ -28,11 +28,11 @@ MAX_PROBLEMS = 20
 
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 # orjson reads an integer beyond 64 bits as a rounded float. Every such integer has at least 19 digits in a row, so text
-# without such a run is safe. With one, the look is closer: a number stands at the start or behind `:`, `,` or `[`, maybe
+# without such a run is safe. With one, the look is closer: in a document a number stands behind `:`, `,` or `[`, maybe
 # with space and a sign between, and ids that hold many digits stand behind a quotation mark or a letter. What may still
 # be such a number goes to the standard library, which keeps it exact.
 _LONG_RUN = b"0" * 19
-_LONG_NUMBER = re.compile(rb"(?:^|[:,\[])[ \t\r\n]*-?[0-9]{19}")
+_LONG_NUMBER = re.compile(rb"[:,\[][ \t\r\n]*-?[0-9]{19}")
 _NULL = b"null"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$-]{1,64}")
@@ -48,7 +48,7 @@ def loads(data: bytes | str) -> Any:
         raw = data.encode() if isinstance(data, str) else data
     except UnicodeEncodeError:
         return _loads_slowly(str(data))
-    if _LONG_RUN not in raw.translate(_DIGITS) or not _LONG_NUMBER.search(raw):
+    if _LONG_RUN not in raw.translate(_DIGITS) or not _may_hold_long_number(raw):
         try:
             return orjson.loads(raw)
         except orjson.JSONDecodeError:
@@ -145,6 +145,11 @@ def join(path: str, key: object) -> str:
     if _PLAIN_KEY.fullmatch(text):
         return f"{path}.{text}" if path else text
     return f"{path}[{json.dumps(text[:64])}]"
+
+
+def _may_hold_long_number(raw: bytes) -> bool:
+    """Whether digits stand where a number can: in an object or list, or as the whole document."""
+    return raw.lstrip()[:1] not in (b"{", b"[") or _LONG_NUMBER.search(raw) is not None
 
 
 def _within(value: Any, max_depth: int, max_int: int) -> bool:

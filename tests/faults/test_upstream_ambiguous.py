@@ -43,3 +43,5 @@ def _lose_the_answer(on: Stage, jobs: dict[str, str], policy: str) -> None:
     proxy.drop_reply_after(b"/chat/completions")
     jobs[policy] = on.submit(on_ambiguous=policy)
     eventually(lambda: proxy.stats().dropped_replies > lost, what="its reply is lost")
+    # The next cut is armed only then: a second call of this job would run into it.
+    eventually(lambda: on.done([jobs[policy]]), what="it is over")

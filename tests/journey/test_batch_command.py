@@ -42,7 +42,7 @@ def upstream(launch: Launch, tmp_path: Path) -> str:
     ]
     simulator = launch(command, name="simulator")
     line = eventually(lambda: next((one for one in simulator.stdout.read_text().splitlines() if '"url"' in one), None))
-    return f"{json.loads(line)['url']}/v1"
+    return f"{json.loads(str(line))['url']}/v1"
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_submit_killed_at_ten_random_moments_and_run_again_makes_one_batch_wit
             database,
             "SELECT count(*) AS n, count(DISTINCT custom_id) AS ids, min(line) AS first, max(line) AS last FROM jobs",
         )
-        assert tuple(counts.values()) == (lines, lines, 1, lines)
+        assert dict(counts) == {"n": lines, "ids": lines, "first": 1, "last": lines}
         assert rows(database, "SELECT count(*) AS n FROM requests")[0]["n"] == lines
 
 

@@ -12,6 +12,7 @@ from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import Stage
 from tests.rig.supervisor import Supervisor
+from tests.rig.waiting import eventually
 from worker.db.schema import upgrade
 
 #: Long enough that a busy machine does not run it out by itself, short enough that every freeze can outlast it.
@@ -19,6 +20,9 @@ LEASE_SECONDS = 3.0
 #: Calls in flight per worker: what one death can cost.
 CONCURRENCY = 4
 MORTALS = 2
+#: A worker that finds no database as it starts ends, and its supervisor starts it again: it may take more than one life.
+START_SECONDS = 60.0
+_STARTED = "engine_started"
 
 
 class Arena:
@@ -48,8 +52,7 @@ class Arena:
             self._open.callback(self.on.close)
             self.veteran = self.on.start(1)[0]
             self.mortals = [self.on.supervised(f"mortal-{number}") for number in range(MORTALS)]
-            for mortal in self.mortals:
-                mortal.process.wait_for_line("engine_started")
+            self._all_work()
         except BaseException:
             self._open.close()
             raise
@@ -68,8 +71,18 @@ class Arena:
     def mortal(self) -> Supervisor:
         """A worker to die, once it works: killing the same start again and again would test only the start."""
         chosen = self.rng.choice(self.mortals)
-        chosen.process.wait_for_line("engine_started")
+        eventually(lambda: _works(chosen), START_SECONDS, "a worker starts")
         return chosen
+
+    def _all_work(self) -> None:
+        eventually(lambda: all(map(_works, self.mortals)), START_SECONDS, "every worker starts")
+
+    def refused_to_start(self, mortal: int, life: int) -> bool:
+        """Whether a life ended before it began because there was no database: its supervisor tries again."""
+        told = "".join(
+            path.read_text(errors="replace") for path in (self.logs / "workers").glob(f"mortal-{mortal}-{life}.*")
+        )
+        return _STARTED not in told and "database is unreachable" in told
 
     def pause(self, shortest: float, longest: float) -> float:
         """Wait a random time in seconds (cut short when the run is over) and return it."""
@@ -89,5 +102,8 @@ class Arena:
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 worker.cont()
-        for mortal in self.mortals:
-            mortal.process.wait_for_line("engine_started")
+        self._all_work()
+
+
+def _works(mortal: Supervisor) -> bool:
+    return _STARTED in mortal.process.output

@@ -154,3 +154,16 @@ def test_slow_and_fast_paths_agree_on_ordinary_documents() -> None:
     """A long digit run sends a document to the standard library; the values are the same."""
     document = {"text": "1234567890123456789012", "n": [1, 2.5, None, True], "é": "😀"}
     assert jsontext.loads(json.dumps(document)) == document
+
+
+_integers = st.integers(min_value=10**17, max_value=10**40) | st.integers(min_value=-(10**40), max_value=-(10**17))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(_integers | st.integers().map(str), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+)
+def test_long_integers_are_exact_wherever_they_stand(value: Any) -> None:
+    """Beside texts full of digits too, which do not make a number long."""
+    for written in (json.dumps(value), json.dumps(value, indent=1), json.dumps(value, separators=(",", ":"))):
+        assert jsontext.loads(written) == value

@@ -2,7 +2,7 @@
 
 By default it looks at the youngest objects every 700 allocations and, every so often, at all of them: the modules
 (hundreds of thousands of objects that never die) and the state of every open stream. Nothing on the hot path makes
-cycles, so nearly all of that work finds nothing. ADR 0013 has the numbers.
+cycles, so nearly all of that work finds nothing. ADR 0012 has the numbers.
 """
 
 from __future__ import annotations

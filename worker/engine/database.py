@@ -28,7 +28,7 @@ class DatabaseThreads:
     """Runs transactions of the worker in threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self.database = Database(settings, pool_size=THREADS)
+        self.database = Database(settings, pool_size=THREADS, ask_first=False)
         threads = 1 if self.database.is_sqlite else THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="stockpot-sql")
 

@@ -105,9 +105,7 @@ def _cut(now: Learned, share: float) -> Learned:
         limit = min(now.limit - 1, int(now.limit * 0.9))
     else:
         limit = now.limit - 1
-    # A capacity that fell is a new ceiling: what was learned about the old one's patience does not hold for it.
-    patience = now.patience if share < _SOME else _PATIENCE
-    return Learned(limit=max(1, limit), step=1, base=0, hold=_PATIENCE, patience=patience, ramp=0)
+    return Learned(limit=max(1, limit), step=1, base=0, hold=_PATIENCE, patience=now.patience, ramp=0)
 
 
 def _grow(now: Learned, cap: int | None, rng: random.Random) -> Learned:

@@ -129,7 +129,7 @@ def is_plain(headers: Mapping[str, str]) -> bool:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The error that aiohttp raised: httpx-aiohttp's own stands before it, the operating system's behind it."""
+    """The error that aiohttp raised: one of httpx's may stand before it, the operating system's stands behind it."""
     chain: list[BaseException] = []
     step: BaseException | None = error
     while step is not None:
