@@ -1,8 +1,8 @@
 """Retry policy, pure: what follows from a failed call. The randomness is passed in; nothing here waits.
 
-    Wait    being told to wait, or not having been heard, is not failing: no attempt is spent, the deadline bounds it
-    Retry   one attempt is spent, and there are more
-    Fail    the request is wrong, the attempts are used up, or policy forbids to repeat what may have been paid
+Wait    being told to wait, or not having been heard, is not failing: no attempt is spent, the deadline bounds it
+Retry   one attempt is spent, and there are more
+Fail    the request is wrong, the attempts are used up, or policy forbids to repeat what may have been paid
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ ACCOUNT_SECONDS = 0.5
 WRONG_CONTENT_ATTEMPTS = 2
 
 
-def decide(failure: Failure, *, attempts: int, calls: int, seconds_left: float, policy: Policy, rng: random.Random) -> Decision:
+def decide(
+    failure: Failure, *, attempts: int, calls: int, seconds_left: float, policy: Policy, rng: random.Random
+) -> Decision:
     """What to do after `failure`.
 
     Args:

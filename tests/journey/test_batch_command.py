@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -142,25 +143,35 @@ def test_two_thousand_lines_are_each_called_once_and_answered_once(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_submit_killed_at_ten_random_moments_and_run_again_makes_one_batch_with_each_line_once(
     env: dict[str, str], launch: Launch, tmp_path: Path
 ) -> None:
-    """Whatever it was doing."""
-    lines = 10_000
+    """Half of the kills fall anywhere, the others between two slices of the import."""
+    lines = 40_000
     source = write_file(tmp_path / "in.jsonl", lines)
     command = [STOCKPOT, "batch", "submit", source]
     rng = random.Random(72)
     began = time.monotonic()
     stockpot(env, "batch", "quote", source)
-    whole = (time.monotonic() - began) * 2
+    whole = time.monotonic() - began
     killed = 0
-    for turn in range(10):
-        process = launch(command, name=f"submit-{turn}", env=env)
-        time.sleep(rng.uniform(0.05, 1.0) * whole)  # a random moment is what is wanted here
-        if process.running:
-            process.kill9()
-            killed += 1
-    assert killed >= 3
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+
+        def imported() -> int:
+            return sum(row["imported"] for row in rows(database, "SELECT imported FROM batches"))
+
+        for turn in range(10):
+            before = imported()
+            process = launch(command, name=f"submit-{turn}", env=env)
+            if turn % 2:
+                eventually(lambda: imported() > before or not process.running, timeout=PATIENCE)
+            else:
+                time.sleep(rng.uniform(0.1, 1.2) * whole)  # a random moment is what is wanted here
+            with contextlib.suppress(ProcessLookupError):
+                process.kill9()
+                killed += 1
+    assert killed >= 5
     stockpot(env, *command[1:])
     with opened(env["STOCKPOT_DATABASE_URL"]) as database:
         [batch] = rows(database, "SELECT id, total, imported FROM batches")
@@ -211,7 +222,7 @@ def test_a_paused_batch_waits_and_a_cancelled_one_keeps_what_is_done(
     env: dict[str, str], start_worker: Callable[..., Process], tmp_path: Path
 ) -> None:
     """Every custom_id ends once, in the output or in the errors."""
-    source, out = write_file(tmp_path / "in.jsonl", 400), tmp_path / "out.jsonl"
+    source, out = write_file(tmp_path / "in.jsonl", 400, model="sim:delay=300"), tmp_path / "out.jsonl"
     batch = stockpot(env, "batch", "submit", source, "--max-in-flight", "2").stdout.strip()
     start_worker(env)
 

@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     logs: Path = given.logs or Path("var/soak") / str(seed)
+    if logs.exists() and any(logs.iterdir()) and not (logs / "history.jsonl").exists():
+        sys.stderr.write(f"{logs} holds something else than an earlier soak\n")
+        return 2
     shutil.rmtree(logs, ignore_errors=True)
     scrub()
     command = _command(given, seed)
@@ -63,7 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long faults are done (default 5)")
     parser.add_argument("--seed", type=int, help="repeats the faults of a run; a new one by default")
     parser.add_argument("--report", type=Path, help="write a Markdown report here")
-    parser.add_argument("--logs", type=Path, help="emptied and filled with journals and logs; default var/soak/SEED")
+    parser.add_argument(
+        "--logs",
+        type=Path,
+        help="journals and logs go here; those of an earlier soak are removed; default var/soak/SEED",
+    )
     parser.add_argument("--rate", type=float, default=200.0, help="jobs a minute (default 200)")
     parser.add_argument("--pause", type=float, default=2.0, help="mean seconds between two faults (default 2)")
     parser.add_argument("--faults", nargs="*", default=[], metavar="NAME", help="only these faults")

@@ -23,7 +23,7 @@ STALE = aiohttp.ClientConnectionResetError("Cannot write to closing transport")
 
 
 def wrapped(error: BaseException) -> BaseException:
-    """As httpx-aiohttp raises it: one name for everything, the truth behind it."""
+    """As a transport raises it: one name for everything, the truth behind it."""
     outer = httpx.ConnectTimeout("x")
     outer.__cause__ = error
     return outer

@@ -28,7 +28,9 @@ _COMMANDS = {
     "list": _Place("listing", "listing", "List jobs, newest first."),
     "cancel": _Place("change", "cancel", "Cancel a queued or running job."),
     "retry": _Place("change", "retry", "Queue failed jobs again: one, or all that match."),
-    "batch": _Place("batch", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."),
+    "batch": _Place(
+        "batch", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."
+    ),
     "usage": _Place("usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch or metadata."),
     "reconcile": _Place("reconcile", "reconcile", "Every call in the ledger against the provider's log."),
     "webhooks": _Place("webhooks", "webhooks", "Endpoints, their secrets, the delivery log, replay."),

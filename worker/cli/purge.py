@@ -29,7 +29,9 @@ Examples:
 """
 )
 @click.option("--older-than", type=options.Moment(), required=True, help="Finished before: 30d, 24h, a date or a time.")
-@click.option("--what", type=options.Names(), metavar="A,B", help=f"Only these: {', '.join(WHAT)}. Left out: all of it.")
+@click.option(
+    "--what", type=options.Names(), metavar="A,B", help=f"Only these: {', '.join(WHAT)}. Left out: all of it."
+)
 @options.as_json
 def purge(older_than: datetime, what: tuple[str, ...] | None, *, as_json: bool) -> None:
     """Forget finished jobs, in small steps that hold no long lock; stop it at any time and run it again.

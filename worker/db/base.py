@@ -49,7 +49,8 @@ class Instant(TypeDecorator[datetime]):
 class RawJSON(TypeDecorator[str]):
     """JSON text, kept to the letter: `json` (not `jsonb`, which refuses \\u0000) on PostgreSQL, text on SQLite.
 
-    Python sees a `str` in both directions; nothing parses it on the way.
+    For columns that only SQL texts write and read, casting to text on the way out: SQLAlchemy and the driver would
+    parse and dump it.
     """
 
     impl = Text
@@ -57,15 +58,5 @@ class RawJSON(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "postgresql":
-            return dialect.type_descriptor(_VerbatimJSON())
+            return dialect.type_descriptor(postgresql.JSON())
         return dialect.type_descriptor(Text())
-
-
-class _VerbatimJSON(postgresql.JSON):
-    """PostgreSQL's `json` without SQLAlchemy's parsing and dumping."""
-
-    def bind_processor(self, dialect: Dialect) -> Any:
-        return None
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        return None

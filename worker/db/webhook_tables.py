@@ -16,7 +16,7 @@ from __future__ import annotations
 from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, Table, Text, UniqueConstraint, text
 from sqlalchemy.dialects import postgresql
 
-from worker.db.base import Instant, RawJSON, metadata
+from worker.db.base import Instant, metadata
 
 #: Ids are ASCII and compared byte by byte: on PostgreSQL the C collation spares the locale's rules in every index.
 _Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -32,7 +32,7 @@ webhook_endpoints = Table(
     Column("tenant", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("description", Text, nullable=False, server_default=""),
-    Column("events", RawJSON, nullable=False),  # a list of event types; empty: all
+    Column("events", Text, nullable=False),  # a JSON list of event types; empty: all
     Column("secret", Text, nullable=False),  # encrypted, as `webhooks.secrets.Vault` writes it
     Column("previous_secret", Text),
     Column("previous_expires_at", Instant),

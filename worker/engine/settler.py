@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -95,7 +96,7 @@ class Settler:
         pause = FIRST_PAUSE
         while True:
             try:
-                written, hooks = await self._database.write(lambda conn: self._transaction(conn, slice_))
+                written, hooks = await self._database.write(partial(self._transaction, slice_))
             except NOT_STORABLE as error:
                 if len(slice_) > 1:
                     return {job: one for each in slice_ for job, one in (await self._write([each])).items()}
@@ -115,7 +116,9 @@ class Settler:
                     self._on_hooks()
                 return {one.job_id: one for one, _ in slice_ if one.job_id in written}
 
-    def _transaction(self, conn: Connection, slice_: Sequence[tuple[Settlement, Settled | None]]) -> tuple[set[str], int]:
+    def _transaction(
+        self, slice_: Sequence[tuple[Settlement, Settled | None]], conn: Connection
+    ) -> tuple[set[str], int]:
         _pass("settle.before", slice_)
         settlements = [settlement for settlement, _ in slice_]
         now = write(conn, settlements)
