@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def backlog(place: Workplace, count: int, tenant: str = "default") -> list[str]:
             parse_job(chat(f"{tenant} {number}", model="m@sim:ok"), lane="bulk", tenant=tenant)
             for number in range(begin, min(count, begin + 1_000))
         ]
-        done = place.database.write(lambda conn, these=requests: submit.insert(conn, these, place.settings))
+        done = place.database.write(partial(submit.insert, requests=requests, settings=place.settings))
         made += [one.id for one in done]
     return made
 

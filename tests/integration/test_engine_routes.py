@@ -75,8 +75,11 @@ def subscribe(place: Workplace, *types: str, tenant: str = "default") -> None:
     """Register an endpoint in the database, as `stockpot webhooks add` would; nobody listens there."""
     number = len(rows(place.database, "SELECT id FROM webhook_endpoints"))
     url = f"https://example.com/{number}"
-    more = {"tenant": tenant, "url": url, "description": "", "events": list(types), "secret": "none"}
-    place.database.write(lambda conn: webhook_endpoints.add(conn, id=f"we_{number}", **more))
+    place.database.write(
+        lambda conn: webhook_endpoints.add(
+            conn, id=f"we_{number}", tenant=tenant, url=url, description="", events=list(types), secret="none"
+        )
+    )
 
 
 def told(place: Workplace) -> list[tuple[str, str]]:
@@ -155,7 +158,7 @@ def test_a_limit_of_the_key_that_no_balance_shows_is_found_by_single_calls(
 
 def resumed() -> float:
     """How often a balance has resumed an account, as this process counted."""
-    return metrics.ROUTE_CHANGES.labels("resumed", "account", "balance")._value.get()
+    return float(metrics.ROUTE_CHANGES.labels("resumed", "account", "balance")._value.get())
 
 
 def test_a_balance_is_read_only_where_it_is_one() -> None:
