@@ -1,6 +1,6 @@
 """The demo: real jobs through the real parts on this machine, then what the database says about them.
 
-    a streamed job, token by token  →  five in parallel  →  sixty in bulk  →  one webhook  →  answers, tokens, cost
+    a streamed job, token by token  →  five in parallel  →  a batch file of sixty lines  →  one webhook  →  answers, tokens, cost
 
 It exits 0 only if every job completed and the webhook was verified. Ctrl-C stops everything it started.
 """
@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
+from api_schemas import jsontext
 from api_schemas.jobs import JobDetail
 from worker import Stockpot
 from worker.sandbox.parallel import follow_all
@@ -30,11 +32,9 @@ MODEL = "openai/gpt-5-1-chat-latest"
 BULK_SIMULATED, BULK_REAL = 60, 20
 #: Tokens of an answer at most, so that a run against the real API stays cheap and short.
 LENGTH = 60
-#: How long the bulk jobs and the webhook may take, in seconds; the simulator needs two.
+#: How long the batch and the webhook may take, in seconds; the simulator needs two.
 PATIENCE_SECONDS = 300.0
 WEBHOOK_SECONDS = 60.0
-#: How often the bulk's progress is read from the database, in seconds.
-LOOK_SECONDS = 0.1
 #: Width of the result table without its answers, in characters.
 OTHER_COLUMNS = 58
 INTERRUPTED = 130
@@ -76,7 +76,7 @@ def _demo(console: Console, started: float) -> int:
     with stage() as up, Stockpot(up.settings) as pot:
         _tell(console, up, time.monotonic() - started)
         jobs = [_streamed(console, pot), *_parallel(console, pot)]
-        bulk = _bulk(console, pot, BULK_SIMULATED if up.simulated else BULK_REAL)
+        bulk = _bulk(console, pot, up, BULK_SIMULATED if up.simulated else BULK_REAL)
         called_back, verified = _called_back(console, pot, up)
         # Everything below is read back from the database.
         details = {kind: [pot.get(one) for one in ids] for kind, ids in _kinds(jobs, bulk, called_back)}
@@ -141,30 +141,22 @@ def _parallel(console: Console, pot: Stockpot) -> list[str]:
     return list(jobs)
 
 
-def _bulk(console: Console, pot: Stockpot, size: int) -> list[str]:
-    """Many jobs in the bulk lane, submitted in one call."""
-    _title(console, f"{size} jobs in bulk")
-    began = time.monotonic()
-    ids = pot.submit_many(_request(f"Describe soup number {number} in one line.") for number in range(1, size + 1))
-    accepted = time.monotonic() - began
-    columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("answered", total=size)
-        for done in _finished(pot, set(ids)):
-            progress.update(bar, completed=done)
-    console.print(f"accepted in {clock(accepted)}, all over after {clock(time.monotonic() - began)}")
-    return ids
-
-
-def _finished(pot: Stockpot, ids: set[str]) -> Iterator[int]:
-    """How many of the jobs are over, again and again until all are or patience ends."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    done = 0
-    while done < len(ids) and time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
-        page = pot.list(lane="bulk", limit=len(ids))
-        done = sum(job.id in ids and job.finished_at is not None for job in page)
-        yield done
+def _bulk(console: Console, pot: Stockpot, up: Stage, size: int) -> list[str]:
+    """A batch file in OpenAI's format, run by the very command that a user would type; the ids of its lines."""
+    _title(console, f"A batch file of {size} lines")
+    source = up.settings.home / "prompts.jsonl"
+    with source.open("wb") as lines:
+        for number in range(1, size + 1):
+            body = _request(f"Describe soup number {number} in one line.")
+            line = {"custom_id": f"soup-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+            lines.write(jsontext.dumps(line) + b"\n")
+    output = up.settings.home / "answers.jsonl"
+    command = ["batch", "submit", str(source), "--wait", "--output", str(output)]
+    console.print(f"$ stockpot {' '.join(command)}", soft_wrap=True)
+    console.file.flush()
+    program = [sys.executable, "-c", "from worker.cli import main; main()"]
+    subprocess.run([*program, *command], env=up.variables, timeout=PATIENCE_SECONDS, check=False)
+    return [job.id for job in reversed(pot.list(lane="bulk", limit=size))]
 
 
 def _called_back(console: Console, pot: Stockpot, up: Stage) -> tuple[str, bool]:

@@ -45,6 +45,7 @@ class Stage:
     temporary: bool
     webhook_url: str
     received: queue.SimpleQueue[Received]
+    variables: dict[str, str]  # the environment in which a command meets this stage
 
 
 @contextlib.contextmanager
@@ -76,8 +77,9 @@ def stage() -> Iterator[Stage]:
         ensure_schema(settings)
         received: queue.SimpleQueue[Received] = queue.SimpleQueue()
         webhook_url = stack.enter_context(_receiver(settings, received))
-        programs.start_worker(_variables(changes))
-        yield Stage(settings, simulated, temporary, webhook_url, received)
+        variables = _variables(changes)
+        programs.start_worker(variables)
+        yield Stage(settings, simulated, temporary, webhook_url, received, variables)
 
 
 @contextlib.contextmanager
