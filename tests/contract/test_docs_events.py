@@ -18,8 +18,8 @@ LEVELS = {
     "exception": "error",
     "critical": "critical",
 }
-#: `Database.try_write(verb, otherwise, event)` logs an event that its caller names.
-LOGS_FOR_ITS_CALLER = "try_write"
+#: `DatabaseThreads.try_write(verb, otherwise, event)` and `try_read` log an event that their caller names.
+LOGS_FOR_ITS_CALLER = {"try_write", "try_read"}
 #: Nothing that a prompt, an answer, a key or a whole URL might be called.
 SECRET = {"prompt", "text", "body", "messages", "api_key", "secret", "url", "response", "authorization"}
 
@@ -50,7 +50,7 @@ def logged() -> dict[str, set[str]]:
     """The levels of every event in the code, by name."""
     found: dict[str, set[str]] = defaultdict(set)
     for where, node, method in calls():
-        if method == LOGS_FOR_ITS_CALLER:
+        if method in LOGS_FOR_ITS_CALLER:
             for name in names(node.args[2]):
                 found[name].add("warning")
         elif is_log_call(node, method):

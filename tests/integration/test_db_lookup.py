@@ -38,8 +38,9 @@ def submitted(database: Database, model: str = "m/one", **options: Any) -> str:
 
 
 def settled(database: Database, job: str, **fields: object) -> None:
-    """Claim a job and settle that claim."""
-    claimed = database.write(lambda conn: claim.claim_ids(conn, [job], owner="w", lease=30))[0]
+    """Claim a job and settle that claim. Bulk jobs are claimed in their turn, not by id."""
+    by_id = database.write(lambda conn: claim.claim_ids(conn, [job], owner="w", lease=30))
+    claimed = (by_id or database.write(lambda conn: claim.claim_due(conn, "bulk", 1, owner="w", lease=30)))[0]
     given = {"status": "completed", "outcome": "completed", **fields}
     settlement = Settlement(job_id=job, fence=claimed.fence, attempt=claimed.attempt, **given)  # type: ignore[arg-type]
     assert database.write(lambda conn: settle.settle(conn, [settlement])) == {job}
