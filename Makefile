@@ -15,10 +15,10 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench soak lock clean
+.PHONY: help demo test test-long lint bench soak lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 # Two stamps on one environment: what the product needs, and what developing it needs on top.
 $(VENV)/.python:
@@ -42,16 +42,16 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 demo: $(VENV)/.run ## the main job, end to end, on this machine: tokens, answers, cost
 	@$(BIN)/stockpot demo
 
-# What waits on real time (faults, whole programs) runs by itself; the rest shares two cores. Both always run.
+# Three at a time on two cores: a fault test mostly waits for what it broke.
 test: $(VENV)/.dev ## the whole suite, against real Valkey and PostgreSQL (PYTEST_ARGS="-k name" for a part)
 ifdef PYTEST_ARGS
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 else
-	@failed=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/integration tests/contract || failed=1; \
-	$(BIN)/python -m pytest tests/faults tests/journey || failed=1; \
-	exit $$failed
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long"
 endif
+
+test-long: $(VENV)/.dev ## the long variants of fault tests that `make test` leaves out
+	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.dev ## linters, strict types, the import contract, container and compose files
 	@$(BIN)/python -m tests.lint

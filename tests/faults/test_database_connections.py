@@ -97,7 +97,7 @@ def _hoard(server: PostgresServer, hoard: contextlib.ExitStack, on: Stage) -> No
 
 def test_statements_that_deadlock_are_repeated(stage: SetStage) -> None:
     """F40: an administrator's transaction and a worker's lock the same rows in opposite order; the worker's gives way."""
-    on = stage("postgres", workers=1, concurrency=8, lease_seconds=6)
+    on = stage("postgres", workers=1, concurrency=8, lease_seconds=60)
     on.load(8, "slow=150")
     with Witness("PostgreSQL ended a worker's statement because of a deadlock") as witness:
         eventually(lambda: len(on.running_calls()) == 8, what="calls run")

@@ -96,8 +96,15 @@ def test_every_crash_point_is_enumerated_or_named_as_tested_elsewhere() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-@pytest.mark.parametrize("database", ["postgres", "sqlite"])
+@pytest.mark.parametrize(
+    ("database", "stream"),
+    [
+        pytest.param("postgres", True, id="postgres-streamed"),
+        pytest.param("sqlite", False, id="sqlite-whole"),
+        pytest.param("postgres", False, id="postgres-whole", marks=pytest.mark.long),
+        pytest.param("sqlite", True, id="sqlite-streamed", marks=pytest.mark.long),
+    ],
+)
 def test_a_worker_dies_at_every_point_of_a_jobs_life(stage: SetStage, database: Database, stream: bool) -> None:
     """F3: one job and one worker for each point; one result for each job, and one call more at most."""
     points = [point for point in JOB_POINTS if stream or point != "call.chunk"]
@@ -142,7 +149,7 @@ def _die(on: Stage, witness: Witness, crash_at: str) -> None:
     witness.saw(victim.returncode == -signal.SIGKILL and marker in victim.output)
 
 
-@pytest.mark.parametrize("database", ["postgres", "sqlite"])
+@pytest.mark.parametrize("database", ["postgres", pytest.param("sqlite", marks=pytest.mark.long)])
 def test_a_storm_of_kills(stage: SetStage, database: Database) -> None:
     """F4: random workers are killed again and again while their supervisors start them anew."""
     on = stage(database, workers=0, max_attempts=100)

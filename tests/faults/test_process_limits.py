@@ -52,6 +52,7 @@ def test_a_worker_runs_out_of_file_descriptors(stage: SetStage) -> None:
     with Witness("a worker could open no file") as witness:
         witness.inject(lambda: _allow(starved, resource.RLIMIT_NOFILE, FEW_FILES))
         on.load(40)
+        on.load(8, "hangup,ok")  # a connection that was closed must be opened again
         on.hears_doorbells()
         on.quiesce()
         said = "Too many open files"

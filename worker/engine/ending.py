@@ -1,4 +1,4 @@
-"""How the end of a job is told: the terminal event, the webhook, the counters."""
+"""How the beginning and the end of a job are told: live events, the webhook, the counters."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def end_fields(settlement: Settlement) -> dict[str, Any]:
     if error is not None:
         fields["error"] = error.wire()
     return fields
+
+
+def announce_start(live: LiveStream, job: ClaimedJob) -> None:
+    """Publish that the job begins, or that what was shown of an earlier attempt is void."""
+    if job.attempt == 1:
+        live.emit("job.started", {"attempt": 1, "model": job.model})
+    else:
+        live.emit("attempt.reset", {"reason": job.last_error or "worker_lost", "attempt": job.attempt})
 
 
 def announce_end(live: LiveStream, settlement: Settlement) -> None:

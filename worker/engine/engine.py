@@ -29,6 +29,7 @@ from worker.db.claim import ClaimedJob
 from worker.db.leases import Reclaimed, resign
 from worker.engine.collector import spare_the_lasting
 from worker.engine.database import DatabaseThreads
+from worker.engine.desk import Desk
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerPulse, HealthServer
 from worker.engine.heartbeat import Heartbeat
@@ -45,7 +46,7 @@ from worker.live.control import Control
 from worker.live.publish import Publisher
 from worker.prices import Prices
 from worker.reconcile import LogBook
-from worker.run_job import Desk, run_job
+from worker.run_job import run_job
 from worker.settings import Settings
 from worker.upstream.client import UpstreamClient
 from worker.webhooks.deliver import Deliverer

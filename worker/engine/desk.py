@@ -1,0 +1,45 @@
+"""What the story of a job needs at hand: one desk per worker, shared by all its stories."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.db.claim import ClaimedJob
+from worker.engine.lookups import Lookups
+from worker.engine.settler import Settler
+from worker.limits.estimate import Estimator
+from worker.limits.gate import Gate
+from worker.limits.route import Route
+from worker.live.publish import Publisher
+from worker.prices import Prices
+from worker.settings import Settings
+from worker.upstream.client import UpstreamClient
+
+
+class Recall(Protocol):
+    """What a job that was not finished is handed back to: it is due again in `seconds`."""
+
+    def __call__(self, job: ClaimedJob, seconds: float, waiting_on: str | None, /) -> None:
+        """Look at the job again then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The worker's trades: limits, upstream, live streams, settling; and what decides with them."""
+
+    settings: Settings
+    upstream: UpstreamClient
+    gate: Gate
+    estimator: Estimator
+    publisher: Publisher
+    settler: Settler
+    prices: Prices
+    rng: random.Random
+    recall: Recall
+    lookups: Lookups
+
+    def route(self, model: str) -> Route:
+        """The route of a model under these settings: what limits live on."""
+        return Route(self.settings.upstream_url, self.settings.key_id, model)
