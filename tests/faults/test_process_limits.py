@@ -45,6 +45,7 @@ def test_a_worker_runs_out_of_memory(stage: SetStage) -> None:
     assert on.done(large) == len(large)
 
 
+@pytest.mark.long
 def test_a_worker_runs_out_of_file_descriptors(stage: SetStage) -> None:
     """F12: Celery ends such a worker; it drains first, costs its jobs nothing, and its successor does what is left."""
     on = stage("postgres")

@@ -65,7 +65,10 @@ def test_a_drain_gives_back_what_takes_too_long(stage: SetStage) -> None:
     assert on.logged("job_reclaimed") == 0
 
 
-@pytest.mark.parametrize("sequence", ["SIGINT", "SIGINT SIGINT", "SIGTERM SIGTERM", "SIGQUIT", "SIGHUP"])
+@pytest.mark.parametrize(
+    "sequence",
+    ["SIGINT", pytest.param("SIGINT SIGINT", marks=pytest.mark.long), "SIGTERM SIGTERM", "SIGQUIT", "SIGHUP"],
+)
 def test_other_signals_lose_nothing(stage: SetStage, sequence: str) -> None:
     """F9: however impatient the operator, every job is done once the leases are over."""
     on = stage("postgres")

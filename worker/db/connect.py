@@ -23,8 +23,9 @@ T = TypeVar("T")
 
 #: A writer waits this long for another process's SQLite transaction; ours are a few milliseconds long.
 SQLITE_BUSY_MS = 10_000
-#: No statement of ours takes seconds; one that does is stuck behind something that will not move.
-PG_TIMEOUTS = "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=30000"
+#: No statement of ours takes seconds; one that does is stuck behind something that will not move. A transaction that
+#: idles is that of a frozen process: while it lasts, nobody can take back the jobs that it has locked.
+PG_TIMEOUTS = "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=5000"
 
 #: A connection whose other end has gone without a word is given up after about ten seconds, not after two hours.
 PG_CONNECTION = {

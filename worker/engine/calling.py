@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import structlog
+
 from worker import conclude
 from worker.crash import crashpoint
 from worker.engine.desk import Desk
@@ -13,6 +17,10 @@ from worker.upstream.outcome import Answer, Outcome
 
 #: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
 LINE_SECONDS = 3.0
+#: Seconds beyond that after which the job is given back although the gate has said nothing: no job waits for ever.
+SILENCE_SECONDS = 10.0
+
+log = structlog.get_logger(__name__)
 
 
 async def admit(slot: Slot, desk: Desk) -> Permit | Held:
@@ -20,7 +28,13 @@ async def admit(slot: Slot, desk: Desk) -> Permit | Held:
     job = slot.job
     tokens = desk.estimator.estimate(job.model, len(job.body))
     patience = min(LINE_SECONDS, job.seconds_left)
-    return await desk.gate.admit(desk.route(job.model), tokens, timeout_hint=patience, urgent=job.lane == "interactive")
+    route = desk.route(job.model)
+    try:
+        async with asyncio.timeout(patience + SILENCE_SECONDS):
+            return await desk.gate.admit(route, tokens, timeout_hint=patience, urgent=job.lane == "interactive")
+    except TimeoutError:
+        log.warning("gate_silent", job=job.id)
+        return Held("concurrency", 1.0)
 
 
 async def call(slot: Slot, desk: Desk, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:
