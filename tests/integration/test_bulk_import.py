@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.factories import chat, opened, rows
+from tests.factories import chat, rows
 from worker.bulk import importing
 from worker.bulk.importing import Options, Quoted, When
 from worker.bulk.reading import BatchFile, FileChanged
@@ -22,12 +21,6 @@ from worker.db.connect import Database
 from worker.errors import NotAllowed
 
 LONGEST = 1024 * 1024
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def write_file(path: Path, lines: int, **body: Any) -> Path:

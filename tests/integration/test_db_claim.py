@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -32,12 +31,6 @@ from worker.db import claim
 from worker.db.claim import ClaimedJob
 from worker.db.connect import Database
 from worker.db.turns import Turns
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def due(database: Database, lane: str = "interactive", limit: int = 64, held: tuple[str, ...] = ()) -> list[ClaimedJob]:

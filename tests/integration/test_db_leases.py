@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from tests.factories import (
     attempt_rows,
     claimed,
     due_now,
     lease_run_out,
-    opened,
     request,
     row,
     rows,
@@ -25,12 +21,6 @@ from tests.factories import (
 from worker.db import cancel, leases
 from worker.db.connect import Database
 from worker.db.leases import Reclaimed
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def renew(database: Database, *ids: str, owner: str = "w", lease: float = 30) -> dict[str, Any]:

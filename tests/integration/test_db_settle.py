@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -17,7 +16,6 @@ from tests.factories import (
     claimed,
     due_now,
     lease_run_out,
-    opened,
     request,
     row,
     rows,
@@ -28,12 +26,6 @@ from tests.factories import (
 from worker.db import cancel, leases, lookup
 from worker.db.claim import ClaimedJob
 from worker.db.connect import Database
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def one_claim(database: Database, **options: Any) -> ClaimedJob:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,16 +12,10 @@ import pytest
 
 from api_schemas.ids import is_job_id, job_id
 from api_schemas.jobs import parse_job
-from tests.factories import chat, opened, request, row, rows, submitted
+from tests.factories import chat, request, row, rows, submitted
 from worker.db import lookup, submit
 from worker.db.connect import Database
 from worker.errors import IdempotencyConflict
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def insert(database: Database, *requests: Any) -> list[submit.Submitted]:

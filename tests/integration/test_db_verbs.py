@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
@@ -26,12 +25,6 @@ from worker.db import leases
 from worker.db import usage as using
 from worker.db.connect import Database
 from worker.errors import NotAllowed, NotFound, Unreachable
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def cancel(database: Database, job: str, tenant: str = "default") -> verbs.Cancelled:

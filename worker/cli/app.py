@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from worker.cli.exits import told
-
-
-class _Place(NamedTuple):
-    """Where a command lives, and its line in the list."""
-
-    module: str
-    name: str
-    summary: str
-
+from worker.cli.lazy import LazyGroup, Place
 
 #: In the order of a newcomer's questions; `--help` shows them in this order.
 _COMMANDS = {
-    "demo": _Place("demo", "demo", "See it work: real jobs, live tokens, answers and cost; nothing stays running."),
-    "up": _Place("up", "up", "Run everything for development in the foreground; Ctrl-C drains."),
-    "submit": _Place("submit", "submit", "Submit one request; prints the job's id, or follows it."),
-    "watch": _Place("watch", "watch", "Follow a job's live events to its end."),
-    "show": _Place("show", "show", "Show a job: answer, usage, cost, error, every attempt."),
-    "list": _Place("listing", "listing", "List jobs, newest first."),
-    "cancel": _Place("change", "cancel", "Cancel a queued or running job."),
-    "retry": _Place("change", "retry", "Queue failed jobs again: one, or all that match."),
-    "batch": _Place(
-        "batch", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."
-    ),
-    "usage": _Place("usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch or metadata."),
-    "reconcile": _Place("reconcile", "reconcile", "Every call in the ledger against the provider's log."),
-    "webhooks": _Place("webhooks", "webhooks", "Endpoints, their secrets, the delivery log, replay."),
-    "routes": _Place("routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."),
-    "purge": _Place("purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."),
-    "db": _Place("database", "database", "The database's schema: upgrade, current, check."),
-    "doctor": _Place("doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
-    "simulate": _Place("simulate", "simulate", "Run the upstream simulator by itself."),
+    "demo": Place("demo", "demo", "See it work: real jobs, live tokens, answers and cost; nothing stays running."),
+    "up": Place("up", "up", "Run everything for development in the foreground; Ctrl-C drains."),
+    "submit": Place("submit", "submit", "Submit one request; prints the job's id, or follows it."),
+    "watch": Place("watch", "watch", "Follow a job's live events to its end."),
+    "show": Place("show", "show", "Show a job: answer, usage, cost, error, every attempt."),
+    "list": Place("listing", "listing", "List jobs, newest first."),
+    "cancel": Place("change", "cancel", "Cancel a queued or running job."),
+    "retry": Place("change", "retry", "Queue failed jobs again: one, or all that match."),
+    "batch": Place("batch", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."),
+    "usage": Place("usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch or metadata."),
+    "reconcile": Place("reconcile", "reconcile", "Every call in the ledger against the provider's log."),
+    "webhooks": Place("webhooks", "webhooks", "Endpoints, their secrets, the delivery log, replay."),
+    "routes": Place("routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."),
+    "purge": Place("purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."),
+    "db": Place("database", "database", "The database's schema: upgrade, current, check."),
+    "doctor": Place("doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
+    "simulate": Place("simulate", "simulate", "Run the upstream simulator by itself."),
 }
 
 _EPILOG = """\b
@@ -52,25 +41,8 @@ Settings come from STOCKPOT_… variables, .env and stockpot.toml; docs/settings
 """
 
 
-class Commands(click.Group):
-    """Loads commands by need, and turns the errors of `worker.errors` into messages and exit codes."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands, in the order of the list above."""
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None when there is none of that name."""
-        place = _COMMANDS.get(cmd_name)
-        if place is None:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"worker.cli.{place.module}"), place.name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list without importing a single command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, place.summary) for name, place in _COMMANDS.items()])
+class Commands(LazyGroup):
+    """Turns the errors of `worker.errors` into messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong is told in words."""
@@ -78,7 +50,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
 
 
-@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, places=_COMMANDS, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stockpot", message="%(prog)s %(version)s")
 def main() -> None:
     """Stockpot runs LLM completions off the request path: durable jobs, live streams, true cost, signed webhooks."""
