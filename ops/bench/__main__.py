@@ -23,7 +23,6 @@ SCENARIOS: dict[str, Callable[[Rig, Options], Iterator[Record]]] = {
     "streaming": streaming.measure,
     "ceiling": streaming.ceiling,
     "bulk": bulk.measure,
-    "scaling": bulk.scaling,
     "files": files.measure,
     "latency": latency.measure,
     "backlog": backlog.measure,

@@ -64,17 +64,16 @@ def _streaming(figures: Figures) -> str:
     return text
 
 
-def _bulk(figures: Figures, scenario: str) -> str:
-    key = "contender" if scenario == "bulk" else "workers"
+def _bulk(figures: Figures) -> str:
     columns = (
         "jobs_per_s", "worker_ms_per_job", "valkey_ms_per_job", "postgres_ms_per_job", "upstream_ms_per_job",
         "memory_mib", "doubled_calls",
     )  # fmt: skip
     rows: list[list[Any]] = []
-    for name, delay in figures.groups(scenario, key, "delay_ms"):
-        where = {key: name, "delay_ms": delay}
-        rows.append([name, delay, *(figures.median(scenario, column, **where) for column in columns)])
-    head = (key, "upstream, ms", "jobs/s", "worker ms/job", "Valkey", "PostgreSQL", "upstream", "MiB", "doubled calls")
+    for name, delay in figures.groups("bulk", "contender", "delay_ms"):
+        where = {"contender": name, "delay_ms": delay}
+        rows.append([name, delay, *(figures.median("bulk", column, **where) for column in columns)])
+    head = ("contender", "upstream, ms", "jobs/s", "worker ms/job", "Valkey", "PostgreSQL", "upstream", "MiB", "doubled calls")
     return table(head, sorted(rows, key=operator.itemgetter(1)))
 
 
@@ -134,10 +133,9 @@ def _upstream(figures: Figures) -> str:
 
 _SECTIONS: tuple[tuple[str, str, Callable[[Figures], str]], ...] = (
     ("streaming", "Streaming", _streaming),
-    ("bulk", "Bulk", lambda figures: _bulk(figures, "bulk")),
+    ("bulk", "Bulk, with one worker process and with two", _bulk),
     ("import", "Import and export", _files),
     ("latency", "Latency when idle", _latency),
-    ("scaling", "One and two worker processes", lambda figures: _bulk(figures, "scaling")),
     ("backlog", "A growing backlog", _backlog),
     ("profile", "Profiles", _profile),
 )

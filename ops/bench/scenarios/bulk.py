@@ -18,15 +18,15 @@ from ops.bench.scenarios.run import attempt, calls
 IN_FLIGHT = {0: 200, 200: 1_000, 2_000: 4_000}
 #: The same for the naive threads: more only makes them slower.
 NAIVE_IN_FLIGHT = {0: 16, 200: 100, 2_000: 300}
-#: Seconds of work at the expected rates: jobs per contender and delay, so that a run takes about ten seconds.
-ASYNC_JOBS = {0: 20_000, 200: 20_000, 2_000: 12_000}
-NAIVE_JOBS = {0: 2_000, 200: 2_000, 2_000: 1_200}
+#: Jobs per contender and delay, so that a run takes about ten seconds at the expected rates.
+ASYNC_JOBS = {0: 12_000, 200: 12_000, 2_000: 12_000}
+NAIVE_JOBS = {0: 1_200, 200: 1_200, 2_000: 600}
 #: aiohttp's default of 100 connections bounds the script to 50 jobs/s at two seconds a call.
-COOKBOOK_JOBS = {0: 4_000, 200: 4_000, 2_000: 500}
+COOKBOOK_JOBS = {0: 4_000, 200: 3_000, 2_000: 400}
 
 
 def measure(rig: Rig, options: Options) -> Iterator[Record]:
-    """Rounds over all contenders and delays, contenders alternating within each round."""
+    """Rounds over all contenders and delays, contenders alternating; Stockpot with one worker process and with two."""
     wide: list[Callable[[], Contender]] = [
         lambda: bare(rig),
         lambda: StockpotContender(rig),
@@ -44,18 +44,3 @@ def measure(rig: Rig, options: Options) -> Iterator[Record]:
                 contender = make()
                 if options.wants(contender.name):
                     yield {"scenario": "bulk", "round": turn, "delay_ms": delay, **attempt(calls, rig, contender, work)}
-
-
-def scaling(rig: Rig, options: Options) -> Iterator[Record]:
-    """The same work on one and on two worker processes."""
-    for turn in range(options.runs):
-        for delay in (0, 200):
-            for workers in (1, 2):
-                work = Work(
-                    max(100, round(ASYNC_JOBS[delay] * options.scale)),
-                    wire.WAIT_MODEL.format(ms=delay),
-                    stream=False,
-                    in_flight=IN_FLIGHT[delay],
-                )
-                record = attempt(calls, rig, StockpotContender(rig, workers=workers), work)
-                yield {"scenario": "scaling", "round": turn, "delay_ms": delay, "workers": workers, **record}
