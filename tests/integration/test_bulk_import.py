@@ -36,10 +36,14 @@ def write_file(path: Path, lines: int, **body: Any) -> Path:
 def submit(database: Database, path: Path, options: Options | None = None, **how: Any) -> tuple[BatchRow, bool]:
     """Survey and import a file, as the command does."""
     with BatchFile(str(path), home=path.parent) as file:
-        found = survey(file, max_line_bytes=LONGEST, on_problem=lambda problem: pytest.fail(problem.message))
-        batch, created = importing.begin(database, file.name, found, options or Options(), Quoted(), **how)
+        options = options or Options()
+        dedupe = bool(options.dedupe)
+        found = survey(
+            file, max_line_bytes=LONGEST, on_problem=lambda problem: pytest.fail(problem.message), dedupe=dedupe
+        )
+        batch, created = importing.begin(database, file.name, found, options, Quoted(), **how)
         if batch.imported < batch.total:
-            importing.import_lines(database, batch, file, max_line_bytes=LONGEST)
+            importing.import_lines(database, batch, file, found, max_line_bytes=LONGEST)
     return database.read(lambda conn: batches.get(conn, batch.id, tenant=None)), created
 
 
@@ -103,17 +107,17 @@ def test_an_import_that_stopped_goes_on_after_its_last_committed_slice(
     monkeypatch.setattr(importing, "SLICE", 100)
     monkeypatch.setattr(importing, "SQLITE_SLICE", 100)
     path = write_file(tmp_path / "in.jsonl", 1_050)
-    write = importing._write
+    insert = batch_import.insert
     left = 4
 
-    def dies(*arguments: Any) -> None:
+    def dies(*arguments: Any, **options: Any) -> None:
         nonlocal left
+        insert(*arguments, **options)
         left -= 1
         if left < 0:
             raise ConnectionError("killed")
-        write(*arguments)
 
-    monkeypatch.setattr(importing, "_write", dies)
+    monkeypatch.setattr(batch_import, "insert", dies)
     ids = set()
     for _ in range(2):
         left = 4
@@ -148,7 +152,7 @@ def test_a_file_that_changes_between_its_two_readings_is_refused(database: Datab
         with path.open("a") as more:
             more.write("{}\n")
         with pytest.raises(FileChanged):
-            importing.import_lines(database, batch, file, max_line_bytes=LONGEST)
+            importing.import_lines(database, batch, file, found, max_line_bytes=LONGEST)
     assert lines_of(database, batch.id) == []
 
 

@@ -15,7 +15,7 @@ from tests.factories import USAGE, lease_run_out, opened, rows, settlement, sql,
 from tests.integration.test_bulk_import import submit, write_file
 from worker.bulk import control, results
 from worker.bulk.importing import Options
-from worker.bulk.results import Files
+from worker.bulk.result_files import Files
 from worker.db import batch_changes, batch_claims, batches, cancel, claim, leases, settle
 from worker.db.batch_claims import OpenBatch
 from worker.db.batches import BatchRow, Tally
@@ -304,7 +304,7 @@ def test_another_tenant_has_no_such_batch(database: Database, batch: BatchRow) -
 
 def export(database: Database, batch: str, out: Path, *, follow: bool = False) -> tuple[list[Any], list[Any]]:
     with Files(str(out), None, grows=follow) as files:
-        (results.follow if follow else results.export)(database, batch, files)
+        (results.write_on if follow else results.export)(database, batch, files)
     files.remove_stale_errors()
     errors = out.with_name(f"{out.stem}.errors{out.suffix}")
     return [
@@ -336,7 +336,10 @@ def finished(database: Database, batch: BatchRow) -> list[ClaimedJob]:
 
     def sweep(conn: Any) -> None:
         expired = leases.expire(conn)
-        count_lines(conn, {batch.id: Tally(expired=len(expired))}, Subscriptions())
+        tally = Tally()
+        for one in expired:
+            tally.end(one.status, one.job_id, one.answers)
+        count_lines(conn, {batch.id: tally}, Subscriptions())
 
     database.write(sweep)
     return jobs

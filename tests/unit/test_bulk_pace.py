@@ -25,7 +25,7 @@ def simulate(*, lines: int, seconds: float, line_seconds: float, slots: int) -> 
             done += 1
         if at % 1 == 0:
             seen = pace.learn(seen, done, done * line_seconds)
-            wanted = pace.in_flight(lines - done, seconds - at, seen.line_seconds)
+            wanted = pace.in_flight(lines - done, seconds - at, seen.line_seconds, whole_seconds=seconds)
             most = slots if wanted is None else min(slots, wanted)
         while len(running) < most and done + len(running) < lines:
             running.append(at + line_seconds)
@@ -41,7 +41,7 @@ def test_work_for_half_the_time_ends_in_time_at_about_half_the_concurrency(line_
     slots = 100
     lines = int(300 * slots / line_seconds)
     ended, asked = simulate(lines=lines, seconds=600, line_seconds=line_seconds, slots=slots)
-    assert 480 <= ended <= 600
+    assert 480 <= ended <= 590, "a moment is kept free at the end"
     settled = asked[60:-60]
     assert 0.4 * slots <= sum(settled) / len(settled) <= 0.65 * slots
 
@@ -55,7 +55,7 @@ def test_work_that_cannot_end_in_time_runs_at_full_concurrency() -> None:
 
 def test_when_the_time_is_up_nothing_is_bounded() -> None:
     """And a finished second teaches nothing."""
-    assert pace.in_flight(10, 0.0, 1.0) is None
+    assert pace.in_flight(10, 0.0, 1.0, whole_seconds=600.0) is None
     seen = pace.Seen(5, 10.0, 2.0)
     assert pace.learn(seen, 5, 10.0) == seen
 

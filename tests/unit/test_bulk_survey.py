@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from api_schemas.batch import BatchProblem
 from tests.factories import chat
-from worker.bulk.custom_ids import CustomIds
 from worker.bulk.reading import BatchFile, FileChanged
+from worker.bulk.repeats import Repeats
 from worker.bulk.survey import Survey, survey
 from worker.errors import InvalidRequest
 
@@ -101,14 +101,13 @@ def test_a_repeated_custom_id_is_told_with_both_lines(tmp_path: Path) -> None:
 @given(st.lists(st.text(min_size=1, max_size=3), max_size=60))
 def test_custom_ids_are_compared_exactly(ids: list[str]) -> None:
     """The digests find what a dictionary finds."""
-    kept = CustomIds()
+    kept = Repeats()
     first: dict[str, int] = {}
-    expected = []
     for number, one in enumerate(ids, 1):
-        kept.add(one, number)
-        if first.setdefault(one, number) != number:
-            expected.append((number, first[one]))
-    assert list(kept.repeated()) == expected
+        kept.add(one.encode("utf-8", "surrogatepass"), number)
+        first.setdefault(one, number)
+    expected = [0] + [first[one] if first[one] != number else 0 for number, one in enumerate(ids, 1)]
+    assert list(kept.firsts()) == expected
 
 
 def test_gzip_stdin_and_a_plain_file_read_the_same(tmp_path: Path) -> None:

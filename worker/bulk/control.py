@@ -66,8 +66,8 @@ def retry_failed(
     found = database.read(lambda conn: batch_retry.failed(conn, batch))
     if found.lines == 0:
         raise NotAllowed(f"{batch} has no failed or expired lines")
-    if found.with_request < found.lines:
-        raise NotAllowed(f"the requests of {found.lines - found.with_request:,} failed lines of {batch} were purged")
+    if found.without_request:
+        raise NotAllowed(f"the requests of {found.without_request:,} failed lines of {batch} were purged")
     key = hashlib.sha256(f"retry-failed {batch}".encode()).hexdigest()
     before = database.read(lambda conn: batches.same_import(conn, tenant, key))
     new = NewBatch(
@@ -77,6 +77,7 @@ def retry_failed(
         endpoint=found.endpoint or old.endpoint,
         model=found.model,
         total=found.lines,
+        duplicates=found.duplicates,
         max_attempts=old.max_attempts,
         window_seconds=old.window_seconds,
         metadata=old.metadata,
@@ -91,15 +92,26 @@ def retry_failed(
 
 
 def _copy_failed(database: Database, old: BatchRow, made: BatchRow, on_progress: Callable[[int], None]) -> None:
-    done = made.imported
-    after = database.read(lambda conn: batch_retry.last_line(conn, made.id))
+    """Copy the failed lines that the new batch does not have yet: first those that others answer, as an import does."""
+    before = database.read(lambda conn: batch_import.imported(conn, made.id))
+    copies, done, after = before.copies, before.imported, before.last_copy
+    while not made.over and copies < made.duplicates:
+
+        def copy_copies(conn: Connection, after: int = after, done: int = copies) -> tuple[int, int]:
+            lines = batch_retry.copies(conn, old.id, after=after, limit=RETRY_SLICE)
+            batch_import.insert_copies(conn, made, lines, after=done)
+            return lines[-1].number, len(lines)
+
+        after, copied = database.write(copy_copies)
+        copies += copied
+    after = before.last_line
     while not made.over and done < made.total:
 
         def copy(conn: Connection, after: int = after, done: int = done) -> tuple[int, int]:
             lines = batch_retry.page(conn, old.id, after=after, limit=RETRY_SLICE)
             on_ambiguous = database.settings.on_ambiguous
             batch_import.insert(conn, made, lines, after=done, on_ambiguous=on_ambiguous)
-            return lines[-1].number, len(lines)
+            return lines[-1].number, sum(line.answers for line in lines)
 
         after, copied = database.write(copy)
         done += copied

@@ -13,17 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import islice
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from api_schemas import jsontext
 from worker.bulk.reading import BatchFile, FileChanged
-from worker.bulk.survey import Survey
+from worker.bulk.survey import Copies, Survey
 from worker.db import batch_import, batches
-from worker.db.batch_import import ImportLine
+from worker.db.batch_import import ImportCopy, ImportLine
 from worker.db.batches import BatchRow, NewBatch
 from worker.db.connect import Database
 from worker.db.settle import PICO
+
+T = TypeVar("T")
 
 #: Lines in one transaction: some 5 MB at 300 bytes a line, and a kill costs a fraction of a second of import.
 SLICE = 5_000
@@ -55,6 +56,7 @@ class Options:
     Attributes:
         window_seconds: the completion window, from its start; what has not run by then expires.
         daily_window: `HH:MM-HH:MM` in UTC.
+        dedupe: call once for lines that ask the same, and answer all of them; None: call for each.
     """
 
     tenant: str = "default"
@@ -68,6 +70,7 @@ class Options:
     webhook: str | None = None
     metadata: dict[str, Any] | None = field(default=None)
     retry_of: str | None = None
+    dedupe: bool | None = None
 
     def import_key(self, sha256: str) -> str:
         """What the same file with the same options is known by: SHA-256 in hex."""
@@ -108,6 +111,7 @@ def begin(
         endpoint=found.endpoint,
         model=found.model,
         total=found.lines,
+        duplicates=found.duplicates,
         max_attempts=options.max_attempts or database.settings.max_attempts,
         window_seconds=options.window_seconds,
         delay=delay,
@@ -129,6 +133,7 @@ def import_lines(
     database: Database,
     batch: BatchRow,
     file: BatchFile,
+    found: Survey,
     *,
     max_line_bytes: int,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -136,6 +141,7 @@ def import_lines(
     """Import the lines that the batch does not have yet. While one slice is written the next is read.
 
     Args:
+        found: what the survey of this very file found.
         on_progress: is told how many lines the batch has.
 
     Raises:
@@ -143,51 +149,119 @@ def import_lines(
         NotAllowed: the batch was cancelled, or another command imports it.
         Unreachable: the database does not answer; run the same command again.
     """
-    done = batch.imported
-    lines = islice(_parsed(file, max_line_bytes), done, None)
+    reader = _Reader(database, batch, file, max_line_bytes)
+    if found.copies is not None:
+        _import_copies(reader, found.copies)
+    before = database.read(lambda conn: batch_import.imported(conn, batch.id))
     size = SQLITE_SLICE if database.is_sqlite else SLICE
     on_ambiguous = database.settings.on_ambiguous
-    with ThreadPoolExecutor(1, thread_name_prefix="stockpot-import") as writer:
-        pending: Future[None] | None = None
-        while slice_ := _slice(lines, size):
+    done = before.imported
+
+    def write(lines: list[ImportLine], done: int) -> None:
+        database.write(lambda conn: batch_import.insert(conn, batch, lines, after=done, on_ambiguous=on_ambiguous))
+
+    with _Writer(write) as writer:
+        for slice_ in _slices(reader.lines(found.copies, before.last_line), size):
             file.check_unchanged()
-            if pending is not None:
-                pending.result()
+            if writer.finish():
                 on_progress(done)
-            pending = writer.submit(_write, database, batch, slice_, done, on_ambiguous)
-            done += len(slice_)
-        if pending is not None:
-            pending.result()
+            writer.begin(slice_, done)
+            done += sum(line.answers for line in slice_)
     on_progress(done)
 
 
-def _write(database: Database, batch: BatchRow, slice_: list[ImportLine], after: int, on_ambiguous: str) -> None:
-    database.write(lambda conn: batch_import.insert(conn, batch, slice_, after=after, on_ambiguous=on_ambiguous))
+def _import_copies(reader: _Reader, copies: Copies) -> None:
+    """Import the lines that others answer, before those others: none of these may end without its copies."""
+    database, batch = reader.database, reader.batch
+    before = database.read(lambda conn: batch_import.imported(conn, batch.id))
+    done = before.copies
+    if done == copies.lines:
+        return
+
+    def write(slice_: list[ImportCopy], done: int) -> None:
+        database.write(lambda conn: batch_import.insert_copies(conn, batch, slice_, after=done))
+
+    with _Writer(write) as writer:
+        for slice_ in _slices(reader.copies(copies, before.last_copy), SQLITE_SLICE if database.is_sqlite else SLICE):
+            reader.file.check_unchanged()
+            writer.finish()
+            writer.begin(slice_, done)
+            done += len(slice_)
 
 
-def _parsed(file: BatchFile, max_line_bytes: int) -> Iterator[ImportLine]:
+class _Writer(Generic[T]):
+    """A thread that writes one slice while the next is made. A context manager; the last slice is written at its end."""
+
+    def __init__(self, write: Callable[[list[T], int], None]) -> None:
+        self._write = write
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stockpot-import")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.finish()
+
+    def begin(self, slice_: list[T], done: int) -> None:
+        """Begin to write a slice that follows the first `done` lines."""
+        self._pending = self._thread.submit(self._write, slice_, done)
+
+    def finish(self) -> bool:
+        """Wait for the slice that was begun, and raise what it raised; False when there was none."""
+        if self._pending is None:
+            return False
+        self._pending.result()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
     """The lines once more. They have been validated; `check_unchanged` sees to it that these are the same."""
-    for number, raw in file.lines(longest=max_line_bytes):
-        try:
-            line = jsontext.loads(raw)
-            body = line["body"]
-            parsed = ImportLine(
-                number=number,
-                custom_id=line["custom_id"],
-                endpoint=line["url"],
-                model=body["model"],
-                stream=body.get("stream") is True,
-                body=jsontext.dumps(body),
-            )
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise FileChanged(file.name) from None
-        yield parsed
+
+    database: Database
+    batch: BatchRow
+    file: BatchFile
+    max_line_bytes: int
+
+    def lines(self, copies: Copies | None, after: int) -> Iterator[ImportLine]:
+        """Those after a line number that are jobs of their own."""
+        for number, raw in self.file.lines(longest=self.max_line_bytes):
+            if number <= after or (copies is not None and copies.first_of(number)):
+                continue
+            answers = 1 if copies is None else copies.answers_of(number)
+            try:
+                line = jsontext.loads(raw)
+                body = line["body"]
+                stream = body.get("stream") is True
+                asked = line["custom_id"], line["url"], body["model"], stream, jsontext.dumps(body)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise FileChanged(self.file.name) from None
+            yield ImportLine(number, *asked, answers)
+
+    def copies(self, copies: Copies, after: int) -> Iterator[ImportCopy]:
+        """Those after a line number that others answer."""
+        for number, raw in self.file.lines(longest=self.max_line_bytes):
+            first = copies.first_of(number)
+            if number <= after or not first:
+                continue
+            try:
+                yield ImportCopy(number, first, jsontext.loads(raw)["custom_id"])
+            except (ValueError, LookupError, TypeError):
+                raise FileChanged(self.file.name) from None
 
 
-def _slice(lines: Iterator[ImportLine], size: int) -> list[ImportLine]:
-    taken: list[ImportLine] = []
+def _slices(lines: Iterator[T], size: int) -> Iterator[list[T]]:
+    """Up to `size` lines at a time, fewer when their bodies are large."""
+    taken: list[T] = []
     weight = 0
-    while len(taken) < size and weight < SLICE_BYTES and (line := next(lines, None)) is not None:
+    for line in lines:
         taken.append(line)
-        weight += len(line.body)
-    return taken
+        weight += len(line.body) if isinstance(line, ImportLine) else 0
+        if len(taken) == size or weight >= SLICE_BYTES:
+            yield taken
+            taken, weight = [], 0
+    if taken:
+        yield taken

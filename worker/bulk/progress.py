@@ -54,7 +54,7 @@ def _waits_on(conn: Connection, row: BatchRow, running: int) -> str | None:
         return None
     reason = conn.execute(
         text("""
-        SELECT waiting_on FROM jobs WHERE batch_id = :id AND status = 'queued' ORDER BY due_at, id LIMIT 1
+        SELECT waiting_on FROM jobs_v WHERE batch_id = :id AND status = 'queued' ORDER BY due_at, id LIMIT 1
         """),
         {"id": row.id},
     ).scalar()

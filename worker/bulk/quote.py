@@ -25,7 +25,7 @@ UNMEASURED_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ModelQuote:
-    """One model's share. `cost_usd` is None when the price list has no fixed price for it."""
+    """One model's share of what is called for. `cost_usd` is None when the price list has no fixed price for it."""
 
     model: str
     lines: int
@@ -43,7 +43,10 @@ class ModelQuote:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A file's quote. `seconds` is how long it takes at least, and `bounded_by` says what makes it so."""
+    """A file's quote. `seconds` is how long it takes at least, and `bounded_by` says what makes it so.
+
+    `lines` are those that are called for, and tokens and costs are theirs; what the copies save stands beside.
+    """
 
     lines: int
     models: list[ModelQuote]
@@ -52,6 +55,9 @@ class Quote:
     in_flight: int
     call_seconds: float  # mean of a call
     notes: list[str] = field(default_factory=list)
+    copies: int = 0  # lines that are answered with another's call
+    saved_tokens: int = 0
+    saved_usd: Decimal | None = None
 
     @property
     def tokens(self) -> int:
@@ -61,8 +67,7 @@ class Quote:
     @property
     def cost_usd(self) -> Decimal | None:
         """The whole cost; None when a model has no price."""
-        costs = [one.cost_usd for one in self.models if one.cost_usd is not None]
-        return sum(costs, Decimal(0)) if len(costs) == len(self.models) else None
+        return _sum([one.cost_usd for one in self.models])
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -88,6 +93,9 @@ class Quote:
                 for one in self.models
             ],
             "notes": self.notes,
+            "copies": self.copies,
+            "saved_tokens": self.saved_tokens,
+            "saved_usd": None if self.saved_usd is None else float(self.saved_usd),
         }
 
 
@@ -104,6 +112,7 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
         bounds[f"{settings.rpm:,} requests per minute (STOCKPOT_RPM)"] = 60 * lines / settings.rpm
     if settings.tpm is not None:
         bounds[f"{settings.tpm:,} tokens per minute (STOCKPOT_TPM)"] = 60 * tokens / settings.tpm
+    saved = [] if found.copies is None else [_model(name, asked, market) for name, asked in found.copies.saved.items()]
     bounded_by = max(bounds, key=lambda name: bounds[name])
     return Quote(
         lines=lines,
@@ -113,7 +122,15 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
         in_flight=in_flight,
         call_seconds=work / lines if lines else 0.0,
         notes=_notes(models),
+        copies=found.duplicates,
+        saved_tokens=sum(one.tokens for one in saved),
+        saved_usd=_sum([one.cost_usd for one in saved]),
     )
+
+
+def _sum(costs: list[Decimal | None]) -> Decimal | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, Decimal(0)) if len(known) == len(costs) else None
 
 
 def _model(name: str, asked: Asked, market: Market) -> ModelQuote:

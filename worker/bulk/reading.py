@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -63,30 +64,39 @@ class BatchFile:
         return self._raw.tell()
 
     def lines(self, *, longest: int, digest: hashlib._Hash | None = None) -> Iterator[tuple[int, bytes]]:
-        """Every line that is not blank with its number, from 1. Of a line above `longest` bytes only the beginning.
+        """Every line that is not blank, without its end, with its number, from 1. Of one above `longest` bytes a part.
 
         Args:
-            digest: is fed every byte of the lines (uncompressed).
+            digest: is fed every byte of the file (uncompressed).
 
         Raises:
             InvalidRequest: the gzip data is damaged.
         """
-        self._raw.seek(0)
-        source: BinaryIO = gzip.GzipFile(fileobj=self._raw) if self._gzip else self._raw  # type: ignore[assignment]
-        number = 0
+        number, rest = 0, b""
         try:
-            while line := source.readline(longest + 2):
-                number += 1
+            for block in self._blocks():
                 if digest is not None:
-                    digest.update(line)
-                if line[-1] != 0x0A and len(line) > longest:
-                    _skip_line(source, digest)
-                if line.strip():
-                    yield number, line
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
+                    digest.update(block)
+                lines = (rest + block).split(b"\n")
+                rest = lines.pop()
+                if len(rest) > longest:  # its end may be gigabytes away
+                    rest = rest[: longest + 1]
+                for line in lines:
+                    number += 1
+                    if line and not line.isspace():
+                        yield number, line if len(line) <= longest else line[: longest + 1]
+        except (EOFError, gzip.BadGzipFile, OSError, zlib.error) as error:
             if not self._gzip:
                 raise
             raise InvalidRequest(f"{self.name}: the gzip data is damaged after line {number:,} ({error})") from None
+        if rest and not rest.isspace():
+            yield number + 1, rest
+
+    def _blocks(self) -> Iterator[bytes]:
+        self._raw.seek(0)
+        source: BinaryIO = gzip.GzipFile(fileobj=self._raw) if self._gzip else self._raw  # type: ignore[assignment]
+        while block := source.read(_BUFFER):
+            yield block
 
     def check_unchanged(self) -> None:
         """Raise FileChanged if somebody has written to the file since it was opened."""
@@ -96,14 +106,6 @@ class BatchFile:
     def _stamp(self) -> tuple[int, int]:
         found = os.fstat(self._raw.fileno())
         return found.st_size, found.st_mtime_ns
-
-
-def _skip_line(source: BinaryIO, digest: hashlib._Hash | None) -> None:
-    while rest := source.readline(_BUFFER):
-        if digest is not None:
-            digest.update(rest)
-        if rest[-1] == 0x0A:
-            return
 
 
 def _spooled(stdin: BinaryIO, home: Path) -> BinaryIO:

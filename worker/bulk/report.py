@@ -48,6 +48,9 @@ class Report:
             "seconds": self.seconds,
             "calls": self.calls,
             "retries": self.retries,
+            "duplicates": row.duplicates,
+            "saved_calls": row.copied,
+            "saved_usd": float(row.saved_usd),
             "call_seconds": self.call_seconds,
             "cost_usd": float(row.cost_usd),
             "quoted_usd": quoted,
@@ -69,7 +72,7 @@ def make(conn: Connection, batch: str) -> Report:
     return Report(
         row=row,
         calls=row.calls,
-        retries=max(0, row.calls - row.completed - row.failed),
+        retries=max(0, row.calls - (row.completed + row.failed - row.copied)),
         call_seconds=dict(zip(SHARES, percentiles, strict=False)),
         errors=batch_report.errors(conn, batch),
         slowest=batch_report.slowest(conn, batch, NAMED),

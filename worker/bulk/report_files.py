@@ -8,7 +8,7 @@ from pathlib import Path
 
 from api_schemas import jsontext
 from worker.bulk.report import Report
-from worker.bulk.results import STDOUT
+from worker.bulk.result_files import STDOUT
 from worker.db.batch_report import Bucket
 from worker.db.settle import PICO
 
@@ -57,6 +57,8 @@ def page(report: Report) -> str:
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
         "cost in USD": f"{row.cost_usd:,.6f}{quoted}",
     }
+    if row.duplicates:
+        facts["dedupe"] = f"{row.copied:,} lines answered with another's call, {row.saved_usd:,.6f} USD saved"
     rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items())
     lists = _list("Errors", [(name, f"{count:,}") for name, count in report.errors.items()])
     lists += _list("Slowest lines", [(one, f"{seconds:,.2f} s") for one, seconds in report.slowest])

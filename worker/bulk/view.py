@@ -55,6 +55,9 @@ def _more(row: BatchRow) -> dict[str, Any]:
         "max_in_flight": row.most,
         "finish_by": _unix(row.finish_by),
         "retry_of": row.retry_of,
+        "duplicates": row.duplicates,
+        "copied": row.copied,
+        "saved_usd": float(row.saved_usd),
     }
 
 

@@ -11,6 +11,7 @@ _COMMANDS = {
     "submit": Place("batch_submit", "submit", "Submit a file; prints the batch's id, or follows it to its end."),
     "status": Place("batch_watch", "status", "Show a batch; --watch follows it."),
     "results": Place("batch_results", "results", "Write the answered lines, at any time."),
+    "report": Place("batch_report", "report", "What became of a batch: table, JSON, a page with plots."),
     "cancel": Place("batch_change", "cancel", "Cancel a batch: what is queued, and what is in flight if asked."),
     "pause": Place("batch_change", "pause", "Admit no more lines; calls in flight go on."),
     "resume": Place("batch_change", "resume", "Admit lines again."),

@@ -84,3 +84,8 @@ class Daily(click.ParamType[str]):
             self.fail(f"expected two different times such as 22:00-06:00, got {value!r}", param, ctx)
         offset = datetime.now().astimezone().utcoffset() or timedelta()
         return to_utc(f"{begin.strip()}-{end.strip()}", offset)
+
+
+dedupe = click.option(
+    "--dedupe", is_flag=True, help="Call once for lines with the same request, and answer them all with it."
+)

@@ -1,16 +1,42 @@
-"""A batch as a table for people."""
+"""A batch as a table for people, and `stockpot batch report`."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
+import click
 from rich.console import Console
 from rich.table import Table
 
-from worker.bulk.progress import Look
+from worker.bulk.progress import Look, look
 from worker.bulk.report import Report, make
-from worker.cli.output import money, shown, span
+from worker.bulk.report_files import write
+from worker.cli import options
+from worker.cli.opening import database
+from worker.cli.output import money, put_json, say, screen, shown, span
+from worker.db.batches import BatchRow
 from worker.db.connect import Database
+
+
+@click.command(epilog="\b\nExample:\n  stockpot batch report batch_0198… -o answers.jsonl\n")
+@click.argument("batch")
+@click.option("-o", "--output", metavar="OUT", help="Write OUT.report.json and OUT.report.html beside this file.")
+@options.tenant
+@options.as_json
+def report(batch: str, output: str | None, tenant: str, *, as_json: bool) -> None:
+    """Say what became of BATCH: lines by end, call times, retries, tokens, cost against the quote, failed lines.
+
+    Best when it is over; of a batch under way it is what there is so far.
+    """
+    with database() as opened:
+        found = opened.read(lambda conn: look(conn, batch, tenant=tenant))
+        made = opened.read(lambda conn: make(conn, batch))
+        for path in write(made, output) if output else ():
+            say(f"Report: {path}")
+        if as_json:
+            put_json(made.to_json())
+        elif not output:
+            show(opened, found, screen())
 
 
 def show(opened: Database, found: Look, console: Console) -> None:
@@ -39,6 +65,7 @@ def _facts(found: Look) -> dict[str, str | None]:
         "imported": f"{row.imported:,}" if row.imported < row.total else None,
         "in flight": f"{found.running:,}" + (f" of {row.most:,} at most" if row.most else "") if not row.over else None,
         "waits on": found.waits_on,
+        "dedupe": _saved(row) if row.duplicates else None,
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
         "cost": money(row.cost_usd) + of,
         "retry of": row.retry_of,
@@ -56,6 +83,13 @@ def _outcome(report: Report) -> dict[str, str | None]:
         "slowest": ", ".join(f"{custom_id} {span(took)}" for custom_id, took in report.slowest[:3]) or None,
         "failed lines": ", ".join(custom_id for custom_id, _ in report.failed_lines[:5]) or None,
     }
+
+
+def _saved(row: BatchRow) -> str:
+    return (
+        f"{row.duplicates:,} lines ask what others ask; {row.copied:,} are answered with them so far,"
+        f" {money(row.saved_usd)} saved"
+    )
 
 
 def _moment(at: datetime) -> str:

@@ -25,6 +25,7 @@ from worker.bulk.reading import BatchFile
 from worker.bulk.survey import Survey, survey
 from worker.cli import options
 from worker.cli.batch_options import Ahead, Daily, Span
+from worker.cli.batch_options import dedupe as dedupe_option
 from worker.cli.batch_watch import wait_for
 from worker.cli.exits import FAILED
 from worker.cli.opening import database
@@ -41,8 +42,9 @@ from worker.webhooks.targets import check_url
     epilog="\b\nExamples:\n  stockpot batch quote prompts.jsonl\n  zcat prompts.jsonl.gz | stockpot batch quote -\n"
 )
 @click.argument("file")
+@dedupe_option
 @options.as_json
-def quote(file: str, *, as_json: bool) -> None:
+def quote(file: str, *, dedupe: bool, as_json: bool) -> None:
     """Check FILE whole and price it; nothing is stored, no model is called. Exits 1 if a line is bad.
 
     FILE is one request per line in OpenAI's batch format; gzip is told by itself, - is stdin. Every problem is printed
@@ -50,7 +52,7 @@ def quote(file: str, *, as_json: bool) -> None:
     """
     settings = load()
     with BatchFile(file, home=settings.home, stdin=sys.stdin.buffer) as opened:
-        found, market = _surveyed(opened, settings, _tell_problem(as_json=as_json, data=True))
+        found, market = _surveyed(opened, settings, _tell_problem(as_json=as_json, data=True), dedupe=dedupe)
     offer = price(found, market, settings)
     if as_json:
         counts = {"lines": found.lines, "bad_lines": found.bad_lines, "problems": found.problems}
@@ -84,6 +86,7 @@ Running the same command again, after a kill or a lost connection, goes on with 
 @click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="Attempts per line.")
 @click.option("--webhook", metavar="URL", help="Where to send the signed batch.* event.")
 @click.option("--metadata", type=options.Pairs(), multiple=True, metavar="K=V", help="Yours to keep; repeatable.")
+@dedupe_option
 @click.option("--again", is_flag=True, help="Make a new batch although this file was submitted before.")
 @options.tenant
 @options.as_json
@@ -97,6 +100,7 @@ def submit(
     *,
     wait: bool,
     again: bool,
+    dedupe: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -115,6 +119,7 @@ def submit(
         metadata=dict(metadata) or None,
         max_cost_usd=None if max_cost is None else Decimal(str(max_cost)),
         max_in_flight=max_in_flight,
+        dedupe=dedupe or None,
         **given,
     )
     _check(wanted)
@@ -144,7 +149,9 @@ def _submit(
 ) -> tuple[BatchRow | None, bool]:
     settings = opened.settings
     with BatchFile(file, home=settings.home, stdin=sys.stdin.buffer) as source:
-        found, market = _surveyed(source, settings, _tell_problem(as_json=as_json, data=False))
+        found, market = _surveyed(
+            source, settings, _tell_problem(as_json=as_json, data=False), dedupe=bool(wanted.dedupe)
+        )
         if not found.valid:
             what = f"{found.bad_lines:,} of {found.lines:,} lines are bad" if found.lines else "it has no lines"
             say(click.style("Error: ", fg="red", bold=True) + f"{source.name}: {what}; nothing was submitted.")
@@ -158,7 +165,7 @@ def _submit(
                 say(f"Going on with {batch.id} after line {batch.imported:,} of {batch.total:,}.")
             with _bar("importing", batch.total) as advance:
                 importing.import_lines(
-                    opened, batch, source, max_line_bytes=settings.max_request_bytes, on_progress=advance
+                    opened, batch, source, found, max_line_bytes=settings.max_request_bytes, on_progress=advance
                 )
     return batch, created
 
@@ -170,6 +177,8 @@ def _submitted(batch: BatchRow, *, created: bool, as_json: bool) -> None:
         put_json({"id": batch.id, "status": batch.status, "lines": batch.total, "created": created})
         return
     put(batch.id)
+    if batch.duplicates:
+        say(f"{batch.duplicates:,} of them ask what others ask, and are answered with them.")
     say(f"{batch.total:,} lines. Watch it: stockpot batch status {batch.id} --watch")
 
 
@@ -195,13 +204,19 @@ def _warn(offer: Quote, wanted: Options) -> None:
 
 
 def _surveyed(
-    source: BatchFile, settings: Settings, on_problem: Callable[[BatchProblem], None]
+    source: BatchFile, settings: Settings, on_problem: Callable[[BatchProblem], None], *, dedupe: bool
 ) -> tuple[Survey, Market]:
     """Read the file, and meanwhile ask the provider for prices."""
     telemetry.configure(settings.model_copy(update={"log_level": "warning"}))  # what is not known the quote says itself
     with ThreadPoolExecutor(1) as pool, _bar("checking", source.bytes) as advance:
         asked = pool.submit(ask, settings)
-        found = survey(source, max_line_bytes=settings.max_request_bytes, on_problem=on_problem, on_progress=advance)
+        found = survey(
+            source,
+            max_line_bytes=settings.max_request_bytes,
+            on_problem=on_problem,
+            on_progress=advance,
+            dedupe=dedupe,
+        )
         return found, asked.result()
 
 
@@ -238,6 +253,11 @@ def _show_quote(name: str, found: Survey, offer: Quote) -> None:
     put(
         f"{name}: {found.lines:,} lines, {found.bad_lines:,} bad; at most {offer.tokens:,} tokens, {money(offer.cost_usd)}."
     )
+    if offer.copies:
+        put(
+            f"{offer.copies:,} of them ask what others ask and are not called for:"
+            f" {offer.saved_tokens:,} tokens, {money(offer.saved_usd)} saved."
+        )
     put(f"It takes {span(offer.seconds)} at least, bounded by {offer.bounded_by}.")
     for note in offer.notes:
         put(f"Note: {note}.")

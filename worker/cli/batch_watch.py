@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from worker.bulk import results
 from worker.bulk.progress import Look, Pace, look
 from worker.bulk.report import make
 from worker.bulk.report_files import write
-from worker.bulk.results import Exported, Files
+from worker.bulk.result_files import Exported, Files
 from worker.bulk.view import batch_object
 from worker.cli import options
 from worker.cli.batch_report import show
@@ -51,11 +52,13 @@ def wait_for(opened: Database, batch: str, *, output: str | None, errors: str | 
         return _followed(opened, batch, None, as_json=as_json)
     with Files(output, errors, grows=True) as files, ThreadPoolExecutor(1) as pool:
         stop = threading.Event()
-        writing = pool.submit(results.follow, opened, batch, files, stop=stop)
+        writing = pool.submit(results.write_on, opened, batch, files, stop=stop)
         try:
             code = _followed(opened, batch, writing, as_json=as_json)
         finally:
             stop.set()
+    if code == INTERRUPTED:
+        say(resuming(batch, output, errors, writing.result().offset))
     if writing.result().complete:
         files.remove_stale_errors()
         report = opened.read(lambda conn: make(conn, batch))
@@ -78,6 +81,13 @@ def _followed(opened: Database, batch: str, writing: Future[Exported] | None, *,
     else:
         show(opened, last, margin())
     return 0 if row.status == "completed" and row.completed == row.total else FAILED
+
+
+def resuming(batch: str, output: str, errors: str | None, offset: int) -> str:
+    """How to go on reading from an offset, in words."""
+    beside = f" --errors {shlex.quote(errors)}" if errors else ""
+    command = f"stockpot batch results {batch} -o {shlex.quote(output)}{beside} --follow --offset {offset}"
+    return f"{offset:,} lines are written. Go on from there: {command}"
 
 
 def _watch(opened: Database, batch: str) -> Look:

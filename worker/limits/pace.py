@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-#: The share of the remaining time that the work may take; the rest is for the last calls and a late start.
-SHARE = 0.94
+#: The share of the whole time that is kept free at its end, for what was estimated wrongly. It is the same time at any
+#: moment: a share of what is left would shrink to nothing on the way.
+RESERVE = 0.06
 #: A line's time while none has ended, in seconds.
 UNMEASURED_SECONDS = 5.0
 #: How much the newest second counts against those before it.
@@ -40,10 +41,14 @@ def learn(before: Seen | None, done: int, call_seconds: float) -> Seen:
     return Seen(done, call_seconds, newest if known is None else known + _WEIGHT * (newest - known))
 
 
-def in_flight(lines_left: int, seconds_left: float, line_seconds: float | None) -> int | None:
-    """How many calls in flight it takes, at least 1; None when there is no time to pace: as many as there can be."""
+def in_flight(lines_left: int, seconds_left: float, line_seconds: float | None, *, whole_seconds: float) -> int | None:
+    """How many calls in flight it takes, at least 1; None when there is no time to pace: as many as there can be.
+
+    Args:
+        whole_seconds: what there was from the start of the work to the time to finish by.
+    """
     each = UNMEASURED_SECONDS if line_seconds is None else max(line_seconds, 0.001)
-    usable = seconds_left * SHARE - each
+    usable = seconds_left - whole_seconds * RESERVE - each
     if usable <= 0:
         return None
     wanted = math.ceil(lines_left / usable * each)
