@@ -6,6 +6,7 @@ that is not in it, there is no estimate: an invented cost would be worse than no
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -18,6 +19,18 @@ from worker.errors import Unreachable
 from worker.upstream.client import UpstreamClient
 
 log = structlog.get_logger(__name__)
+
+
+#: English text runs at about four bytes a token in the common vocabularies.
+_BYTES_PER_TOKEN = 4
+#: Tokens an answer is taken to have when the request sets no bound, as the limits take it.
+_DEFAULT_OUTPUT = 512
+#: A cheaper call moves what is expected by this part of the difference.
+_SLOWLY = 10
+#: Models whose cost is remembered in a process; the one unused for longest goes first.
+_MODELS = 1_000
+#: Where a body says how many tokens it wants at most.
+_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +47,20 @@ class Price:
         return fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a call may cost in US dollars; None when nobody knows. A `guess` has no experience behind it."""
+
+    cost_usd: Decimal | None
+    guess: bool = False
+
+
 class Prices:
     """The price list that is known now; empty until `refresh`."""
 
     def __init__(self) -> None:
         self._prices: dict[str, Price] = {}
+        self._seen: OrderedDict[str, Decimal] = OrderedDict()
         self._etag: str | None = None
 
     def __len__(self) -> int:
@@ -48,6 +70,41 @@ class Prices:
         """The estimated cost in US dollars; None for a model without a fixed price."""
         price = self._prices.get(model)
         return None if price is None else price.cost(usage)
+
+    def expected(self, model: str, request: str) -> Expected:
+        """What a call with this request body (JSON) will cost, as far as anybody can tell before it.
+
+        By the list: a token per four bytes of the request, and the answer as long as the request allows. Without such a
+        bound, or without a price: what the model's calls have cost of late. Before any has been made it is a guess.
+        """
+        bound = asked_output(request)
+        given = -(-len(request.encode()) // _BYTES_PER_TOKEN)
+        usage = Usage(input_tokens=given, output_tokens=bound or _DEFAULT_OUTPUT)
+        quoted, seen = self.cost(model, usage), self._seen.get(model)
+        if quoted is not None and bound is not None:
+            return Expected(quoted)
+        if seen is not None:
+            least = self.cost(model, Usage(input_tokens=given)) or Decimal(0)
+            return Expected(max(seen, least))
+        if quoted is None:
+            # As dear as anything is: too much is given back after the call.
+            quoted = max((price.cost(usage) for price in self._prices.values()), default=None)
+        return Expected(quoted, guess=True)
+
+    def learn(self, model: str, cost: Decimal | None) -> None:
+        """Take note of what a call that was answered cost; None when nobody said and the list does not know either.
+
+        A dearer call counts at once, cheaper ones little by little.
+        """
+        before = self._seen.get(model)
+        if cost is None:
+            if before is None:
+                log.warning("cost_unknown", model=model)
+            cost = before or Decimal(0)
+        self._seen[model] = cost if before is None else max(cost, before + (cost - before) / _SLOWLY)
+        self._seen.move_to_end(model)
+        if len(self._seen) > _MODELS:
+            self._seen.popitem(last=False)
 
     async def refresh(self, upstream: UpstreamClient) -> None:
         """Fetch the list; an upstream that has none, or does not answer, leaves what is known."""
@@ -71,6 +128,16 @@ class Prices:
             for name in [entry.get("id"), *(aliases if isinstance(aliases, list) else [])]:
                 if isinstance(name, str):
                     self._prices[name] = price
+
+
+def asked_output(request: str) -> int | None:
+    """The tokens that a request body (JSON) allows its answers to have together; None without such a bound."""
+    body = jsontext.loads(request)
+    if not isinstance(body, dict):
+        return None
+    bound = next((body[name] for name in _BOUNDS if type(body.get(name)) is int and body[name] > 0), None)
+    choices = body.get("n")
+    return bound if bound is None or type(choices) is not int or choices < 1 else bound * choices
 
 
 def _price(entry: dict[str, Any]) -> Price | None:

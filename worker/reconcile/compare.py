@@ -1,0 +1,62 @@
+"""What the provider's books say of an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from worker.db.ledger import Entry, Mark
+from worker.reconcile.books import LogBook, LogRow
+
+#: The provider's clock and ours may differ by that much.
+SKEW = timedelta(seconds=60)
+#: What is not there by then does not come any more: an answer that nobody waits for is generated to its end and billed.
+LATEST = timedelta(minutes=15)
+
+
+def compare(entry: Entry, row: LogRow | None, now: datetime) -> Mark:
+    """What the log says of an attempt; `row` is None when it is not there."""
+    if row is None:
+        absent = "unbilled" if now - entry.finished_at > LATEST else "late"
+        return Mark(entry.job_id, entry.attempt, absent)
+    if row.billed:
+        verdict = "matched" if entry.outcome == "completed" else "orphaned"
+    else:
+        verdict = "matched" if entry.outcome == "completed" and row.succeeded else "unbilled"
+    return Mark(
+        entry.job_id,
+        entry.attempt,
+        verdict,
+        cost_usd=row.cost_usd if row.billed else None,
+        input_tokens=row.input_tokens if row.billed else None,
+        output_tokens=row.output_tokens if row.billed else None,
+        total_tokens=row.total_tokens if row.billed else None,
+        inference_id=row.inference_id,
+    )
+
+
+async def look_up(book: LogBook, entries: Sequence[Entry], now: datetime, *, most: int | None = None) -> list[Mark]:
+    """Compare attempts of about the same time with the log, of which at most `most` pages are read.
+
+    What is not found counts as absent only if the whole window was read. Raises as `LogBook.pages`.
+    """
+    if not entries:
+        return []
+    left: dict[str, Entry] = {entry.client_request_id: entry for entry in entries}
+    begin = min(entry.started_at for entry in entries) - SKEW
+    end = max(entry.finished_at for entry in entries) + SKEW
+    marks: list[Mark] = []
+    whole = False
+    async for page in book.pages(begin, end, most=most):
+        marks += _found(left, page.rows, now)
+        whole = not page.more
+        if not left:
+            break
+    absent = [compare(entry, None, now) for entry in left.values()]
+    return marks + (absent if whole else [replace(mark, reconciled="late") for mark in absent])
+
+
+def _found(left: dict[str, Entry], rows: Sequence[LogRow], now: datetime) -> list[Mark]:
+    named: Mapping[str, LogRow] = {row.client_request_id: row for row in rows if row.client_request_id in left}
+    return [compare(left.pop(name), row, now) for name, row in named.items()]

@@ -1,0 +1,199 @@
+"""The walk through the provider's books: every attempt that has no final mark, hour by hour.
+
+    log         each page names attempts by their client request id. What was not billed is final; what was billed waits
+                for its charge, and is `late` until that is seen
+    charges     each page has what was really charged, by inference id: the attempt is final, and the charge is its cost
+    the rest    is `late` while it may still come, else final by the log's word, or `unbilled`
+
+Each page is written together with a bookmark: killed at any moment, the next run goes on with the page after it. What a
+run without a bookmark may ask twice is never counted twice, since a mark is written once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+from sqlalchemy import Connection
+
+from worker.db import bookmarks, ledger
+from worker.db.connect import Database
+from worker.db.ledger import Entry, Mark
+from worker.reconcile.books import ChargeBook, LogBook, LogRow, NoCharges, StaleCursor
+from worker.reconcile.compare import LATEST, SKEW, compare
+
+#: The attempts that are compared in one go are those that began within such a window.
+WINDOW = timedelta(hours=1)
+_NAME = "reconcile"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a walk is: attempts that began in [begin, end), the books from `first` to `last`; times in ISO 8601."""
+
+    begin: str
+    end: str
+    first: str
+    last: str
+    phase: Literal["log", "charges"] = "log"
+    page: int = 0
+    cursor: str | None = None
+
+
+class Walk:
+    """One run. `counted` has the marks that it made, by attempt: a mark that became final counts as that."""
+
+    def __init__(self, log: LogBook, charges: ChargeBook, database: Database, tell: Callable[[str], None]) -> None:
+        self._log = log
+        self._charges: ChargeBook | None = charges
+        self._database = database
+        self._tell = tell
+        self._billed: dict[str, LogRow] = {}  # of this window, by client request id
+        self._resumed = False  # this window's first pages were another run's
+        self._marks: dict[str, str] = {}
+        self._now = database.read(ledger.now)
+
+    @property
+    def counted(self) -> Counter[str]:
+        """How many attempts this run has left with which mark."""
+        return Counter(self._marks.values())
+
+    async def run(self, since: datetime | None) -> None:
+        """Walk from the bookmark, or from the first attempt without a final mark, to the end."""
+        place = self._bookmark(since) or self._window(since)
+        while place is not None:
+            self._billed.clear()
+            if place.phase == "log":
+                place = await self._read_log(place)
+            if place.phase == "charges" and self._charges is not None:
+                await self._read_charges(place, self._charges)
+            self._close(place)
+            self._resumed = False
+            place = self._window(datetime.fromisoformat(place.end))
+
+    def _bookmark(self, since: datetime | None) -> Place | None:
+        try:
+            place = Place(**(self._database.read(lambda conn: bookmarks.read(conn, _NAME)) or {}))
+        except TypeError:  # none, or another version's
+            return None
+        if since is not None and datetime.fromisoformat(place.begin) < since:
+            return None
+        self._resumed = True
+        self._tell(f"{place.begin[:16]}: goes on with the {place.phase}")
+        return place
+
+    def _window(self, since: datetime | None) -> Place | None:
+        """The next window that has attempts without a final mark."""
+        begin = self._database.read(lambda conn: ledger.first_open(conn, since))
+        if begin is None or begin > self._now:
+            return None
+        entries = self._database.read(lambda conn: ledger.open_between(conn, begin, begin + WINDOW))
+        ended = max([begin, *(entry.finished_at for entry in entries)])
+        self._tell(f"{begin:%Y-%m-%d %H:%M}: {len(entries):,} calls, {self._requests:,} requests so far")
+        return Place(
+            begin.isoformat(), (begin + WINDOW).isoformat(), (begin - SKEW).isoformat(), (ended + SKEW).isoformat()
+        )
+
+    @property
+    def _requests(self) -> int:
+        return self._log.requests + (self._charges.requests if self._charges is not None else 0)
+
+    async def _read_log(self, place: Place) -> Place:
+        left = {entry.client_request_id: entry for entry in self._entries(place)}
+        first, last = datetime.fromisoformat(place.first), datetime.fromisoformat(place.last)
+        if left:
+            async for page in self._log.pages(first, last, first=place.page):
+                found = [(left.pop(row.client_request_id), row) for row in page.rows if row.client_request_id in left]
+                place = replace(place, page=place.page + 1)
+                self._write([self._by_log(entry, row) for entry, row in found], place)
+                if not left:
+                    break
+        place = replace(place, phase="charges")
+        self._write([], place)
+        return place
+
+    def _by_log(self, entry: Entry, row: LogRow) -> Mark:
+        mark = compare(entry, row, self._now)
+        if self._charges is None or not row.billed or row.inference_id is None:
+            return mark
+        self._billed[entry.client_request_id] = row
+        return replace(mark, reconciled="late", cost_usd=None)
+
+    async def _read_charges(self, place: Place, book: ChargeBook) -> None:
+        left = {entry.inference_id: entry for entry in self._entries(place) if entry.inference_id is not None}
+        first = datetime.fromisoformat(place.first)
+        last = datetime.fromisoformat(place.last) + LATEST
+        cursor = place.cursor
+        while left:
+            try:
+                async for page in book.pages(first, last, cursor):
+                    found = [(left.pop(reference), usd) for reference, usd in page.charges.items() if reference in left]
+                    self._write(
+                        [self._by_charge(entry, usd) for entry, usd in found], replace(place, cursor=page.cursor)
+                    )
+                    if not left:
+                        return
+            except StaleCursor:
+                if cursor is None:
+                    raise NoCharges("GET /v2/billing/transactions refuses its own cursor") from None
+                cursor = None
+                continue
+            except NoCharges as error:
+                self._tell(f"{error}: the log's word is taken")
+                self._charges = None
+            return
+
+    def _by_charge(self, entry: Entry, usd: Decimal) -> Mark:
+        if entry.cost_usd is not None and entry.cost_source == "provider" and entry.cost_usd != usd:
+            self._tell(f"{entry.client_request_id}: charged {usd} USD, the answer said {entry.cost_usd}")
+        verdict = "matched" if entry.outcome == "completed" else "orphaned"
+        return Mark(entry.job_id, entry.attempt, verdict, cost_usd=usd)
+
+    def _close(self, place: Place) -> None:
+        """What is left of a window: too young to be final, or final by the log's word."""
+        marks = []
+        for entry in self._entries(place):
+            row = self._billed.get(entry.client_request_id)
+            young = self._now - entry.finished_at <= LATEST
+            if (row is None and self._resumed) or (row is not None and young and self._charges is not None):
+                # Its charge may still come; or what the log said of it went with the run that had asked.
+                marks.append(Mark(entry.job_id, entry.attempt, "late"))
+            else:
+                marks.append(compare(entry, row, self._now))
+        self._write(marks, None)
+
+    def _entries(self, place: Place) -> list[Entry]:
+        begin, end = datetime.fromisoformat(place.begin), datetime.fromisoformat(place.end)
+        return self._database.read(lambda conn: ledger.open_between(conn, begin, end))
+
+    def _write(self, marks: Sequence[Mark], place: Place | None) -> None:
+        written: dict[str, Any] | None = None if place is None else asdict(place)
+
+        def verb(conn: Connection) -> None:
+            ledger.mark(conn, marks)
+            bookmarks.put(conn, _NAME, written)
+
+        self._database.write(verb)
+        self._marks.update((f"{mark.job_id}.{mark.attempt}", mark.reconciled) for mark in marks)
+
+
+async def walk(
+    log: LogBook, charges: ChargeBook, database: Database, since: datetime | None, tell: Callable[[str], None]
+) -> Counter[str]:
+    """Mark every attempt that has no final mark, from the bookmark on; how many got which mark.
+
+    Args:
+        since: only attempts that began at or after this aware moment.
+        tell: told how far it is, in words.
+
+    Raises:
+        NoLog: the provider has no log.
+        Unreachable: its books, or the database, did not answer.
+    """
+    one = Walk(log, charges, database, tell)
+    await one.run(since)
+    return one.counted
