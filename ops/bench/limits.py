@@ -1,16 +1,20 @@
 """`python -m ops.bench.limits`: how much of a limit is used, and what a pause costs, against the simulator.
 
-    rpm, tpm     four workers share 600 requests (48,000 tokens) a minute: the share used over a minute, and the 429s
-    credits      they run out amid 1,000 jobs and come back: failed jobs, attempts spent, calls refused
-    lanes        an interactive job with and without 10,000 bulk jobs waiting: milliseconds from due to claimed
+    rpm, tpm, both   four workers share so many requests, tokens a minute: the share used over a minute, and the 429s
+    curve            the learned limit of a route whose capacity goes 20, 5, 40: use and 429s of each steady state
+    herd             ten workers begin at once on a route that nobody knows: use and 429s
+    credits          they run out amid 1,000 jobs and come back: failed jobs, attempts spent, calls refused
+    lanes            an interactive job with and without 10,000 bulk jobs waiting: milliseconds from due to claimed
 
-One JSON object per line. It takes about four minutes; `--only rpm` runs one.
+One JSON object per line, and, when all have run, `ops/bench/LIMITS.md` with the curve drawn. It takes about eight
+minutes; `--only rpm,tpm` runs some and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import statistics
 import sys
 import tempfile
@@ -25,11 +29,12 @@ import httpx
 import orjson
 
 from api_schemas.jobs import parse_job
+from ops.bench import limits_capacity, limits_report
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.servers import ValkeyServer
 from worker.db import schema, submit
-from worker.sandbox.simulator.journal import Call, calls, read_journal
+from worker.sandbox.simulator.journal import Call, calls, calls_by_job, read_journal
 
 WORKERS = 4
 #: Seconds that are left out at the start, and seconds that are measured.
@@ -46,7 +51,9 @@ def _place(provider: dict[str, Any], **settings: Any) -> Iterator[Workplace]:
         made = stack.enter_context(Provider(home, first_token_delay=100, token_delay=0, **provider))
         url = f"sqlite:///{home / 'stockpot.db'}"
         schema.upgrade(url)
-        yield stack.enter_context(workplace(made, url, valkey.url, **({"lease_seconds": 30} | settings)))
+        yield stack.enter_context(
+            workplace(made, url, valkey.url, **({"lease_seconds": 30, "sweep_seconds": 1} | settings))
+        )
 
 
 def _submit(place: Workplace, count: int, lane: str = "bulk") -> None:
@@ -122,19 +129,30 @@ def _lanes() -> dict[str, Any]:
             _submit(place, backlog)
             place.start()
             time.sleep(3)
-            for _ in range(30):
-                place.submit("ok")
+            submitted: dict[str, float] = {}
+            for _ in range(60):
+                began = time.time()
+                submitted[place.submit("ok")] = began
                 time.sleep(0.3)
             place.engines[0].stop_claiming()
-            waits = sorted(one["queued_seconds"] * 1e3 for one in rows(place.database, _CLAIMED))
-        record[name] = {"p50_ms": round(statistics.median(waits)), "p95_ms": round(waits[int(len(waits) * 0.95)])}
+            claims = [one["queued_seconds"] for one in rows(place.database, _CLAIMED)]
+            made = calls_by_job(read_journal(place.provider.journal))
+        calls_after = [made[job][0].received.at - began for job, began in submitted.items() if job in made]
+        record[name] = {"jobs": len(calls_after)} | _percentiles("claim", claims) | _percentiles("call", calls_after)
     return record
+
+
+def _percentiles(name: str, seconds: list[float]) -> dict[str, int]:
+    ordered = sorted(each * 1e3 for each in seconds)
+    return {f"{name}_p50": round(statistics.median(ordered)), f"{name}_p95": round(ordered[int(len(ordered) * 0.95)])}
 
 
 SCENARIOS = {
     "rpm": lambda: _rates("rpm", rpm=600),
     "tpm": lambda: _rates("tpm", tpm=48_000),
     "both": lambda: _rates("both", rpm=600, tpm=20_000),
+    "curve": limits_capacity.curve,
+    "herd": limits_capacity.herd,
     "credits": _credits,
     "lanes": _lanes,
 }
@@ -144,9 +162,15 @@ def main() -> None:
     """Run the chosen scenarios."""
     parser = argparse.ArgumentParser(prog="python -m ops.bench.limits", description=__doc__)
     parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, separated by commas")
-    for name in parser.parse_args().only.split(","):
-        sys.stdout.write(orjson.dumps(SCENARIOS[name]()).decode() + "\n")
+    chosen = parser.parse_args().only.split(",")
+    load = os.getloadavg()[0]
+    records: dict[str, dict[str, Any]] = {}
+    for name in chosen:
+        records[name] = SCENARIOS[name]()
+        sys.stdout.write(orjson.dumps(records[name]).decode() + "\n")
         sys.stdout.flush()
+    if set(chosen) == set(SCENARIOS):
+        limits_report.write(records, load)
 
 
 if __name__ == "__main__":

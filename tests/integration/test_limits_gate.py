@@ -265,6 +265,20 @@ async def test_a_failing_upstream_gets_single_probes_until_it_is_back(redis_url:
     assert [each.what for each in told] == ["paused", "resumed"]
 
 
+async def test_calls_that_we_cut_off_say_nothing_against_the_upstream(redis_url: str) -> None:
+    """Two hundred cancellations in a row do not pause the route, and their tokens stay counted."""
+    told: list[Transition] = []
+    async with gate(redis_url, Limits(concurrency=50, tpm=100_000), on_change=told.append) as one:
+        for _ in range(4):
+            held = await permits(one, 50, wait=5.0)
+            assert len(held) == 50
+            for permit in held:
+                permit.done("cut")
+        assert isinstance(await one.admit(ROUTE, 1, 5.0), Permit)
+        assert not told
+        assert isinstance(await one.admit(ROUTE, 98_500, 0.3), Held)  # 200 × 10 are gone
+
+
 async def test_maintenance_opens_the_breaker_at_once(redis_url: str) -> None:
     """One "under maintenance" is enough, for that model only."""
     told: list[Transition] = []

@@ -242,10 +242,32 @@ def test_only_one_worker_decides_on_a_window(client: redis.Redis) -> None:
     due = [reply["due"] for reply in replies if "due" in reply]
     assert len(due) == 1
     assert due[0]["ok"] == 5
-    decision = {"win": due[0]["win"], "limit": 20, "learned": "{}", "breaker": "{}", "length": 1_000}
+    decision = {"win": due[0]["win"], "limit": 20, "learned": "{}", "breaker": "{}", "length": 1_000, "trial": 0}
     answers = [client.eval(lua.LEARN, 1, keys.state(ROUTE), json.dumps(decision | {"limit": n})) for n in (20, 99)]
     assert answers == [1, 0]
     assert fleet.ask("b", 0, 1000)["limit"] == 20
+
+
+def test_the_first_overload_ends_a_trial_and_those_of_a_limit_that_is_no_more_count_for_nothing(
+    client: redis.Redis,
+) -> None:
+    """A window of a raised limit is over at once; afterwards another worker tells of what it met under that limit."""
+    fleet = Fleet(client, limits={}, learned=16)
+    fleet.ask("a", 0, 1, seen={"ok": 5})
+    raised = {"win": 1, "limit": 20, "learned": "{}", "breaker": "{}", "length": 1_000, "trial": 1}
+    assert client.eval(lua.LEARN, 1, keys.state(ROUTE), json.dumps(raised)) == 1
+    opened = client.hget(keys.state(ROUTE), "opened")
+    assert opened is not None
+    fleet.now = float(opened) + 10
+    assert "due" not in fleet.ask("a", 1, 1, seen={"ok": 1}, known=20)
+    reply = fleet.ask("b", 1, 1, seen={"overloaded": 1}, known=20)
+    assert reply["trial"]
+    assert (reply["due"]["ok"], reply["due"]["overloaded"]) == (1, 1)
+    lowered = raised | {"win": 2, "limit": 16, "trial": 0}
+    assert client.eval(lua.LEARN, 1, keys.state(ROUTE), json.dumps(lowered)) == 1
+    fleet.ask("c", 1, 1, seen={"overloaded": 3}, known=20)
+    fleet.ask("c", 1, 1, seen={"overloaded": 1}, known=16)
+    assert client.hget(keys.state(ROUTE), "overloaded") in {b"1", "1"}
 
 
 def test_random_workers_never_exceed_a_limit_that_falls(client: redis.Redis) -> None:

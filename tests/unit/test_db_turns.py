@@ -86,6 +86,24 @@ def test_a_tenants_models_take_turns_within_its_part() -> None:
     assert sum(served, Counter()) == {("a", "m"): 2, ("a", "n"): 2, ("b", "m"): 4}
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    weights=st.dictionaries(st.sampled_from(TENANTS), st.integers(1, 9), min_size=1),
+    limits=st.lists(st.integers(1, 20), min_size=1, max_size=60),
+)
+def test_a_tenant_has_its_weight_of_all_that_was_claimed(weights: dict[str, int], limits: list[int]) -> None:
+    """Less two jobs at most, at any time, also when each claim is of a single job."""
+    queue = {(tenant, "m"): 10_000 for tenant in TENANTS}
+    turns, taken, claimed = Turns(weights=weights), Counter[str](), 0
+    whole = sum(weights.get(tenant, 1) for tenant in TENANTS)
+    for limit in limits:
+        for (tenant, _), count in claim(turns, queue, limit).items():
+            taken[tenant] += count
+        claimed += limit
+        for tenant in TENANTS:
+            assert taken[tenant] >= claimed * weights.get(tenant, 1) / whole - 2
+
+
 def test_a_new_listing_goes_on_behind_the_tenant_that_was_served_last() -> None:
     """Else the first in the alphabet would be first after every listing."""
     turns = Turns()

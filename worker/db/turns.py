@@ -1,10 +1,12 @@
 """Whose turn it is: the jobs of a lane that belong to no batch are claimed in turns, tenant by tenant.
 
-    each claim of n jobs      is dealt out evenly among the tenants that have work, and a tenant's part among its models
+    each claim of n jobs      is dealt out by weight among the tenants that have work, and a tenant's part evenly among its
+                              models; all weigh 1 where `STOCKPOT_TENANT_WEIGHTS` says nothing else
     what one cannot use       goes to the others in the same claim: no slot stays empty while anybody has work
 
-The bound: of T tenants with due work each gets at least ⌊n / T⌋ of every claim of n jobs that one worker makes; with
-more tenants than jobs in a claim, one in every ⌈T / n⌉ claims. (Beyond `MOST_GROUPS` pairs of tenant and model a worker
+The bound: while a tenant of weight w among tenants of weight W has due work, it has had its w / W of all that one worker
+claimed, less two jobs at most, however small the claims are: the job goes to whom most is owed. Where all weigh the same
+that is at least ⌊n / T⌋ of every claim of n jobs, and one in every ⌈T / n⌉ claims with more tenants than jobs. (Beyond `MOST_GROUPS` pairs of tenant and model a worker
 looks at that many at a time, and goes on to the next ones after `REFRESH_SECONDS`.) A tenant with a million jobs in the
 queue delays another's by no more than one with ten.
 
@@ -14,13 +16,16 @@ depend on how many jobs wait. Jobs of a held route stand in nobody's way for the
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sqlalchemy import Connection, text
 
+from worker.db.budget_tables import SHUT
 from worker.db.clock import is_postgres
 
 #: A tenant that is new in the queue waits this long at most for its first turn, while others have work.
@@ -46,8 +51,14 @@ class Turn:
 class Turns:
     """The tenants of one lane, as one worker deals to them. Pure but for the clock (seconds, rising)."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, weights: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self._clock = clock
+        self._weights = weights
+        self._dealt = 0
+        # Jobs that a tenant should have had by now, less those it had; and the number of the last one that it had.
+        self._owed: dict[str, tuple[float, int]] = {}
         self._tenants: deque[tuple[str, deque[str]]] = deque()
         self._read_at = -REFRESH_SECONDS
         self._served = ""  # the tenant that was dealt to last: the next one is first after a listing
@@ -58,12 +69,14 @@ class Turns:
         """Whether it is time to list again."""
         return self._clock() - self._read_at >= REFRESH_SECONDS
 
-    def learn(self, groups: Sequence[Group]) -> None:
-        """Take a listing in, which began behind `after`."""
+    def learn(self, groups: Sequence[Group], shut: Collection[str] = ()) -> None:
+        """Take a listing in, which began behind `after`; tenants whose budget is `shut` have no turn."""
         self._read_at = self._clock()
         self.after = groups[-1] if len(groups) >= MOST_GROUPS else None
         by_tenant: dict[str, deque[str]] = {}
         for tenant, model in groups:
+            if tenant in shut:
+                continue
             by_tenant.setdefault(tenant, deque()).append(model)
         self._tenants = deque(by_tenant.items())
         self._tenants.rotate(-sum(tenant <= self._served for tenant in by_tenant))
@@ -72,7 +85,7 @@ class Turns:
         """Deal `limit` jobs out to those next in turn, leaving out models that are held."""
         turns: list[Turn] = []
         open_ = [tenant for tenant, models in self._tenants if any(model not in held for model in models)]
-        quotas = dict(zip(open_, _parts(limit, len(open_)), strict=False))
+        quotas = self._quotas(limit, open_)
         for tenant, models in list(self._tenants)[: len(self._tenants)]:
             quota = quotas.get(tenant, 0)
             if not quota:
@@ -87,6 +100,25 @@ class Turns:
             at = [tenant for tenant, _ in self._tenants].index(self._served)
             self._tenants.rotate(-(at + 1))
         return turns
+
+    def _quotas(self, limit: int, tenants: Sequence[str]) -> Counter[str]:
+        """Each job to whom most is owed; where that is the same for several, to who has had none for longest."""
+        whole = sum(self._weights.get(tenant, 1) for tenant in tenants)
+        heap = []
+        for place, tenant in enumerate(tenants):
+            owed, last = self._owed.get(tenant, (0.0, place - len(tenants)))
+            less = -owed - limit * self._weights.get(tenant, 1) / whole
+            # Compared as rounded, so that what is the same in arithmetic is the same here.
+            heap.append((round(less, 6), last, tenant, less))
+        heapq.heapify(heap)
+        quotas: Counter[str] = Counter()
+        for _ in range(limit if heap else 0):
+            _, _, tenant, less = heap[0]
+            quotas[tenant] += 1
+            self._dealt += 1
+            heapq.heapreplace(heap, (round(less + 1, 6), self._dealt, tenant, less + 1))
+        self._owed = {tenant: (-less, last) for _, last, tenant, less in heap}
+        return quotas
 
     def dry(self, turn: Turn) -> None:
         """A turn found less than its quota: nothing more is due there until the next listing."""
@@ -106,13 +138,16 @@ def _parts(whole: int, among: int) -> list[int]:
     return [each + (at < more) for at in range(among)]
 
 
-def groups(conn: Connection, lane: str, after: Group | None) -> list[Group]:
-    """The pairs of tenant and model that have jobs in a lane's queue, in order, at most `MOST_GROUPS`."""
+def groups(conn: Connection, lane: str, after: Group | None) -> tuple[list[Group], frozenset[str]]:
+    """The pairs of tenant and model that have jobs in a lane's queue, in order, at most `MOST_GROUPS`.
+
+    And the tenants of them whose budget is shut.
+    """
     start = after or ("", "")
     return _postgres(conn, lane, start) if is_postgres(conn) else _sqlite(conn, lane, start)
 
 
-def _postgres(conn: Connection, lane: str, start: Group) -> list[Group]:
+def _postgres(conn: Connection, lane: str, start: Group) -> tuple[list[Group], frozenset[str]]:
     following = f"""
         SELECT tenant, model FROM jobs WHERE {ALONE} AND lane = :lane AND (tenant, model) > ({{tenant}}, {{model}})
         ORDER BY tenant, model LIMIT 1
@@ -127,14 +162,14 @@ def _postgres(conn: Connection, lane: str, start: Group) -> list[Group]:
             FROM walk CROSS JOIN LATERAL ({following.format(tenant="walk.tenant", model="walk.model")}) AS f
             WHERE walk.n < :most
         )
-        SELECT tenant, model FROM walk
+        SELECT tenant, model, {SHUT.format(tenant="walk.tenant")} AS shut FROM walk
         """),
         {"lane": lane, "tenant": start[0], "model": start[1], "most": MOST_GROUPS},
-    )
-    return [(row.tenant, row.model) for row in rows]
+    ).all()
+    return [(row.tenant, row.model) for row in rows], frozenset(row.tenant for row in rows if row.shut)
 
 
-def _sqlite(conn: Connection, lane: str, start: Group) -> list[Group]:
+def _sqlite(conn: Connection, lane: str, start: Group) -> tuple[list[Group], frozenset[str]]:
     # The library is in this process: a step costs some microseconds, and its recursive queries know no LATERAL.
     step = text(f"""
         SELECT tenant, model FROM jobs INDEXED BY ix_jobs_queued
@@ -147,4 +182,6 @@ def _sqlite(conn: Connection, lane: str, start: Group) -> list[Group]:
         at = None if row is None else (row.tenant, row.model)
         if at is not None:
             found.append(at)
-    return found
+    asked = text(f"SELECT {SHUT.format(tenant=':tenant')}")
+    tenants = {tenant for tenant, _ in found}
+    return found, frozenset(tenant for tenant in tenants if conn.execute(asked, {"tenant": tenant}).scalar())

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import structlog
-
 from worker import conclude
 from worker.crash import crashpoint
 from worker.engine.desk import Desk
@@ -17,10 +13,6 @@ from worker.upstream.outcome import Answer, Outcome
 
 #: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
 LINE_SECONDS = 3.0
-#: Seconds beyond that after which the job is given back although the gate has said nothing: no job waits for ever.
-SILENCE_SECONDS = 10.0
-
-log = structlog.get_logger(__name__)
 
 
 async def admit(slot: Slot, desk: Desk) -> Permit | Held:
@@ -29,12 +21,7 @@ async def admit(slot: Slot, desk: Desk) -> Permit | Held:
     tokens = desk.estimator.estimate(job.model, len(job.body))
     patience = min(LINE_SECONDS, job.seconds_left)
     route = desk.route(job.model)
-    try:
-        async with asyncio.timeout(patience + SILENCE_SECONDS):
-            return await desk.gate.admit(route, tokens, timeout_hint=patience, urgent=job.lane == "interactive")
-    except TimeoutError:
-        log.warning("gate_silent", job=job.id)
-        return Held("concurrency", 1.0)
+    return await desk.gate.admit(route, tokens, timeout_hint=patience, urgent=job.lane == "interactive")
 
 
 async def call(slot: Slot, desk: Desk, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:
@@ -65,9 +52,9 @@ def _request(slot: Slot, desk: Desk) -> Call:
 
 
 def _give_back(permit: Permit, outcome: Outcome | None, progress: Progress) -> None:
-    """Tell the limits how it ended. A call that was cut off counts as broken once bytes of it had left."""
+    """Tell the limits how it ended. A call that we cut off says nothing about the upstream, but it has cost something."""
     if outcome is None:
-        permit.done("partial" if progress.sent else "unused", headers=progress.rate_limits)
+        permit.done("cut" if progress.sent else "unused", headers=progress.rate_limits)
         return
     kind, tokens = conclude.ended(outcome)
     failure = None if isinstance(outcome, Answer) else outcome

@@ -6,13 +6,16 @@ and died cost a second and nothing else. While a look finds as much as it asked 
 million-row batch needs no message at all.
 
 Bulk work has many sources, which take turns: the jobs that belong to no batch, and each batch that admits lines now.
+It is claimed beside the interactive work, in slots of its own: a job that somebody waits for waits for no bulk claim.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import structlog
 
@@ -49,6 +52,7 @@ class Feeder:
         owner: str,
         lease: float,
         look_every: float,
+        weights: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._database = database
         self._slots = slots
@@ -61,7 +65,9 @@ class Feeder:
         self._batches: deque[OpenBatch] = deque()
         self._served = ""  # the batch that had the last turn
         self._holds = Holds()
-        self._turns = {lane: Turns() for lane in self._lanes}
+        self._turns = {lane: Turns(weights=weights) for lane in self._lanes}
+        self._bulk_claim: asyncio.Task[None] | None = None
+        self._coming = {"interactive": 0, "bulk": 0}  # jobs that a claim under way may bring
         self._bell = asyncio.Event()
         self.open = True
 
@@ -127,6 +133,9 @@ class Feeder:
                     self._bell.set()
         finally:
             look.cancel()
+            with contextlib.suppress(Unreachable):  # it brought nothing
+                if self._bulk_claim is not None:
+                    await self._bulk_claim
 
     def close(self) -> None:
         """Claim no more."""
@@ -146,24 +155,39 @@ class Feeder:
 
     async def _claim_all(self) -> None:
         await self._send_scouts()
-        while self.open and self._ids and self._slots.free > 0:
-            ids = [self._ids.popleft() for _ in range(min(len(self._ids), self._slots.free, SLICE))]
+        while self.open and self._ids and (room := self._room("interactive")) > 0:
+            ids = [self._ids.popleft() for _ in range(min(len(self._ids), room, SLICE))]
             await self._claim_ids([job_id for job_id in ids if job_id not in self._slots])
-        for lane in ("interactive", "bulk"):
-            while self.open and lane in self._lanes and (room := self._room(lane)) > 0:
-                asked = min(room, SLICE)
-                if await self._claim_lane(lane, asked) < asked:
-                    self._lanes.discard(lane)
-                if self._ids or (lane == "bulk" and "interactive" in self._lanes):
-                    return self._bell.set()  # interactive work has come meanwhile, and goes first
-                if lane == "bulk" and self._batches:
-                    break  # the batches' turn
-        return await self._claim_batches()
+        while self.open and not self._ids and "interactive" in self._lanes and (room := self._room("interactive")) > 0:
+            await self._claim_lane("interactive", min(room, SLICE))
+        if self._ids and self._room("interactive") > 0:
+            self._bell.set()
+        if self._bulk_claim is not None and self._bulk_claim.done():
+            over, self._bulk_claim = self._bulk_claim, None
+            over.result()
+        if self._bulk_claim is None and self.open and ("bulk" in self._lanes or self._batches):
+            self._bulk_claim = asyncio.create_task(self._claim_bulk(), name="feeder-bulk")
+            self._bulk_claim.add_done_callback(self._bulk_claimed)
 
-    async def _claim_batches(self) -> None:
-        """One slice of each batch in turn, until none has more or no slot is free."""
+    def _bulk_claimed(self, over: asyncio.Task[None]) -> None:
+        if not over.cancelled() and over.exception() is not None:
+            self._bell.set()  # somebody must hear of it
+
+    async def _claim_bulk(self) -> None:
+        """Slices of the bulk lane and of the batches in turn, until none has more or no slot is free."""
+        more = True
+        while self.open and more and (room := self._room("bulk")) > 0:
+            more = False
+            if "bulk" in self._lanes:
+                await self._claim_lane("bulk", min(room, SLICE))
+                more = "bulk" in self._lanes
+            more = await self._claim_batches() or more
+
+    async def _claim_batches(self) -> bool:
+        """One slice of each batch in turn, until none has more or no slot is free, or it is the lane's turn: True."""
         bounded: list[OpenBatch] = []
-        while self.open and self._batches and (room := self._slots.free_for_bulk) > 0:
+        turn_over = False
+        while self.open and self._batches and (room := self._room("bulk")) > 0:
             batch = self._batches.popleft()
             if batch.model in self._holds.models:
                 continue  # not one of its lines may go, and there may be a million of them
@@ -173,22 +197,39 @@ class Feeder:
                 self._batches.append(batch)
             elif batch.bound:
                 bounded.append(batch)  # it may have room for the next when one of its calls has ended
-            if self._ids or "interactive" in self._lanes or (self._batches and "bulk" in self._lanes):
-                self._bell.set()
+            if self._batches and "bulk" in self._lanes:
+                turn_over = True
                 break
         self._batches.extend(bounded)
+        return turn_over
 
     async def _claim_batch(self, batch: OpenBatch, limit: int) -> int:
         crashpoint("claim.before")
         held = self._held_now()
-        jobs = await self._database.write(
-            lambda conn: batch_claims.claim_lines(conn, batch, limit, owner=self._owner, lease=self._lease, held=held)
-        )
+        with self._expecting("bulk", limit):
+            jobs = await self._database.write(
+                lambda conn: batch_claims.claim_lines(
+                    conn, batch, limit, owner=self._owner, lease=self._lease, held=held
+                )
+            )
         self._take(jobs)
         return len(jobs)
 
     def _room(self, lane: str) -> int:
-        return self._slots.free_for_bulk if lane == "bulk" else self._slots.free
+        """Slots that nobody uses and that no claim under way may fill."""
+        if lane == "bulk":
+            return min(self._slots.free_for_bulk, self._slots.free - self._coming["interactive"])
+        return self._slots.free - self._coming["bulk"]
+
+    @contextlib.contextmanager
+    def _expecting(self, lane: str, jobs: int) -> Iterator[None]:
+        self._coming[lane] += jobs
+        try:
+            yield
+        finally:
+            self._coming[lane] -= jobs
+            if lane == "bulk" and (self._ids or "interactive" in self._lanes):
+                self._bell.set()  # it may have the slots that were kept for this claim
 
     async def _send_scouts(self) -> None:
         scouts = self._holds.scouts(asyncio.get_running_loop().time())
@@ -206,24 +247,35 @@ class Feeder:
             return
         held = self._held_now()
         try:
-            jobs = await self._database.write(
-                lambda conn: claim.claim_ids(conn, ids, owner=self._owner, lease=self._lease, held=held)
-            )
+            with self._expecting("interactive", len(ids)):
+                jobs = await self._database.write(
+                    lambda conn: claim.claim_ids(conn, ids, owner=self._owner, lease=self._lease, held=held),
+                    urgent=True,
+                )
         except Unreachable:
             self._ids.extendleft(reversed(ids))
             raise
         self._take(jobs)
 
-    async def _claim_lane(self, lane: str, limit: int) -> int:
+    async def _claim_lane(self, lane: str, limit: int) -> None:
+        """Claim up to `limit` jobs of a lane, and remember whether it may have more: it was rung for, or gave all."""
         crashpoint("claim.before")
         held = self._held_now()
-        jobs = await self._database.write(
-            lambda conn: claim.claim_due(
-                conn, lane, limit, owner=self._owner, lease=self._lease, held=held, turns=self._turns[lane]
-            )
-        )
+        self._lanes.discard(lane)
+        try:
+            with self._expecting(lane, limit):
+                jobs = await self._database.write(
+                    lambda conn: claim.claim_due(
+                        conn, lane, limit, owner=self._owner, lease=self._lease, held=held, turns=self._turns[lane]
+                    ),
+                    urgent=lane == "interactive",
+                )
+        except Unreachable:
+            self._lanes.add(lane)
+            raise
+        if len(jobs) == limit:
+            self._lanes.add(lane)
         self._take(jobs)
-        return len(jobs)
 
     def _take(self, jobs: Sequence[ClaimedJob]) -> None:
         for job in jobs:

@@ -69,3 +69,7 @@ class Breaker:
             return False
         self.probing_until = now + PROBE_MS
         return True
+
+    def give_probe_back(self) -> None:
+        """The probe found nothing out: another call may be it."""
+        self.probing_until = 0.0

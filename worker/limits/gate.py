@@ -28,6 +28,9 @@ from worker.limits.verdicts import AWAY, Balance, Closing, Verdicts
 
 #: Seconds between two round trips: what arrives meanwhile shares one. At most 250 a second, some 5 % of a core.
 _GAP_SECONDS = 0.004
+#: Seconds beyond its own time that a call may wait: for the answer of a Redis that is slow, or just going away (one
+#: time-out to connect and one for the answer). Then it is told to come again, whatever the fleet says.
+GRACE_SECONDS = 2 * ANSWER_SECONDS + 0.5
 #: Seconds between two looks whether an absent Redis is back.
 _KNOCK_SECONDS = 1.0
 #: Seconds between two checks whether a paused account is due for its prober.
@@ -48,6 +51,7 @@ class Gate:
             call is let out to see. It does not raise. Without it calls are the probes.
         on_change: told once in the fleet when an account or a route is paused or resumed.
         rng: for jitter.
+        connect: makes the limiter from the URL and `permit_ttl`.
     """
 
     def __init__(
@@ -60,7 +64,9 @@ class Gate:
         balance: Balance | None = None,
         on_change: Callable[[Transition], None] | None = None,
         rng: random.Random | None = None,
+        connect: Callable[[str, float], Limiter] = Limiter.connect,
     ) -> None:
+        self._connect = connect
         self._url, self._limits, self._permit_ttl = redis_url, limits or Limits(), permit_ttl
         self._worker = worker or uuid.uuid4().hex[:12]
         self._balance = balance
@@ -117,8 +123,8 @@ class Gate:
     ) -> Permit | Held:
         """Ask to make one call of about `tokens` tokens; wait in line for up to `timeout_hint` seconds.
 
-        → a `Permit`, whose `done` must be called, or `Held`. All of `scopes` must have room, too. Who is `urgent` waits
-        before everybody who is not.
+        → a `Permit`, whose `done` must be called, or `Held`, at the latest `GRACE_SECONDS` after the time is up. All of
+        `scopes` must have room, too. Who is `urgent` waits before everybody who is not.
         """
         if self._stopped:
             return Held("concurrency", 1.0, "this worker's gate is not open")
@@ -130,12 +136,15 @@ class Gate:
             self._stir(turnstile)
             return permit
         future = turnstile.queue(tokens, now + timeout_hint, now, urgent=urgent)
+        latest = loop.call_at(now + timeout_hint + GRACE_SECONDS, turnstile.give_up, future)
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and isinstance(given := future.result(), Permit):
                 given.done("unused")
             raise
+        finally:
+            latest.cancel()
 
     def closed(self, route: Route) -> Held | None:
         """What this worker knows to be paused, without asking: a reason not to claim jobs of the route."""
@@ -180,7 +189,7 @@ class Gate:
         if self._limiter is None:
             if self._url is None:
                 raise RedisError("there is no Redis: STOCKPOT_REDIS_URL is not set")
-            self._limiter = Limiter.connect(self._url, self._permit_ttl)
+            self._limiter = self._connect(self._url, self._permit_ttl)
         return self._limiter
 
     def _turnstile(self, route: Route, scopes: tuple[Scope, ...]) -> Turnstile:
@@ -215,13 +224,11 @@ class Gate:
 
     def _hear_end(self, turnstile: Turnstile, permit: Permit, ended: Ended, failing: bool) -> None:
         """A call's end says something about the account or the route as a whole."""
-        if ended.kind == "account":
-            for other in self._active:
-                if other.route.key_id == turnstile.route.key_id:
-                    other.hushed = True
-        elif ended.maintenance or failing:
-            turnstile.hushed = True
-        self._closings.append(Closing(turnstile, permit, ended, failing))
+        closing = Closing(turnstile, permit, ended, failing)
+        self._active[turnstile] = None
+        for other in self._active:
+            other.hushed = other.hushed or closing.hushes(other)
+        self._closings.append(closing)
         self._wake.set()
 
     # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,8 +289,10 @@ class Gate:
             await self._verdicts.close(limiter, closing)
         finally:
             for other in self._active:
-                if other is turnstile or other.route.key_id == turnstile.route.key_id:
-                    other.hushed, other.due = False, 0.0
+                if other.route.key_id == turnstile.route.key_id:
+                    # Calls that ended meanwhile may hush it again, until what they say is written, too.
+                    other.hushed = any(waiting.hushes(other) for waiting in self._closings)
+                    other.due = 0.0
 
     def _go_away(self, error: Exception) -> None:
         self.away, self.trouble = True, f"{type(error).__name__}: {error}"

@@ -1,8 +1,10 @@
 """What a route takes at once, found out: additive increase, multiplicative decrease, decided per window. Pure.
 
     ramp     a fresh route doubles from one short window to the next while all of its limit is used and nobody objects
-    probe    a raised limit is on trial for one window: one overload takes it back to where it was
+    probe    a raised limit is on trial for one window: the first overload ends it and takes it back to where it was
     hold     after a decrease or a failed probe nothing is tried for some windows; the nearer the ceiling, the longer
+    rest     at the ceiling each overload is paid for with 25 answers before the next trial: under 4 % of 429s, whatever
+             the capacity and however long a call takes
     cut      ≥ 2 overloads and ≥ 10 % of a window: × 0.9; ≥ 50 %: × 0.5; ≥ 3 %: one less. Once per window, never below 1
 
 One bad answer, or one bad second, must not collapse a limit (RELIABILITY U11: halving per error took 128 to single
@@ -29,6 +31,9 @@ _MUCH, _SOME, _LITTLE = 0.5, 0.1, 0.03
 #: Windows to hold at the ceiling: at first, and at most. Ten windows bound both the 429s in the steady state
 #: (one probe in ten windows) and how late a grown capacity is noticed.
 _PATIENCE, _MOST_PATIENCE = 3, 10
+#: Answers that each overload at the ceiling is paid for with, and for how many overloads at most: what was refused in
+#: one moment says one thing, however often it was said.
+_ANSWERS, _MOST_PAID = 25, 8
 #: A step grows by a factor between these, so that many routes of one upstream do not climb in step.
 _STEP_GROWTH = (1.5, 2.0)
 #: No limit grows beyond this: it is a bound for arithmetic, not for any upstream.
@@ -46,7 +51,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The learned limit and how it goes on. `base` is the proven limit under a probe, 0 when nothing is on trial."""
+    """The learned limit and how it goes on. `base` is the proven limit under a probe, 0 when nothing is on trial.
+
+    Until the next trial `hold` windows and `rest` answers are to come.
+    """
 
     limit: int = START
     step: int = START
@@ -54,6 +62,7 @@ class Learned:
     hold: int = 0
     patience: int = _PATIENCE
     ramp: int = 1  # until the first sign of too much
+    rest: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in Redis."""
@@ -82,35 +91,42 @@ def step(now: Learned, seen: Window, cap: int | None, rng: random.Random) -> Lea
         return _grow(now, cap, rng) if now.ramp and seen.pressed else None
     share = seen.overloaded / total
     if now.base and seen.overloaded:
-        return _probe_failed(now)
+        return _probe_failed(now, seen)
     if seen.overloaded >= _PROOF and share >= _LITTLE:
-        return _cut(now, share)
+        return _cut(now, seen, share)
     if seen.overloaded and share >= _LITTLE:
         return None
+    now = replace(now, rest=max(0, now.rest - seen.ok))
     if not seen.pressed or seen.overloaded:
         return replace(now, base=0, ramp=0 if seen.overloaded else now.ramp)
     return _grow(now, cap, rng)
 
 
-def _probe_failed(now: Learned) -> Learned:
-    at_ceiling = now.limit - now.base <= 1
-    patience = min(_MOST_PATIENCE, now.patience * 2) if at_ceiling else now.patience
-    return Learned(limit=now.base, step=1, base=0, hold=patience if at_ceiling else 1, patience=patience, ramp=0)
+def _probe_failed(now: Learned, seen: Window) -> Learned:
+    if now.limit - now.base > 1:
+        return Learned(limit=now.base, step=1, hold=1, patience=now.patience, ramp=0)
+    patience = min(_MOST_PATIENCE, now.patience * 2)
+    return Learned(limit=now.base, step=1, hold=patience, patience=patience, ramp=0, rest=_paid(seen))
 
 
-def _cut(now: Learned, share: float) -> Learned:
+def _paid(seen: Window) -> int:
+    return _ANSWERS * min(_MOST_PAID, seen.overloaded)
+
+
+def _cut(now: Learned, seen: Window, share: float) -> Learned:
     if share >= _MUCH:
         limit = now.limit // 2
     elif share >= _SOME:
         limit = min(now.limit - 1, int(now.limit * 0.9))
     else:
         limit = now.limit - 1
-    return Learned(limit=max(1, limit), step=1, base=0, hold=_PATIENCE, patience=now.patience, ramp=0)
+    rest = _paid(seen) if limit == now.limit - 1 else 0
+    return Learned(limit=max(1, limit), step=1, hold=_PATIENCE, patience=now.patience, ramp=0, rest=rest)
 
 
 def _grow(now: Learned, cap: int | None, rng: random.Random) -> Learned:
-    if now.hold:
-        return replace(now, base=0, hold=now.hold - 1)
+    if now.hold or now.rest:
+        return replace(now, base=0, hold=max(0, now.hold - 1))
     patience = _PATIENCE if now.base else now.patience
     most = _CEILING if cap is None else cap
     limit = min(most, now.limit + (now.limit if now.ramp else min(now.step, now.limit)))

@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError
 
 from worker.limits import keys, lua
 from worker.limits.breaker import PROBE_MS
+from worker.limits.learned import Learned
 from worker.limits.route import Limits, Route, Scope
 
 #: Seconds that a Redis which does not answer may hold up a waiting job before its worker goes on alone.
@@ -74,6 +75,7 @@ class Reply:
     account_epoch: int = 0
     trips: int = 0
     limit: int = 1
+    trial: bool = False
     holders: int = 1
     now: float = 0.0
     bucket: int = 0
@@ -154,14 +156,15 @@ class Limiter:
                 raise reply
         return cast("list[bytes]", replies)
 
-    async def learn(self, route: Route, *, win: int, limit: int, learned: bytes, breaker: bytes, length: float) -> bool:
-        """Close a window; False when another worker has closed it already. `length` in seconds."""
+    async def learn(self, route: Route, win: int, now: Learned, breaker: bytes, length: float) -> bool:
+        """Close a window; False when another worker has closed it already. `length` of the next one in seconds."""
         body = {
             "win": win,
-            "limit": limit,
-            "learned": learned.decode(),
+            "limit": now.limit,
+            "learned": orjson.dumps(now.to_json()).decode(),
             "breaker": breaker.decode(),
             "length": int(length * 1_000),
+            "trial": int(now.base > 0),
         }
         return bool(await self._run(lua.LEARN, [keys.state(route)], orjson.dumps(body)))
 

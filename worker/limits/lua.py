@@ -62,14 +62,15 @@ return tonumber(trips)
 )
 
 #: Close a learning window. KEYS: the route's state. A JSON argument: win (the window decided on), limit, learned,
-#: breaker (both JSON text), length (ms of the next window). → 1 for the one that decided, 0 for a latecomer.
+#: breaker (both JSON text), length (ms of the next window), trial (1: a raised limit is tried in it, and the first
+#: overload ends it). → 1 for the one that decided, 0 for a latecomer.
 LEARN = (
     _CLOCK
     + """
 local ask = cjson.decode(ARGV[1])
 if tonumber(redis.call('HGET', KEYS[1], 'win')) ~= ask.win then return 0 end
 redis.call('HSET', KEYS[1], 'win', ask.win + 1, 'opened', clock(), 'length', ask.length, 'limit', ask.limit,
-  'learned', ask.learned, 'breaker', ask.breaker)
+  'learned', ask.learned, 'breaker', ask.breaker, 'trial', ask.trial)
 redis.call('HDEL', KEYS[1], 'ok', 'overloaded', 'bad', 'ms', 'pressed', 'closing')
 return 1
 """
@@ -96,7 +97,8 @@ return redis.call('ZCARD', KEYS[1])
 #:   costs        tokens of each waiting call in its order, where calls are counted per minute; else empty
 #:   scopes       per scope {c, r, t}: calls at once, requests and tokens per minute; absent = no such limit
 #:   back         [[bucket, requests, tokens], …] to amend earlier bookings
-#:   seen         {ok, overloaded, bad, ms, end}: calls that ended since the last report
+#:   seen         {ok, overloaded, bad, ms, after}: calls that ended since the last report
+#:   known        the limit under which they were let out: overloads under a higher one than now have had their verdict
 #:   seed         {limit, learned, length}: the route's state if Redis has none
 #:   calls        whether a paused account may be probed with a call
 #:   ttl, state_ttl, probe_ttl; at: the clock, given by tests only
@@ -328,15 +330,17 @@ local seen = ask.seen
 if seen then
   for name, count in pairs(seen) do
     if name == 'after' then redis.call('HSET', state, 'after', math.max(after, now + count))
+    elseif name == 'overloaded' and (ask.known or 0) > ask.scopes[1].c then -- of a limit that is no more
     elseif count > 0 then redis.call('HINCRBY', state, name, count) end
   end
 end
 if why == 'concurrency' or total + hold >= 0.9 * learned then redis.call('HSET', state, 'pressed', 1) end
 redis.call('PEXPIRE', state, ask.state_ttl)
 local w = redis.call('HMGET', state, 'win', 'opened', 'length', 'ok', 'overloaded', 'bad', 'ms', 'pressed', 'closing',
-  'epoch')
+  'epoch', 'trial')
 local due = nil
-if now - tonumber(w[2]) >= tonumber(w[3]) and (w[4] or w[5] or w[6] or w[8]) and tonumber(w[9] or 0) <= now then
+local failed = w[11] == '1' and w[5]
+if (failed or now - tonumber(w[2]) >= tonumber(w[3])) and (w[4] or w[5] or w[6] or w[8]) and tonumber(w[9] or 0) <= now then
   redis.call('HSET', state, 'closing', now + 250)
   local kept = redis.call('HMGET', state, 'learned', 'breaker')
   due = {win = tonumber(w[1]), ok = tonumber(w[4] or 0), overloaded = tonumber(w[5] or 0), bad = tonumber(w[6] or 0),
@@ -346,6 +350,6 @@ return cjson.encode({hold = usable, n = n, why = why, wait = wait, probe = probe
   paused = paused_why and which or nil, detail = paused_why,
   route_epoch = tonumber(w[10] or 0), trips = tonumber(redis.call('HGET', hashed, 'trips') or 0),
   account_epoch = tonumber(redis.call('HGET', account, 'epoch') or 0),
-  limit = ask.scopes[1].c, holders = #others + 1, now = now, bucket = bucket, due = due})
+  limit = ask.scopes[1].c, trial = w[11] == '1', holders = #others + 1, now = now, bucket = bucket, due = due})
 """
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from worker.limits import told
+from worker.limits.minute import BUCKET_MS
 
 if TYPE_CHECKING:
     from worker.limits.turnstile import Turnstile
@@ -27,7 +28,8 @@ class Held:
 class Ended:
     """How a permitted call ended, as the limits see it.
 
-    `kind` is "answer", a failure's kind (`worker.upstream.outcome.Kind`), or "unused" when no call was made.
+    `kind` is "answer", a failure's kind (`worker.upstream.outcome.Kind`), "unused" when no call was made, or "cut" when
+    this worker ended the call itself.
     `tokens` is the usage the provider told, None when it told none. `retry_after` is in seconds.
     """
 
@@ -42,6 +44,11 @@ class Ended:
     def ok(self) -> bool:
         """The upstream answered the call as it deserved."""
         return self.kind in {"answer", "terminal"}
+
+    @property
+    def silent(self) -> bool:
+        """It says nothing about the upstream, neither good nor bad."""
+        return self.kind in {"unused", "cut"}
 
     @property
     def alive(self) -> bool:
@@ -67,7 +74,7 @@ class Ended:
         """Tokens used of those reserved: the provider's word; else all that may have been used; failed calls none."""
         if self.tokens is not None:
             return max(0, self.tokens)
-        return reserved if self.kind in {"answer", "partial", "ambiguous"} else 0
+        return reserved if self.kind in {"answer", "partial", "ambiguous", "cut"} else 0
 
 
 class Permit:
@@ -77,7 +84,7 @@ class Permit:
         "_over",
         "_turnstile",
         "account_epoch",
-        "bucket",
+        "booked",
         "cuts",
         "granted",
         "probe",
@@ -86,17 +93,23 @@ class Permit:
         "trips",
     )
 
-    def __init__(self, turnstile: Turnstile, tokens: int, bucket: int, granted: float, probe: str | None) -> None:
+    def __init__(self, turnstile: Turnstile, tokens: int, booked: float, granted: float, probe: str | None) -> None:
+        """`booked` is when it was counted, in milliseconds on Redis' clock; `granted` in seconds on the loop's."""
         self._turnstile = turnstile
         self._over = False
         self.tokens = tokens
-        self.bucket = bucket
+        self.booked = booked
         self.granted = granted
         self.probe = probe
         self.trips = 0  # of the pause that this call probes
         self.cuts = turnstile.cuts
         self.route_epoch = turnstile.route_epoch
         self.account_epoch = turnstile.account_epoch
+
+    @property
+    def bucket(self) -> int:
+        """The half second of the minute in which the call was counted."""
+        return int(self.booked // BUCKET_MS)
 
     def done(
         self,
@@ -112,7 +125,7 @@ class Permit:
         """The call is over. Synchronous and cheap: what it means is sent with the next batch.
 
         Args:
-            outcome_kind: "answer", a `Kind`, or "unused" when the call was not made after all.
+            outcome_kind: "answer", a `Kind`, "unused" when the call was not made after all, or "cut" when we ended it.
             actual_tokens: input and output tokens as the provider counted them.
             retry_after: seconds that the upstream asked to wait, where it did.
             maintenance: the upstream said that the model is under maintenance.

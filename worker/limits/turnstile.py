@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from worker.limits.breaker import Breaker
+from worker.limits.lateness import Lateness, OtherClock
 from worker.limits.learned import MIN_WINDOW, RAMP_WINDOW, known, start
 from worker.limits.limiter import Reply
 from worker.limits.minute import BUCKET_MS, Minute
@@ -73,10 +74,12 @@ class Turnstile:
         self.due = 0.0  # when Redis is to be asked next
         self._resting = 0.0  # until then a newcomer need not ask: the ones before it were told to wait
         self.route_epoch = self.account_epoch = self.cuts = 0
+        self._why: WaitingOn = "concurrency"  # what was last waited for
         self.heard = False  # whether Redis has ever answered
         self._closed: tuple[float, str] | None = None
         self.known = start(limits.concurrency).limit
         self.holders = 1
+        self._trial = False  # the limit is a raised one on trial: the first overload ends it
         self._hungry = False  # all permits were taken when Redis was last asked
         self.hushed = False  # a pause is on its way to Redis; until it is there nothing goes out
         self.call_seconds = 0.0
@@ -86,7 +89,7 @@ class Turnstile:
         self._seen: dict[str, int] = {}
         self._back: dict[int, list[int]] = {}
         self._sent: tuple[dict[str, int], dict[int, list[int]]] = ({}, {})
-        self._offset_ms: float | None = None  # Redis' clock less ours
+        self._clock, self._late = OtherClock(), Lateness()
         self._minutes: list[tuple[WaitingOn, Minute]] = []
         self.alone = False
         self._breaker = Breaker()
@@ -114,6 +117,11 @@ class Turnstile:
         self._hasten(max(now, self._resting))
         return waiter.future
 
+    def give_up(self, future: asyncio.Future[Permit | Held]) -> None:
+        """Nothing was said to one in line although its time is over: it may ask again."""
+        if not future.done():
+            future.set_result(Held(self._why, self._rng.uniform(0.5, 1.0)))
+
     def closed(self, now: float) -> Held | None:
         """The pause that Redis last told of; forgotten after a second, so that somebody asks again."""
         if self._closed is None or now >= self._closed[0]:
@@ -132,10 +140,10 @@ class Turnstile:
     def _capped(self, tokens: int) -> int:
         return tokens if self._most_tokens is None else min(tokens, self._most_tokens)
 
-    def _grant(self, tokens: int, now: float, bucket: int, probe: str | None) -> Permit:
+    def _grant(self, tokens: int, now: float, booked: float, probe: str | None) -> Permit:
         self.in_use += 1
         self._peak = max(self._peak, self.in_use)
-        return Permit(self, tokens, bucket, now, probe)
+        return Permit(self, tokens, booked, now, probe)
 
     def _pass_on(self, now: float) -> None:
         """Give permits of the block to the first in line."""
@@ -168,7 +176,7 @@ class Turnstile:
         if ended.retry_after > 0 and ended.kind != "account":
             self._seen["after"] = max(self._seen.get("after", 0), int(ended.retry_after * 1_000))
         if self.rated:
-            self._amend(permit.bucket, ended.requests, ended.spent(permit.tokens) - permit.tokens)
+            self._true_up(permit, ended, now)
         if self.alone:
             self._end_alone(permit, ended, now)
         if not self.alone:
@@ -179,6 +187,8 @@ class Turnstile:
             if failing or permit.probe or ended.kind == "account" or ended.maintenance:
                 self._tell(self, permit, ended, failing)
         if ended.kind == "busy":
+            if self._trial:
+                self._hasten(now)
             self._cooling += 1
             rest = min(_MOST_COOL, max(_LEAST_COOL, self.call_seconds)) * self._rng.uniform(0.75, 1.25)
             self._loop.call_later(rest, self._rested)
@@ -188,11 +198,22 @@ class Turnstile:
     def _see(self, what: str, count: int) -> None:
         self._seen[what] = self._seen.get(what, 0) + count
 
+    def _true_up(self, permit: Permit, ended: Ended, now: float) -> None:
+        """Book what was really spent, and when: see `lateness`."""
+        spent = ended.spent(permit.tokens)
+        if ended.requests or self._clock.offset is None:
+            self._amend(permit.bucket, ended.requests, spent - permit.tokens)
+            return
+        counted = int(self._late.counted(permit.booked, self._clock.theirs(now)) // BUCKET_MS)
+        self._amend(permit.bucket, -1, -permit.tokens)
+        self._amend(counted, 1, spent)
+
     def _amend(self, bucket: int, requests: int, tokens: int) -> None:
-        if requests or tokens:
-            entry = self._back.setdefault(bucket, [0, 0])
-            entry[0] += requests
-            entry[1] += tokens
+        entry = self._back.setdefault(bucket, [0, 0])
+        entry[0] += requests
+        entry[1] += tokens
+        if entry == [0, 0]:
+            del self._back[bucket]
 
     def _rested(self) -> None:
         if self._cooling:
@@ -215,8 +236,8 @@ class Turnstile:
 
     @property
     def idle(self) -> bool:
-        """Nobody waits, nothing is held and nothing is left to tell."""
-        return not (self.waiting or self.in_use or self.hold or self._seen or self._back)
+        """Nobody waits, nothing is held and nothing is left to tell. Who is hushed has yet to hear that it is over."""
+        return not (self.waiting or self.in_use or self.hold or self._seen or self._back or self.hushed)
 
     def ask(self, *, calls_probe: bool) -> dict[str, Any]:
         """The body of the next request; `hear` or `unheard` must follow."""
@@ -243,6 +264,7 @@ class Turnstile:
             "scopes": [_numbers(limits) for limits in self._all],
             "back": [[bucket, *amounts] for bucket, amounts in back.items()],
             "seen": seen,
+            "known": self.known,
             "seed": self._seed(),
             "calls": calls_probe,
         }
@@ -263,10 +285,10 @@ class Turnstile:
         self.alone, self.heard = False, True
         self._ack = self._seq
         self._sent = ({}, {})
-        self._offset_ms = reply.now - now * 1_000
+        self._clock.heard(reply.now, now)
         if reply.limit < self.known:
             self.cuts += 1
-        self.known, self.holders = reply.limit, reply.holders
+        self.known, self.holders, self._trial = reply.limit, reply.holders, reply.trial
         self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch
         self.hold = 0 if self.hushed else reply.hold
         if self.in_use > self.hold and self._cooling:
@@ -284,7 +306,7 @@ class Turnstile:
 
     def _grant_probe(self, reply: Reply, now: float) -> None:
         """One call may go out to see whether others may; with nobody left to make it, say so."""
-        permit = self._grant(0, now, reply.bucket, reply.probe)
+        permit = self._grant(0, now, reply.now, reply.probe)
         permit.trips = reply.trips
         while self.waiting and not self.hushed:
             waiter = self.waiting.popleft()
@@ -297,7 +319,7 @@ class Turnstile:
         self._last_n = reply.n
         granted = tokens = 0
         for waiter in islice(self._asked, reply.n):
-            permit = self._grant(waiter.tokens, now, reply.bucket, reply.probe)
+            permit = self._grant(waiter.tokens, now, reply.now, reply.probe)
             permit.trips = reply.trips
             if waiter.future.done() or self.hushed:
                 permit.done("unused")
@@ -319,17 +341,17 @@ class Turnstile:
             busy = self._seen or self._back or self._peak > self.in_use or self.hold > self.in_use
             self.due = now + (REPORT_SECONDS if busy else QUIET_SECONDS)
             return
-        if reply.why in {None, "concurrency"}:
-            pause = 0.0 if reply.why is None else HUNGRY_SECONDS
-        else:
-            pause = min(wait, QUIET_SECONDS) if _REASONS.get(reply.why or "") is None else wait
+        pause = 0.0
+        if reply.why is not None:
+            # Not longer than a second: who comes next may have less time, and what is spent may be given back.
+            pause = HUNGRY_SECONDS if reply.why == "concurrency" else min(wait, QUIET_SECONDS)
         self._resting = self.due = now + pause * self._rng.uniform(1.0, 1.1)
         if reply.why is not None:
             self._turn_away(reply.why, wait, now, reply.detail or "")
 
     def _turn_away(self, why: str, wait: float, now: float, detail: str = "") -> None:
         """Tell those whose deadline comes first that it will not be in time."""
-        reason = _REASONS.get(why, "paused")
+        reason = self._why = _REASONS.get(why, "paused")
         if reason == "concurrency":
             wait = 0.0
         kept: deque[_Waiter] = deque()
@@ -404,14 +426,16 @@ class Turnstile:
             return None
         probe = "alone" if self._breaker.take_probe(now * 1_000) else None
         self._note_alone(1, tokens, now)
-        bucket = int((now * 1_000 + (self._offset_ms or 0.0)) // BUCKET_MS)
-        if self.rated and self._offset_ms is not None:
-            self._amend(bucket, 1, tokens)  # the fleet hears of it when Redis is back
-        return self._grant(tokens, now, bucket, probe)
+        booked = self._clock.theirs(now)
+        if self.rated and self._clock.offset is not None:
+            self._amend(int(booked // BUCKET_MS), 1, tokens)  # the fleet hears of it when Redis is back
+        return self._grant(tokens, now, booked, probe)
 
     def _end_alone(self, permit: Permit, ended: Ended, now: float) -> None:
         failed = ended.kind == "account" or ended.bad
-        if permit.probe == "alone" and not failed:
+        if permit.probe == "alone" and ended.silent:
+            self._breaker.give_probe_back()
+        elif permit.probe == "alone" and not failed:
             self._breaker.close()
         elif ended.kind == "account" or ended.maintenance or (permit.probe == "alone" and failed):
             if permit.probe == "alone" or not self._breaker.until:

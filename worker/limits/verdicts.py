@@ -39,6 +39,12 @@ class Closing:
     ended: Ended
     failing: bool  # most of this worker's last calls to the route failed
 
+    def hushes(self, other: Turnstile) -> bool:
+        """Whether calls of a turnstile wait until this is written down."""
+        if self.ended.kind == "account":
+            return other.route.key_id == self.turnstile.route.key_id
+        return other is self.turnstile and (self.ended.maintenance or self.failing)
+
 
 @dataclass(slots=True)
 class Verdicts:
@@ -82,11 +88,10 @@ class Verdicts:
             counted = breaker.Breaker(since=reply.now)
         decided = await limiter.learn(
             turnstile.route,
-            win=due.win,
-            limit=now.limit,
-            learned=orjson.dumps(now.to_json()),
-            breaker=orjson.dumps({"ok": counted.ok, "bad": counted.bad, "since": counted.since}),
-            length=learned.window_seconds(due.ms / 1_000 / max(1, due.ok), self.rng, ramp=bool(now.ramp)),
+            due.win,
+            now,
+            orjson.dumps({"ok": counted.ok, "bad": counted.bad, "since": counted.since}),
+            learned.window_seconds(due.ms / 1_000 / max(1, due.ok), self.rng, ramp=bool(now.ramp)),
         )
         if decided and opens:
             await self._trip(
@@ -146,7 +151,7 @@ class Verdicts:
             if await limiter.resume(keys.state(turnstile.route)):
                 self.announce("resumed", "route", turnstile.route, "probe")
             return
-        trips = permit.trips - 1 if ended.kind == "unused" else permit.trips
+        trips = permit.trips - 1 if ended.silent else permit.trips
         why = "maintenance" if ended.maintenance else "failures"
         await self._trip(limiter, turnstile, why, ended.detail, permit.route_epoch, max(0, trips), probed=True)
 
