@@ -30,6 +30,8 @@ WebhookType = Literal[
     "batch.cancelled",
     "route.paused",
     "route.resumed",
+    "endpoint.disabled",
+    "endpoint.test",
 ]
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 -- a prefix
@@ -65,6 +67,33 @@ class WebhookEvent(BaseModel):
     created_at: int
     type: WebhookType
     data: WebhookData
+
+
+class EndpointDisabledData(BaseModel):
+    """The `data` of `endpoint.disabled`: another endpoint of the tenant is sent nothing more.
+
+    Attributes:
+        id: the endpoint (`we_…`).
+        reason: `failing` (it did nothing but fail for five days), `gone` (it answered 410), `manual`.
+        origin: scheme, host and port of its URL; the rest of a URL often holds a token.
+        failing_since: Unix seconds of the first of its failures in a row; None when it did not fail before.
+        given_up: how many events waited for it and are dead now; `stockpot webhooks replay` sends them again.
+    """
+
+    id: str
+    status: Literal["disabled"] = "disabled"
+    reason: Literal["failing", "gone", "manual"]
+    origin: str
+    description: str = ""
+    failing_since: int | None = None
+    given_up: int = 0
+
+
+class EndpointDisabled(WebhookEvent):
+    """The body of the webhook `endpoint.disabled`."""
+
+    type: Literal["endpoint.disabled"]
+    data: EndpointDisabledData  # type: ignore[assignment]
 
 
 class SignatureError(StockpotError):

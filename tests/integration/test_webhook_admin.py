@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import text
 
+from api_schemas.webhooks import WebhookEvent
+from tests.rig.deliveries import SECRET, by_hand, deliverer_of
+from tests.rig.hookd import HookReceiver
 from worker.db import outbox, webhook_log
 from worker.db.connect import Database
 from worker.db.outbox import Verdict
 from worker.db.webhook_log import Filter
 from worker.errors import InvalidRequest, NotAllowed, NotFound
-from worker.settings import load
 from worker.webhooks import admin
 from worker.webhooks.envelope import Settled
 from worker.webhooks.secrets import Vault
 from worker.webhooks.subscriptions import Subscriptions
 
 URL = "https://hooks.example/stockpot?token=canary-url-token"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """A migrated database, once on each engine."""
-    database = Database(load(database_url=database_url))
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def vault() -> Vault:
-    """A vault with a key of its own."""
-    return Vault([b"a key of this test only, long enough"])
 
 
 def told(database: Database, tenant: str, job_id: str, webhook: str | None = None) -> None:
@@ -52,7 +38,7 @@ def end(database: Database, status: str) -> None:
             Verdict(one.id, one.fence, one.endpoint_id, status, 0, 1, 0.1, 500, "HTTP 500", "oops")  # type: ignore[arg-type]
             for one in claimed
         ]
-        assert outbox.record(conn, verdicts) == {one.id for one in claimed}  # type: ignore[arg-type]
+        assert set(outbox.record(conn, verdicts)) == {one.id for one in claimed}  # type: ignore[arg-type]
 
     database.write(write)
 
@@ -89,6 +75,83 @@ def test_what_is_wrong_is_refused_before_anything_is_written(
     assert database.read(admin.list_endpoints) == []
 
 
+def test_an_endpoint_is_changed_in_what_is_given_and_keeps_its_secret(database: Database, vault: Vault) -> None:
+    """A new URL has no failures behind it; a filter can be lifted; nothing else moves."""
+    added = database.write(lambda conn: admin.add_endpoint(conn, vault, URL, events=["job.failed"], description="ops"))
+    database.write(lambda conn: conn.execute(text("UPDATE webhook_endpoints SET failing_since = created_at")))
+    sealed = "SELECT secret FROM webhook_endpoints"
+    before = database.read(lambda conn: conn.execute(text(sealed)).scalar_one())
+    database.write(lambda conn: admin.update_endpoint(conn, added.id, description="the ops team"))
+    (endpoint,) = database.read(admin.list_endpoints)
+    assert (endpoint.url, endpoint.events, endpoint.description) == (URL, ("job.failed",), "the ops team")
+    assert endpoint.failing_since is not None
+    database.write(lambda conn: admin.update_endpoint(conn, added.id, url="https://new.example/", events=()))
+    (endpoint,) = database.read(admin.list_endpoints)
+    assert (endpoint.url, endpoint.events, endpoint.description) == ("https://new.example/", (), "the ops team")
+    assert endpoint.failing_since is None
+    assert database.read(lambda conn: conn.execute(text(sealed)).scalar_one()) == before
+    for wrong in ({"url": "http://user@a.example/"}, {"events": ["job.exploded"]}, {"events": ["endpoint.test"]}):
+        with pytest.raises(InvalidRequest):
+            database.write(lambda conn, wrong=wrong: admin.update_endpoint(conn, added.id, **wrong))  # type: ignore[misc]
+    database.write(lambda conn: admin.add_endpoint(conn, vault, URL))
+    with pytest.raises(NotAllowed, match="another endpoint"):
+        database.write(lambda conn: admin.update_endpoint(conn, added.id, url=URL))
+    with pytest.raises(NotFound):
+        database.write(lambda conn: admin.update_endpoint(conn, "we_none", url=URL))
+
+
+def test_a_deleted_endpoint_is_gone_with_its_secret_and_its_log_stays(database: Database, vault: Vault) -> None:
+    """Its URL is free again, what waited is dead and cannot be replayed, and it goes for good with its last event."""
+    added = database.write(lambda conn: admin.add_endpoint(conn, vault, URL))
+    database.write(lambda conn: admin.rotate(conn, vault, added.id))
+    told(database, "default", "job_1")
+    database.write(lambda conn: admin.delete_endpoint(conn, added.id))
+    assert database.read(admin.list_endpoints) == []
+    (event,) = database.read(admin.dead)
+    assert (event["endpoint_id"], event["url"], event["last_error"]) == (added.id, URL, "endpoint disabled: deleted")
+    secrets = database.read(
+        lambda conn: conn.execute(text("SELECT secret, previous_secret FROM webhook_endpoints")).one()
+    )
+    assert tuple(secrets) == ("", None)
+    told(database, "default", "job_2")
+    assert len(database.read(admin.events)) == 1, "it hears of nothing new"
+    with pytest.raises(NotAllowed, match="deleted"):
+        database.write(lambda conn: admin.replay(conn, event["id"]))
+    for act in (admin.enable, admin.disable, admin.delete_endpoint, admin.send_test):
+        with pytest.raises(NotFound):
+            database.write(lambda conn, act=act: act(conn, added.id))  # type: ignore[misc]
+    assert database.write(lambda conn: admin.seal_again(conn, vault)) == 0
+    database.write(lambda conn: admin.add_endpoint(conn, vault, URL))
+    old = "2020-01-01 00:00:00.000"
+    for table, column in (("webhook_events", "created_at"), ("webhook_endpoints", "deleted_at")):
+        change = text(f"UPDATE {table} SET {column} = '{old}' WHERE {column} IS NOT NULL")
+        database.write(lambda conn, change=change: conn.execute(change))  # type: ignore[misc]
+    assert database.write(lambda conn: webhook_log.purge(conn, event["created_at"], 100)) == 1
+    rows = database.read(lambda conn: conn.execute(text("SELECT count(*) FROM webhook_endpoints")).scalar_one())
+    assert rows == 1, "the new one of this URL"
+
+
+@pytest.mark.anyio
+async def test_a_test_goes_the_way_of_all_events_whatever_the_filter_says(
+    database: Database, vault: Vault, hooks: HookReceiver
+) -> None:
+    """Signed with the endpoint's secret, on record; not to an endpoint that is disabled."""
+    added = database.write(
+        lambda conn: admin.add_endpoint(conn, vault, hooks.url("/ok"), events=["job.failed"], secret=SECRET)
+    )
+    event_id = database.write(lambda conn: admin.send_test(conn, added.id))
+    async with by_hand(deliverer_of(database, vault)) as deliverer:
+        assert await deliverer.run_once() == 1
+    (delivery,) = hooks.deliveries(event_id)
+    assert delivery.verified
+    event = WebhookEvent.model_validate_json(delivery.body)
+    assert (event.type, event.data.id) == ("endpoint.test", added.id)
+    assert abs(event.created_at - delivery.at) < 600
+    database.write(lambda conn: admin.disable(conn, added.id))
+    with pytest.raises(NotAllowed, match="disabled"):
+        database.write(lambda conn: admin.send_test(conn, added.id))
+
+
 def test_a_url_is_registered_once_for_each_tenant(database: Database, vault: Vault) -> None:
     """A second time would double every event."""
     database.write(lambda conn: admin.add_endpoint(conn, vault, URL))
@@ -110,6 +173,9 @@ def test_no_tenant_sees_or_touches_what_is_anothers(database: Database, vault: V
         lambda conn: admin.rotate(conn, vault, added.id, tenant="b"),
         lambda conn: admin.enable(conn, added.id, tenant="b"),
         lambda conn: admin.disable(conn, added.id, tenant="b"),
+        lambda conn: admin.update_endpoint(conn, added.id, tenant="b", description="mine"),
+        lambda conn: admin.delete_endpoint(conn, added.id, tenant="b"),
+        lambda conn: admin.send_test(conn, added.id, tenant="b"),
         lambda conn: admin.replay(conn, event["id"], tenant="b"),
     ):
         with pytest.raises(NotFound):
@@ -149,7 +215,7 @@ def test_disabling_by_hand_kills_what_waits_and_enabling_lets_it_be_replayed(dat
     told(database, "default", "job_1")
     database.write(lambda conn: admin.disable(conn, added.id))
     (event,) = database.read(admin.dead)
-    assert "disabled: by hand" in event["last_error"]
+    assert "disabled: manual" in event["last_error"]
     told(database, "default", "job_2")
     assert len(database.read(admin.events)) == 1, "a disabled endpoint hears of nothing new"
     database.write(lambda conn: admin.enable(conn, added.id))
@@ -165,6 +231,8 @@ def test_the_views_show_events_and_attempts_and_no_body(database: Database, vaul
     attempt = database.read(lambda conn: conn.execute(text("SELECT * FROM webhook_attempts_v")).mappings().one())
     assert (event["url"], event["status"], event["last_status_code"]) == (URL, "dead", 500)
     assert "body" not in event
+    (listed,) = database.read(admin.events)
+    assert listed["due_at"] is None, "as in the view: it is not due any more"
     assert (attempt["event_id"], attempt["attempt"], attempt["response_head"]) == (event["id"], 1, "oops")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -17,6 +18,7 @@ from worker.db.connect import Database
 from worker.settings import load
 from worker.webhooks import admin
 from worker.webhooks.envelope import Settled
+from worker.webhooks.secrets import Vault
 from worker.webhooks.signing import new_secret
 from worker.webhooks.subscriptions import Subscriptions
 
@@ -56,7 +58,7 @@ def test_a_killed_deliverer_loses_nothing(
         database.write(lambda conn: outbox.enqueue(conn, Subscriptions().rows(conn, [settled])))
         env = stockpot_env(database_url=database_url, webhook_secret=SECRET)
         first = launch([sys.executable, "-c", CHILD], name="first", env=env | {"STOCKPOT_CRASH_AT": point})
-        assert first.wait(30) == -signal.SIGKILL
+        assert first.wait(60) == -signal.SIGKILL
         assert f"crashpoint {point}" in first.output
         launch([sys.executable, "-c", CHILD], name="second", env=env)
 
@@ -71,4 +73,38 @@ def test_a_killed_deliverer_loses_nothing(
         assert {delivery.id for delivery in seen} == {event["id"]} == {json.loads(seen[0].body)["id"]}
         assert all(delivery.verified for delivery in seen)
         assert [row["attempt"] for row in event["attempt_log"]] == [1]
+    database.close()
+
+
+def test_a_deliverer_that_is_killed_as_it_disables_an_endpoint_tells_of_it_once(
+    database_url: str, stockpot_env: Callable[..., dict[str, str]], launch: Callable[..., Process]
+) -> None:
+    """Disabled and told of is one fact: before the commit it is neither, after it both; one event in the end."""
+    database = Database(load(database_url=database_url))
+    env = stockpot_env(database_url=database_url, secret_key=new_secret())
+    vault = Vault([env["STOCKPOT_SECRET_KEY"].encode()])
+    with HookReceiver([SECRET]) as hooks:
+        gone, other = (
+            database.write(functools.partial(admin.add_endpoint, vault=vault, url=url, events=types, secret=SECRET)).id
+            for url, types in ((hooks.url("/410"), ["job.completed"]), (hooks.url("/ok"), ["endpoint.disabled"]))
+        )
+        settled = Settled(kind="job", id="job_1", tenant="default", status="completed", settled_at=1)
+        database.write(lambda conn: outbox.enqueue(conn, Subscriptions().rows(conn, [settled])))
+        first = launch([sys.executable, "-c", CHILD], name="first", env=env | {"STOCKPOT_CRASH_AT": "hook.recorded"})
+        assert first.wait(60) == -signal.SIGKILL
+        assert {one.disabled_at for one in database.read(admin.list_endpoints)} == {None}
+        assert len(database.read(admin.events)) == 1, "and nobody is told of what was not committed"
+        launch([sys.executable, "-c", CHILD], name="second", env=env)
+
+        def told() -> list[str]:
+            return [event["type"] for event in database.read(admin.events) if event["status"] == "delivered"]
+
+        eventually(told, what="the other endpoint hears of it")
+        assert told() == ["endpoint.disabled"]
+        assert {one.id: one.disabled_reason for one in database.read(admin.list_endpoints)} == {
+            gone: "gone",
+            other: None,
+        }
+        assert [delivery.status for delivery in hooks.deliveries()] == [410, 410, 200]
+        assert all(delivery.verified for delivery in hooks.deliveries())
     database.close()

@@ -1,6 +1,7 @@
-"""Registered webhook endpoints, as SQL: add, rotate, health, disable, enable. Synchronous; the caller commits.
+"""Registered webhook endpoints, as SQL: add, list, change, rotate, delete. Synchronous; the caller commits.
 
-Secrets come and go encrypted; this module never sees a plain one.
+Secrets come and go encrypted; this module never sees a plain one. A deleted endpoint's row stays for the log, without
+secrets: only the log and `routes` (which finds it disabled) still see it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, case, insert, select, text, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, func, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from worker.db.clock import after_sql, now_sql
-from worker.db.webhook_tables import webhook_endpoints, webhook_events
+from worker.db.webhook_tables import webhook_endpoints
+from worker.errors import NotAllowed
 
 _e = webhook_endpoints.c
 
@@ -56,21 +59,22 @@ class Subscriber:
 
 def add(conn: Connection, *, id: str, tenant: str, url: str, description: str, events: list[str], secret: str) -> bool:  # noqa: A002 -- the column's name
     """Insert an endpoint; False when the tenant has one with this URL already."""
-    taken = conn.execute(select(_e.id).where(_e.tenant == tenant, _e.url == url)).first()
-    if taken is not None:
-        return False
-    conn.execute(
-        insert(webhook_endpoints).values(
-            id=id,
-            tenant=tenant,
-            url=url,
-            description=description,
-            events=orjson.dumps(events).decode(),
-            secret=secret,
-            created_at=text(now_sql(conn)),
-        )
+    done = conn.execute(
+        text(f"""
+        INSERT INTO webhook_endpoints (id, tenant, url, description, events, secret, created_at)
+        VALUES (:id, :tenant, :url, :description, :events, :secret, {now_sql(conn)})
+        ON CONFLICT DO NOTHING
+        """),
+        {
+            "id": id,
+            "tenant": tenant,
+            "url": url,
+            "description": description,
+            "events": _listed(events),
+            "secret": secret,
+        },
     )
-    return True
+    return done.rowcount == 1
 
 
 def listed(conn: Connection, tenant: str | None) -> list[Endpoint]:
@@ -86,15 +90,13 @@ def listed(conn: Connection, tenant: str | None) -> list[Endpoint]:
         _e.disabled_at,
         _e.disabled_reason,
         _e.previous_expires_at.label("rotating_until"),
-    ).order_by(_e.created_at, _e.id)
-    if tenant is not None:
-        query = query.where(_e.tenant == tenant)
-    rows = conn.execute(query).mappings()
+    )
+    rows = conn.execute(query.where(*of_tenant(tenant)).order_by(_e.created_at, _e.id)).mappings()
     return [Endpoint(**{**row, "events": tuple(orjson.loads(row["events"]))}) for row in rows]
 
 
 def subscribers(conn: Connection) -> list[Subscriber]:
-    """All endpoints that are not disabled."""
+    """All endpoints that are not disabled (a deleted one is)."""
     rows = conn.execute(select(_e.id, _e.tenant, _e.events).where(_e.disabled_at.is_(None)))
     return [Subscriber(row.id, row.tenant, frozenset(orjson.loads(row.events))) for row in rows]
 
@@ -121,8 +123,54 @@ def rotate(conn: Connection, id: str, tenant: str | None, secret: str, overlap_s
     until = text(after_sql(conn, ":overlap")).bindparams(bindparam("overlap", overlap_seconds))
     done = conn.execute(
         update(webhook_endpoints)
-        .where(_e.id == id, _of(tenant))
+        .where(_e.id == id, *of_tenant(tenant))
         .values(previous_secret=_e.secret, previous_expires_at=until, secret=secret)
+    )
+    return done.rowcount == 1
+
+
+def change(
+    conn: Connection,
+    id: str,  # noqa: A002 -- the column's name
+    tenant: str | None,
+    *,
+    url: str | None = None,
+    description: str | None = None,
+    events: list[str] | None = None,
+) -> bool:
+    """Change what is not None. False when there is no such endpoint.
+
+    Raises:
+        NotAllowed: another endpoint of the tenant has this URL.
+    """
+    values: dict[str, Any] = {"id": _e.id}  # so that there is something to set
+    if url is not None:
+        values |= {"url": url, "failing_since": case((_e.url == url, _e.failing_since))}  # the new one has not failed
+    if description is not None:
+        values["description"] = description
+    if events is not None:
+        values["events"] = _listed(events)
+    try:
+        done = conn.execute(update(webhook_endpoints).where(_e.id == id, *of_tenant(tenant)).values(values))
+    except IntegrityError:
+        raise NotAllowed("the tenant has another endpoint with this URL") from None
+    return done.rowcount == 1
+
+
+def delete(conn: Connection, id: str, tenant: str | None, reason: str) -> bool:  # noqa: A002 -- the column's name
+    """Forget an endpoint and its secrets; its URL is free again. False when there is no such endpoint."""
+    now = text(now_sql(conn))
+    done = conn.execute(
+        update(webhook_endpoints)
+        .where(_e.id == id, *of_tenant(tenant))
+        .values(
+            deleted_at=now,
+            disabled_at=func.coalesce(_e.disabled_at, now),
+            disabled_reason=func.coalesce(_e.disabled_reason, reason),
+            secret="",
+            previous_secret=None,
+            previous_expires_at=None,
+        )
     )
     return done.rowcount == 1
 
@@ -130,7 +178,9 @@ def rotate(conn: Connection, id: str, tenant: str | None, secret: str, overlap_s
 def seal_again(conn: Connection, seal: Callable[[str], str | None]) -> int:
     """Replace stored secrets by what `seal` makes of them (None: it stays). Returns how many endpoints changed."""
     changed = 0
-    for row in conn.execute(select(_e.id, _e.secret, _e.previous_secret).with_for_update()).all():
+    for row in conn.execute(
+        select(_e.id, _e.secret, _e.previous_secret).where(_e.deleted_at.is_(None)).with_for_update()
+    ).all():
         secrets = {"secret": row.secret, "previous_secret": row.previous_secret}
         fresh = {name: new for name, old in secrets.items() if old is not None and (new := seal(old)) is not None}
         if fresh:
@@ -139,68 +189,11 @@ def seal_again(conn: Connection, seal: Callable[[str], str | None]) -> int:
     return changed
 
 
-def note_health(
-    conn: Connection, *, well: Collection[str], failing: Collection[str], gone: Collection[str], patience_seconds: float
-) -> dict[str, str]:
-    """Keep account of which endpoints answer, and disable those that said 410 or failed for too long.
-
-    Args:
-        well: endpoints that took an event; their row of failures is over.
-        failing: endpoints of which nothing but failures came.
-        gone: endpoints that answered 410.
-        patience_seconds: how long an endpoint may do nothing but fail.
-
-    Returns:
-        The endpoints disabled just now, each with its reason: `gone` or `failing`.
-    """
-    now = text(now_sql(conn))
-    long_ago = text(after_sql(conn, ":patience")).bindparams(bindparam("patience", -patience_seconds))
-    if well:
-        conn.execute(
-            update(webhook_endpoints)
-            .where(_e.id.in_(sorted(well)), _e.failing_since.is_not(None))
-            .values(failing_since=None)
-        )
-    disabled: dict[str, str] = {}
-    if failing:
-        conn.execute(
-            update(webhook_endpoints)
-            .where(_e.id.in_(sorted(failing)), _e.failing_since.is_(None))
-            .values(failing_since=now)
-        )
-        disabled |= disable(conn, failing, "failing", _e.failing_since <= long_ago)
-    if gone:
-        disabled |= disable(conn, gone, "gone")
-    return disabled
+def of_tenant(tenant: str | None) -> list[ColumnElement[bool]]:
+    """Conditions: an endpoint that is not deleted, of this tenant (None: of any)."""
+    mine = [] if tenant is None else [_e.tenant == tenant]
+    return [_e.deleted_at.is_(None), *mine]
 
 
-def disable(conn: Connection, ids: Collection[str], reason: str, *conditions: Any) -> dict[str, str]:
-    """Disable endpoints (under conditions); what waits for them is dead until replayed. Returns each id's reason."""
-    rows = conn.execute(
-        update(webhook_endpoints)
-        .where(_e.id.in_(sorted(ids)), _e.disabled_at.is_(None), *conditions)
-        .values(disabled_at=text(now_sql(conn)), disabled_reason=reason)
-        .returning(_e.id)
-    )
-    disabled = {row.id: reason for row in rows}
-    if disabled:
-        conn.execute(
-            update(webhook_events)
-            .where(webhook_events.c.destination.in_(sorted(disabled)), webhook_events.c.status == "pending")
-            .values(status="dead", last_error=f"endpoint disabled: {reason}")
-        )
-    return disabled
-
-
-def enable(conn: Connection, id: str, tenant: str | None) -> bool:  # noqa: A002
-    """Enable an endpoint again and forget its failures. False when there is no such endpoint."""
-    done = conn.execute(
-        update(webhook_endpoints)
-        .where(_e.id == id, _of(tenant))
-        .values(disabled_at=None, disabled_reason=None, failing_since=None)
-    )
-    return done.rowcount == 1
-
-
-def _of(tenant: str | None) -> Any:
-    return true() if tenant is None else _e.tenant == tenant
+def _listed(events: list[str]) -> str:
+    return orjson.dumps(events).decode()

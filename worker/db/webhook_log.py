@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select, text, update
+from sqlalchemy import ColumnElement, Connection, case, delete, func, select, text, update
 
 from worker.db.clock import now_sql
 from worker.db.webhook_tables import webhook_attempts, webhook_endpoints, webhook_events
@@ -61,7 +61,7 @@ def events(conn: Connection, which: Filter, limit: int) -> list[Mapping[str, Any
             func.coalesce(_e.url, webhook_endpoints.c.url).label("url"),
             _e.status,
             _e.attempts,
-            _e.due_at,
+            case((_e.status == "pending", _e.due_at)).label("due_at"),
             _e.created_at,
             _e.delivered_at,
             _e.last_status_code,
@@ -89,7 +89,7 @@ def attempts(conn: Connection, event_ids: Collection[str]) -> dict[str, list[Map
 def replay(conn: Connection, which: Filter) -> list[str]:
     """Make settled events due now, with the whole schedule before them; returns their ids.
 
-    What is being delivered, and what belongs to a disabled endpoint, is left alone.
+    What is being delivered, and what belongs to a disabled (or deleted) endpoint, is left alone.
     """
     enabled = select(webhook_endpoints.c.id).where(webhook_endpoints.c.disabled_at.is_(None))
     rows = conn.execute(
@@ -102,7 +102,10 @@ def replay(conn: Connection, which: Filter) -> list[str]:
 
 
 def purge(conn: Connection, before: datetime, limit: int) -> int:
-    """Delete events (and their attempts) that are over and older than `before`; returns how many, at most `limit`."""
+    """Delete events (and their attempts) that are over and older than `before`; returns how many, at most `limit`.
+
+    Endpoints that were deleted before then go with the last of their events.
+    """
     old = (
         select(_e.id)
         .where(_e.created_at < before, _e.status.in_(("delivered", "dead", "blocked")))
@@ -111,4 +114,18 @@ def purge(conn: Connection, before: datetime, limit: int) -> int:
     )
     ids = [row.id for row in conn.execute(old)]
     conn.execute(delete(webhook_attempts).where(_a.event_id.in_(ids)))
-    return conn.execute(delete(webhook_events).where(_e.id.in_(ids))).rowcount
+    purged = conn.execute(delete(webhook_events).where(_e.id.in_(ids))).rowcount
+    mentioned = select(_e.id).where(_e.endpoint_id == webhook_endpoints.c.id).exists()
+    conn.execute(delete(webhook_endpoints).where(webhook_endpoints.c.deleted_at < before, ~mentioned))
+    return purged
+
+
+def backlog(conn: Connection, at_most: int) -> tuple[int, int]:
+    """How many events wait to be sent, and how many are dead letters (dead or blocked); each counted up to a bound."""
+    # Literal conditions: SQLite takes a partial index only when it sees its condition.
+    counts = [
+        text(f"SELECT count(*) FROM (SELECT 1 FROM webhook_events WHERE {condition} LIMIT :at_most) AS counted")
+        for condition in ("status = 'pending'", "status IN ('dead', 'blocked')")
+    ]
+    pending, dead = (int(conn.execute(count, {"at_most": at_most}).scalar_one()) for count in counts)
+    return pending, dead

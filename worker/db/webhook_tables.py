@@ -13,7 +13,7 @@ The CHECK constraints are that machine: a lease exactly while delivering, `deliv
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, Table, Text, UniqueConstraint, text
+from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, Table, Text, text
 from sqlalchemy.dialects import postgresql
 
 from worker.db.base import Instant, metadata
@@ -24,6 +24,7 @@ _Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 _PENDING = text("status = 'pending'")
 _DELIVERING = text("status = 'delivering'")
 _UNDELIVERABLE = text("status IN ('dead', 'blocked')")
+_KEPT = text("deleted_at IS NULL")
 
 webhook_endpoints = Table(
     "webhook_endpoints",
@@ -39,10 +40,13 @@ webhook_endpoints = Table(
     Column("failing_since", Instant),  # the first of an unbroken row of failures
     Column("disabled_at", Instant),
     Column("disabled_reason", Text),
+    Column("deleted_at", Instant),  # the row stays for the log; its secrets are gone, and its URL is free again
     Column("created_at", Instant, nullable=False),
-    UniqueConstraint("tenant", "url"),
     CheckConstraint("(previous_secret IS NULL) = (previous_expires_at IS NULL)", name="previous_secret_expires"),
     CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled_for_a_reason"),
+    CheckConstraint("deleted_at IS NULL OR disabled_at IS NOT NULL", name="deleted_is_disabled"),
+    # One of a tenant per URL: a second would double every event.
+    Index("ix_webhook_endpoints_url", "tenant", "url", unique=True, postgresql_where=_KEPT, sqlite_where=_KEPT),
 )
 
 webhook_events = Table(

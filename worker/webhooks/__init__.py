@@ -6,6 +6,8 @@
     egress         the way out, to checked addresses only (`targets`, `addresses`)
     signing        Standard Webhooks signatures; `secrets` keeps the keys
     schedule, breaker, verdicts   when to try again, whom to leave alone, what an answer means: pure
+    notices        events about endpoints themselves: `endpoint.disabled`, `endpoint.test`
+    backlog        how much waits and how much was given up, for the metrics
     admin, listen  what the command line calls
 
 Promise: at least once, under one stable id, for about three and a half days; then the event is `dead`, and `replay`

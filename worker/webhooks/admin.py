@@ -14,11 +14,13 @@ from sqlalchemy import Connection
 
 from api_schemas.errors import FieldProblem
 from api_schemas.ids import uuid7_hex
-from worker.db import webhook_endpoints, webhook_log
+from worker.db import outbox, webhook_endpoints, webhook_health, webhook_log
+from worker.db.clock import unix_seconds
 from worker.db.webhook_endpoints import Endpoint
 from worker.db.webhook_log import Filter
 from worker.errors import InvalidRequest, NotAllowed, NotFound
 from worker.webhooks.envelope import EVENT_TYPES
+from worker.webhooks.notices import TEST, announce, trial_row
 from worker.webhooks.secrets import Vault
 from worker.webhooks.signing import key_of, new_secret
 from worker.webhooks.targets import check_url
@@ -30,6 +32,8 @@ OVERLAP_SECONDS = 24 * 3600.0
 _MAX_DESCRIPTION = 500
 _LISTED = 100
 UNDELIVERABLE = ("dead", "blocked")
+CHOICES = tuple(name for name in EVENT_TYPES if name != TEST)
+"""The types that an endpoint can ask for; a test is sent to whom it is for, asked for or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +64,7 @@ def add_endpoint(
         InvalidRequest: the URL, a type, the description or the secret is wrong.
         NotAllowed: the tenant has an endpoint with this URL.
     """
-    check_url(url)
-    problems = [
-        FieldProblem(field="events", message=f"expected one of {', '.join(EVENT_TYPES)}, got {name[:64]!r}")
-        for name in events
-        if name not in EVENT_TYPES
-    ]
-    if len(description) > _MAX_DESCRIPTION or not description.isprintable():
-        problems.append(
-            FieldProblem(field="description", message=f"expected one line of at most {_MAX_DESCRIPTION} characters")
-        )
-    if problems:
-        raise InvalidRequest(problems)
+    _check(url, events, description)
     chosen = secret if secret is not None else new_secret()
     key_of(chosen)
     added = Added(ENDPOINT_PREFIX + uuid7_hex(), chosen)
@@ -93,6 +86,52 @@ def list_endpoints(conn: Connection, *, tenant: str | None = None) -> list[Endpo
     return webhook_endpoints.listed(conn, tenant)
 
 
+def update_endpoint(
+    conn: Connection,
+    endpoint_id: str,
+    *,
+    tenant: str | None = None,
+    url: str | None = None,
+    events: Sequence[str] | None = None,
+    description: str | None = None,
+) -> None:
+    """Change what is not None: where it is, the types that it wants (none: all), the description.
+
+    Its secret stays; what waits for it goes to the new URL, which has no failures behind it yet.
+
+    Raises:
+        InvalidRequest: the URL, a type or the description is wrong.
+        NotAllowed: the tenant has another endpoint with this URL.
+        NotFound: no such endpoint.
+    """
+    _check(url, events or (), description or "")
+    chosen = None if events is None else sorted(set(events))
+    if not webhook_endpoints.change(conn, endpoint_id, tenant, url=url, events=chosen, description=description):
+        raise _no_endpoint(endpoint_id)
+
+
+def delete_endpoint(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
+    """Forget an endpoint and its secret; what waits for it is dead. Its delivery log stays. Raises NotFound."""
+    if not webhook_endpoints.delete(conn, endpoint_id, tenant, "deleted"):
+        raise _no_endpoint(endpoint_id)
+    webhook_health.give_up(conn, endpoint_id, "deleted")
+
+
+def send_test(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> str:
+    """Send an `endpoint.test` event to an endpoint, by the way that all events go. Returns the event's id.
+
+    Raises:
+        NotFound: no such endpoint.
+        NotAllowed: it is disabled.
+    """
+    endpoint = _endpoint(conn, endpoint_id, tenant)
+    if endpoint.disabled_at is not None:
+        raise NotAllowed("the endpoint is disabled; enable it first")
+    row = trial_row(endpoint.id, endpoint.tenant, unix_seconds(conn))
+    outbox.enqueue(conn, [row])
+    return row.id
+
+
 def rotate(
     conn: Connection,
     vault: Vault,
@@ -104,7 +143,7 @@ def rotate(
     """Give an endpoint a new secret; deliveries carry both signatures for the overlap. Raises NotFound."""
     secret = new_secret()
     if not webhook_endpoints.rotate(conn, endpoint_id, tenant, vault.seal(secret), overlap_seconds):
-        raise NotFound(f"no webhook endpoint {endpoint_id[:64]}")
+        raise _no_endpoint(endpoint_id)
     return Added(endpoint_id, secret)
 
 
@@ -121,15 +160,14 @@ def seal_again(conn: Connection, vault: Vault) -> int:
 
 def enable(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
     """Enable an endpoint that was disabled. Its dead events stay dead until `replay`. Raises NotFound."""
-    if not webhook_endpoints.enable(conn, endpoint_id, tenant):
-        raise NotFound(f"no webhook endpoint {endpoint_id[:64]}")
+    if not webhook_health.enable(conn, endpoint_id, tenant):
+        raise _no_endpoint(endpoint_id)
 
 
 def disable(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
-    """Send nothing more to an endpoint; what waits for it is dead. Raises NotFound."""
-    if endpoint_id not in {endpoint.id for endpoint in list_endpoints(conn, tenant=tenant)}:
-        raise NotFound(f"no webhook endpoint {endpoint_id[:64]}")
-    webhook_endpoints.disable(conn, [endpoint_id], "by hand")
+    """Send nothing more to an endpoint; what waits for it is dead, and the tenant's others are told. Raises NotFound."""
+    _endpoint(conn, endpoint_id, tenant)
+    announce(conn, webhook_health.disable(conn, [endpoint_id], webhook_health.MANUAL))
 
 
 def url_secret(vault: Vault, *, tenant: str = "default") -> str:
@@ -164,7 +202,7 @@ def replay(conn: Connection, event_id: str, *, tenant: str | None = None) -> Non
         raise NotFound(f"no webhook event {event_id[:64]}")
     if found[0]["status"] == "delivering":
         raise NotAllowed("the event is being delivered right now")
-    raise NotAllowed("the event's endpoint is disabled; enable it first")
+    raise NotAllowed("the event's endpoint is disabled, which `stockpot webhooks enable` mends, or deleted")
 
 
 def replay_all(conn: Connection, which: Filter) -> list[str]:
@@ -172,3 +210,30 @@ def replay_all(conn: Connection, which: Filter) -> list[str]:
     if which.statuses is None:
         which = dataclasses.replace(which, statuses=UNDELIVERABLE)
     return webhook_log.replay(conn, which)
+
+
+def _check(url: str | None, events: Sequence[str], description: str) -> None:
+    if url is not None:
+        check_url(url)
+    problems = [
+        FieldProblem(field="events", message=f"expected one of {', '.join(CHOICES)}, got {name[:64]!r}")
+        for name in events
+        if name not in CHOICES
+    ]
+    if len(description) > _MAX_DESCRIPTION or not description.isprintable():
+        problems.append(
+            FieldProblem(field="description", message=f"expected one line of at most {_MAX_DESCRIPTION} characters")
+        )
+    if problems:
+        raise InvalidRequest(problems)
+
+
+def _endpoint(conn: Connection, endpoint_id: str, tenant: str | None) -> Endpoint:
+    for endpoint in list_endpoints(conn, tenant=tenant):
+        if endpoint.id == endpoint_id:
+            return endpoint
+    raise _no_endpoint(endpoint_id)
+
+
+def _no_endpoint(endpoint_id: str) -> NotFound:
+    return NotFound(f"no webhook endpoint {endpoint_id[:64]}")

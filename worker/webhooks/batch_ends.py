@@ -26,13 +26,13 @@ def ended(conn: Connection, over: list[BatchRow], subscriptions: Subscriptions) 
 
 
 def cancel_slice(conn: Connection, batch: str, subscriptions: Subscriptions) -> int:
-    """Cancel a slice of a cancelled batch's queued lines; how many. With the last line the batch ends."""
+    """Cancel a slice of a cancelled batch's queued jobs; how many. With the last of them the batch ends."""
     tally = batch_changes.cancel_lines(conn, batch)
     if tally.cancelled:
         outbox.enqueue(conn, count_lines(conn, {batch: tally}, subscriptions))
     else:
         outbox.enqueue(conn, ended(conn, batches.end_if_done(conn, batch), subscriptions))
-    return tally.cancelled
+    return len(tally.jobs)
 
 
 def _settled(batch: BatchRow) -> Settled:

@@ -27,11 +27,16 @@ class Breaker:
     failures: int = 0
     closed_again_at: float = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it failed so often that it is left alone, but for a try now and then."""
+        return self.failures >= THRESHOLD
+
     def room(self, now: float, full: int) -> int:
         """How many may be in flight: none while open, one to try, `full` otherwise."""
         if now < self.closed_again_at:
             return 0
-        return full if self.failures < THRESHOLD else 1
+        return 1 if self.is_open else full
 
     def succeeded(self) -> None:
         """The destination answered as it should."""
@@ -41,7 +46,7 @@ class Breaker:
     def failed(self, now: float) -> None:
         """The destination did not answer, or said that it cannot."""
         self.failures += 1
-        if self.failures >= THRESHOLD:
+        if self.is_open:
             cool = min(COOL_SECONDS * 2.0 ** min(self.failures - THRESHOLD, 10), MAX_COOL_SECONDS)
             self.closed_again_at = now + cool * self.scale
 

@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from worker import metrics
 from worker.crash import crashpoint
 from worker.db import outbox, webhook_endpoints
 from worker.db.clock import unix_seconds
@@ -27,6 +28,7 @@ from worker.db.webhook_endpoints import Route
 from worker.errors import SettingsError, Unreachable
 from worker.settings import Settings
 from worker.webhooks.addresses import Policy
+from worker.webhooks.backlog import count_forever
 from worker.webhooks.destinations import Destinations, Parcel
 from worker.webhooks.egress import Blocked, Egress, Unanswered
 from worker.webhooks.recording import Recorder, RunSql
@@ -60,6 +62,7 @@ class Deliverer:
         lease_seconds: of a claim; renewed three times in its life.
         poll_seconds: how often to look for due events when nobody calls `wake`.
         retry_scale: multiplies the schedule and the breaker's pauses.
+        count_backlog: keep the metrics of what waits and what was given up: queries that only serve who scrapes them.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Deliverer:
         retry_scale: float = 1.0,
         in_flight: int = IN_FLIGHT,
         each: int = EACH,
+        count_backlog: bool = False,
     ) -> None:
         self._run_sql = run_sql
         self._vault = vault
@@ -84,6 +88,7 @@ class Deliverer:
         self._scale = retry_scale
         self._in_flight = in_flight
         self._each = each
+        self._count_backlog = count_backlog
         self._random = random.random
         self._destinations = Destinations(each=each, scale=retry_scale)
         self._recorder = Recorder(run_sql, scale=retry_scale)
@@ -106,6 +111,7 @@ class Deliverer:
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.sweep_seconds,
             retry_scale=settings.webhook_retry_scale,
+            count_backlog=settings.http_port is not None,
         )
 
     def start(self) -> Sequence[asyncio.Task[None]]:
@@ -115,6 +121,8 @@ class Deliverer:
             asyncio.create_task(self._claim_forever(), name="webhooks-claim"),
             asyncio.create_task(self._renew_forever(), name="webhooks-renew"),
         ]
+        if self._count_backlog:
+            self._loops.append(asyncio.create_task(count_forever(self._run_sql), name="webhooks-backlog"))
         for task in self._loops:
             task.add_done_callback(_say_if_broken)
         return self._loops
@@ -127,12 +135,12 @@ class Deliverer:
         """Claim no more, give back what waits, let sends finish for `drain` seconds, give the rest back, close."""
         self._stopping = True
         self._wake.set()
-        claiming, renewing = self._loops[:1], self._loops[1:]
+        claiming, others = self._loops[:1], self._loops[1:]
         await asyncio.gather(*claiming, return_exceptions=True)
         await self._give_back(self._destinations.empty_waiting(), 0.0)
         if self._sends:
             await asyncio.wait(self._sends, timeout=drain)
-        unfinished = [*self._sends, *renewing]
+        unfinished = [*self._sends, *others]
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
@@ -173,6 +181,7 @@ class Deliverer:
         if limit <= 0:
             return 0
         busy = self._destinations.busy(loop.time())
+        metrics.WEBHOOK_BREAKERS_OPEN.set(self._destinations.left_alone())
         ours_until = loop.time() + self._lease_seconds  # from before the statement: the database's lease ends later
 
         def take(conn: Connection) -> tuple[list[Claimed], dict[str, Route]]:

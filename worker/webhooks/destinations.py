@@ -56,6 +56,10 @@ class Destinations:
             if place.active + len(place.waiting) >= place.breaker.room(now, self._each)
         ]
 
+    def left_alone(self) -> int:
+        """How many destinations have an open breaker."""
+        return sum(1 for place in self._all.values() if place.breaker.is_open)
+
     def add(self, parcel: Parcel) -> None:
         """A claimed event waits for its turn."""
         self.of(parcel.event.destination).waiting.append(parcel)

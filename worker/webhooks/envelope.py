@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, get_args
@@ -9,7 +10,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from api_schemas.errors import JobError
-from api_schemas.ids import uuid7_hex
+from api_schemas.ids import EVENT, uuid7_hex
 from api_schemas.usage import Usage
 from api_schemas.webhooks import WebhookType
 
@@ -87,6 +88,13 @@ class RouteChange:
         return orjson.dumps(
             {"id": event_id, "object": "event", "created_at": self.changed_at, "type": self.type, "data": data}
         ).decode()
+
+
+def event_id_of(seed: str, destination: str) -> str:
+    """One id per ending and destination: the seed's time and counter, and random bits that the destination changes."""
+    mixed = hashlib.sha256(f"{seed} {destination}".encode()).digest()
+    low = int.from_bytes(mixed[:8], "big") & (1 << 62) - 1 | 0b10 << 62  # the variant of RFC 9562
+    return f"{EVENT}{seed[:16]}{low:016x}"
 
 
 def event_body(event_id: str, settled: Settled) -> str:

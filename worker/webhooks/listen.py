@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from aiohttp import web
@@ -81,12 +82,15 @@ def pretty(received: Received) -> str:
         return f"✗ {received.webhook_id or 'no id'}: {received.problem}"
     data = received.event.get("data")
     data = data if isinstance(data, dict) else {}
-    parts = [str(received.event.get("type")), str(data.get("id"))]
+    parts = [str(received.event.get("type")), str(data.get("id", ""))]
     usage = data.get("usage")
     if isinstance(usage, dict) and usage.get("total_tokens") is not None:
         parts.append(f"{usage['total_tokens']} tokens")
-    if data.get("cost_usd") is not None:
-        parts.append(f"${data['cost_usd']}")
+    cost = data.get("cost_usd")
+    if isinstance(cost, int | float):
+        parts.append(f"${Decimal(str(cost)):f}")
+    if isinstance(data.get("reason"), str):
+        parts.append(data["reason"])
     error = data.get("error")
     if isinstance(error, dict):
         parts.append(f"{error.get('class')}: {error.get('message')}")

@@ -15,9 +15,12 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from worker import metrics
 from worker.crash import crashpoint
-from worker.db import outbox, webhook_endpoints
+from worker.db import outbox, webhook_health
+from worker.db.webhook_health import Disabled
 from worker.errors import Unreachable
+from worker.webhooks.notices import announce
 from worker.webhooks.schedule import patience
 from worker.webhooks.verdicts import Health, Judgement
 
@@ -25,6 +28,9 @@ T = TypeVar("T")
 _RETRY_SECONDS = 0.5
 _LARGEST = 500
 """Verdicts in one transaction: a few milliseconds of writing."""
+
+_OUTCOMES = {"delivered": "delivered", "pending": "failed", "dead": "dead", "blocked": "blocked"}
+"""The metric's words for what became of an event with an attempt; `failed` is tried again."""
 
 log = structlog.get_logger("stockpot.webhooks")
 
@@ -62,10 +68,9 @@ class Recorder:
     async def _write_all(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:_LARGEST], self._waiting[_LARGEST:]
+            judgements = [judgement for judgement, _ in group]
             try:
-                disabled = await self._run_sql(
-                    functools.partial(self._write, judgements=[judgement for judgement, _ in group])
-                )
+                recorded, disabled = await self._run_sql(functools.partial(self._write, judgements=judgements))
             except (Unreachable, OperationalError) as error:
                 log.warning("webhook_record_failed", error=type(error).__name__, events=len(group))
                 self._waiting[:0] = group
@@ -74,11 +79,19 @@ class Recorder:
             except Exception as error:  # noqa: BLE001 -- handed to those who wait for it, who must not wait for ever
                 _tell(group, error)
                 continue
-            for endpoint_id, reason in disabled.items():
-                log.error("webhook_endpoint_disabled", endpoint_id=endpoint_id, reason=reason)
+            _count(judgements, recorded)
+            for endpoint in disabled:
+                metrics.WEBHOOK_ENDPOINTS_DISABLED.labels(endpoint.reason).inc()
+                log.error(
+                    "webhook_endpoint_disabled",
+                    endpoint_id=endpoint.id,
+                    tenant=endpoint.tenant,
+                    reason=endpoint.reason,
+                    given_up=endpoint.given_up,
+                )
             _tell(group, None)
 
-    def _write(self, conn: Connection, judgements: list[Judgement]) -> dict[str, str]:
+    def _write(self, conn: Connection, judgements: list[Judgement]) -> tuple[dict[str, float | None], list[Disabled]]:
         recorded = outbox.record(conn, [judgement.verdict for judgement in judgements])
         health: dict[Health, set[str]] = {kind: set() for kind in Health}
         for judgement in judgements:
@@ -86,15 +99,26 @@ class Recorder:
             if verdict.endpoint_id is not None and verdict.id in recorded and verdict.sent:
                 health[judgement.health].add(verdict.endpoint_id)
         well = health[Health.WELL]
-        disabled = webhook_endpoints.note_health(
+        disabled = webhook_health.note_health(
             conn,
             well=well,
             failing=(health[Health.REFUSING] | health[Health.STRUGGLING]) - well,
             gone=health[Health.GONE],
             patience_seconds=self._patience,
         )
+        announce(conn, disabled)
         crashpoint("hook.recorded")
-        return disabled
+        return recorded, disabled
+
+
+def _count(judgements: list[Judgement], recorded: dict[str, float | None]) -> None:
+    """The metrics of what was sent and is on record."""
+    for verdict in (judgement.verdict for judgement in judgements):
+        if verdict.sent and verdict.id in recorded:
+            metrics.WEBHOOK_DELIVERIES.labels(_OUTCOMES[verdict.status]).inc()
+            seconds = recorded[verdict.id]
+            if seconds is not None:
+                metrics.WEBHOOK_SECONDS.observe(seconds)
 
 
 def _tell(group: list[tuple[Judgement, asyncio.Future[None]]], error: Exception | None) -> None:

@@ -5,18 +5,16 @@ A batch's jobs are told to their own URLs only; endpoints hear of the batch. A m
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
-from api_schemas.ids import EVENT
 from worker.db.outbox import EventRow
 from worker.db.webhook_endpoints import Subscriber, subscribers
 from worker.errors import InvalidRequest
-from worker.webhooks.envelope import RouteChange, Settled, event_body
+from worker.webhooks.envelope import RouteChange, Settled, event_body, event_id_of
 from worker.webhooks.targets import read_target
 
 REFRESH_SECONDS = 1.0
@@ -60,7 +58,7 @@ class Subscriptions:
         """
         return [
             EventRow(
-                id=(event_id := _event_id(change.seed, endpoint.id)),
+                id=(event_id := event_id_of(change.seed, endpoint.id)),
                 tenant=endpoint.tenant,
                 type=change.type,
                 body=change.body(event_id),
@@ -100,7 +98,7 @@ def _endpoint_row(one: Settled, endpoint_id: str) -> EventRow:
 
 
 def _row(one: Settled, *, url: str | None, endpoint_id: str | None, destination: str) -> EventRow:
-    event_id = _event_id(one.seed, destination)
+    event_id = event_id_of(one.seed, destination)
     return EventRow(
         id=event_id,
         tenant=one.tenant,
@@ -112,10 +110,3 @@ def _row(one: Settled, *, url: str | None, endpoint_id: str | None, destination:
         job_id=one.id if one.kind == "job" else None,
         batch_id=one.id if one.kind == "batch" else one.batch_id,
     )
-
-
-def _event_id(seed: str, destination: str) -> str:
-    """One id per ending and destination: the seed's time and counter, and random bits that the destination changes."""
-    mixed = hashlib.sha256(f"{seed} {destination}".encode()).digest()
-    low = int.from_bytes(mixed[:8], "big") & (1 << 62) - 1 | 0b10 << 62  # the variant of RFC 9562
-    return f"{EVENT}{seed[:16]}{low:016x}"

@@ -1,0 +1,99 @@
+"""Events about endpoints themselves: one was disabled, or somebody tests one. Nobody's job, but the tenant's business.
+
+`announce` runs in the transaction that disables, so that a disabled endpoint and the notices of it are one fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from api_schemas.ids import uuid7_hex
+from api_schemas.webhooks import EndpointDisabledData, WebhookType
+from worker.db import outbox
+from worker.db.outbox import EventRow
+from worker.db.webhook_endpoints import subscribers
+from worker.db.webhook_health import Disabled
+from worker.errors import InvalidRequest
+from worker.webhooks.envelope import event_id_of
+from worker.webhooks.targets import read_target
+
+DISABLED: WebhookType = "endpoint.disabled"
+TEST: WebhookType = "endpoint.test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What is told of an endpoint; `at` is in Unix seconds."""
+
+    type: WebhookType
+    tenant: str
+    data: dict[str, Any]
+    at: int
+    seed: str = field(default_factory=uuid7_hex)
+
+    def row_for(self, endpoint_id: str) -> EventRow:
+        """The outbox row that tells an endpoint, in the same envelope as the other events."""
+        event_id = event_id_of(self.seed, endpoint_id)
+        event = {"id": event_id, "object": "event", "created_at": self.at, "type": self.type, "data": self.data}
+        return EventRow(
+            id=event_id,
+            tenant=self.tenant,
+            type=self.type,
+            body=orjson.dumps(event).decode(),
+            destination=endpoint_id,
+            endpoint_id=endpoint_id,
+        )
+
+
+def announce(conn: Connection, disabled: Sequence[Disabled]) -> int:
+    """Tell the other endpoints of each tenant that want to know. Returns how many events were written.
+
+    An endpoint without a filter hears of it, too: the tenant should not learn of a silent loss from silence.
+    """
+    if not disabled:
+        return 0
+    # Read anew: those that were disabled in this transaction hear of nothing any more.
+    listening = subscribers(conn)
+    rows = [
+        notice.row_for(endpoint.id)
+        for notice in map(_of_disabled, disabled)
+        for endpoint in listening
+        if endpoint.tenant == notice.tenant and (not endpoint.events or DISABLED in endpoint.events)
+    ]
+    outbox.enqueue(conn, rows)
+    return len(rows)
+
+
+def trial_row(endpoint_id: str, tenant: str, at: float) -> EventRow:
+    """The event that somebody who tests an endpoint sends to it, whatever its filter says."""
+    return Notice(type=TEST, tenant=tenant, data={"id": endpoint_id, "status": "test"}, at=int(at)).row_for(endpoint_id)
+
+
+def _of_disabled(endpoint: Disabled) -> Notice:
+    data = EndpointDisabledData(
+        id=endpoint.id,
+        reason=endpoint.reason,
+        origin=_origin(endpoint.url),
+        description=endpoint.description,
+        failing_since=_unix(endpoint.failing_since),
+        given_up=endpoint.given_up,
+    )
+    at = int(endpoint.disabled_at.timestamp())
+    return Notice(type=DISABLED, tenant=endpoint.tenant, data=data.model_dump(), at=at)
+
+
+def _origin(url: str) -> str:
+    try:
+        return read_target(url).origin
+    except InvalidRequest:
+        return ""  # the row was not made by us, and must not keep the failure from being told
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
