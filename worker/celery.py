@@ -7,10 +7,14 @@ flight is `STOCKPOT_CONCURRENCY`, not Celery's `--concurrency`.
 
 from __future__ import annotations
 
+import signal
+from functools import partial
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.apps.worker import Worker
+from celery.platforms import EX_FAILURE, EX_OK
+from celery.worker import state
 from kombu import Exchange, Queue
 from kombu.utils.objects import cached_property
 
@@ -25,6 +29,8 @@ CARRIERS = 2
 PULSE_SECONDS = 1.0
 #: A message that a killed worker had taken comes back after this long. Only `stockpot.submit` needs it.
 VISIBILITY_SECONDS = 300
+#: What asks a worker to stop: systemd and Kubernetes, a terminal, and whoever is in a hurry.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class StockpotWorker(Worker):
@@ -42,6 +48,33 @@ class StockpotWorker(Worker):
                 " threads pool (the default) carries the messages to it. Start one worker per core instead."
             )
         super().setup_instance(**options)
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Celery's signal handlers, but for those that stop it.
+
+        Its second SIGINT and its SIGQUIT abandon threads that cannot be abandoned, from inside the handler, and may
+        end the process before the engine has given its jobs back.
+        """
+        super().install_platform_tweaks(worker)
+        for number in STOP_SIGNALS:
+            signal.signal(number, partial(_stop, worker))
+
+
+def _stop(worker: Any, number: int, _frame: Any) -> None:
+    """Stop claiming and let calls finish; at a second signal, or SIGQUIT, give back at once what runs."""
+    from worker import tasks
+
+    again = number == signal.SIGQUIT or state.should_stop is not None
+    code = EX_FAILURE if number == signal.SIGINT else EX_OK
+    try:
+        tasks.stop_claiming()
+        if again:
+            tasks.hurry()
+        name = signal.Signals(number).name
+        signals.worker_shutting_down.send(sender=worker.hostname, sig=name, how="Warm", exitcode=code)
+    finally:
+        if state.should_stop is None:
+            state.should_stop = code  # type: ignore[assignment]  # None until somebody asks
 
 
 class StockpotCelery(Celery):
@@ -81,6 +114,7 @@ def _configuration(given: Settings | None = None) -> dict[str, Any]:
         "task_queues": [Queue(lane, Exchange(""), routing_key=lane) for lane in LANES],
         "worker_prefetch_multiplier": 1,
         "worker_pool": "threads",
+        "worker_consumer": "worker.consumer:StockpotConsumer",
         "worker_concurrency": CARRIERS,
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
@@ -150,10 +184,3 @@ app.steps["consumer"].add(PulseStep)
 @signals.setup_logging.connect
 def _configure_logging(**_: Any) -> None:
     telemetry.configure(settings())
-
-
-@signals.worker_shutting_down.connect
-def _stop_claiming(**_: Any) -> None:
-    from worker import tasks
-
-    tasks.stop_claiming()

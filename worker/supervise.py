@@ -151,6 +151,20 @@ class Supervisor:
                 raise Unreachable(f"the {child.name}", "it did not start", "Its last lines are above.")
         return child.ready_line
 
+    def pause(self, seconds: float) -> bool:
+        """Wait; whether a signal has cut it short. What else happens meanwhile is seen to later, by `run`."""
+        kept: list[_Event] = []
+        deadline = time.monotonic() + seconds
+        try:
+            while (event := self._next(deadline - time.monotonic())) is not None:
+                if event.what == "signal":
+                    return True
+                kept.append(event)
+            return False
+        finally:
+            for event in kept:
+                self._events.put(event)
+
     def run(self, ready: Callable[[], None]) -> None:
         """Keep the children running until a signal comes; `ready` is called once when all have said so."""
         told = False

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from celery.exceptions import Reject
+from celery.exceptions import Reject, WorkerShutdown
+from celery.worker import state
 
 from api_schemas.ids import is_job_id
 from api_schemas.jobs import LANES
@@ -20,7 +21,7 @@ from worker import embedded, metrics
 from worker.accept import accept
 from worker.celery import app
 from worker.db.connect import Database
-from worker.db.ready import ensure_schema
+from worker.db.ready import await_database
 from worker.db.submit import insert
 from worker.engine.engine import Engine
 from worker.errors import IdempotencyConflict, InvalidRequest, Unreachable
@@ -30,21 +31,35 @@ log = structlog.get_logger(__name__)
 
 #: How long one wait for a free slot lasts before it is looked whether the worker is closing, in seconds.
 ROOM_SECONDS = 0.5
+#: How often a worker that waits for its database looks whether it was asked to stop, in seconds.
+STOP_SECONDS = 0.2
 
 _engine: Engine | None = None
 _open = contextlib.ExitStack()
+_hurried = False  # the worker was asked to stop, and what runs is to be given back at once
 
 
 def start_engine(worker: Any) -> None:
-    """Start this process's engine; the worker goes down if that fails."""
+    """Start this process's engine, once the database is there; the worker goes down if the engine does not start."""
     global _engine
     ours = settings()
-    ensure_schema(ours)
+    await_database(ours, _wait_for_database)
     if ours.redis_url is None:
         _open.enter_context(embedded.lease(ours.home))
     engine = Engine(ours)
     engine.start()
     _engine = engine
+
+
+def _wait_for_database(error: Unreachable, seconds: float) -> None:
+    """Say why the worker does not start, and wait; if it is asked to stop meanwhile, it ends."""
+    log.warning("database_awaited", error=str(error).splitlines()[0], next_try_seconds=seconds)
+    until = time.monotonic() + seconds
+    while state.should_stop is None and time.monotonic() < until:
+        # In slices: a signal handler may not take the lock that waiting on an event would hold.
+        time.sleep(min(STOP_SECONDS, seconds))
+    if state.should_stop is not None:
+        raise WorkerShutdown(state.should_stop)
 
 
 def stop_claiming() -> None:
@@ -53,12 +68,22 @@ def stop_claiming() -> None:
         _engine.stop_claiming()
 
 
+def hurry() -> None:
+    """The worker was asked to stop at once: give back what runs."""
+    global _hurried
+    _hurried = True
+    if _engine is not None:
+        _engine.hurry()
+
+
 def stop_engine(worker: Any) -> None:
     """Drain the engine."""
     global _engine
-    engine, _engine = _engine, None
-    if engine is not None:
-        engine.drain()
+    if _engine is not None:
+        if _hurried:
+            _engine.hurry()
+        _engine.drain()
+        _engine = None
     _open.close()
 
 

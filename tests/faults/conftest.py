@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.rig.hookd import HookReceiver, read_journal
+from tests.rig.receipts import unverified
 from tests.rig.stage import Proxied, SetStage, Stage
 from tests.rig.valkey import ValkeyServer
 
@@ -16,6 +18,7 @@ from tests.rig.valkey import ValkeyServer
 @pytest.fixture
 def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetStage]:
     """Sets a stage: `stage("postgres", workers=2, proxies=("redis",), lease_seconds=2)`."""
+    receivers: list[HookReceiver] = []
     with contextlib.ExitStack() as stack:
 
         def set_stage(
@@ -39,7 +42,12 @@ def stage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SetStage]:
                 settings=settings,
             )
             stack.callback(on.close)
+            receivers.append(on.hooks)
             on.start(workers)
             return on
 
         yield set_stage
+    # Whatever the test was about: every delivery that arrived is verified, from the journals, by both libraries.
+    for hooks in receivers:
+        deliveries = read_journal(hooks.journal) if hooks.journal is not None and hooks.journal.exists() else []
+        assert list(unverified(deliveries, hooks.secrets)) == []

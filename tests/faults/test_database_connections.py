@@ -11,20 +11,23 @@ import pytest
 
 from tests.rig.postgres import PostgresServer
 from tests.rig.stage import SetStage, Stage
-from tests.rig.waiting import eventually
+from tests.rig.waiting import NeverHappened, eventually
 from tests.rig.witness import Witness
 from worker.db.schema import upgrade
 
 pytestmark = pytest.mark.fault
 
 SLOW = "slow=10"
-#: Longer than any of these faults: what is lost is an acknowledgement, never a lease.
-LEASE = 5
+#: A claim whose acknowledgement is lost with its session comes back when its lease is over, so this is not long; what a
+#: slow machine lets run out costs its job one call more, and nothing else does.
+SHORTER = 8
+#: Longer than any of these faults on any machine: what is lost is an acknowledgement, never a lease.
+LEASE = 30
 
 
 def test_the_acknowledgement_of_commits_is_lost(stage: SetStage) -> None:
     """F37: claims, settlements, renewals that are committed and not known to be: one result, one bill for each job."""
-    on = stage("postgres", proxies=("database",), lease_seconds=LEASE)
+    on = stage("postgres", proxies=("database",), lease_seconds=SHORTER)
     proxy = on.proxies["database"]
     on.load(60, SLOW)
     with Witness("replies to COMMIT were lost, those to settlements among them") as witness:
@@ -37,12 +40,12 @@ def test_the_acknowledgement_of_commits_is_lost(stage: SetStage) -> None:
         on.quiesce()
         witness.saw(proxy.stats().dropped_replies == 20 and on.logged("settle_delayed"))
     on.check()
-    assert on.extra_calls() == 0
+    assert on.unexplained_calls() == 0
 
 
 def test_connections_are_terminated_one_after_the_other(stage: SetStage) -> None:
     """F38: an administrator ends sessions of the workers, whatever they are doing."""
-    on = stage("postgres", lease_seconds=LEASE)
+    on = stage("postgres", lease_seconds=SHORTER)
     on.load(80, SLOW)
     terminate = (
         "SELECT pg_terminate_backend(pid) AS done FROM pg_stat_activity"
@@ -55,7 +58,7 @@ def test_connections_are_terminated_one_after_the_other(stage: SetStage) -> None
         witness.saw(ended.count(True) >= 20)
         on.quiesce()
     on.check()
-    assert on.extra_calls() == 0
+    assert on.unexplained_calls() == 0
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_every_connection_is_taken_by_others(stage: SetStage, small_postgres: Po
     """F39: the workers wait for a connection, without running hot, and go on when there is one."""
     url = small_postgres.create_database()
     upgrade(url)
-    on = stage(database_url=url, lease_seconds=10)
+    on = stage(database_url=url, lease_seconds=SHORTER)
     on.load(40, SLOW)
     with Witness("PostgreSQL had too many clients, and the workers were among those it refused") as witness:
         with contextlib.ExitStack() as hoard:
@@ -77,7 +80,7 @@ def test_every_connection_is_taken_by_others(stage: SetStage, small_postgres: Po
             witness.saw("too many clients" in small_postgres.log and on.logged("settle_delayed"))
         on.quiesce()
     on.check()
-    assert on.extra_calls() == 0
+    assert on.unexplained_calls() == 0
 
 
 def _hoard(server: PostgresServer, hoard: contextlib.ExitStack, on: Stage) -> None:
@@ -109,7 +112,7 @@ def test_statements_that_deadlock_are_repeated(stage: SetStage) -> None:
         witness.saw("deadlock detected" in _worker_log(on))
     on.quiesce()
     on.check()
-    assert on.extra_calls() == on.count("outcome = 'lost'", "attempts_v")
+    assert on.unexplained_calls() == 0
 
 
 def _worker_log(on: Stage) -> str:
@@ -138,15 +141,39 @@ def _entangle(on: Stage) -> bool:
 def test_transactions_that_cannot_be_serialized_are_repeated(
     stage: SetStage, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
-    """F40: a database whose administrator asks for repeatable reads; two workers claim, sweep and settle in each other's way."""
+    """F40: an administrator asks for repeatable reads, and commits a change of the rows that a worker waits to change."""
     before = len(postgres_server.log)
     with Witness("PostgreSQL could not serialize transactions") as witness:
         name = postgres_url.rsplit("/", 1)[1]
         change = f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'"
         witness.inject(lambda: postgres_server.execute(change))
         on = stage(database_url=postgres_url, workers=2, lease_seconds=LEASE)
-        on.load(60)
+        ids = on.load(24, "slow=50")
+
+        def collided() -> bool:
+            _overtake(on)
+            return "could not serialize access" in postgres_server.log[before:]
+
+        witness.inject(lambda: eventually(collided, what="a worker's transaction cannot be serialized"))
         on.quiesce()
         witness.saw("could not serialize access" in postgres_server.log[before:])
     on.check()
+    assert on.done(ids) == len(ids)
     assert on.extra_calls() == 0
+
+
+def _overtake(on: Stage) -> None:
+    """Change the jobs in hand, and commit once a worker waits to change one: what it read is then out of date.
+
+    If nothing is in hand, or nobody comes, more is submitted and the caller tries again.
+    """
+    with psycopg.connect(on.database_url.replace("+psycopg", "")) as admin:
+        ids = admin.execute("UPDATE jobs SET seq = seq WHERE status = 'in_progress' RETURNING id").fetchall()
+        if not ids:
+            on.load(8, "slow=50")
+            return
+        waits = (
+            f"SELECT 1 AS n FROM pg_locks WHERE NOT granted AND {admin.info.backend_pid} = ANY(pg_blocking_pids(pid))"
+        )
+        with contextlib.suppress(NeverHappened):
+            eventually(lambda: on.rows(waits), 20, "a worker waits for it")

@@ -35,7 +35,7 @@ def test_the_disk_is_full(stage: SetStage) -> None:
     The disk is full for the worker alone: the kernel refuses it to write beyond a size (RLIMIT_FSIZE), which needs no
     root and no file system of its own. SQLite reports EFBIG as an I/O error where ENOSPC would be "disk is full".
     """
-    on = stage("sqlite", workers=1, lease_seconds=20)
+    on = stage("sqlite", workers=1, lease_seconds=60)
     on.load(80)
     on.quiesce()
     worker, log = on.workers[0], _file(on).with_name(_file(on).name + "-wal")
@@ -58,7 +58,7 @@ def test_the_disk_is_full(stage: SetStage) -> None:
 
 def test_four_workers_and_a_stranger_share_one_file(stage: SetStage) -> None:
     """F42: a long reader and a writer who takes the lock again and again: everybody waits, nobody is told "locked"."""
-    on = stage("sqlite", workers=4, lease_seconds=20)
+    on = stage("sqlite", workers=4, lease_seconds=60)
     turns: list[int] = []
     over = threading.Event()
     stranger = threading.Thread(target=_write_and_linger, args=(_file(on), turns, over), daemon=True)
@@ -96,12 +96,12 @@ def _write_and_linger(file: Path, turns: list[int], over: threading.Event) -> No
 @pytest.mark.parametrize("kills", [50, pytest.param(200, marks=pytest.mark.long)])
 def test_writers_are_killed_in_the_middle_of_their_commits(stage: SetStage, tmp_path: Path, kills: int) -> None:
     """F43: the file is sound, whatever was promised is in it, and a worker then does all of it."""
-    on = stage("sqlite", workers=0)
+    on = stage("sqlite", workers=0, lease_seconds=60)
     command = [sys.executable, "-m", "tests.rig.doomed_writer", "--database", on.database_url, "--kills", str(kills)]
     env = environment(on.home) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with Witness("writers died of SIGKILL with a commit on its way") as witness:
         with Process(command, logs=tmp_path, name="doomed", env=env, cwd=tmp_path) as nursery:
-            witness.inject(partial(nursery.wait, 100))
+            witness.inject(partial(nursery.wait, 300))
             told = nursery.stdout.read_text().splitlines()
         witness.saw(told.count("died -9") == kills)
     with sqlite3.connect(_file(on)) as connection:

@@ -36,7 +36,7 @@ def test_a_producer_dies_between_its_commit_and_the_doorbell(
     stage: SetStage, launch: Callable[..., Process], database: Database
 ) -> None:
     """F70: the row is the job; workers find it without being told."""
-    on = stage(database, workers=0)
+    on = stage(database, workers=0, lease_seconds=60)
     with Witness("a row was left without a doorbell") as witness, on.valkey.client() as redis:
 
         def die() -> None:
@@ -58,7 +58,7 @@ def test_a_producer_dies_between_its_commit_and_the_doorbell(
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
 def test_one_key_is_submitted_by_many_at_once(stage: SetStage, database: Database) -> None:
     """F71: one job for one key and body; a conflict for another body; another tenant's key is another key."""
-    on = stage(database)
+    on = stage(database, lease_seconds=60)
     found: list[Submitted] = []
 
     def submit(number: int) -> Submitted:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -19,6 +20,8 @@ Database = Literal["postgres", "sqlite"]
 
 #: An answer of about a second, which a drain waits for; and one of a minute, which it does not.
 SHORT, LONG = "slow=25", "slow=1500"
+#: Long enough that no lease is lost and no drain is over too soon, however busy the machine is, in seconds.
+PATIENT: dict[str, Any] = {"lease_seconds": 60, "drain_seconds": 90}
 
 
 def _busy(on: Stage, worker: Process) -> list[str]:
@@ -29,14 +32,14 @@ def _busy(on: Stage, worker: Process) -> list[str]:
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
 def test_a_worker_drains_on_sigterm(stage: SetStage, database: Database) -> None:
     """F7: what it holds is finished, nothing is called twice, and it ends with 0."""
-    on = stage(database)
+    on = stage(database, **PATIENT)
     worker = on.workers[0]
     on.load(20, SHORT)
     with Witness("a busy worker drained") as witness:
         held = _busy(on, worker)
         witness.inject(worker.term)
-        witness.saw(held and worker.wait_for_line("drain_started", 10))
-        assert worker.wait() == 0
+        witness.saw(held and worker.wait_for_line("drain_started"))
+        assert worker.wait(120) == 0
     on.quiesce()
     on.check(gone=[worker])
     assert on.extra_calls() == 0
@@ -45,13 +48,16 @@ def test_a_worker_drains_on_sigterm(stage: SetStage, database: Database) -> None
 
 def test_a_drain_gives_back_what_takes_too_long(stage: SetStage) -> None:
     """F7: the calls are cut off and on record as released; another worker makes them again at once."""
-    on = stage("postgres", drain_seconds=0.5)
+    on = stage("postgres", drain_seconds=0.5, lease_seconds=60)
     worker = on.workers[0]
-    on.load(12, f"{LONG},{SHORT}")
+    for _ in range(8):
+        on.submit(f"{LONG},{SHORT}", stream=True)  # a stream is cut off upstream too; a whole answer runs to its end
     with Witness("a draining worker gave jobs back") as witness:
-        held = _busy(on, worker)
+        # Both have their hands full: what the one gives back is not the other's at once.
+        eventually(lambda: len(on.running_calls()) == 8, what="every slot has its call")
+        held = on.held_by(worker)
         witness.inject(worker.term)
-        witness.saw(held and worker.wait_for_line("drain_gives_back", 10))
+        witness.saw(held and worker.wait_for_line("drain_gives_back"))
         assert worker.wait() == 0
     other = on.workers[1]
     with Witness("the other one gave its own back, too") as witness:
@@ -65,36 +71,49 @@ def test_a_drain_gives_back_what_takes_too_long(stage: SetStage) -> None:
     assert on.logged("job_reclaimed") == 0
 
 
-@pytest.mark.parametrize(
-    "sequence",
-    ["SIGINT", pytest.param("SIGINT SIGINT", marks=pytest.mark.long), "SIGTERM SIGTERM", "SIGQUIT", "SIGHUP"],
-)
-def test_other_signals_lose_nothing(stage: SetStage, sequence: str) -> None:
-    """F9: however impatient the operator, every job is done once the leases are over."""
-    on = stage("postgres")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_other_signals_drain_too(stage: SetStage, name: str) -> None:
+    """F9: Ctrl-C in a terminal; and the hang-up, after which the worker begins anew under its pid."""
+    on = stage("postgres", **PATIENT)
     worker = on.workers[0]
     on.load(20, SHORT)
-    with Witness("a busy worker got the signals and drained, ended or began anew") as witness:
+    with Witness("a busy worker got the signal and drained") as witness:
         _busy(on, worker)
-        for name in sequence.split():
-            witness.inject(partial(_send, worker, name))
-        witness.saw(worker.wait_for_line("drain_started", 20))
-    on.quiesce()
-    on.check(gone=[worker])
-    assert on.extra_calls() <= 4
-    if sequence == "SIGHUP":
+        witness.inject(partial(worker.send, signal.Signals[name]))
+        witness.saw(worker.wait_for_line("drain_started"))
+    if name == "SIGHUP":
         worker.wait_for_line("engine_started", count=2)
     else:
-        assert worker.wait() in ENDS[sequence]
+        assert worker.wait(120) == 1, "Celery's code for an interrupt"
+    on.quiesce()
+    on.check(gone=[worker])
+    assert on.extra_calls() == 0
 
 
-def _send(worker: Process, name: str) -> None:
-    """Send a signal, and see that the first of two has arrived before the second: one alone would be merged."""
-    if worker.running:
-        worker.send(signal.Signals[name])
-        if name in {"SIGINT", "SIGTERM"}:
-            worker.wait_for_line("Warm shutdown|drain_started")
+@pytest.mark.parametrize("sequence", ["SIGINT SIGINT", "SIGTERM SIGTERM", "SIGQUIT"])
+def test_who_asks_twice_is_not_kept_waiting(stage: SetStage, sequence: str) -> None:
+    """F9: what runs is given back at once, with its call on record, although the drain could last; nothing waits for a lease."""
+    on = stage("postgres", workers=1, **PATIENT)
+    worker = on.workers[0]
+    held = [on.submit(f"{LONG},{SHORT}", stream=True) for _ in range(4)]
+    with Witness("a worker with its hands full gave its jobs back") as witness:
+        eventually(lambda: len(on.running_calls()) == 4, what="every slot has its call")
+        for name in sequence.split():
+            # Sent one right after the other: the second may come before the first is acted upon.
+            witness.inject(partial(worker.send, signal.Signals[name]))
+            if witness.faults_on:
+                eventually(partial(_taken, worker, name), what="the signal is taken")
+        witness.saw(worker.wait_for_line("drain_gives_back"))
+        assert worker.wait() == (1 if sequence == "SIGINT SIGINT" else 0)
+    on.start(1)
+    on.quiesce()
+    on.check(gone=[worker])
+    assert all([row["outcome"] for row in on.attempts(job)] == ["released", "completed"] for job in held)
+    assert on.logged("job_reclaimed") == 0
 
 
-#: How a worker may end after these signals (Celery: 1 after an interrupt); on SIGHUP it drains and begins anew.
-ENDS = {"SIGINT": {1}, "SIGINT SIGINT": {0, 1}, "SIGTERM SIGTERM": {0, 1}, "SIGQUIT": {0, 1}}
+def _taken(worker: Process, name: str) -> bool:
+    """Whether a signal is no longer pending: two of a kind that wait together are one."""
+    status = Path("/proc", str(worker.pid), "status").read_text() if worker.running else "ShdPnd: 0\nSigPnd: 0\n"
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("ShdPnd", "SigPnd"))]
+    return not any(mask >> (signal.Signals[name] - 1) & 1 for mask in masks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import redis as redis_py
 
@@ -15,6 +17,8 @@ pytestmark = pytest.mark.fault
 
 #: An answer that streams for about a second.
 SLOW = "slow=25"
+#: Longer than any of these faults on any machine: nobody dies here with a job in hand, so no lease plays a part, in seconds.
+LEASE = 60
 
 
 def _errors(redis: redis_py.Redis, kind: str) -> int:
@@ -24,7 +28,7 @@ def _errors(redis: redis_py.Redis, kind: str) -> int:
 
 def test_redis_is_full(stage: SetStage) -> None:
     """F26: every write is refused with OOM; submissions are accepted and jobs are done without it."""
-    on = stage("postgres")
+    on = stage("postgres", lease_seconds=LEASE)
     on.load(20, SLOW)
     with Witness("Redis refused writes for want of memory") as witness, on.valkey.client() as redis:
         eventually(lambda: on.held_by(on.workers[0]), what="calls are running")
@@ -41,7 +45,7 @@ def test_redis_is_full(stage: SetStage) -> None:
 
 def test_redis_may_evict(stage: SetStage) -> None:
     """F27: a worker that starts on such a Redis says so loudly, and works."""
-    on = stage("postgres", workers=0)
+    on = stage("postgres", workers=0, lease_seconds=LEASE)
     with Witness("the policy was one that evicts") as witness, on.valkey.client() as redis:
         witness.inject(lambda: redis.config_set("maxmemory-policy", "allkeys-lru"))
         witness.saw(redis.config_get("maxmemory-policy")["maxmemory-policy"] == "allkeys-lru")
@@ -55,7 +59,7 @@ def test_redis_may_evict(stage: SetStage) -> None:
 def test_redis_fails_over_to_its_replica(stage: SetStage, own_valkey: ValkeyServer) -> None:
     """F28: the old master turns read-only under its clients, then the replica takes its place."""
     with ValkeyServer(config={"replicaof": f"127.0.0.1 {own_valkey.port}"}) as successor:
-        on = stage("postgres", valkey=own_valkey, proxies=["redis"])
+        on = stage("postgres", valkey=own_valkey, proxies=["redis"], lease_seconds=LEASE)
         proxy: FaultProxy = on.proxies["redis"]
         on.load(20, SLOW)
         with (
@@ -89,7 +93,8 @@ def test_redis_forbids_and_allows_again(stage: SetStage, own_valkey: ValkeyServe
     """F29: WRONGPASS at each new connection, or NOPERM at each command: nobody hammers, and all goes on afterwards."""
     with own_valkey.client() as redis:
         redis.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all")
-    on = stage("postgres", valkey=own_valkey, redis_url=f"redis://app:secret@127.0.0.1:{own_valkey.port}/0")
+    url = f"redis://app:secret@127.0.0.1:{own_valkey.port}/0"
+    on = stage("postgres", valkey=own_valkey, redis_url=url, lease_seconds=LEASE)
     on.load(20, SLOW)
     off = ["off"] if how == "account off" else ["-@all"]
     error = "WRONGPASS" if how == "account off" else "NOPERM"
@@ -100,9 +105,9 @@ def test_redis_forbids_and_allows_again(stage: SetStage, own_valkey: ValkeyServe
             redis.execute_command("CLIENT", "KILL", "USER", "app")
         on.load(40)
         on.quiesce()
-        before = _errors(redis, error)
+        before, began = _errors(redis, error), time.monotonic()
         steadily(lambda: True, 3, "a while")
-        hammered = _errors(redis, error) - before
+        hammered = (_errors(redis, error) - before) / (time.monotonic() - began)
         witness.saw(before)
         redis.execute_command("ACL", "SETUSER", "app", "on", "+@all")
     on.hears_doorbells()
@@ -111,4 +116,4 @@ def test_redis_forbids_and_allows_again(stage: SetStage, own_valkey: ValkeyServe
     assert on.extra_calls() == 0
     # Four things knock in each of two workers: consumer, limits, live streams, control channel. Each may knock twice a
     # second, and a knock is refused up to four times: a new connection introduces itself before it asks.
-    assert hammered < 3 * (2 * 4) * 2 * 4
+    assert hammered < (2 * 4) * 2 * 4, f"{hammered:.0f} refusals a second"

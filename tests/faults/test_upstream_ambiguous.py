@@ -18,7 +18,7 @@ POLICIES = {"retry": ["ambiguous", "completed"], "reconcile": ["ambiguous", "com
 
 def test_an_answer_that_was_billed_and_never_arrived(stage: SetStage) -> None:
     """F51: the attempt is on record as ambiguous, and no policy calls more often than it says."""
-    on = stage("postgres", workers=1, proxies=("upstream",))
+    on = stage("postgres", workers=1, proxies=("upstream",), lease_seconds=60)
     jobs: dict[str, str] = {}
     with Witness("the upstream answered and billed what no client received") as witness:
         for policy in POLICIES:

@@ -80,7 +80,7 @@ MOST_GROWTH = 64 * 1024 * 1024
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
 def test_answers_that_are_oddly_written_say_the_same(stage: SetStage, database: str) -> None:
     """F56, F57, F58: the text is the oracle's to the byte, the row is stored, and wrong content is asked for once more."""
-    on = stage(database, workers=1, concurrency=60)  # type: ignore[arg-type]
+    on = stage(database, workers=1, concurrency=60, lease_seconds=60)  # type: ignore[arg-type]
     rows = {
         "the upstream wrote in every way": WRITTEN,
         "the upstream sent what is no answer": WRONG,
@@ -93,7 +93,7 @@ def test_answers_that_are_oddly_written_say_the_same(stage: SetStage, database: 
 
 def test_answers_without_bounds_cost_bounded_memory(stage: SetStage) -> None:
     """F57: what is too large ends its job, and the neighbours of that job do not notice."""
-    on = stage("postgres", workers=1, concurrency=20)
+    on = stage("postgres", workers=1, concurrency=20, lease_seconds=60)
     on.load(10)
     on.quiesce()
     worker, neighbours = on.workers[0], []
@@ -135,7 +135,7 @@ def _strangers_port() -> Iterator[socket.socket]:
 
 def test_redirects_are_not_followed(stage: SetStage) -> None:
     """F59: the key is for one host; where that host points to is nobody we know."""
-    on = stage("postgres", workers=1)
+    on = stage("postgres", workers=1, lease_seconds=60)
     bill = Playbill(on)
     with _strangers_port() as stranger, Witness("the upstream redirected") as witness:
         url = quote(f"http://127.0.0.1:{stranger.getsockname()[1]}/v1/chat/completions", safe="")

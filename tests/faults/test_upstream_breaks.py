@@ -55,16 +55,16 @@ SILENCE = [
     Case("slow=100000,ok", ["partial", AGAIN], code="idle_timeout"),
     Case("pings,ok", ["partial", AGAIN], stream=False, code="total_timeout"),
     Case("endless,ok", ["partial", AGAIN], code="total_timeout"),
-    Case("delay=5000,ok", ["ambiguous", AGAIN], stream=False, code="total_timeout"),
+    Case("delay=15000,ok", ["ambiguous", AGAIN], stream=False, code="total_timeout"),
     Case("delay=100000,ok", ["ambiguous", AGAIN], code="first_event_timeout"),
 ]
-#: The timers of that row, in seconds.
-TIMERS: dict[str, Any] = {"first_event_timeout": 1.0, "idle_timeout": 1.0, "total_timeout": 3.0}
+#: The timers of that row, in seconds: no answer that comes runs into them, however busy the machine is.
+TIMERS: dict[str, Any] = {"first_event_timeout": 3.0, "idle_timeout": 3.0, "total_timeout": 8.0}
 
 
 def test_answers_that_break_off_are_never_taken_for_whole(stage: SetStage) -> None:
     """F52, F53, F54: right class, the text so far on record, a new epoch for the next attempt."""
-    on = stage("postgres", workers=1, concurrency=40)
+    on = stage("postgres", workers=1, concurrency=40, lease_seconds=60)
     bills = play_rows(
         on,
         {
@@ -90,7 +90,7 @@ def test_answers_that_break_off_are_never_taken_for_whole(stage: SetStage) -> No
 
 def test_answers_that_fall_silent_are_given_up_in_time(stage: SetStage) -> None:
     """F55: the timer that fires is the right one, and not before its time."""
-    on = stage("postgres", workers=1, concurrency=40, **TIMERS)
+    on = stage("postgres", workers=1, concurrency=40, lease_seconds=60, **TIMERS)
     bill = Playbill(on)
     with Witness("the upstream fell silent in each way") as witness:
         witness.inject(lambda: bill.play(SILENCE, on_ambiguous="retry"))

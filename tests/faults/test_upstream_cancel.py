@@ -24,20 +24,20 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(stage: SetStage) -> None
         workers=1,
         concurrency=STORM,
         max_in_flight=2 * STORM,
-        lease_seconds=20,
-        idle_timeout=100,
-        first_event_timeout=100,
-        total_timeout=200,
+        lease_seconds=120,
+        idle_timeout=300,
+        first_event_timeout=300,
+        total_timeout=400,
     )
     knobs = Knobs(on.simulator)
     bodies = [_body(*SCRIPTS[number % len(SCRIPTS)]) for number in range(STORM)]
     doomed = on.pot.submit_many(bodies, lane="interactive")
     on.submitted += doomed
-    eventually(lambda: knobs.stats()["in_flight"] == STORM, 60, "all calls run")
+    eventually(lambda: knobs.stats()["in_flight"] == STORM, 120, "all calls run")
     with Witness("500 running calls were cut off") as witness:
         witness.inject(lambda: [on.pot.cancel(job) for job in doomed])
         eventually(
-            lambda: on.count("status = 'cancelled'") == STORM, 60 if witness.faults_on else 1, "all are cancelled"
+            lambda: on.count("status = 'cancelled'") == STORM, 120 if witness.faults_on else 1, "all are cancelled"
         )
         witness.saw(on.count("outcome = 'cancelled'", "attempts_v") == STORM)
         eventually(lambda: _talking(on, knobs) == 0, what="no connection to the upstream is left in use")

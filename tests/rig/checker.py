@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from tests.rig import invariants
+from tests.rig import invariants, receipts
 from tests.rig.evidence import Evidence, collect
 from tests.rig.invariants import QUIET_KEYS, Violation
 from tests.rig.procs import Process
@@ -26,6 +26,7 @@ def check(
     *,
     journals: Sequence[Path] = (),
     hooks: Path | None = None,
+    hook_secrets: Sequence[str] | None = None,
     redis_url: str | None = None,
     submitted: Collection[str] | None = None,
     gaps_allowed: bool = False,
@@ -37,7 +38,14 @@ def check(
         gaps_allowed: Redis was harmed, so that live streams may have holes.
         allowed_keys: patterns of Redis keys that may exist.
     """
-    evidence = collect(database_url, journals=journals, hooks=hooks, redis_url=redis_url, submitted=submitted)
+    evidence = collect(
+        database_url,
+        journals=journals,
+        hooks=hooks,
+        hook_secrets=hook_secrets,
+        redis_url=redis_url,
+        submitted=submitted,
+    )
     return violations(evidence, gaps_allowed=gaps_allowed, allowed_keys=allowed_keys)
 
 
@@ -52,6 +60,7 @@ def violations(
             *invariants.calls_are_on_record(evidence),
             *invariants.fences_held(evidence),
             *invariants.hooks_were_delivered(evidence),
+            *receipts.deliveries_verify(evidence),
             *invariants.streams_are_whole(evidence, gaps_allowed=gaps_allowed),
             *invariants.everything_is_quiet(evidence, allowed_keys=allowed_keys),
         ]
@@ -77,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--database", required=True, help="SQLAlchemy URL")
     parser.add_argument("--journal", type=Path, action="append", default=[], help="a simulator's journal")
     parser.add_argument("--hooks", type=Path, help="the webhook receiver's journal")
+    parser.add_argument("--hook-secret", action="append", help="what the receiver accepts: verify its journal again")
     parser.add_argument("--redis", help="Redis URL")
     parser.add_argument("--submitted", type=Path, help="file of job ids, one a line, that submitters were promised")
     parser.add_argument("--gaps-allowed", action="store_true", help="Redis was harmed: streams may have holes")
@@ -86,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.database,
         journals=given.journal,
         hooks=given.hooks,
+        hook_secrets=given.hook_secret,
         redis_url=given.redis,
         submitted=submitted,
         gaps_allowed=given.gaps_allowed,

@@ -14,14 +14,14 @@ _FOREIGN = ("STOCKPOT_", "AIMLAPI_", "CELERY_")
 
 #: Every duration small, so that a test of recovery takes seconds: what it proves depends on none of these numbers.
 QUICK: dict[str, str] = {
-    "STOCKPOT_LEASE_SECONDS": "1",
+    "STOCKPOT_LEASE_SECONDS": "2",
     "STOCKPOT_SWEEP_SECONDS": "0.2",
     "STOCKPOT_DRAIN_SECONDS": "5",
     "STOCKPOT_CONCURRENCY": "4",
-    "STOCKPOT_CONNECT_TIMEOUT": "2",
-    "STOCKPOT_FIRST_EVENT_TIMEOUT": "10",
-    "STOCKPOT_IDLE_TIMEOUT": "5",
-    "STOCKPOT_TOTAL_TIMEOUT": "30",
+    "STOCKPOT_CONNECT_TIMEOUT": "5",
+    "STOCKPOT_FIRST_EVENT_TIMEOUT": "30",
+    "STOCKPOT_IDLE_TIMEOUT": "30",
+    "STOCKPOT_TOTAL_TIMEOUT": "120",
     "STOCKPOT_RETRY_BASE_SECONDS": "0.05",
     "STOCKPOT_RETRY_MAX_SECONDS": "0.5",
     # 5 s, 5 min, 30 min, … become 10 ms, 0.6 s, 3.6 s, …

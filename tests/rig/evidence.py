@@ -52,15 +52,23 @@ class Evidence:
     webhook_attempts: list[Row]
     calls: list[UpstreamCall] | None = None
     deliveries: list[hookd.Delivery] | None = None
+    hook_secrets: Sequence[str] | None = None
     streams: dict[str, list[dict[str, Any]]] | None = None
     redis_names: list[str] | None = None
     unacked: int = 0
     submitted: Collection[str] | None = None
     oracle: dict[str, str] = field(default_factory=dict)
+    _by_job: dict[str, list[Row]] = field(default_factory=dict, init=False, repr=False)
+    _sorted_out: int = field(default=0, init=False, repr=False)
 
     def attempts_of(self, job_id: str) -> list[Row]:
-        """The attempt rows of a job, by ordinal."""
-        return sorted((row for row in self.attempts if row["job_id"] == job_id), key=lambda row: int(row["attempt"]))
+        """The attempt rows of a job, by ordinal. Ten thousand jobs ask: the rows are sorted out once."""
+        if self._sorted_out != len(self.attempts):
+            self._sorted_out = len(self.attempts)
+            self._by_job.clear()
+            for row in self.attempts:
+                self._by_job.setdefault(row["job_id"], []).append(row)
+        return sorted(self._by_job.get(job_id, []), key=lambda row: int(row["attempt"]))
 
 
 def collect(
@@ -68,6 +76,7 @@ def collect(
     *,
     journals: Sequence[Path] = (),
     hooks: Path | None = None,
+    hook_secrets: Sequence[str] | None = None,
     redis_url: str | None = None,
     submitted: Collection[str] | None = None,
     oracle: bool = True,
@@ -77,6 +86,7 @@ def collect(
     Args:
         journals: of the simulator; several if several ran.
         hooks: the webhook receiver's journal.
+        hook_secrets: what the receiver accepts, to verify its journal once more.
         redis_url: for the replay logs and the key inventory.
         submitted: the ids that were promised to the submitters.
         oracle: compute the right answers from the stored requests, with the simulator's own oracle.
@@ -89,6 +99,7 @@ def collect(
             evidence.oracle = _oracle(database_url)
     if hooks is not None:
         evidence.deliveries = hookd.read_journal(hooks) if hooks.exists() else []
+        evidence.hook_secrets = hook_secrets
     if redis_url is not None:
         _read_redis(evidence, redis_url)
     return evidence

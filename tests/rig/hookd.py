@@ -24,6 +24,7 @@ in a thread of its own:
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import threading
@@ -33,12 +34,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 from aiohttp import web
 
 from tests.rig.hook_scripts import Visit, behave
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 
 @dataclass(slots=True, frozen=True)
@@ -186,16 +190,21 @@ def _verify(secrets: Sequence[str], headers: dict[str, str], body: bytes) -> tup
 
 def _sdk_accepts(secret: str, headers: dict[str, str], body: bytes) -> bool:
     """Whether `openai.OpenAI().webhooks.unwrap` accepts it."""
-    import openai
+    from openai import InvalidWebhookSignatureError
 
-    client = openai.OpenAI(api_key="unused", webhook_secret=secret)
     try:
-        client.webhooks.unwrap(body, headers)
-    except (openai.InvalidWebhookSignatureError, ValueError):
+        sdk().webhooks.unwrap(body, headers, secret=secret)
+    except (InvalidWebhookSignatureError, ValueError):
         return False
-    finally:
-        client.close()
     return True
+
+
+@functools.cache
+def sdk() -> OpenAI:
+    """The OpenAI SDK's client, which is never connected; making one costs more than many verifications."""
+    from openai import OpenAI
+
+    return OpenAI(api_key="unused")
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -8,12 +8,15 @@ from typing import TypeVar
 
 import anyio
 
+from tests.rig.witness import FAULTS_ON
+
 T = TypeVar("T")
 
 #: Between two questions. Short enough not to slow a test, long enough to leave a 2-core machine to the tested code.
 POLL_SECONDS = 0.02
-#: How long a condition may take on a loaded machine before a test gives up.
-PATIENCE_SECONDS = 30.0
+#: How long a condition may take on a loaded machine before a test gives up. With faults switched off many conditions
+#: never come true, and nobody needs to wait that long to see it.
+PATIENCE_SECONDS = 60.0 if FAULTS_ON else 20.0
 
 
 class NeverHappened(AssertionError):

@@ -1,0 +1,42 @@
+"""A connection to PostgreSQL that waits for an answer for so long, and no longer.
+
+`statement_timeout` is the server's own; a server that stands still (frozen, or behind a disk that hangs) lets nothing run
+out, while its kernel goes on acknowledging bytes, so that no timeout of TCP helps either.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+
+T = TypeVar("T")
+
+#: How often a wait looks up, so that Ctrl-C is heard, in seconds (psycopg's own value).
+_LOOK_SECONDS = 0.1
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """Closed for good once the server has left a question unanswered for `answer_within` seconds."""
+
+    answer_within: float | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = _LOOK_SECONDS, timeout: float | None = None) -> T:
+        """Wait for one answer of the server.
+
+        Raises:
+            psycopg.OperationalError: there was none in time. The connection is closed; whether a transaction was
+                committed is unknown.
+        """
+        if timeout is not None or self.answer_within is None:
+            return super().wait(gen, interval, timeout)
+        began = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.answer_within)
+        except psycopg.OperationalError as error:
+            if time.monotonic() - began < self.answer_within:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"no answer within {self.answer_within:g} s") from error
