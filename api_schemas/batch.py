@@ -5,8 +5,7 @@ Source: OpenAI's batch guide and its SDK's `types/batch.py`. Unlike OpenAI's, a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +13,7 @@ from api_schemas import jsontext
 from api_schemas.bodies import Endpoint, body_problems
 from api_schemas.errors import FieldProblem, InvalidRequest
 from api_schemas.jobs import MAX_REQUEST_BYTES, parse_document
+from api_schemas.plain import plain_body, plain_document
 from api_schemas.problems import got
 
 BatchStatus = Literal[
@@ -29,8 +29,7 @@ NEVER_RAN = {
 """Error codes of requests that never ran, with OpenAI's own words."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLine:
+class BatchLine(NamedTuple):
     """One valid line of an input file. `number` counts from 1."""
 
     number: int
@@ -41,6 +40,16 @@ class BatchLine:
     @classmethod
     def read(cls, line: bytes, number: int, *, max_bytes: int = MAX_REQUEST_BYTES) -> Self | list[FieldProblem]:
         """Read one line: the line, or everything that is wrong with it. Never raises."""
+        plain = plain_document(line) if len(line) <= max_bytes else None
+        if plain is not None:
+            custom_id, url, body = plain.get("custom_id"), plain.get("url"), plain.get("body")
+            named = type(custom_id) is str and 0 < len(custom_id) <= MAX_CUSTOM_ID and plain.get("method") == "POST"
+            if named and plain_body(url, body):
+                return cls(number, cast("str", custom_id), cast("Endpoint", url), cast("dict[str, Any]", body))
+        return cls._read_fully(line, number, max_bytes)
+
+    @classmethod
+    def _read_fully(cls, line: bytes, number: int, max_bytes: int) -> Self | list[FieldProblem]:
         try:
             document = parse_document(line, max_bytes=max_bytes)
         except InvalidRequest as error:

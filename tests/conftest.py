@@ -39,8 +39,15 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+#: A fault test waits for conditions, generously; a machine that is slow must not fail it, in seconds.
+FAULT_TIMEOUT = 420
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With faults switched off only the fault tests run."""
+    """Fault tests may take long; with faults switched off only they run."""
+    for item in items:
+        if item.get_closest_marker("fault") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FAULT_TIMEOUT))
     if witness.FAULTS_ON:
         return
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("fault") is None])

@@ -12,7 +12,7 @@ The map, from the edge inwards; imports point down only:
     producer            submit, follow, wait, cancel     doorbell    rings the workers
     engine/             one event loop per worker: feeder, slots, settler, heartbeat, sweeper
     run_job             THE STORY of one job: admit, call, settle     conclude, retry, prices    decide, purely
-    reconcile           the provider's log against our ledger
+    reconcile/          the provider's log and transactions against our ledger
     webhooks/  live/  upstream/  limits/                              four trades, one folder each
     db/                 all SQL, named after the verbs of a job's life
     telemetry  metrics  errors  settings

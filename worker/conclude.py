@@ -16,6 +16,7 @@ from worker.limits.permit import Held
 from worker.prices import Prices
 from worker.retry import Fail, Policy, Retry, Wait, decide
 from worker.upstream.call import Progress
+from worker.upstream.connections import NO_FILES
 from worker.upstream.outcome import Answer, Failure
 
 
@@ -178,4 +179,7 @@ def priced(model: str, usage: Usage | None, said: Decimal | None, prices: Prices
 def ended(outcome: Answer | Failure) -> tuple[str, int | None]:
     """How the limits see an outcome: its kind, and the tokens it took where they are known."""
     tokens = outcome.usage.total_tokens if outcome.usage is not None else None
-    return ("answer" if isinstance(outcome, Answer) else str(outcome.kind)), tokens
+    if isinstance(outcome, Answer):
+        return "answer", tokens
+    # A worker without file descriptors shall not shut the route for all others.
+    return ("unused" if outcome.code == NO_FILES else str(outcome.kind)), tokens

@@ -12,6 +12,8 @@ StockpotError
 
 from __future__ import annotations
 
+import errno
+
 from api_schemas.errors import InvalidRequest, StockpotError
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "StockpotError",
     "Unreachable",
     "WaitTimeout",
+    "out_of_files",
 ]
 
 
@@ -53,3 +56,12 @@ class Unreachable(StockpotError):
         self.dependency = dependency
         self.mend = mend
         super().__init__(f"{dependency} is unreachable: {detail}" + (f"\n{mend}" if mend else ""))
+
+
+def out_of_files(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that this process (or the machine) may open no more files."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            return True
+        error = error.__cause__
+    return False

@@ -12,6 +12,9 @@ REGISTRY = CollectorRegistry()
 #: From a cached answer to a long generation, in seconds.
 _CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
+#: From the first try at once to one that was retried for days, in seconds.
+_WEBHOOK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 43_200, 172_800)
+
 JOBS = Counter("stockpot_jobs", "Jobs that reached a terminal state", ["status", "lane"], registry=REGISTRY)
 ATTEMPTS = Counter("stockpot_attempts", "Upstream calls by what they came to", ["outcome"], registry=REGISTRY)
 TOKENS = Counter("stockpot_tokens", "Tokens as the provider counted them", ["direction", "model"], registry=REGISTRY)
@@ -40,6 +43,29 @@ HELD_MODELS = Gauge(
 )
 RECONCILED = Counter(
     "stockpot_reconciled_attempts", "Calls looked up in the provider's log", ["verdict"], registry=REGISTRY
+)
+WEBHOOK_DELIVERIES = Counter(
+    "stockpot_webhook_deliveries", "Webhooks sent, by what came of it", ["outcome"], registry=REGISTRY
+)
+WEBHOOK_SECONDS = Histogram(
+    "stockpot_webhook_seconds",
+    "From the end of a job to the delivery of its webhook, retries included",
+    buckets=_WEBHOOK_BUCKETS,
+    registry=REGISTRY,
+)
+WEBHOOKS_PENDING = Gauge(
+    "stockpot_webhooks_pending",
+    "Webhook events that wait to be sent, of all workers; counted to 100,000",
+    registry=REGISTRY,
+)
+WEBHOOKS_DEAD = Gauge(
+    "stockpot_webhooks_dead", "Webhook events that were given up, of all workers; counted to 100,000", registry=REGISTRY
+)
+WEBHOOK_ENDPOINTS_DISABLED = Counter(
+    "stockpot_webhook_endpoints_disabled", "Webhook endpoints that were disabled", ["reason"], registry=REGISTRY
+)
+WEBHOOK_BREAKERS_OPEN = Gauge(
+    "stockpot_webhook_breakers_open", "Webhook destinations that this worker leaves alone for now", registry=REGISTRY
 )
 LIVE_DROPPED = Gauge("stockpot_live_events_dropped", "Live events dropped while Redis was away", registry=REGISTRY)
 LOOP_LAG = Gauge("stockpot_loop_lag_seconds", "How late the engine's loop last woke", registry=REGISTRY)

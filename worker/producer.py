@@ -18,8 +18,9 @@ from anyio import to_thread
 from api_schemas.errors import FieldProblem
 from api_schemas.jobs import Job, JobDetail, JobRequest, check_tenant
 from worker.accept import Request, accept
+from worker.bulk.results import Order, ResultLine, read
+from worker.db import batches, lookup, outbox
 from worker.db import cancel as cancelling
-from worker.db import lookup, outbox
 from worker.db import usage as using
 from worker.db.connect import Database
 from worker.db.ready import ensure_schema
@@ -178,6 +179,23 @@ class Stockpot:
         self.prepare()
         return self._database.read(lambda conn: using.usage(conn, tenant=self.tenant, by=by, since=since))
 
+    def batch_lines(
+        self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED
+    ) -> Iterator[ResultLine]:
+        """The lines of a batch that are over, behind the first `offset` of them; with `follow` until the batch is over.
+
+        Each has the `offset` behind it: whoever goes on from the last one that it has kept, at any time, gets each
+        `custom_id` once. `order="file"` is the order of the input: a line waits until all before it are over.
+
+        Raises:
+            NotFound: no such batch of this tenant.
+            Unreachable: the database does not answer; go on from the last offset.
+        """
+        self.prepare()
+        self._database.read(lambda conn: batches.get(conn, batch, tenant=self.tenant))
+        for page in read(self._database, batch, offset=offset, follow=follow, order=Order(order)):
+            yield from page
+
     # ── change ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def cancel(self, job_id: str) -> str:
@@ -273,6 +291,12 @@ class AsyncStockpot:
     async def usage(self, *, by: Sequence[str] = (), since: datetime | None = None) -> Sequence[using.UsageRow]:
         """As `Stockpot.usage`."""
         return await to_thread.run_sync(lambda: self._blocking.usage(by=by, since=since))
+
+    async def batch_lines(self, batch: str, **options: Any) -> AsyncIterator[ResultLine]:
+        """As `Stockpot.batch_lines`."""
+        lines = self._blocking.batch_lines(batch, **options)
+        while (line := await to_thread.run_sync(next, lines, None, abandon_on_cancel=True)) is not None:
+            yield line
 
     async def cancel(self, job_id: str) -> str:
         """As `Stockpot.cancel`."""

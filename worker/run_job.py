@@ -1,7 +1,7 @@
 """The story of one claimed job: admit, call, settle.
 
     claim    done before: the job is in progress under our fence, this attempt is on record
-    admit    the route's limits let it through, or it goes back with the reason
+    admit    the budgets and the route's limits let it through, or it goes back with the reason
     call     one request; chunks go to the live stream as they come
     settle   result, usage, cost, attempt, webhooks: one transaction under our fence; then the terminal event
 
@@ -34,7 +34,7 @@ async def run_job(slot: Slot, desk: Desk) -> None:
     live = desk.publisher.open(job.id, job.fence, job.seq, log=job.logged)
     progress = Progress()
     try:
-        permit = conclude.over_budget(job) or await admit(slot, desk)
+        permit = conclude.over_budget(job) or await desk.purse.reserve(job) or await admit(slot, desk)
         if isinstance(permit, Settlement):
             settlement = permit
         elif isinstance(permit, Held):
@@ -67,7 +67,9 @@ async def _settle(slot: Slot, desk: Desk, settlement: Settlement, live: LiveStre
     """Write it; then tell whoever watches, or look at the job again when it is due."""
     if settlement.status == "queued":
         crashpoint("release.before", slot.job.id)
-    settlement = replace(settlement, seq=live.seq)
+    settlement = replace(settlement, seq=live.seq, budgeted=slot.job.budgeted)
+    if settlement.status == "completed":
+        desk.prices.learn(slot.job.model, settlement.cost_usd)
     written = await desk.settler.settle(settlement, hook_of(slot.job, settlement))
     if written is None:
         return

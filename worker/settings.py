@@ -29,6 +29,9 @@ PREFIX = "STOCKPOT_"
 #: Keys that other programs or the Makefile read; they are ours by prefix and no setting.
 _NOT_SETTINGS = frozenset({"STOCKPOT_CRASH_AT", "STOCKPOT_REDIS_SERVER"})
 
+#: One tenant's weight at most: beyond that the others might as well have no work.
+_MOST_WEIGHT = 1_000
+
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
 
 
@@ -40,6 +43,16 @@ def _http_url(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError("expected a URL that starts with http:// or https://")
     return url.rstrip("/")
+
+
+def _weights(said: str | None) -> dict[str, int]:
+    weights = {}
+    for part in said.split(",") if said else []:
+        tenant, _, weight = part.strip().rpartition("=")
+        if not tenant or not weight.isascii() or not weight.isdigit() or not 1 <= int(weight) <= _MOST_WEIGHT:
+            raise ValueError(f"STOCKPOT_TENANT_WEIGHTS: expected tenant=weight,… with weights of 1 to {_MOST_WEIGHT}")
+        weights[tenant.strip()] = int(weight)
+    return weights
 
 
 class Settings(BaseSettings):
@@ -66,6 +79,7 @@ class Settings(BaseSettings):
     rpm: Annotated[int, Field(ge=1)] | None = None
     tpm: Annotated[int, Field(ge=1)] | None = None
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    tenant_weights: str | None = None
 
     lease_seconds: Seconds = 30
     sweep_seconds: Seconds = 1
@@ -106,9 +120,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "STOCKPOT_FIRST_EVENT_TIMEOUT and STOCKPOT_IDLE_TIMEOUT must not exceed STOCKPOT_TOTAL_TIMEOUT"
             )
+        _weights(self.tenant_weights)
         if self.sweep_seconds > self.lease_seconds:
             raise ValueError("STOCKPOT_SWEEP_SECONDS must not exceed STOCKPOT_LEASE_SECONDS")
         return self
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """How much of the claims each tenant has beside the others; who is not named weighs 1."""
+        return _weights(self.tenant_weights)
 
     @property
     def heartbeat_seconds(self) -> float:

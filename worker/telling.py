@@ -51,7 +51,9 @@ def told_of_cancel(conn: Connection, done: Cancelled, tenant: str) -> list[Event
         batch_id=job.batch_id,
     )
     subscriptions = Subscriptions()
-    counted = {} if job.batch_id is None else {job.batch_id: Tally(cancelled=1)}
+    counted: dict[str, Tally] = {}
+    if job.batch_id is not None:
+        counted.setdefault(job.batch_id, Tally()).end("cancelled", done.job_id, done.answers)
     return subscriptions.rows(conn, [settled]) + count_lines(conn, counted, subscriptions)
 
 

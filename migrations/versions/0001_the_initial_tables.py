@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("total_tokens", sa.BigInteger(), nullable=True),
         sa.Column("cost_picousd", sa.BigInteger(), nullable=True),
         sa.Column("cost_source", sa.Text(), nullable=True),
+        sa.Column("reserved_picousd", sa.BigInteger(), nullable=True),
         sa.Column("queued_seconds", sa.Double(), nullable=True),
         sa.Column("first_token_seconds", sa.Double(), nullable=True),
         sa.Column("total_seconds", sa.Double(), nullable=True),
@@ -47,6 +48,25 @@ def upgrade() -> None:
         sa.CheckConstraint("(finished_at IS NULL) = (outcome = 'running')", name=op.f("ck_attempts_finished_iff_over")),
         sa.CheckConstraint("cost_source IN ('provider', 'estimated')", name=op.f("ck_attempts_cost_source")),
         sa.PrimaryKeyConstraint("job_id", "attempt", name=op.f("pk_attempts")),
+    )
+    op.create_table(
+        "batch_copies",
+        sa.Column("batch_id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=False),
+        sa.Column("line", sa.Integer(), nullable=False),
+        sa.Column("first_line", sa.Integer(), nullable=False),
+        sa.Column("custom_id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("batch_id", "line", name=op.f("pk_batch_copies")),
+    )
+    with op.batch_alter_table("batch_copies", schema=None) as batch_op:
+        batch_op.create_index("ix_batch_copies_first", ["batch_id", "first_line", "line"], unique=False)
+
+    op.create_table(
+        "batch_ends",
+        sa.Column("batch_id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=False),
+        sa.Column("ended_before", sa.Integer(), nullable=False),
+        sa.Column("lines", sa.Integer(), nullable=False),
+        sa.Column("jobs", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("batch_id", "ended_before", name=op.f("pk_batch_ends")),
     )
     op.create_table(
         "batches",
@@ -68,6 +88,10 @@ def upgrade() -> None:
         sa.Column("failed", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("cancelled", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("expired", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("duplicates", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("copies", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("copied", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("saved_picousd", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("calls", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("call_seconds", sa.Double(), server_default=sa.text("0"), nullable=False),
         sa.Column("input_tokens", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
@@ -117,6 +141,26 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "bookmarks",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("place", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_bookmarks")),
+    )
+    op.create_table(
+        "budgets",
+        sa.Column("tenant", sa.Text(), nullable=False),
+        sa.Column("period", sa.Text(), nullable=False),
+        sa.Column("limit_picousd", sa.BigInteger(), nullable=False),
+        sa.Column("spent_picousd", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("day", sa.Text(), nullable=True),
+        sa.Column("needs_picousd", sa.BigInteger(), nullable=True),
+        sa.Column("set_at", Instant(), nullable=False),
+        sa.Column("recount", sa.Boolean(), server_default=sa.text("(true)"), nullable=False),
+        sa.CheckConstraint("limit_picousd >= 0", name=op.f("ck_budgets_limit_is_money")),
+        sa.CheckConstraint("period IN ('day', 'total')", name=op.f("ck_budgets_period")),
+        sa.PrimaryKeyConstraint("tenant", "period", name=op.f("pk_budgets")),
+    )
+    op.create_table(
         "jobs",
         sa.Column("id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=False),
         sa.Column("tenant", sa.Text(), server_default="default", nullable=False),
@@ -144,6 +188,7 @@ def upgrade() -> None:
         sa.Column("batch_id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=True),
         sa.Column("custom_id", sa.Text(), nullable=True),
         sa.Column("line", sa.Integer(), nullable=True),
+        sa.Column("answers", sa.Integer(), server_default="1", nullable=False),
         sa.Column("metadata", RawJSON(), nullable=True),
         sa.Column("webhook", sa.Text(), nullable=True),
         sa.Column("max_cost_picousd", sa.BigInteger(), nullable=True),
@@ -183,13 +228,6 @@ def upgrade() -> None:
             unique=False,
             postgresql_where=sa.text("status = 'queued'"),
             sqlite_where=sa.text("status = 'queued'"),
-        )
-        batch_op.create_index(
-            "ix_jobs_finished_line",
-            ["batch_id", "finished_at", "id"],
-            unique=False,
-            postgresql_where=sa.text("finished_at IS NOT NULL AND batch_id IS NOT NULL"),
-            sqlite_where=sa.text("finished_at IS NOT NULL AND batch_id IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_jobs_queued",
@@ -255,7 +293,11 @@ def upgrade() -> None:
         sa.Column("failing_since", Instant(), nullable=True),
         sa.Column("disabled_at", Instant(), nullable=True),
         sa.Column("disabled_reason", sa.Text(), nullable=True),
+        sa.Column("deleted_at", Instant(), nullable=True),
         sa.Column("created_at", Instant(), nullable=False),
+        sa.CheckConstraint(
+            "deleted_at IS NULL OR disabled_at IS NOT NULL", name=op.f("ck_webhook_endpoints_deleted_is_disabled")
+        ),
         sa.CheckConstraint(
             "(disabled_at IS NULL) = (disabled_reason IS NULL)", name=op.f("ck_webhook_endpoints_disabled_for_a_reason")
         ),
@@ -264,8 +306,16 @@ def upgrade() -> None:
             name=op.f("ck_webhook_endpoints_previous_secret_expires"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
-        sa.UniqueConstraint("tenant", "url", name=op.f("uq_webhook_endpoints_tenant_url")),
     )
+    with op.batch_alter_table("webhook_endpoints", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_webhook_endpoints_url",
+            ["tenant", "url"],
+            unique=True,
+            postgresql_where=sa.text("deleted_at IS NULL"),
+            sqlite_where=sa.text("deleted_at IS NULL"),
+        )
+
     op.create_table(
         "webhook_events",
         sa.Column("id", sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql"), nullable=False),

@@ -73,7 +73,17 @@ def _bulk(figures: Figures) -> str:
     for name, delay in figures.groups("bulk", "contender", "delay_ms"):
         where = {"contender": name, "delay_ms": delay}
         rows.append([name, delay, *(figures.median("bulk", column, **where) for column in columns)])
-    head = ("contender", "upstream, ms", "jobs/s", "worker ms/job", "Valkey", "PostgreSQL", "upstream", "MiB", "doubled calls")
+    head = (
+        "contender",
+        "upstream, ms",
+        "jobs/s",
+        "worker ms/job",
+        "Valkey",
+        "PostgreSQL",
+        "upstream",
+        "MiB",
+        "doubled calls",
+    )
     return table(head, sorted(rows, key=operator.itemgetter(1)))
 
 

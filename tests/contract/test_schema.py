@@ -31,6 +31,7 @@ PROMISED = {
     ),
     "attempts_v": "job_id attempt",
     "batches_v": "id tenant",
+    "batch_lines_v": "batch_id line custom_id job_id",
     "webhook_events_v": "id tenant type",
     "webhook_attempts_v": "event_id attempt",
 }
@@ -205,7 +206,11 @@ def test_the_outbox_refuses_an_event_in_a_state_that_nobody_owns(conn: Connectio
         conn.execute(webhook_events.insert().values(EVENT | illegal))
 
 
-@pytest.mark.parametrize("illegal", [{"previous_secret": "sealed"}, {"disabled_at": NOW}], ids=["secret", "disabled"])
+@pytest.mark.parametrize(
+    "illegal",
+    [{"previous_secret": "sealed"}, {"disabled_at": NOW}, {"deleted_at": NOW}],
+    ids=["secret", "disabled", "deleted"],
+)
 def test_an_endpoint_says_when_its_old_secret_ends_and_why_it_is_disabled(
     conn: Connection, illegal: dict[str, Any]
 ) -> None:

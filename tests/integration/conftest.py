@@ -7,7 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.factories import opened
+from tests.rig.deliveries import SECRET
+from tests.rig.hookd import HookReceiver
+from tests.rig.receipts import unverified
 from worker.db.connect import Database
+from worker.webhooks.secrets import Vault
 
 
 @pytest.fixture
@@ -15,3 +19,24 @@ def database(database_url: str) -> Iterator[Database]:
     """A fresh database of each kind, with the tables."""
     with opened(database_url) as database:
         yield database
+
+
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Database]:
+    """A fresh SQLite database with the tables, for what is the same on both kinds."""
+    with opened(sqlite_url) as database:
+        yield database
+
+
+@pytest.fixture
+def vault() -> Vault:
+    """A vault whose tenant `default` signs with SECRET."""
+    return Vault([b"a key of this test only, long enough"], tenant_secrets=[SECRET])
+
+
+@pytest.fixture
+def hooks() -> Iterator[HookReceiver]:
+    """A receiver that knows SECRET. In the end every delivery is verified by both libraries with one of its secrets."""
+    with HookReceiver([SECRET]) as hooks:
+        yield hooks
+    assert list(unverified(hooks.deliveries(), hooks.secrets)) == []

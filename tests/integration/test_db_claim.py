@@ -206,7 +206,7 @@ def test_four_processes_write_one_sqlite_file_beside_a_long_reader(sqlite_url: s
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        said = [process.communicate(timeout=60) for process in processes]
+        said = [process.communicate(timeout=180) for process in processes]
         assert [errors for _, errors in said] == [""] * 4
         times = Counter(line for out, _ in said for line in out.splitlines())
         assert len(times) == 400

@@ -172,6 +172,8 @@ def test_usage_is_summed_exactly_by_every_dimension(database: Database) -> None:
         ("m/one", "interactive", "acme", None, "red"),
         ("m/two", "bulk", "default", None, None),
     ]
+    assert [row.group for row in summed("job")] == [{"job": a}, {"job": b}]
+    assert rows[0].exact()["cost_usd"] == "0.3"
     assert rows[0].to_json()["cost_by_source"] == {"provider": 0.3, "estimated": 0.0}
     assert [row.jobs for row in summed(tenant="acme")] == [1]
     assert summed("model", since=datetime.now(UTC) + timedelta(hours=1)) == []

@@ -30,7 +30,7 @@ async def until(predicate: Callable[[], object], what: str) -> None:
     async def asked() -> object:
         return predicate()
 
-    await eventually_async(asked, timeout=10, what=what)
+    await eventually_async(asked, timeout=60, what=what)
 
 
 @asynccontextmanager

@@ -287,6 +287,6 @@ def test_a_real_worker_takes_messages_and_doorbells(
             app.send_task("stockpot.run", kwargs={"lane": "no lane"}, queue="interactive", connection=broker)
         with Stockpot(settings) as pot:
             eventually(lambda: rows(database, "SELECT id FROM jobs") != [], what="the worker inserts the job")
-            assert pot.wait(own, timeout=30).status == "completed"
+            assert pot.wait(own, timeout=60).status == "completed"
             direct = pot.submit(chat("direct"))
-            assert pot.wait(direct.id, timeout=30).status == "completed"
+            assert pot.wait(direct.id, timeout=60).status == "completed"

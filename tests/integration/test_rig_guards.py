@@ -93,7 +93,7 @@ def _verdicts(tmp_path: Path, **env: str) -> dict[str, str]:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     lines = [line.split() for line in run.stdout.splitlines() if "test_faults.py::" in line and "%]" in line]

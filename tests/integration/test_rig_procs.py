@@ -153,8 +153,8 @@ def test_a_child_gets_only_the_settings_it_is_given(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("AIMLAPI_API_KEY", "real-key")
     monkeypatch.setenv("STOCKPOT_RPM", "3")
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere")
-    env = environment(tmp_path, redis_url="redis://here", lease_seconds=2, sweep_seconds=None, max_in_flight=7)
-    assert env["STOCKPOT_LEASE_SECONDS"] == "2"
+    env = environment(tmp_path, redis_url="redis://here", lease_seconds=3, sweep_seconds=None, max_in_flight=7)
+    assert env["STOCKPOT_LEASE_SECONDS"] == "3"
     assert env["STOCKPOT_MAX_IN_FLIGHT"] == "7"
     assert env["STOCKPOT_REDIS_URL"] == "redis://here"
     assert "STOCKPOT_SWEEP_SECONDS" not in env

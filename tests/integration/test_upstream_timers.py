@@ -58,7 +58,7 @@ async def test_a_stream_that_goes_on_ends_with_the_total_time() -> None:
             await peer.chunk(data(piece("x")))
             await asyncio.sleep(0.02)
 
-    failure = await one(script, new_call(stream=True, total=0.6), idle_timeout=0.3)
+    failure = await one(script, new_call(stream=True, total=2), idle_timeout=60)
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.code) == (Kind.PARTIAL, "total_timeout")
     assert len(failure.partial_text) > 3
@@ -69,17 +69,17 @@ async def test_events_in_time_reset_the_idle_timer() -> None:
 
     async def script(_: Request, peer: Peer) -> None:
         await peer.head(CHUNKED)
-        for _number in range(8):
+        for _number in range(5):
             await peer.chunk(data(piece("x")))
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.8)
         await peer.chunk(data(piece("", "stop")) + b"data: [DONE]\n\n")
         await peer.chunk(b"")
 
-    answer = await one(script, new_call(stream=True), idle_timeout=0.6)
+    answer = await one(script, new_call(stream=True), idle_timeout=3)
     assert isinstance(answer, Answer)
-    assert answer.text == "x" * 8
+    assert answer.text == "x" * 5
     assert answer.timings.total is not None
-    assert answer.timings.total > 0.6, "the stream outlived one window, so the timer was set again"
+    assert answer.timings.total > 3, "the stream outlived one window, so the timer was set again"
 
 
 async def test_silence_behind_the_whole_answer_does_not_spoil_it() -> None:
@@ -119,4 +119,4 @@ async def test_a_timeout_closes_the_connection() -> None:
 
     async with talking(script) as (_, client):
         await client.call(new_call(stream=True, total=0.3))
-        await asyncio.wait_for(gone.wait(), 10)
+        await asyncio.wait_for(gone.wait(), 60)

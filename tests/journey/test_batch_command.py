@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.rig.waiting import eventually
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 CHAT = "openai/gpt-4o-mini"
-PATIENCE = 90.0
+PATIENCE = 240.0
 
 Environment = Callable[..., dict[str, str]]
 Launch = Callable[..., Process]
@@ -241,3 +242,43 @@ def test_a_paused_batch_waits_and_a_cancelled_one_keeps_what_is_done(
     found = [line["custom_id"] for line in read(out) + read(tmp_path / "out.errors.jsonl")]
     assert sorted(found) == sorted(f"r-{number}" for number in range(1, 401))
     assert len(read(out)) >= stood["request_counts"]["completed"] > 0
+
+
+@pytest.mark.slow
+def test_equal_requests_are_called_once_and_a_reader_that_is_stopped_goes_on_from_its_offset(
+    env: dict[str, str], start_worker: Callable[..., Process], launch: Launch, tmp_path: Path
+) -> None:
+    """Quote, run and report say what is saved; a worker is killed with calls in flight, and the reader with Ctrl-C."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_file(source, 240, model="sim:delay=100")
+    lines = source.read_text().splitlines()
+    equal = [re.sub(r"prompt \d+", f"prompt {at % 80}", line) for at, line in enumerate(lines)]
+    source.write_text("\n".join(equal))
+    quoted = json.loads(stockpot(env, "batch", "quote", source, "--dedupe", "--json").stdout.splitlines()[-1])
+    assert (quoted["lines"], quoted["copies"], quoted["models"][0]["lines"]) == (240, 160, 80)
+    assert quoted["saved_tokens"] == pytest.approx(2 * quoted["total_tokens"], rel=0.05)
+    batch = stockpot(env, "batch", "submit", source, "--dedupe", "--max-in-flight", "3").stdout.strip()
+    first = start_worker(env)
+    reader = launch([STOCKPOT, "batch", "results", batch, "-o", out, "--follow"], name="reader", env=env)
+    eventually(lambda: len(read(out)) >= 10, timeout=PATIENCE)
+    reader.send(signal.SIGINT)
+    assert reader.wait(PATIENCE) == 130
+    command = reader.stderr.read_text().rpartition("Go on from there: stockpot ")[2].split()
+    assert command[-1] == str(len(read(out)))
+    first.kill9()
+    start_worker(env)
+    stockpot(env, *command)
+    assert sorted(line["custom_id"] for line in read(out)) == sorted(f"r-{number}" for number in range(1, 241))
+    report = json.loads(stockpot(env, "batch", "report", batch, "-o", out, "--json").stdout)
+    assert (report["batch"]["status"], report["duplicates"], report["saved_calls"]) == ("completed", 160, 160)
+    assert report["saved_usd"] == pytest.approx(2 * report["cost_usd"])
+    assert json.loads((tmp_path / "out.report.json").read_text()) == report
+    assert "160 lines ask what others ask" in stockpot(env, "batch", "status", batch).stdout
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        [done] = rows(
+            database,
+            "SELECT count(*) AS n, count(DISTINCT job_id) AS jobs, SUM(cost_picousd) AS cost FROM attempts"
+            " WHERE outcome = 'completed'",
+        )
+        assert (done["n"], done["jobs"]) == (80, 80)
+        assert rows(database, "SELECT cost_picousd FROM batches")[0]["cost_picousd"] == done["cost"]

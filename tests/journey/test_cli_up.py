@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
 from worker import embedded
+from worker.db.schema import upgrade
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 MODEL = "openai/gpt-4o-mini"
@@ -43,7 +45,7 @@ def worker_pid(up: Process) -> int | None:
 def test_everything_runs_recovers_from_a_crash_and_stops_with_ctrl_c(run: Callable[..., Process], home: Path) -> None:
     """Other terminals need no setting; a killed worker is replaced; Ctrl-C leaves no process and no Valkey."""
     up = run("up", "--simulate")
-    up.wait_for_line(r"^Ready\.", timeout=60)
+    up.wait_for_line(r"^Ready\.", timeout=120)
 
     whole = run("submit", "-m", MODEL, "hello", "--wait", "--json")
     assert whole.wait() == 0, whole.tail()
@@ -88,10 +90,35 @@ def test_everything_runs_recovers_from_a_crash_and_stops_with_ctrl_c(run: Callab
 def test_sigterm_stops_it_as_ctrl_c_does(run: Callable[..., Process], home: Path) -> None:
     """Two workers, both gone, exit code 0."""
     up = run("up", "--simulate", "--workers", "2")
-    up.wait_for_line(r"^Ready\.", timeout=60)
+    up.wait_for_line(r"^Ready\.", timeout=120)
     family = psutil.Process(up.pid).children(recursive=True)
     assert len([child for child in family if "celery" in " ".join(child.cmdline())]) == 2
     up.term()
     assert up.wait() == 0, up.tail()
     eventually(lambda: not any(child.is_running() for child in family), what="the children are gone")
+    assert embedded.find(home) is None
+
+
+@pytest.mark.parametrize("in_the_end", ["it comes", "Ctrl-C"])
+def test_it_waits_for_a_database_that_does_not_answer_yet(
+    launch: Callable[..., Process],
+    stockpot_env: Callable[..., dict[str, str]],
+    own_postgres: PostgresServer,
+    home: Path,
+    tmp_path: Path,
+    in_the_end: str,
+) -> None:
+    """It says what it waits for; Ctrl-C gives up, and otherwise it starts when the database is there."""
+    url = own_postgres.create_database()
+    upgrade(url)
+    own_postgres.stop()
+    env = stockpot_env(STOCKPOT_API_KEY=None, database_url=url)
+    up = launch([STOCKPOT, "up", "--simulate"], name="up", env=env, cwd=tmp_path)
+    up.wait_for_line(r"the database is unreachable.*\n.*Ctrl-C gives up", 120)
+    if in_the_end == "it comes":
+        own_postgres.start()
+        up.wait_for_line(r"^Ready\.", 120)
+    up.send(signal.SIGINT)
+    assert up.wait(120) == (0 if in_the_end == "it comes" else 130), up.tail()
+    assert "Traceback" not in up.output
     assert embedded.find(home) is None

@@ -185,3 +185,29 @@ def test_webhook_endpoints_are_added_listed_and_rotated(cli: Cli) -> None:
     assert cli("webhooks", "rotate", "we_none").code == 2
     assert cli("webhooks", "replay", "evt_none").code == 2
     assert cli("webhooks", "events", "--json").out == cli("webhooks", "dead", "--json").out == ""
+
+
+def test_webhook_endpoints_are_changed_tested_and_deleted(cli: Cli) -> None:
+    """Without a worker a test waits in the outbox; what is deleted is dead, and filters find it."""
+    one = str(cli("webhooks", "add", "https://example.com/hook", "--description", "ops", "--json").json["id"])
+    assert cli("webhooks", "update", one, "--event", "job.failed", "--url", "https://example.com/new").code == 0
+    listed = cli("webhooks", "endpoints", "--json").lines[0]
+    assert (listed["url"], listed["events"]) == ("https://example.com/new", ["job.failed"])
+    assert listed["description"] == "ops" and "ops" in cli("webhooks", "endpoints").out
+    assert cli("webhooks", "update", one).code == cli("webhooks", "update", one, "--event", "endpoint.test").code == 2
+    assert cli("webhooks", "update", one, "--event", "job.failed", "--all-events").code == 2
+    tested = cli("webhooks", "test", one, "--timeout", "0", "--json")
+    assert tested.code == 1 and tested.json["status"] == "pending" and tested.json["attempt_log"] == []
+    assert cli("webhooks", "disable", one).code == cli("webhooks", "enable", one).code == 0
+    (event,) = cli("webhooks", "dead", "--endpoint", one, "--type", "endpoint.test", "--json").lines
+    assert cli("webhooks", "dead", "--type", "job.failed", "--json").out == ""
+    assert cli("webhooks", "show", str(event["id"]), "--json").json == event
+    assert "disabled: manual" in cli("webhooks", "show", str(event["id"])).out
+    for wrong in ([], ["--endpoint", one], [str(event["id"]), "--all-dead"], ["--all-dead", "--status", "dead"]):
+        assert cli("webhooks", "replay", *wrong).code == 2
+    assert cli("webhooks", "replay", "--all-dead", "--endpoint", "we_none", "--json").out == ""
+    assert cli("webhooks", "replay", "--all-dead", "--endpoint", one, "--json").json["id"] == event["id"]
+    assert cli("webhooks", "reseal", "--json").json == {"resealed": 0}
+    assert cli("webhooks", "delete", one).code == 0
+    assert cli("webhooks", "endpoints", "--json").out == ""
+    assert cli("webhooks", "delete", one).code == cli("webhooks", "show", "evt_none").code == 2

@@ -18,7 +18,7 @@ from tests.rig.procs import Process
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 JOBS = 67  # one streamed, five in parallel, one called back, sixty in bulk
 #: The demo takes about ten seconds on an idle machine.
-PATIENCE = 90.0
+PATIENCE = 240.0
 
 Environment = Callable[..., dict[str, str]]
 Launch = Callable[..., Process]

@@ -39,6 +39,7 @@ def wrapped(error: BaseException) -> BaseException:
         (SLOW, "connect_timeout"),
         (GONE, "connect_failed"),
         (OSError("?"), "connect_failed"),
+        (aiohttp.ClientConnectorError(KEY, OSError(24, "Too many open files")), "no_file_descriptors"),
     ],
 )
 def test_before_anything_was_sent_nothing_can_have_been_paid(error: BaseException, code: str) -> None:

@@ -131,6 +131,8 @@ def test_the_limits_hear_of_the_kind_and_the_tokens() -> None:
     assert conclude.ended(answer()) == ("answer", 15)
     assert conclude.ended(answer(usage=None)) == ("answer", None)
     assert conclude.ended(failure(Kind.BUSY)) == ("busy", None)
+    # A worker without file descriptors shuts no route for others.
+    assert conclude.ended(failure(Kind.NOT_SENT, code="no_file_descriptors")) == ("unused", None)
 
 
 def test_the_settings_of_a_retry_are_the_policys() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from api_schemas.usage import Usage
 from worker.errors import Unreachable
-from worker.prices import Prices
+from worker.prices import Expected, Prices
 
 
 def listed(*units: Any, model: str = "m", **pricing: Any) -> Prices:
@@ -135,3 +136,50 @@ async def test_the_list_is_read_from_the_upstream() -> None:
     body = b'{"data": [{"id": "x", "pricing": {"kind": "fixed", "units": [{"name": "input", "price": 1, "per": 1}, {"name": "output", "price": 2, "per": 1}]}}]}'
     await prices.refresh(Upstream(200, body))  # type: ignore[arg-type]
     assert prices.cost("x", Usage(input_tokens=1, output_tokens=1)) == 3
+
+
+def body(size: int = 0, more: dict[str, Any] | None = None) -> str:
+    """A request of about so many bytes."""
+    return json.dumps({"model": "m", "messages": "x" * size, **(more or {})})
+
+
+@pytest.mark.parametrize("name", ["max_completion_tokens", "max_output_tokens", "max_tokens"])
+def test_a_bounded_request_is_expected_to_cost_its_bound(name: str) -> None:
+    """Whatever its calls have cost of late; each of its choices may be as long."""
+    prices = listed(unit("input", 0), unit("output", 1))
+    prices.learn("m", Decimal(50))
+    assert prices.expected("m", body(more={name: 3_000_000})) == Expected(Decimal(3))
+    assert prices.expected("m", body(more={name: 3_000_000, "n": 2})) == Expected(Decimal(6))
+    assert prices.expected("m", body(more={name: "many"})) == Expected(Decimal(50))
+
+
+def test_what_is_expected_before_the_first_call_is_a_guess_and_afterwards_experience() -> None:
+    """A model without a price may be as dear as any; a dearer call counts at once, a cheaper one a little."""
+    prices = listed(unit("input", 0), unit("output", 1_000_000))
+    assert prices.expected("other", body()) == Expected(Decimal(512), guess=True)
+    assert Prices().expected("other", body()) == Expected(None, guess=True)
+    prices.learn("other", Decimal(1))
+    assert prices.expected("other", body()) == Expected(Decimal(1))
+    prices.learn("other", Decimal(11))
+    assert prices.expected("other", body()) == Expected(Decimal(11))
+    prices.learn("other", Decimal(1))
+    assert prices.expected("other", body()) == Expected(Decimal(10))
+
+
+def test_a_long_request_costs_at_least_its_input() -> None:
+    """The calls before may have been short."""
+    prices = listed(unit("input", 1_000_000), unit("output", 1))
+    prices.learn("m", Decimal(1))
+    expected = prices.expected("m", body(4_000)).cost_usd
+    assert expected is not None
+    assert 1_000 <= expected < 1_100
+
+
+def test_a_cost_that_nobody_tells_is_expected_to_be_none() -> None:
+    """It cannot be counted; what was known before stays."""
+    prices = Prices()
+    prices.learn("m", None)
+    assert prices.expected("m", body()) == Expected(Decimal(0))
+    prices.learn("n", Decimal(1))
+    prices.learn("n", None)
+    assert prices.expected("n", body()) == Expected(Decimal(1))

@@ -9,7 +9,8 @@ from decimal import Decimal
 import pytest
 
 from worker.db.ledger import Entry
-from worker.reconcile import LATEST, LogRow, NoLog, compare, read_page
+from worker.reconcile.books import LogRow, NoCharges, NoLog, read_charges, read_page
+from worker.reconcile.compare import LATEST, compare
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 ENDED = BEGAN + timedelta(seconds=5)
@@ -69,3 +70,16 @@ def test_what_is_no_page_is_no_log(body: bytes) -> None:
     """A provider without this route may answer anything."""
     with pytest.raises(NoLog):
         read_page(body)
+
+
+def test_a_page_of_charges_is_read_leniently() -> None:
+    """Charges of an inference are added up; other movements and odd rows do not count."""
+    row = '{"direction": "CHARGE", "type": "MODEL_USAGE", "reference_id": "%s", "amount": {"usd": %s, "credits": 1}}'
+    other = '{"direction": "TOPUP", "type": "PAYMENT", "reference_id": "a", "amount": {"usd": 50, "credits": 1}}'
+    rows = ", ".join([row % ("a", "0.0000175"), row % ("a", "0.5"), row % ("b", '"x"'), other, "7", '{"amount": null}'])
+    page = read_charges(f'{{"data": [{rows}], "pagination": {{"next_cursor": "c"}}}}'.encode())
+    assert page.charges == {"a": Decimal("0.5000175"), "b": Decimal("5E-7")}
+    assert page.cursor == "c"
+    assert read_charges(b'{"data": [], "pagination": {"next_cursor": "c"}}').cursor is None
+    with pytest.raises(NoCharges):
+        read_charges(b"<html>")

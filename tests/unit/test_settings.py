@@ -157,3 +157,14 @@ def test_settings_are_read_once_per_process(monkeypatch: pytest.MonkeyPatch) -> 
     first = module.settings()
     monkeypatch.setenv("STOCKPOT_RPM", "2")
     assert module.settings() is first
+
+
+def test_tenants_have_weights_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`acme=3,beta=1`; nothing else, and no weight that would leave the others nothing."""
+    assert load().weights == {}
+    monkeypatch.setenv("STOCKPOT_TENANT_WEIGHTS", "acme=3, beta=1")
+    assert load().weights == {"acme": 3, "beta": 1}
+    for wrong in ("acme", "acme=", "=3", "acme=0", "acme=1.5", "acme=99999", "acme=3,,beta=1"):
+        monkeypatch.setenv("STOCKPOT_TENANT_WEIGHTS", wrong)
+        with pytest.raises(SettingsError, match="STOCKPOT_TENANT_WEIGHTS"):
+            load()

@@ -16,7 +16,8 @@ from api_schemas import jsontext
 from worker import embedded
 from worker.cli.exits import USAGE
 from worker.cli.output import put, say, shown
-from worker.db.ready import ensure_schema
+from worker.db.ready import await_database
+from worker.errors import Unreachable
 from worker.settings import Settings, load
 from worker.supervise import Child, Supervisor, stopping
 
@@ -49,7 +50,7 @@ def up(workers: int, *, simulate: bool) -> None:
     with contextlib.ExitStack() as stack:
         supervisor = stack.enter_context(Supervisor(_Lines(), drain=timedelta(seconds=settings.drain_seconds)))
         redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
-        ensure_schema(settings)
+        await_database(settings, lambda error, seconds: _wait(supervisor, error, seconds))
         env = {"STOCKPOT_LOG_FORMAT": "console"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
         upstream = settings.upstream_url
         if simulate:
@@ -72,6 +73,14 @@ def up(workers: int, *, simulate: bool) -> None:
         supervisor.run(lambda: _tell_ready(settings))
         say("Stopping: the workers finish what runs. Ctrl-C again hurries them.")
     say("Stopped.")
+
+
+def _wait(supervisor: Supervisor, error: Unreachable, seconds: float) -> None:
+    """Say that the database is awaited, and wait; Ctrl-C gives up."""
+    first, *_ = str(error).splitlines()
+    say(f"{first}\n  Asking it again in {seconds:g} s; Ctrl-C gives up.")
+    if supervisor.pause(seconds):
+        raise KeyboardInterrupt
 
 
 def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:

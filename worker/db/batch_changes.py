@@ -83,11 +83,14 @@ def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> Tally:
         UPDATE jobs SET status = 'cancelled', finished_at = {now}, waiting_on = NULL, error_class = 'cancelled',
             error_message = 'the batch was cancelled', cancel_requested_at = COALESCE(cancel_requested_at, {now})
         WHERE id IN (SELECT id FROM chosen) AND status = 'queued'
-        RETURNING id
+        RETURNING id, answers
         """),
         {"batch": batch, "limit": limit},
     )
-    return Tally(cancelled=len(done.all()))  # sqlite3 counts no rows for a statement that begins with WITH
+    tally = Tally()
+    for row in done:
+        tally.end("cancelled", row.id, row.answers)
+    return tally
 
 
 def ask_running_to_stop(conn: Connection, batch: str) -> Sequence[str]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from worker.db import claim
+from worker.db.budget_tables import SHUT
 from worker.db.clock import is_postgres, now_sql
 
 _OPEN = "status = 'in_progress' AND held IS NULL AND due_at <= {now} AND expires_at > {now}"
+_AFFORDED = f"NOT {SHUT.format(tenant='batches.tenant')}"
 _BOUND = "most IS NOT NULL OR max_cost_picousd IS NOT NULL"
 
 
@@ -31,7 +33,7 @@ def open_batches(conn: Connection) -> list[OpenBatch]:
     rows = conn.execute(
         text(f"""
         SELECT id, model, ({_BOUND}) AS bound FROM batches
-        WHERE {_OPEN.format(now=now_sql(conn))} AND imported > completed + failed + cancelled + expired
+        WHERE {_OPEN.format(now=now_sql(conn))} AND {_AFFORDED} AND imported > completed + failed + cancelled + expired
         ORDER BY id
         """)
     )
@@ -53,8 +55,8 @@ def _room(conn: Connection, batch: str) -> int:
     """How many more lines may be in flight. Locks the batch's row."""
     row = conn.execute(
         text(f"""
-        SELECT most, max_cost_picousd, cost_picousd, quoted_picousd, total,
-            completed + failed AS priced
+        SELECT most, max_cost_picousd, cost_picousd, quoted_picousd, total - duplicates AS jobs,
+            completed + failed - copied AS priced
         FROM batches WHERE id = :id AND {_OPEN.format(now=now_sql(conn))} {"FOR UPDATE" if is_postgres(conn) else ""}
         """),
         {"id": batch},
@@ -64,7 +66,7 @@ def _room(conn: Connection, batch: str) -> int:
     running = in_flight(conn, batch)
     room = claim.MOST if row.most is None else row.most - running
     if row.max_cost_picousd is not None:
-        each = line_picousd(row.cost_picousd, row.priced, row.quoted_picousd, row.total)
+        each = line_picousd(row.cost_picousd, row.priced, row.quoted_picousd, row.jobs)
         left = row.max_cost_picousd - row.cost_picousd
         if each:
             room = min(room, left // each - running)
@@ -77,10 +79,13 @@ def _room(conn: Connection, batch: str) -> int:
 FIRST_UNPRICED = 4
 
 
-def line_picousd(cost: int, ended: int, quoted: int | None, total: int) -> int:
-    """What to reserve for a line, in 1e-12 US dollars: the dearer of quote and experience; 0 when neither is known."""
+def line_picousd(cost: int, ended: int, quoted: int | None, jobs: int) -> int:
+    """What to reserve for a line that is called for, in 1e-12 US dollars: the dearer of quote and experience.
+
+    0 when neither is known. Copies are not called for: they are neither among the `ended` nor among the `jobs`.
+    """
     seen = -(-cost // ended) if ended else 0
-    return max(seen, -(-(quoted or 0) // max(1, total)))
+    return max(seen, -(-(quoted or 0) // max(1, jobs)))
 
 
 def in_flight(conn: Connection, batch: str) -> int:

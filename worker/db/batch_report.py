@@ -41,7 +41,7 @@ def errors(conn: Connection, batch: str) -> dict[str, int]:
     """How many lines ended with which error, the most frequent first."""
     rows = conn.execute(
         text("""
-        SELECT COALESCE(error_code, error_class) AS name, count(*) AS lines FROM jobs
+        SELECT COALESCE(error_code, error_class) AS name, SUM(answers) AS lines FROM jobs
         WHERE batch_id = :batch AND status <> 'completed' AND finished_at IS NOT NULL
         GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20
         """),
@@ -88,7 +88,7 @@ def over_time(conn: Connection, batch: str, buckets: int) -> list[Bucket]:
     rows = conn.execute(
         text(f"""
         SELECT {bucket} AS bucket,
-            SUM(CASE WHEN status = 'completed' THEN 1 ELSE 0 END) AS completed, count(*) AS lines
+            SUM(CASE WHEN status = 'completed' THEN answers ELSE 0 END) AS completed, SUM(answers) AS lines
         {ended} GROUP BY 1 ORDER BY 1
         """),
         {"batch": batch, "begin": float(begin), "width": width},

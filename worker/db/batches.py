@@ -1,22 +1,22 @@
 """Batches: made, read, counted, ended. The caller commits.
 
-`add` is called in the transaction that ends lines. It raises the counters and, with the last line, ends the batch:
-whoever commits that transaction has ended it, once.
+`add` is called in the transaction that ends lines. It raises the counters, notes which jobs ended (`batch_ends`) and,
+with the last line, ends the batch: whoever commits that transaction has ended it, once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
-from api_schemas.ids import batch_id
+from api_schemas.ids import JOB, batch_id
 from worker.db.base import Instant
-from worker.db.clock import after_sql, now_sql
+from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.lookup import moment
 from worker.db.settle import PICO, Settlement
 from worker.errors import NotFound
@@ -47,6 +47,10 @@ class BatchRow:
     failed: int
     cancelled: int
     expired: int
+    duplicates: int
+    copies: int
+    copied: int
+    saved_picousd: int
     calls: int
     call_seconds: float
     input_tokens: int
@@ -75,6 +79,11 @@ class BatchRow:
         return self.completed + self.failed + self.cancelled + self.expired
 
     @property
+    def jobs_left(self) -> int:
+        """Lines that are still to be called for; copies are not."""
+        return self.total - self.duplicates - (self.done - self.copied)
+
+    @property
     def over(self) -> bool:
         """Whether the batch is over."""
         return self.status not in ACTIVE
@@ -83,6 +92,11 @@ class BatchRow:
     def cost_usd(self) -> Decimal:
         """What its calls have cost so far, in US dollars."""
         return Decimal(self.cost_picousd) / PICO
+
+    @property
+    def saved_usd(self) -> Decimal:
+        """What the calls of its copies would have cost: as much as those that answered them. In US dollars."""
+        return Decimal(self.saved_picousd) / PICO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +111,7 @@ class NewBatch:
     total: int
     max_attempts: int
     window_seconds: float
+    duplicates: int = 0
     delay: float = 0.0
     metadata: str | None = None
     webhook: str | None = None
@@ -112,7 +127,7 @@ class NewBatch:
 
 @dataclass(slots=True)
 class Tally:
-    """What a slice of ended lines and calls adds to a batch's counters; the names are the columns'."""
+    """What a slice of ended lines and calls adds to a batch: counters, named as the columns, and the jobs that ended."""
 
     completed: int = 0
     failed: int = 0
@@ -126,54 +141,86 @@ class Tally:
     reasoning_tokens: int = 0
     total_tokens: int = 0
     cost_picousd: int = 0
+    copied: int = 0
+    saved_picousd: int = 0
+    jobs: list[str] = field(default_factory=list)
 
-    def end(self, status: str, lines: int = 1) -> None:
-        """Lines have ended with this status."""
-        setattr(self, status, getattr(self, status) + lines)
+    @property
+    def lines(self) -> int:
+        """How many lines ended."""
+        return self.completed + self.failed + self.cancelled + self.expired
 
-    def call(self, settlement: Settlement) -> None:
-        """A call has come to an end, and perhaps its line."""
+    def end(self, status: str, job: str, answers: int) -> None:
+        """A job has ended with this status, and with it the `answers` lines that it answers."""
+        setattr(self, status, getattr(self, status) + answers)
+        self.jobs.append(job)
+        if status in {"completed", "failed"}:
+            self.copied += answers - 1
+
+    def call(self, settlement: Settlement, answers: int) -> None:
+        """A call has come to an end, and perhaps its job."""
         if settlement.terminal:
-            self.end(settlement.status)
+            self.end(settlement.status, settlement.job_id, answers)
         if not settlement.called:
             return
         self.calls += 1
         self.call_seconds += settlement.total_seconds or 0.0
         if settlement.cost_usd is not None:
-            self.cost_picousd += int(settlement.cost_usd * PICO)
+            cost = int(settlement.cost_usd * PICO)
+            self.cost_picousd += cost
+            if settlement.terminal:
+                self.saved_picousd += cost * (answers - 1)
         if settlement.usage is not None:
             for name, tokens in settlement.usage.model_dump().items():
                 setattr(self, name, getattr(self, name) + tokens)
 
 
-def tallies(settlements: Iterable[Settlement], written: set[str]) -> dict[str, Tally]:
-    """What those of `settlements` that were `written` add, by batch."""
+def tallies(settlements: Iterable[Settlement], written: Mapping[str, int]) -> dict[str, Tally]:
+    """What those of `settlements` that were `written` add, by batch; `written` has the lines that each job answers."""
     found: dict[str, Tally] = {}
     for one in settlements:
         if one.batch_id is not None and one.job_id in written:
-            found.setdefault(one.batch_id, Tally()).call(one)
+            found.setdefault(one.batch_id, Tally()).call(one, written[one.job_id])
     return found
 
 
-_COUNTERS = tuple(one.name for one in fields(Tally))
+_COUNTERS = tuple(one.name for one in fields(Tally) if one.name != "jobs")
+_DONE = "completed + failed + cancelled + expired"
 
 
 def add(conn: Connection, counted: Mapping[str, Tally]) -> list[BatchRow]:
-    """Raise the counters of batches; those that ended with it. The last statement of its transaction, best.
+    """Raise the counters of batches and note their ended jobs; those batches that ended with it.
 
-    In the order of the ids, so that two transactions wait for each other and never both.
+    The last statements of a transaction, best: the batch's row is locked from here to the commit. In the order of the
+    ids, so that two transactions wait for each other and never both.
     """
-    raised = ", ".join(f"{name} = {name} + :{name}" for name in _COUNTERS)
-    statement = text(f"""
-        UPDATE batches SET {raised} WHERE id = :id
-        RETURNING total, completed, failed, cancelled, expired
-    """)
     ended: list[BatchRow] = []
     for batch in sorted(counted):
-        row = conn.execute(statement, {"id": batch, **asdict(counted[batch])}).first()
-        if row is not None and row.completed + row.failed + row.cancelled + row.expired >= row.total:
+        row = _raise(conn, batch, counted[batch])
+        if row is not None and row.done >= row.total:
             ended += end_if_done(conn, batch)
     return ended
+
+
+def _raise(conn: Connection, batch: str, tally: Tally) -> Any:
+    """Raise the counters of one batch; how many of its lines are over now, of how many."""
+    values = {name: getattr(tally, name) for name in _COUNTERS} | {"id": batch, "lines": tally.lines}
+    values["jobs"] = b"".join(bytes.fromhex(job.removeprefix(JOB)) for job in tally.jobs)
+    raised = ", ".join(f"{name} = {name} + :{name}" for name in _COUNTERS)
+    update = f"UPDATE batches SET {raised} WHERE id = :id RETURNING {_DONE} AS done, total"
+    note = "INSERT INTO batch_ends (batch_id, ended_before, lines, jobs)"
+    if not tally.jobs:
+        return conn.execute(text(update), values).first()
+    if is_postgres(conn):  # one round trip for both
+        noted = f"{note} SELECT :id, done - :lines, :lines, :jobs FROM raised"
+        return conn.execute(
+            text(f"WITH raised AS ({update}), noted AS ({noted}) SELECT done, total FROM raised"), values
+        ).first()
+    row = conn.execute(text(update), values).first()
+    if row is not None:
+        values["before"] = row.done - tally.lines
+        conn.execute(text(f"{note} VALUES (:id, :before, :lines, :jobs)"), values)
+    return row
 
 
 def end_if_done(conn: Connection, batch: str) -> list[BatchRow]:
@@ -185,7 +232,7 @@ def end_if_done(conn: Connection, batch: str) -> list[BatchRow]:
         text(f"""
         UPDATE batches SET status = {verdict}, held = NULL, finished_at = {now_sql(conn)}
         WHERE id = :id AND status IN ('in_progress', 'cancelling')
-            AND completed + failed + cancelled + expired >= total
+            AND {_DONE} >= total
         """),
         {"id": batch},
     ).rowcount
@@ -249,7 +296,8 @@ def create(conn: Connection, new: NewBatch) -> BatchRow:
     values: dict[str, Any] = {"id": batch_id(), **asdict(new)}
     delay = values.pop("delay")
     names = ", ".join(values)
-    given = ", ".join(f"CAST(:{name} AS json)" if name == "metadata" and _json(conn) else f":{name}" for name in values)
+    json = "CAST(:metadata AS json)" if is_postgres(conn) else ":metadata"
+    given = ", ".join(json if name == "metadata" else f":{name}" for name in values)
     conn.execute(
         text(f"""
         INSERT INTO batches ({names}, created_at, due_at, expires_at)
@@ -263,7 +311,3 @@ def create(conn: Connection, new: NewBatch) -> BatchRow:
         {"tenant": new.tenant, "import_key": new.import_key},
     ).scalar_one()
     return get(conn, made, tenant=None)
-
-
-def _json(conn: Connection) -> bool:
-    return conn.dialect.name == "postgresql"

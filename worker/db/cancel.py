@@ -22,6 +22,7 @@ class Cancelled:
     changed: bool
     metadata: str | None = None
     webhook: str | None = None
+    answers: int = 1  # lines of its batch that it answers
 
 
 def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
@@ -44,13 +45,13 @@ def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
             error_message = CASE WHEN status = 'queued' THEN 'cancelled on request' ELSE error_message END,
             cancel_requested_at = COALESCE(cancel_requested_at, {now})
         WHERE id = :id AND tenant = :tenant AND status IN ('queued', 'in_progress')
-        RETURNING status, fence, seq, stream, lane, batch_id, CAST(metadata AS text) AS metadata, webhook
+        RETURNING status, fence, seq, stream, lane, batch_id, CAST(metadata AS text) AS metadata, webhook, answers
         """),
         {"id": job_id, "tenant": tenant},
     ).first()
     if row is not None:
         logged = bool(row.stream) or (row.batch_id is None and row.lane == "interactive")
-        told = {"metadata": row.metadata, "webhook": row.webhook}
+        told = {"metadata": row.metadata, "webhook": row.webhook, "answers": row.answers}
         return Cancelled(job_id, row.status, row.fence, row.seq, logged, changed=True, **told)
     status = _status(conn, job_id, tenant)
     if status != "cancelled":

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
+from worker.db.budget_tables import SHUT
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.turns import ALONE, Turn, Turns, groups
 
@@ -44,6 +45,7 @@ class ClaimedJob:
     spent_picousd: int  # what its earlier calls cost; counted only where there is a bound
     seconds_left: float  # until the job expires
     queued_seconds: float  # from due to claimed
+    budgeted: bool = False  # there are budgets, maybe of this job
 
     @property
     def client_request_id(self) -> str:
@@ -61,7 +63,8 @@ _COLUMNS = (
     # As text: the driver would parse PostgreSQL's json into Python.
     " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body,"
     " max_cost_picousd, CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
-    " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END AS spent_picousd"
+    " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END AS spent_picousd,"
+    " EXISTS (SELECT 1 FROM budgets) AS budgeted"
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
 _MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
@@ -69,6 +72,7 @@ _UNBOUND = (
     "EXISTS (SELECT 1 FROM batches AS b WHERE b.id = jobs.batch_id AND b.status = 'in_progress' AND b.held IS NULL"
     " AND b.most IS NULL AND b.max_cost_picousd IS NULL)"
 )
+_AFFORDED = f"NOT {SHUT.format(tenant='jobs.tenant')}"
 #: More than any claim asks for.
 MOST = 1_000_000
 
@@ -87,7 +91,7 @@ def claim_ids(
     A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
     wait for their route. `any_lane` claims bulk jobs, too: the one that is sent ahead to a route that was shut.
     """
-    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND})"
+    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND}) AND {_AFFORDED}"
     if not any_lane:
         where += " AND lane = 'interactive'"
     if held:
@@ -143,7 +147,7 @@ def _claim_in_turns(
             if listed and turns.after is None:
                 break
             listed = True
-            turns.learn(groups(conn, lane, turns.after))
+            turns.learn(*groups(conn, lane, turns.after))
             continue
         taken = _claim_dealt(conn, lane, dealt, owner, lease)
         found = Counter((job.tenant, job.model) for job in taken)
@@ -283,4 +287,5 @@ def _job(row: Any) -> ClaimedJob:
         spent_picousd=int(row.spent_picousd),
         seconds_left=float(row.seconds_left),
         queued_seconds=max(0.0, float(row.queued_seconds)),
+        budgeted=bool(row.budgeted),
     )

@@ -38,3 +38,15 @@ def seconds_until_sql(conn: Connection, moment: str) -> str:
     if is_postgres(conn):
         return f"EXTRACT(EPOCH FROM {moment} - statement_timestamp())::double precision"
     return f"(julianday({moment}) - julianday('now')) * 86400.0"
+
+
+def day_sql(conn: Connection, moment: str) -> str:
+    """SQL for the UTC day of the column or expression `moment`, as text: YYYY-MM-DD."""
+    return f"to_char({moment} AT TIME ZONE 'UTC', 'YYYY-MM-DD')" if is_postgres(conn) else f"substr({moment}, 1, 10)"
+
+
+def midnight_sql(conn: Connection) -> str:
+    """SQL for the moment at which this UTC day began."""
+    if is_postgres(conn):
+        return "date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
+    return "strftime('%Y-%m-%d 00:00:00.000', 'now')"

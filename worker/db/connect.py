@@ -27,6 +27,9 @@ SQLITE_BUSY_MS = 10_000
 #: idles is that of a frozen process: while it lasts, nobody can take back the jobs that it has locked.
 PG_TIMEOUTS = "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=5000"
 
+#: A server that has not answered by then stands still: `statement_timeout` would have ended whatever it works at.
+ANSWER_SECONDS = 40.0
+
 #: A connection whose other end has gone without a word is given up after about ten seconds, not after two hours.
 PG_CONNECTION = {
     "connect_timeout": 5,
@@ -39,11 +42,12 @@ PG_CONNECTION = {
 }
 
 
-def connect(settings: Settings, *, pool_size: int = 4, ask_first: bool = True) -> Engine:
+def connect(settings: Settings, *, pool_size: int = 4, ask_first: bool = True, patient: bool = False) -> Engine:
     """An engine for `settings.sqlalchemy_url`; connects at first use.
 
     `ask_first` asks a pooled connection whether it still stands before it is used: 0.1 ms for callers that do not try
-    again, so that a restarted PostgreSQL costs them nothing. The engine tries again, and does without.
+    again, so that a restarted PostgreSQL costs them nothing. The engine tries again, and does without. `patient` waits
+    for each answer for as long as it takes; others give up after `ANSWER_SECONDS`.
 
     Raises:
         SettingsError: the URL is not one, or names a database that Stockpot does not speak.
@@ -67,11 +71,20 @@ def connect(settings: Settings, *, pool_size: int = 4, ask_first: bool = True) -
             hide_parameters=True,
             connect_args=PG_CONNECTION,
         )
+        from worker.db.bounded import BoundedConnection  # psycopg is optional
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"STOCKPOT_DATABASE_URL: {error.name} is missing; pip install 'stockpot[postgres]'"
         ) from None
     event.listen(engine, "handle_error", _leave_read_only)
+    within = None if patient else ANSWER_SECONDS
+
+    @event.listens_for(engine, "do_connect")
+    def open_bounded(_dialect: object, _record: object, args: Any, options: Any) -> BoundedConnection:
+        connection = BoundedConnection.connect(*args, **options)
+        connection.answer_within = within
+        return connection
+
     return engine
 
 
@@ -116,9 +129,12 @@ def _sqlite(settings: Settings, pool_size: int) -> Engine:
 class Database:
     """One engine with the two ways in: `write` (one transaction) and `read` (a snapshot, no lock on SQLite)."""
 
-    def __init__(self, settings: Settings, *, pool_size: int = 4, ask_first: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, pool_size: int = 4, ask_first: bool = True, patient: bool = False
+    ) -> None:
+        """See `connect`."""
         self.settings = settings
-        self.engine = connect(settings, pool_size=pool_size, ask_first=ask_first)
+        self.engine = connect(settings, pool_size=pool_size, ask_first=ask_first, patient=patient)
 
     @property
     def is_sqlite(self) -> bool:

@@ -40,6 +40,7 @@ class Reclaimed:
     metadata: str | None
     webhook: str | None
     logged: bool
+    answers: int = 1  # lines of its batch that it answers
 
 
 def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> list[Renewed]:
@@ -63,7 +64,7 @@ def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> 
 
 _RETURNED = (
     "id, status, fence, seq, tenant, endpoint, error_class, error_message, batch_id, custom_id,"
-    " CAST(metadata AS text) AS metadata, webhook, stream, lane"
+    " CAST(metadata AS text) AS metadata, webhook, stream, lane, answers"
 )
 
 #: What a lost lease means for its job. Cancelled first; then policy: a call that may have been made is not repeated
@@ -74,8 +75,10 @@ _VERDICT = """CASE
     ELSE 'queued' END"""
 
 
-def reclaim(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
+def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[Reclaimed]:
     """Take back jobs whose lease ran out: their attempt becomes `lost`, they are queued again or end.
+
+    Those under `on_ambiguous=reconcile` are due in `hold` seconds, so that their lost call can be looked up before.
 
     The caller commits. The old worker is shut out at once: its writes name a claim in progress, and there is none.
     """
@@ -95,7 +98,8 @@ def reclaim(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
     listed: Any = bindparam("ids", expanding=True)
     rows = conn.execute(
         text(f"""
-        UPDATE jobs SET status = {_VERDICT}, lease_owner = NULL, lease_until = NULL, due_at = {now},
+        UPDATE jobs SET status = {_VERDICT}, lease_owner = NULL, lease_until = NULL,
+            due_at = CASE WHEN on_ambiguous = 'reconcile' THEN {after_sql(conn, ":hold")} ELSE {now} END,
             finished_at = CASE WHEN {_VERDICT} = 'queued' THEN NULL ELSE {now} END,
             error_class = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                 WHEN on_ambiguous = 'fail' THEN 'ambiguous' WHEN attempts >= max_attempts THEN 'poison' END,
@@ -105,7 +109,7 @@ def reclaim(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
         WHERE id IN :ids AND status = 'in_progress'
         RETURNING {_RETURNED}
         """).bindparams(listed),
-        {"ids": ids},
+        {"ids": ids, "hold": hold},
     ).all()
     conn.execute(
         text(f"""
@@ -134,6 +138,7 @@ def _reclaimed(row: Any) -> Reclaimed:
         metadata=row.metadata,
         webhook=row.webhook,
         logged=bool(row.stream) or (row.batch_id is None and row.lane == "interactive"),
+        answers=row.answers,
     )
 
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,13 +19,15 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Text, bindparam, text
 
+from worker.db import budgets
 from worker.db.base import Instant
-from worker.db.clock import now_sql
+from worker.db.clock import day_sql, is_postgres, now_sql
 from worker.db.lookup import moment
 from worker.db.settle import PICO
 
 #: What has no final mark yet. A call that still runs has no end to compare.
 _OPEN = "(a.reconciled IS NULL OR a.reconciled = 'late') AND a.outcome <> 'running'"
+_ENTRY = "a.job_id, a.attempt, a.outcome, a.started_at, a.finished_at, a.inference_id, a.cost_picousd, a.cost_source"
 
 #: PostgreSQL wants to know the type of a parameter that may be null.
 _TYPED: list[Any] = [
@@ -42,6 +45,9 @@ class Entry:
     outcome: str
     started_at: datetime
     finished_at: datetime
+    inference_id: str | None = None
+    cost_usd: Decimal | None = None
+    cost_source: str | None = None
 
     @property
     def client_request_id(self) -> str:
@@ -81,7 +87,7 @@ def first_open(conn: Connection, since: datetime | None) -> datetime | None:
 def open_between(conn: Connection, begin: datetime, end: datetime) -> list[Entry]:
     """The attempts without a final mark that began within [begin, end)."""
     statement = text(f"""
-        SELECT a.job_id, a.attempt, a.outcome, a.started_at, a.finished_at FROM attempts AS a
+        SELECT {_ENTRY} FROM attempts AS a
         WHERE {_OPEN} AND a.started_at >= :begin AND a.started_at < :end
     """).bindparams(bindparam("begin", begin, type_=Instant()), bindparam("end", end, type_=Instant()))
     return [_entry(row) for row in conn.execute(statement)]
@@ -90,14 +96,23 @@ def open_between(conn: Connection, begin: datetime, end: datetime) -> list[Entry
 def entries(conn: Connection, jobs: Sequence[str]) -> list[Entry]:
     """The attempts of these jobs that are over and have no final mark."""
     statement = text(f"""
-        SELECT a.job_id, a.attempt, a.outcome, a.started_at, a.finished_at FROM attempts AS a
+        SELECT {_ENTRY} FROM attempts AS a
         WHERE {_OPEN} AND a.job_id IN :jobs
     """).bindparams(bindparam("jobs", expanding=True))
     return [_entry(row) for row in conn.execute(statement, {"jobs": list(jobs)})]
 
 
 def _entry(row: Any) -> Entry:
-    return Entry(row.job_id, row.attempt, row.outcome, _moment(row.started_at), _moment(row.finished_at))
+    return Entry(
+        row.job_id,
+        row.attempt,
+        row.outcome,
+        _moment(row.started_at),
+        _moment(row.finished_at),
+        inference_id=row.inference_id,
+        cost_usd=None if row.cost_picousd is None else Decimal(row.cost_picousd) / PICO,
+        cost_source=row.cost_source,
+    )
 
 
 def _moment(value: Any) -> datetime:
@@ -108,9 +123,13 @@ def _moment(value: Any) -> datetime:
 
 
 def mark(conn: Connection, marks: Sequence[Mark]) -> None:
-    """Write marks. A cost that the provider said is not overwritten; an estimate, or nothing, is. The caller commits."""
+    """Write marks. A cost that the provider said is not overwritten; an estimate, or nothing, is.
+
+    What that adds to the ledger counts against the budgets. The caller commits.
+    """
     if not marks:
         return
+    found = _found(conn, marks)
     conn.execute(
         text("""
         UPDATE attempts SET reconciled = :reconciled,
@@ -134,6 +153,27 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
             for one in marks
         ],
     )
+    budgets.spend(conn, found)
+
+
+def _found(conn: Connection, marks: Sequence[Mark]) -> dict[tuple[str, str], int]:
+    """What these marks add to the cost of each tenant's days, in 1e-12 US dollars; nothing where no budget is set."""
+    costs = {(one.job_id, one.attempt): int(one.cost_usd * PICO) for one in marks if one.cost_usd is not None}
+    if not costs or conn.execute(text("SELECT 1 FROM budgets LIMIT 1")).first() is None:
+        return {}
+    rows = conn.execute(
+        text(f"""
+        SELECT a.job_id, a.attempt, a.cost_picousd, j.tenant, {day_sql(conn, "a.finished_at")} AS day
+        FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
+        WHERE (a.job_id, a.attempt) IN :calls AND {_OPEN} AND (a.cost_source IS NULL OR a.cost_source = 'estimated')
+        {"FOR UPDATE OF a" if is_postgres(conn) else ""}
+        """).bindparams(bindparam("calls", expanding=True)),
+        {"calls": list(costs)},
+    )
+    found: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        found[row.tenant, row.day] += costs[row.job_id, row.attempt] - (row.cost_picousd or 0)
+    return {key: cost for key, cost in found.items() if cost}
 
 
 def due_now(conn: Connection, jobs: Sequence[str]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import Literal
 import orjson
 from sqlalchemy import Connection, text
 
-from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
 
 #: Due events looked at for one claim. It bounds the cost of the ranking below, and is large against any claim.
 _SCAN = 2_000
@@ -194,19 +194,21 @@ def reclaim_expired(conn: Connection) -> int:
     return done.rowcount
 
 
-def record(conn: Connection, verdicts: Sequence[Verdict]) -> set[str]:
+def record(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     """Write what attempts came to: the events' new state and one attempt row each.
 
     Returns the ids that were recorded; the others had been claimed by another worker, and their verdict is dropped.
+    With each id comes how many seconds the event took from its making to its delivery; None when it is not delivered,
+    or only since somebody replayed it.
     """
     if not verdicts:
-        return set()
+        return {}
     changed = _record_states(conn, verdicts)
     _record_attempts(conn, [verdict for verdict in verdicts if verdict.id in changed and verdict.sent])
     return changed
 
 
-def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> set[str]:
+def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     source = _from_rows(
         conn,
         {
@@ -228,11 +230,14 @@ def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> set[str]:
             last_status_code = r.status_code, last_error = r.error
         FROM {source}
         WHERE webhook_events.id = r.id AND webhook_events.fence = r.fence AND webhook_events.status = 'delivering'
-        RETURNING webhook_events.id
+        RETURNING webhook_events.id, CASE
+            WHEN webhook_events.status = 'delivered' AND webhook_events.replayed_at_attempt = 0
+            THEN -({seconds_until_sql(conn, "webhook_events.created_at")})
+        END AS took
         """),
         {"rows": _json(verdicts)},
     )
-    return {row.id for row in rows}
+    return {row.id: row.took for row in rows}
 
 
 def _record_attempts(conn: Connection, verdicts: Sequence[Verdict]) -> None:

@@ -38,15 +38,28 @@ def purge(conn: Connection, before: datetime, what: What | None = None, *, after
     """
     ids = finished(conn, before, after=after)
     if not ids:
+        if what is None:
+            _drop_ends(conn, before)
         return [], 0
     listed: Any = bindparam("ids", expanding=True)
     if what is None:
+        copies = "SELECT batch_id, line FROM jobs WHERE id IN :ids AND answers > 1"
+        statement = text(f"DELETE FROM batch_copies WHERE (batch_id, first_line) IN ({copies})").bindparams(listed)
+        conn.execute(statement, {"ids": ids})
         drop(conn, ids)
         gone = len(ids)
     else:
         statement = text(f"DELETE FROM {_TABLES[what]} WHERE job_id IN :ids").bindparams(listed)
         gone = conn.execute(statement, {"ids": ids}).rowcount
     return ids, gone
+
+
+def _drop_ends(conn: Connection, before: datetime) -> None:
+    """Forget in which order the lines of batches ended that have no line any more."""
+    old = text("""
+        DELETE FROM batch_ends WHERE batch_id IN (SELECT id FROM batches WHERE finished_at < :before)
+    """).bindparams(bindparam("before", type_=Instant()))
+    conn.execute(old, {"before": before})
 
 
 def finished(conn: Connection, before: datetime, *, after: str = "") -> list[str]:

@@ -6,6 +6,8 @@ its upgrade is theirs to start: `stockpot db upgrade`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Connection, inspect, text
 
 from migrations import HEAD
@@ -14,13 +16,41 @@ from worker.errors import Unreachable
 from worker.settings import Settings
 
 UPGRADE = "Run `stockpot db upgrade`."
+#: Between two looks at a database that does not answer; doubles from the first to the second, in seconds.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
+
+
+class OtherSchema(Unreachable):
+    """The database answers and is at another version: waiting mends nothing."""
+
+
+def await_database(settings: Settings, wait: Callable[[Unreachable, float], None]) -> None:
+    """As `ensure_schema`, but a database that does not answer is asked again for as long as it takes.
+
+    Args:
+        wait: told each time what is wrong and in how many seconds the database is asked again; it waits that long,
+            or raises to give up.
+
+    Raises:
+        OtherSchema: the database is at another version; `mend` says what to do.
+        SettingsError: as `ensure_schema`.
+    """
+    seconds = FIRST_WAIT
+    while True:
+        try:
+            return ensure_schema(settings)
+        except OtherSchema:
+            raise
+        except Unreachable as error:
+            wait(error, seconds)
+        seconds = min(2 * seconds, LONGEST_WAIT)
 
 
 def ensure_schema(settings: Settings) -> None:
     """Make sure that the database has the tables of this version; migrate it if it is a new SQLite file.
 
     Raises:
-        Unreachable: the database does not answer, or is at another version; `mend` says what to do.
+        Unreachable: the database does not answer, or (`OtherSchema`) is at another version; `mend` says what to do.
         SettingsError: STOCKPOT_DATABASE_URL is no URL of a database that Stockpot speaks.
     """
     database = Database(settings, pool_size=1)
@@ -36,10 +66,10 @@ def ensure_schema(settings: Settings) -> None:
     if at == HEAD:
         return
     if at is None:
-        raise Unreachable("the database", "it has no tables of Stockpot yet", UPGRADE)
+        raise OtherSchema("the database", "it has no tables of Stockpot yet", UPGRADE)
     if at < HEAD:  # revisions are numbers of four digits
-        raise Unreachable("the database", f"it is at {at}, this version of Stockpot needs {HEAD}", UPGRADE)
-    raise Unreachable(
+        raise OtherSchema("the database", f"it is at {at}, this version of Stockpot needs {HEAD}", UPGRADE)
+    raise OtherSchema(
         "the database",
         f"it is at {at}, and this version of Stockpot knows nothing beyond {HEAD}",
         "Install the version of Stockpot that upgraded it, or a newer one.",

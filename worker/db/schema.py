@@ -16,13 +16,14 @@ from alembic.autogenerate import compare_metadata
 from sqlalchemy import Connection, Engine, text
 
 import migrations
-from worker.db import batch_tables, tables, views, webhook_tables
+from worker.db import batch_tables, budget_tables, tables, views, webhook_tables
 from worker.db.base import metadata
 from worker.db.connect import Database
 from worker.settings import Settings
 
 __all__ = [
     "batch_tables",
+    "budget_tables",
     "current",
     "differences",
     "head",
@@ -63,7 +64,7 @@ def upgrade(settings: Settings | str) -> None:
     """
     if isinstance(settings, str):
         settings = Settings(database_url=settings)
-    database = Database(settings, pool_size=1)
+    database = Database(settings, pool_size=1, patient=True)
     try:
         database.write(lambda conn: None if _version(conn) == head() else _run(conn))
     finally:

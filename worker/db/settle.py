@@ -57,6 +57,7 @@ class Settlement:
     total_seconds: float | None = None
     partial_text: str | None = None
     batch_id: str | None = None
+    budgeted: bool = False  # its cost may count against budgets
 
     @property
     def terminal(self) -> bool:
@@ -154,12 +155,15 @@ def settle(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
 
     An id that is missing in the answer was fenced off. The caller commits.
     """
-    written = write(conn, settlements)
+    written = set(write(conn, settlements))
     return written | already(conn, [one for one in settlements if one.job_id not in written])
 
 
-def write(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
-    """Write a slice of settlements; the ids of those that were written now. The caller commits."""
+def write(conn: Connection, settlements: Sequence[Settlement]) -> dict[str, int]:
+    """Write a slice of settlements; those that were written now, and how many lines each job answers.
+
+    The caller commits.
+    """
     rows = [settlement.row() for settlement in settlements]
     return _postgres(conn, rows) if is_postgres(conn) else _sqlite(conn, rows)
 
@@ -187,7 +191,7 @@ _POSTGRES = f"""
             attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = GREATEST(j.seq, g.seq),
             {", ".join(f"{name} = g.{name}" for name in _ERROR)}
         FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status = 'in_progress'
-        RETURNING j.id, j.fence
+        RETURNING j.id, j.fence, j.answers
     ), ledger AS (
         UPDATE attempts AS a SET finished_at = {{now}}, status_code = g.error_status,
             {", ".join(f"{name} = g.{name}" for name in _LEDGER)}
@@ -202,13 +206,13 @@ _POSTGRES = f"""
         FROM given AS g JOIN done USING (id, fence)
         WHERE g.status <> 'queued' AND (g.response IS NOT NULL OR g.answer IS NOT NULL)
     )
-    SELECT id FROM done
+    SELECT id, answers FROM done
 """
 
 
-def _postgres(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
+def _postgres(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
     statement = _statement(now_sql(conn), after_sql(conn, "g.due_in"))
-    return {row[0] for row in conn.execute(statement, {"rows": records(rows)})}
+    return {row[0]: row[1] for row in conn.execute(statement, {"rows": records(rows)})}
 
 
 @functools.cache
@@ -216,7 +220,7 @@ def _statement(now: str, due: str) -> TextClause:
     return text(_POSTGRES.format(now=now, due=due))
 
 
-def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
+def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
     now = now_sql(conn)
     move = text(f"""
         UPDATE jobs SET status = :status, lease_owner = NULL, lease_until = NULL,
@@ -227,6 +231,7 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
             attempts = attempts - :refund, calls = calls - :uncall, seq = MAX(seq, :seq),
             {", ".join(f"{name} = :{name}" for name in _ERROR)}
         WHERE id = :id AND fence = :fence AND status = 'in_progress'
+        RETURNING answers
     """)
     ledger = text(f"""
         UPDATE attempts SET finished_at = {now}, status_code = :error_status,
@@ -238,7 +243,13 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
         INSERT INTO results (job_id, response, text, provider_id, model)
         VALUES (:id, :response, COALESCE(:answer, ''), :provider_id, :model)
     """)
-    done = [row for row in rows if conn.execute(move, row).rowcount == 1]
+    written: dict[str, int] = {}
+    done = []
+    for row in rows:
+        answers = conn.execute(move, row).scalar()
+        if answers is not None:
+            written[row["id"]] = answers
+            done.append(row)
     called = [row for row in done if not row["uncall"]]
     if called:
         conn.execute(ledger, called)
@@ -250,4 +261,4 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     ]
     if answers:
         conn.execute(stored, answers)
-    return {row["id"] for row in done}
+    return written

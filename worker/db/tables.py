@@ -26,7 +26,6 @@ _TERMINAL_SQL = "('completed', 'failed', 'cancelled', 'expired')"
 _QUEUED = text("status = 'queued'")
 _QUEUED_ALONE = text("status = 'queued' AND batch_id IS NULL")
 _QUEUED_LINE = text("status = 'queued' AND batch_id IS NOT NULL")
-_FINISHED_LINE = text("finished_at IS NOT NULL AND batch_id IS NOT NULL")
 _RUNNING = text("status = 'in_progress'")
 
 jobs = Table(
@@ -58,6 +57,7 @@ jobs = Table(
     Column("batch_id", Id),
     Column("custom_id", Text),
     Column("line", Integer),
+    Column("answers", Integer, nullable=False, server_default="1"),  # lines of the batch that its answer answers
     Column("metadata", RawJSON),
     Column("webhook", Text),
     Column("max_cost_picousd", BigInteger),
@@ -107,15 +107,6 @@ jobs = Table(
         postgresql_where=text("batch_id IS NOT NULL"),
         sqlite_where=text("batch_id IS NOT NULL"),
     ),
-    # For readers that follow a batch's results as they come.
-    Index(
-        "ix_jobs_finished_line",
-        "batch_id",
-        "finished_at",
-        "id",
-        postgresql_where=_FINISHED_LINE,
-        sqlite_where=_FINISHED_LINE,
-    ),
 )
 
 requests = Table(
@@ -159,6 +150,7 @@ attempts = Table(
     Column("total_tokens", BigInteger),
     Column("cost_picousd", BigInteger),  # 1e-12 USD: a provider's credit is 5e-7 USD, and sums stay exact
     Column("cost_source", Text),
+    Column("reserved_picousd", BigInteger),  # set aside in budgets; counts while the claim stands (`budgets`)
     Column("queued_seconds", Double),
     Column("first_token_seconds", Double),
     Column("total_seconds", Double),

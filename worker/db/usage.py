@@ -1,4 +1,4 @@
-"""Usage: tokens and true cost of the calls, by day, model, lane, tenant, batch or a key of the jobs' metadata.
+"""Usage: tokens and true cost of the calls, by day, model, lane, tenant, batch, job or a key of the jobs' metadata.
 
 Every call with tokens or a price counts, those of failed attempts too: they were paid for. Sums are exact, since money
 is stored in whole 1e-12 US dollars. Days are UTC and those of the call's end.
@@ -17,15 +17,25 @@ from sqlalchemy.engine import RowMapping
 
 from api_schemas.errors import FieldProblem
 from worker.db.base import Instant
-from worker.db.clock import is_postgres
+from worker.db.clock import day_sql, is_postgres
 from worker.errors import InvalidRequest
 
-DIMENSIONS = ("day", "model", "lane", "tenant", "batch", "metadata.KEY")
+DIMENSIONS = ("day", "model", "lane", "tenant", "batch", "job", "metadata.KEY")
 _METADATA = "metadata."
-_COLUMNS = {"model": "j.model", "lane": "j.lane", "tenant": "j.tenant", "batch": "j.batch_id"}
+_COLUMNS = {"model": "j.model", "lane": "j.lane", "tenant": "j.tenant", "batch": "j.batch_id", "job": "j.id"}
 _PICO = Decimal(10) ** 12
 #: Groupings at most: beyond that nobody reads the table.
 _MAX_DIMENSIONS = 8
+_COUNTED = (
+    "jobs",
+    "attempts",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "total_tokens",
+    "unpriced",
+)
 
 _SUMS = """
     COUNT(DISTINCT a.job_id) AS jobs, COUNT(*) AS attempts, SUM(a.input_tokens) AS input_tokens,
@@ -57,6 +67,16 @@ class UsageRow:
     def cost_usd(self) -> Decimal:
         """What the calls cost, in US dollars."""
         return self.cost_provider_usd + self.cost_estimated_usd
+
+    def exact(self) -> dict[str, str | int | None]:
+        """The group and the sums, flat; money in US dollars to the last digit."""
+        money = {
+            "cost_usd": self.cost_usd,
+            "cost_provider_usd": self.cost_provider_usd,
+            "cost_estimated_usd": self.cost_estimated_usd,
+        }
+        counts = {name: getattr(self, name) for name in _COUNTED}
+        return {**self.group, **counts, **{name: f"{usd.normalize():f}" for name, usd in money.items()}}
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, the group's beside the sums; money as a number of US dollars."""
@@ -124,8 +144,7 @@ def _expression(conn: Connection, name: str, key: str) -> str:
     if name in _COLUMNS:
         return _COLUMNS[name]
     if name == "day":
-        ended = "COALESCE(a.finished_at, a.started_at)"
-        return f"to_char({ended} AT TIME ZONE 'UTC', 'YYYY-MM-DD')" if is_postgres(conn) else f"substr({ended}, 1, 10)"
+        return day_sql(conn, "COALESCE(a.finished_at, a.started_at)")
     if is_postgres(conn):
         return f"(j.metadata ->> CAST(:{key} AS text))"
     # Not a JSON path, in which a key could say more than its name.

@@ -5,12 +5,15 @@ The text of each is the same for both databases but for the spelling of a divisi
 
 from __future__ import annotations
 
-from worker.db.batch_tables import BATCHES
+from worker.db.batch_tables import BATCH_LINES, BATCHES
+from worker.db.budget_tables import SHUT
 from worker.db.webhook_tables import WEBHOOK_ATTEMPTS_V, WEBHOOK_EVENTS_V
 
-JOBS = """
-    SELECT j.id, j.tenant, j.endpoint, j.model, j.lane, j.status, j.waiting_on, j.attempts, j.created_at, j.due_at,
-        j.started_at, j.finished_at, j.batch_id, j.custom_id, j.idempotency_key, j.metadata, j.error_class,
+JOBS = f"""
+    SELECT j.id, j.tenant, j.endpoint, j.model, j.lane, j.status,
+        CASE WHEN j.status = 'queued' AND j.waiting_on IS NULL AND {SHUT.format(tenant="j.tenant")} THEN 'budget'
+            ELSE j.waiting_on END AS waiting_on, j.attempts, j.created_at, j.due_at, j.started_at,
+        j.finished_at, j.batch_id, j.custom_id, j.idempotency_key, j.metadata, j.error_class,
         j.error_message, j.finish_reason, r.text, j.error_code, j.error_status, j.webhook, j.expires_at, j.line,
         j.cancel_requested_at, j.fence, j.seq
     FROM jobs AS j LEFT JOIN results AS r ON r.job_id = j.id
@@ -46,6 +49,7 @@ def definitions(dialect: str) -> dict[str, str]:
         "cost": f"b.cost_picousd / {dollar}",
         "quoted": f"b.quoted_picousd / {dollar}",
         "most": f"b.max_cost_picousd / {dollar}",
+        "saved": f"b.saved_picousd / {dollar}",
     }
     return {
         "jobs_v": JOBS,
@@ -55,4 +59,5 @@ def definitions(dialect: str) -> dict[str, str]:
         "webhook_events_v": WEBHOOK_EVENTS_V,
         "webhook_attempts_v": WEBHOOK_ATTEMPTS_V,
         "batches_v": BATCHES.format(**money),
+        "batch_lines_v": BATCH_LINES,
     }

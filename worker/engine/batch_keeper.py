@@ -57,17 +57,21 @@ class BatchKeeper:
                 batch_keeping.bound(conn, row.id, most)
 
     def _paced(self, row: BatchRow, now: datetime) -> int | None:
-        seen = self._seen[row.id] = pace.learn(self._seen.get(row.id), row.done, row.call_seconds)
+        seen = self._seen[row.id] = pace.learn(self._seen.get(row.id), row.done - row.copied, row.call_seconds)
         if row.finish_by is None:
             return row.max_in_flight
-        begin = max(now, row.due_at)
-        left = (row.finish_by - begin).total_seconds()
-        if row.daily_window is not None:
-            left = daily.open_seconds(row.daily_window, begin, row.finish_by)
-        wanted = pace.in_flight(row.total - row.done, left, seen.line_seconds)
+        left = _open_seconds(row, max(now, row.due_at), row.finish_by)
+        whole = _open_seconds(row, row.due_at, row.finish_by)
+        wanted = pace.in_flight(row.jobs_left, left, seen.line_seconds, whole_seconds=whole)
         if wanted is None or row.max_in_flight is None:
             return wanted if wanted is not None else row.max_in_flight
         return min(wanted, row.max_in_flight)
+
+
+def _open_seconds(row: BatchRow, begin: datetime, end: datetime) -> float:
+    if row.daily_window is not None:
+        return daily.open_seconds(row.daily_window, begin, end)
+    return (end - begin).total_seconds()
 
 
 def _held(conn: Connection, row: BatchRow, now: datetime) -> str | None:
@@ -77,7 +81,8 @@ def _held(conn: Connection, row: BatchRow, now: datetime) -> str | None:
     if row.daily_window is not None and not daily.is_open(row.daily_window, now):
         return WINDOW
     if row.max_cost_picousd is not None and row.done < row.imported:
-        each = batch_claims.line_picousd(row.cost_picousd, row.completed + row.failed, row.quoted_picousd, row.total)
+        priced, jobs = row.completed + row.failed - row.copied, row.total - row.duplicates
+        each = batch_claims.line_picousd(row.cost_picousd, priced, row.quoted_picousd, jobs)
         if row.max_cost_picousd - row.cost_picousd < max(1, each) and batch_claims.in_flight(conn, row.id) == 0:
             return MAX_COST
     return None

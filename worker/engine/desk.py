@@ -8,6 +8,7 @@ from typing import Protocol
 
 from worker.db.claim import ClaimedJob
 from worker.engine.lookups import Lookups
+from worker.engine.purse import Purse
 from worker.engine.settler import Settler
 from worker.limits.estimate import Estimator
 from worker.limits.gate import Gate
@@ -36,6 +37,7 @@ class Desk:
     publisher: Publisher
     settler: Settler
     prices: Prices
+    purse: Purse
     rng: random.Random
     recall: Recall
     lookups: Lookups

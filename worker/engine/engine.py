@@ -5,7 +5,8 @@ Celery's tasks knock at the thread-safe door (`ring`, `wait_for_room`); everythi
     feeder ──claimed──> run_job ──settled──> live stream, webhooks
     heartbeat · sweeper · control (cancellations) · deliverer · prices · watch (the loop's own pulse)
 
-`drain` stops claiming, lets calls finish for `drain_seconds`, gives the rest back, and returns when all is written.
+`drain` stops claiming, lets calls finish for `drain_seconds`, or until `hurry`, gives the rest back, and returns when all
+is written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -33,7 +35,9 @@ from worker.engine.desk import Desk
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerPulse, HealthServer
 from worker.engine.heartbeat import Heartbeat
+from worker.engine.lasting import lasting
 from worker.engine.lookups import Lookups
+from worker.engine.purse import Purse
 from worker.engine.redis_policy import warn_if_redis_evicts
 from worker.engine.routes import RouteNews
 from worker.engine.settler import Settler
@@ -80,6 +84,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="stockpot-engine", daemon=True)
         self._ready = threading.Event()
         self._drain_asked = asyncio.Event()
+        self._hurry_asked = asyncio.Event()
         self._failed: BaseException | None = None
         self.closing = False
 
@@ -104,6 +109,10 @@ class Engine:
         """Claim no more; calls go on."""
         self.closing = True
         self._tell(lambda: self._feeder.close() if self._feeder is not None else None)
+
+    def hurry(self) -> None:
+        """A drain, under way or to come, shall wait for no call: what runs is given back at once."""
+        self._tell(self._hurry_asked.set)
 
     def drain(self) -> None:
         """Stop claiming, let calls finish, give the rest back; returns when the loop has ended."""
@@ -164,6 +173,7 @@ class Engine:
             on_change=news.changed,
         )
         lookups = Lookups(database, LogBook(upstream, lambda: settings.key), on_due=self._due)
+        prices = Prices()
         desk = Desk(
             settings=settings,
             upstream=upstream,
@@ -171,7 +181,8 @@ class Engine:
             estimator=Estimator(),
             publisher=publisher,
             settler=Settler(database, deliverer.wake),
-            prices=Prices(),
+            prices=prices,
+            purse=Purse(database, prices),
             rng=random.Random(),
             recall=self._recall,
             lookups=lookups,
@@ -183,6 +194,7 @@ class Engine:
             owner=self.owner,
             lease=settings.lease_seconds,
             look_every=settings.sweep_seconds,
+            weights=settings.weights,
         )
         heartbeat = Heartbeat(
             database, self.slots, owner=self.owner, lease=settings.lease_seconds, every=settings.heartbeat_seconds
@@ -194,22 +206,23 @@ class Engine:
             on_over=lambda job: _announce_over(publisher, job),
             on_due=lambda lane, job_id: self._reclaimed(lookups, lane, job_id),
             on_hooks=deliverer.wake,
+            hold=lambda: lookups.hold_seconds,
         )
         health = HealthServer(database, self.consumer, lambda: self.pulse, lambda: self.closing)
         if settings.http_port is not None:
             await health.start(settings.http_port)
         hosted = [await publisher.start(), await gate.start(), *deliverer.start()]
-        lasting: list[Coroutine[Any, Any, None]] = [
-            self._feeder.run(),
-            heartbeat.run(),
-            sweeper.run(),
-            Control(redis_url).listen(self._cancel),
-            self._keep_prices(desk.prices, upstream),
-            self._watch(publisher),
-            self._watch_account(gate),
-            lookups.run(),
+        loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            self._feeder.run,
+            heartbeat.run,
+            sweeper.run,
+            partial(Control(redis_url).listen, self._cancel),
+            partial(self._keep_prices, desk.prices, upstream),
+            partial(self._watch, publisher),
+            partial(self._watch_account, gate),
+            lookups.run,
         ]
-        feeding, *_ = tasks = [asyncio.create_task(one) for one in lasting]
+        feeding, *_ = tasks = [asyncio.create_task(lasting(loop)) for loop in loops]
         for task in (*tasks, *hosted):
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(warn_if_redis_evicts(redis_url)))  # it ends by itself
@@ -233,7 +246,11 @@ class Engine:
 
     async def _finish(self, seconds: float) -> None:
         log.info("drain_started", jobs=len(self.slots), seconds=seconds)
-        if not await self.slots.empty(seconds):
+        finished = asyncio.create_task(self.slots.empty(seconds))
+        hurried = asyncio.create_task(self._hurry_asked.wait())
+        await asyncio.wait({finished, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await _end([finished, hurried])
+        if len(self.slots):
             given_back = self.slots.stop_all(Stop.DRAIN)
             log.info("drain_gives_back", jobs=given_back)
             if not await self.slots.empty(SETTLE_SECONDS):
@@ -313,7 +330,7 @@ class Engine:
         os._exit(70)
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel until all have ended: a cancellation that meets an answer inside a client may be swallowed there."""
     while running := [task for task in tasks if not task.done()]:
         for task in running:

@@ -5,7 +5,7 @@ A job whose call ended `ambiguous` goes back to the queue with a due time some s
 counts against the job's `max_cost_usd`; then the job is due at once. If the look-up does not come about (the worker
 dies, the log does not answer, too many calls to search), the job becomes due by itself, and `stockpot reconcile` marks
 the attempt later. The job is tried again in any case: an answer that was lost cannot be asked for. A call that was lost with its
-worker is looked up too, yet its job does not wait for it: it has waited for a lease to run out.
+worker is looked up too, by whoever sweeps; its job waits for that a few seconds only, since it has waited for a lease.
 """
 
 from __future__ import annotations

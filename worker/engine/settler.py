@@ -19,7 +19,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlche
 
 from worker import metrics
 from worker.crash import crashpoint
-from worker.db import outbox
+from worker.db import budgets, outbox
 from worker.db.batches import tallies
 from worker.db.settle import Settlement, already, write
 from worker.engine.database import DatabaseThreads
@@ -122,11 +122,14 @@ class Settler:
         _pass("settle.before", slice_)
         settlements = [settlement for settlement, _ in slice_]
         now = write(conn, settlements)
-        written = now | already(conn, [one for one in settlements if one.job_id not in now])
+        written = set(now) | already(conn, [one for one in settlements if one.job_id not in now])
         told = [settled for settlement, settled in slice_ if settled is not None and settlement.job_id in written]
         rows = self._subscriptions.rows(conn, told)
         rows += count_lines(conn, tallies(settlements, now), self._subscriptions)
         outbox.enqueue(conn, rows)
+        budgets.charge(
+            conn, [(s.job_id, s.attempt) for s in settlements if s.budgeted and s.cost_usd and s.job_id in now]
+        )
         _pass("settle.written", slice_)
         return written, len(rows)
 

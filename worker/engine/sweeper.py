@@ -3,6 +3,7 @@
     expired leases      back to `queued`, or over, as policy says
     expired jobs        over
     batches             what their rows ask for (`batch_keeper`)
+    budgets             open again when there is money
 
 There is no beat process: every worker runs this loop, and a row in the database elects the one that works. It rings
 nobody: every worker with free slots looks for due jobs by itself (`feeder`).
@@ -20,7 +21,7 @@ from sqlalchemy import Connection
 from api_schemas.errors import JobError
 from worker import metrics
 from worker.crash import crashpoint
-from worker.db import leases, outbox
+from worker.db import budgets, leases, outbox
 from worker.db.batches import Tally
 from worker.db.leases import Reclaimed
 from worker.engine.batch_keeper import BatchKeeper
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 NAME = "sweeper"
 #: The election lasts this many sweeps: one missed beat does not unseat, a dead leader is followed within seconds.
 TERM_SWEEPS = 3
+#: A job whose call was lost with its worker waits so long at most for the look-up: it has waited for its lease already.
+LOST_HOLD_SECONDS = 3.0
 
 
 class Sweeper:
@@ -48,14 +51,19 @@ class Sweeper:
         on_over: Callable[[Reclaimed], None],
         on_due: Callable[[str, str], None],
         on_hooks: Callable[[], None],
+        hold: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`on_over` is told of each job that ended here, `on_due` of lane and id of each to be claimed again."""
+        """`on_over` is told of each job that ended here, `on_due` of lane and id of each to be claimed again.
+
+        `hold` is asked for how many seconds a job may wait until its lost call is looked up.
+        """
         self._database = database
         self._owner = owner
         self._every = every
         self._on_over = on_over
         self._on_due = on_due
         self._on_hooks = on_hooks
+        self._hold = hold
         self._subscriptions = Subscriptions()
         self._keeper = BatchKeeper()
         self.elected = False
@@ -79,6 +87,7 @@ class Sweeper:
             pass
         if elected:
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
+            await self._database.try_write(budgets.tend, None, "budgets_delayed")
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Reclaimed], int] = ([], 0)
@@ -96,7 +105,7 @@ class Sweeper:
         return bool(swept)
 
     def _transaction(self, conn: Connection) -> tuple[list[Reclaimed], int]:
-        swept = leases.reclaim(conn) + leases.expire(conn)
+        swept = leases.reclaim(conn, hold=min(self._hold(), LOST_HOLD_SECONDS)) + leases.expire(conn)
         rows = self._subscriptions.rows(conn, [_told(job) for job in swept if job.status != "queued"])
         rows += count_lines(conn, _counted(swept), self._subscriptions)
         outbox.enqueue(conn, rows)
@@ -110,7 +119,7 @@ def _counted(swept: Sequence[Reclaimed]) -> dict[str, Tally]:
     counted: dict[str, Tally] = {}
     for job in swept:
         if job.batch_id is not None and job.status != "queued":
-            counted.setdefault(job.batch_id, Tally()).end(job.status)
+            counted.setdefault(job.batch_id, Tally()).end(job.status, job.job_id, job.answers)
     return counted
 
 

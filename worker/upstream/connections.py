@@ -12,6 +12,7 @@ from contextvars import ContextVar
 
 import aiohttp
 
+from worker.errors import out_of_files
 from worker.upstream.outcome import Kind
 
 KEEPALIVE_SECONDS = 15.0
@@ -85,11 +86,16 @@ def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, s
         return Kind.NOT_SENT, "connection_lost", "the connection was lost before the whole request was sent"
     if sent:
         return Kind.AMBIGUOUS, "connection_lost", "the connection broke after the request was sent"
+    if out_of_files(error):
+        return Kind.NOT_SENT, NO_FILES, "this worker may open no more files"
     for kind, code, words in _NOT_SENT:
         if isinstance(root, kind):
             return Kind.NOT_SENT, code, words
     return Kind.NOT_SENT, "connect_failed", "the upstream cannot be reached"
 
+
+#: The error code of a call for which this process had no file descriptor left: that says nothing about the upstream.
+NO_FILES = "no_file_descriptors"
 
 #: Most telling first: a certificate error is also a connector error.
 _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (

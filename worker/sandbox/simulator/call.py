@@ -155,7 +155,7 @@ class Call:
     def _account_row(self, account: Account, now: float, *, billed: bool, tokens: tuple[int, int], charge: int) -> None:
         landed = now + self.state.config.charge_lag
         row = Row(
-            created=now,
+            created=now - (time.monotonic() - self.started),
             landed=landed,
             number=self.number,
             model=self.model,

@@ -56,7 +56,7 @@ def logs(state: State, request: web.Request) -> web.Response:
     models = set(request.query.getall("model", []))
     rows = [
         row
-        for row in reversed(account.rows)
+        for row in sorted(account.rows, key=lambda row: (row.created, row.number), reverse=True)
         if start <= row.created <= end
         and (not models or models & {row.model, row.model.rpartition("/")[2]})
         and (not statuses or _status(row) in statuses)
