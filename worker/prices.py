@@ -133,11 +133,14 @@ class Prices:
 def asked_output(request: str) -> int | None:
     """The tokens that a request body (JSON) allows its answers to have together; None without such a bound."""
     body = jsontext.loads(request)
-    if not isinstance(body, dict):
-        return None
-    bound = next((body[name] for name in _BOUNDS if type(body.get(name)) is int and body[name] > 0), None)
+    return (output_bound(body) or None) if isinstance(body, dict) else None
+
+
+def output_bound(body: dict[str, Any]) -> int:
+    """The same of a body that is read already; 0 without a bound."""
+    bound: int = next((body[name] for name in _BOUNDS if type(body.get(name)) is int and body[name] > 0), 0)
     choices = body.get("n")
-    return bound if bound is None or type(choices) is not int or choices < 1 else bound * choices
+    return bound * choices if type(choices) is int and choices > 1 else bound
 
 
 def _price(entry: dict[str, Any]) -> Price | None:

@@ -6,12 +6,12 @@ import hashlib
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from api_schemas import jsontext
 from api_schemas.batch import BatchLine, BatchProblem
 from worker.bulk.reading import BatchFile
 from worker.bulk.repeats import Repeats
+from worker.prices import output_bound
 
 #: How often progress is told, in lines.
 TELL_EVERY = 2_000
@@ -112,7 +112,7 @@ def survey(
         line = read(raw, number, max_bytes=max_line_bytes)
         if isinstance(line, BatchLine):
             ids.add(line.custom_id.encode(), number)
-            model, bound = str(line.body["model"]), _bound(line.body)
+            model, bound = str(line.body["model"]), output_bound(line.body)
             asked = models.get(model)
             if asked is None:
                 found.endpoint = found.endpoint or line.endpoint
@@ -183,15 +183,3 @@ def _called_once(models: dict[str, Asked], saved: dict[str, Asked]) -> None:
         asked.body_bytes -= less.body_bytes
         asked.bounded -= less.bounded
         asked.output_bound -= less.output_bound
-
-
-#: Where a body says how many tokens it wants at most.
-_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-
-
-def _bound(body: dict[str, Any]) -> int:
-    for name in _BOUNDS:
-        value = body.get(name)
-        if type(value) is int and value > 0:
-            return value
-    return 0

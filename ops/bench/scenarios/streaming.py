@@ -19,6 +19,8 @@ SIZES = ((200, 20), (1_000, 100), (2_000, 200), (5_000, 500))
 #: The naive peers saturate two cores at about 2,000 chunks/s: they get what they can carry, for the CPU per chunk.
 NAIVE_INTERVAL_MS = 100
 NAIVE_STREAMS = 100
+#: Their cost per chunk does not depend on how long it lasts.
+NAIVE_SECONDS = 5.0
 #: Rates offered to one process, in chunks/s, on 1,000 streams, until the lag's p99 passes a second.
 RATES = (10_000, 15_000, 20_000, 25_000, 30_000)
 RATE_STREAMS = 1_000
@@ -33,17 +35,18 @@ def _work(count: int, seconds: float, interval_ms: int) -> tuple[Work, int]:
 
 def measure(rig: Rig, options: Options) -> Iterator[Record]:
     """Rounds over all contenders and sizes, contenders alternating within each round."""
-    every: list[tuple[Callable[[], Contender], int, int]] = []
+    seconds, short = options.stream_seconds, min(NAIVE_SECONDS, options.stream_seconds)
+    every: list[tuple[Callable[[], Contender], int, int, float]] = []
     for count, interval in SIZES[: options.sizes]:
-        every.append((lambda: bare(rig), count, interval))
-        every.append((lambda: StockpotContender(rig), count, interval))
-    every.append((lambda: StockpotContender(rig, "sqlite"), 1_000, 100))
-    every.append((lambda: Naive(rig, "threads"), NAIVE_STREAMS, NAIVE_INTERVAL_MS))
-    every.append((lambda: Naive(rig, "prefork"), PREFORK_SLOTS, NAIVE_INTERVAL_MS))
-    every.append((lambda: sdk_threads(rig), NAIVE_STREAMS, NAIVE_INTERVAL_MS))
+        every.append((lambda: bare(rig), count, interval, seconds))
+        every.append((lambda: StockpotContender(rig), count, interval, seconds))
+    every.append((lambda: StockpotContender(rig, "sqlite"), 1_000, 100, seconds))
+    every.append((lambda: Naive(rig, "threads"), NAIVE_STREAMS, NAIVE_INTERVAL_MS, short))
+    every.append((lambda: Naive(rig, "prefork"), PREFORK_SLOTS, NAIVE_INTERVAL_MS, short))
+    every.append((lambda: sdk_threads(rig), NAIVE_STREAMS, NAIVE_INTERVAL_MS, short))
     for turn in range(options.runs):
-        for make, count, interval in every:
-            work, chunks = _work(count, options.stream_seconds, interval)
+        for make, count, interval, lasting in every:
+            work, chunks = _work(count, lasting, interval)
             contender = make()
             if options.wants(contender.name):
                 yield {"scenario": "streaming", "round": turn, **attempt(streams, rig, contender, work, chunks)}
