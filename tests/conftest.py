@@ -27,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
     scrub()
     leftovers.adopt_orphans()
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A script's shell starts what it puts into the background so, and children would inherit their deafness.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -105,6 +105,7 @@ class Loop:
     def __init__(self) -> None:
         self._exit = contextlib.ExitStack()
         self._portal: BlockingPortal = self._exit.enter_context(start_blocking_portal())
+        self._open: set[AsyncGenerator[Any]] = set()
 
     def call(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run a coroutine function to its end; an interrupt (Ctrl-C, a signal) ends it first and is then raised."""
@@ -119,6 +120,7 @@ class Loop:
 
     def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
         """Iterate over an asynchronous generator; leaving the loop closes it."""
+        self._open.add(events)
         try:
             while True:
                 try:
@@ -126,8 +128,19 @@ class Loop:
                 except StopAsyncIteration:
                     return
         finally:
+            self._end(events)
+
+    def _end(self, events: AsyncGenerator[Any]) -> None:
+        if events in self._open:
+            self._open.discard(events)
             self.call(events.aclose)
 
     def close(self) -> None:
-        """End the loop."""
+        """End the loop.
+
+        What is still iterated over (by a frame that an exception's traceback keeps alive) is closed first, from the outside
+        in: asyncio would close it together with the generators inside it, each in the other's way.
+        """
+        for events in list(self._open):
+            self._end(events)
         self._exit.close()

@@ -292,9 +292,11 @@ class AsyncStockpot:
         """As `Stockpot.usage`."""
         return await to_thread.run_sync(lambda: self._blocking.usage(by=by, since=since))
 
-    async def batch_lines(self, batch: str, **options: Any) -> AsyncIterator[ResultLine]:
+    async def batch_lines(
+        self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED
+    ) -> AsyncIterator[ResultLine]:
         """As `Stockpot.batch_lines`."""
-        lines = self._blocking.batch_lines(batch, **options)
+        lines = self._blocking.batch_lines(batch, offset=offset, follow=follow, order=order)
         while (line := await to_thread.run_sync(next, lines, None, abandon_on_cancel=True)) is not None:
             yield line
 

@@ -83,6 +83,20 @@ def test_leaving_the_events_early_is_fine(place: Workplace, pot: Stockpot) -> No
     assert pot.wait(job.id, timeout=60).status == "completed"
 
 
+def test_a_producer_closed_in_the_middle_of_an_iteration_closes_it_quietly(
+    place: Workplace, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ctrl-C does: the traceback keeps the reader's frame alive while the producer is closed, and it ends later."""
+    place.start()
+    with Stockpot(place.settings) as pot:
+        job = pot.submit(chat("hi", model="m@sim:slow=100", stream=True))
+        events = pot.events(job.id)
+        assert next(events)["type"] == "job.started"
+    events.close()  # type: ignore[attr-defined]  # it is a generator
+    assert caplog.text == ""
+    assert capsys.readouterr().err == ""
+
+
 def test_waiting_gives_up_and_the_job_goes_on(place: Workplace, pot: Stockpot) -> None:
     """The error says so; a later wait has the answer."""
     job = pot.submit(chat("hi", model="m@sim:ok"))
