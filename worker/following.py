@@ -7,9 +7,9 @@ import concurrent.futures
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from worker import embedded
@@ -105,7 +105,7 @@ class Loop:
     def __init__(self) -> None:
         self._exit = contextlib.ExitStack()
         self._portal: BlockingPortal = self._exit.enter_context(start_blocking_portal())
-        self._open: set[AsyncGenerator[Any]] = set()
+        self._open: set[_Iteration[Any]] = set()
 
     def call(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run a coroutine function to its end; an interrupt (Ctrl-C, a signal) ends it first and is then raised."""
@@ -120,27 +120,53 @@ class Loop:
 
     def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
         """Iterate over an asynchronous generator; leaving the loop closes it."""
-        self._open.add(events)
+        iteration = _Iteration(events)
+        self._open.add(iteration)
         try:
             while True:
                 try:
-                    yield self.call(events.__anext__)
+                    yield self.call(iteration.step)
                 except StopAsyncIteration:
                     return
         finally:
-            self._end(events)
+            self._end(iteration)
 
-    def _end(self, events: AsyncGenerator[Any]) -> None:
-        if events in self._open:
-            self._open.discard(events)
-            self.call(events.aclose)
+    def _end(self, iteration: _Iteration[Any]) -> None:
+        if iteration in self._open:
+            self._open.discard(iteration)
+            self.call(iteration.end)
 
     def close(self) -> None:
-        """End the loop.
+        """End the loop. What is still iterated over, by another thread or by a frame that a traceback keeps, ends first."""
+        try:
+            for iteration in list(self._open):
+                self._end(iteration)
+        finally:
+            self._exit.close()
 
-        What is still iterated over (by a frame that an exception's traceback keeps alive) is closed first, from the outside
-        in: asyncio would close it together with the generators inside it, each in the other's way.
-        """
-        for events in list(self._open):
-            self._end(events)
-        self._exit.close()
+
+class _Iteration(Generic[T]):
+    """An asynchronous generator that threads step through and end.
+
+    Python allows one of the two at a time, and a step that was cancelled takes a while to give up. An end that comes in
+    the middle of a step cuts it off and waits for it.
+    """
+
+    def __init__(self, events: AsyncGenerator[T]) -> None:
+        self._events = events
+        self._turn = asyncio.Lock()
+        self._under_way: CancelScope | None = None
+
+    async def step(self) -> T:
+        """The next event. Raises StopAsyncIteration behind the last one, and when the iteration is ended meanwhile."""
+        async with self._turn:
+            with CancelScope() as self._under_way:
+                return await anext(self._events)
+        raise StopAsyncIteration
+
+    async def end(self) -> None:
+        """Close the generator."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+        async with self._turn:
+            await self._events.aclose()

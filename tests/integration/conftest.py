@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.batch_factories import submit, write_file
 from tests.factories import opened
 from tests.rig.deliveries import SECRET
 from tests.rig.hookd import HookReceiver
 from tests.rig.receipts import unverified
+from worker.db.batches import BatchRow
 from worker.db.connect import Database
 from worker.webhooks.secrets import Vault
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A fresh database of each kind, with the tables."""
-    with opened(database_url) as database:
+    """A fresh database of each kind, with the tables. Its Redis is nowhere: what is told to it is lost, and must not matter."""
+    with opened(database_url, redis_url="redis://127.0.0.1:1/0") as database:
         yield database
+
+
+@pytest.fixture
+def batch(database: Database, tmp_path: Path) -> BatchRow:
+    """A batch of ten lines, `r-1` to `r-10`, imported."""
+    return submit(database, write_file(tmp_path / "in.jsonl", 10))[0]
 
 
 @pytest.fixture

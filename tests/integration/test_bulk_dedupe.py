@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.factories import chat, lease_run_out, opened, rows
-from tests.integration.test_bulk_import import submit
-from tests.integration.test_bulk_lines import again, claimed, end, export, over
+from tests.batch_factories import ANSWER, DEDUPE, again, claimed, end, export, over, submit, write_asked
+from tests.factories import lease_run_out, rows
 from worker.bulk import control, importing
 from worker.bulk.importing import Options
 from worker.db import batch_claims, batch_import, batches, leases
@@ -27,28 +24,8 @@ from worker.telling import told_of_cancel
 from worker.webhooks.batch_ends import count_lines
 from worker.webhooks.subscriptions import Subscriptions
 
-ANSWER = '{"id": "gen", "choices": []}'
 #: What the lines ask, in the order of the file: three requests, one of them five times.
 ASKED = ["a", "b", "a", "c", "a", "b", "a", "a"]
-DEDUPE = Options(dedupe=True)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url, redis_url="redis://127.0.0.1:1/0") as database:
-        yield database
-
-
-def write_asked(path: Path, asked: list[str]) -> Path:
-    """A file whose nth line `r-n` asks what `asked` says; equal requests are written with other spaces and key orders."""
-    with path.open("w") as file:
-        for number, one in enumerate(asked, 1):
-            body = chat(one, temperature=0.5)
-            if number % 2:
-                body = dict(reversed(body.items()))
-            line = {"custom_id": f"r-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-            file.write(json.dumps(line, indent=None if number % 3 else 0).replace("\n", " ") + "\n")
-    return path
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.batch_factories import LONGEST, submit, write_file
 from tests.factories import chat, rows
 from worker.bulk import importing
 from worker.bulk.importing import Options, Quoted, When
@@ -16,35 +17,8 @@ from worker.bulk.reading import BatchFile, FileChanged
 from worker.bulk.survey import survey
 from worker.db import batch_import, batches
 from worker.db.batch_import import ImportLine
-from worker.db.batches import BatchRow
 from worker.db.connect import Database
 from worker.errors import NotAllowed
-
-LONGEST = 1024 * 1024
-
-
-def write_file(path: Path, lines: int, **body: Any) -> Path:
-    """A batch file whose custom ids and prompts say which line they are."""
-    with path.open("w") as file:
-        for number in range(1, lines + 1):
-            made = chat(f"prompt {number}", **body)
-            line = {"custom_id": f"r-{number}", "method": "POST", "url": "/v1/chat/completions", "body": made}
-            file.write(json.dumps(line) + "\n")
-    return path
-
-
-def submit(database: Database, path: Path, options: Options | None = None, **how: Any) -> tuple[BatchRow, bool]:
-    """Survey and import a file, as the command does."""
-    with BatchFile(str(path), home=path.parent) as file:
-        options = options or Options()
-        dedupe = bool(options.dedupe)
-        found = survey(
-            file, max_line_bytes=LONGEST, on_problem=lambda problem: pytest.fail(problem.message), dedupe=dedupe
-        )
-        batch, created = importing.begin(database, file.name, found, options, Quoted(), **how)
-        if batch.imported < batch.total:
-            importing.import_lines(database, batch, file, found, max_line_bytes=LONGEST)
-    return database.read(lambda conn: batches.get(conn, batch.id, tenant=None)), created
 
 
 def lines_of(database: Database, batch: str) -> list[tuple[int, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -11,64 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.factories import USAGE, lease_run_out, opened, rows, settlement, sql, time_is_up
-from tests.integration.test_bulk_import import submit, write_file
-from worker.bulk import control, results
+from tests.batch_factories import again, claimed, end, export, finished, over, submit, write_file
+from tests.factories import lease_run_out, rows, sql, time_is_up
+from worker.bulk import control
 from worker.bulk.importing import Options
-from worker.bulk.result_files import Files
 from worker.db import batch_changes, batch_claims, batches, cancel, claim, leases, settle
 from worker.db.batch_claims import OpenBatch
 from worker.db.batches import BatchRow, Tally
-from worker.db.claim import ClaimedJob
 from worker.db.connect import Database
-from worker.db.settle import Settlement
 from worker.engine.batch_keeper import BatchKeeper
 from worker.errors import NotAllowed, NotFound
 from worker.webhooks.batch_ends import count_lines
 from worker.webhooks.subscriptions import Subscriptions
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    # Nobody listens there: what is told to Redis is lost, and the database knows.
-    with opened(database_url, redis_url="redis://127.0.0.1:1/0") as database:
-        yield database
-
-
-@pytest.fixture
-def batch(database: Database, tmp_path: Path) -> BatchRow:
-    """A batch of ten lines."""
-    return submit(database, write_file(tmp_path / "in.jsonl", 10))[0]
-
-
-def claimed(database: Database, batch: str, limit: int = 100) -> list[ClaimedJob]:
-    """Claim what the batch admits, as the feeder does."""
-    found = [one for one in database.read(batch_claims.open_batches) if one.id == batch]
-    if not found:
-        return []
-    return database.write(lambda conn: batch_claims.claim_lines(conn, found[0], limit, owner="w", lease=30, held=[]))
-
-
-def end(database: Database, *settlements: Settlement) -> None:
-    """Write settlements as the settler does."""
-
-    def write(conn: Any) -> None:
-        written = settle.write(conn, settlements)
-        count_lines(conn, batches.tallies(settlements, written), Subscriptions())
-
-    database.write(write)
-
-
-def over(job: ClaimedJob, status: str = "completed", **fields: Any) -> Settlement:
-    made = {"usage": USAGE, "cost_usd": Decimal("0.01"), "cost_source": "provider", "total_seconds": 2.0} | fields
-    return replace(
-        settlement(job, status=status, outcome="completed" if status == "completed" else "terminal", **made),
-        batch_id=job.batch_id,
-    )
-
-
-def again(database: Database, batch: str) -> BatchRow:
-    return database.read(lambda conn: batches.get(conn, batch, tenant=None))
 
 
 def kept(database: Database) -> None:
@@ -300,49 +253,6 @@ def test_another_tenant_has_no_such_batch(database: Database, batch: BatchRow) -
     with pytest.raises(NotFound):
         control.cancel(database, batch.id, tenant="other", abort=True)
     assert again(database, batch.id).status == "in_progress"
-
-
-def export(database: Database, batch: str, out: Path, *, follow: bool = False) -> tuple[list[Any], list[Any]]:
-    with Files(str(out), None, grows=follow) as files:
-        (results.write_on if follow else results.export)(database, batch, files)
-    files.remove_stale_errors()
-    errors = out.with_name(f"{out.stem}.errors{out.suffix}")
-    return [
-        [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [] for path in (out, errors)
-    ]  # type: ignore[return-value]
-
-
-def finished(database: Database, batch: BatchRow) -> list[ClaimedJob]:
-    """End a batch of ten in every way there is."""
-    jobs = claimed(database, batch.id, 8)
-    answer = '{"id": "gen", "choices": [{"message": {"content": "a\\nb"}}]}'
-    end(
-        database,
-        over(jobs[4], response=answer, error_status=200, request_id="req-5"),
-        over(jobs[0], response=answer, error_status=200),
-        over(
-            jobs[1],
-            "failed",
-            error_class="invalid_request",
-            error_status=400,
-            error_body='{"error": {"message": "no"}}',
-        ),
-        over(jobs[2], "failed", error_class="upstream", error_status=502, error_body="<html>bad gateway</html>"),
-        over(jobs[3], "failed", error_class="truncated", error_message="the stream broke"),
-        *(over(job, response=answer, error_status=200) for job in jobs[5:8]),
-    )
-    [ninth] = rows(database, "SELECT id FROM jobs WHERE line = 9")
-    time_is_up(database, ninth["id"])
-
-    def sweep(conn: Any) -> None:
-        expired = leases.expire(conn)
-        tally = Tally()
-        for one in expired:
-            tally.end(one.status, one.job_id, one.answers)
-        count_lines(conn, {batch.id: tally}, Subscriptions())
-
-    database.write(sweep)
-    return jobs
 
 
 @pytest.mark.parametrize("follow", [False, True])

@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
-from tests.factories import opened
-from tests.integration.test_bulk_dedupe import ANSWER, DEDUPE, write_asked
-from tests.integration.test_bulk_import import submit, write_file
-from tests.integration.test_bulk_lines import claimed, end, finished, over
+from tests.batch_factories import ANSWER, DEDUPE, claimed, end, finished, over, submit, write_asked, write_file
 from tests.rig.waiting import eventually
 from worker.bulk import control, importing, results
 from worker.bulk.result_files import Files
@@ -24,18 +20,6 @@ from worker.db import batch_export, batch_import, batches
 from worker.db.batches import BatchRow
 from worker.db.connect import Database
 from worker.producer import Stockpot
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url, redis_url="redis://127.0.0.1:1/0") as database:
-        yield database
-
-
-@pytest.fixture
-def batch(database: Database, tmp_path: Path) -> BatchRow:
-    """Ten lines."""
-    return submit(database, write_file(tmp_path / "in.jsonl", 10))[0]
 
 
 def read(database: Database, batch: str, offset: int = 0, order: Order = Order.ENDED) -> list[tuple[int, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from decimal import Decimal
@@ -33,12 +32,6 @@ from worker.db.settle import PICO, Settlement, write
 from worker.db.turns import Turns
 
 DOLLAR = int(PICO)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def put(database: Database, dollars: float, tenant: str = "default", period: str = "day") -> None:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from api_schemas.jobs import parse_job
-from tests.factories import attempt_rows, chat, claimed, opened, rows, settled, settlement, sql, submitted
+from tests.factories import attempt_rows, chat, claimed, rows, settled, settlement, sql, submitted
 from tests.fakes import Provider, workplace
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
@@ -69,12 +69,6 @@ class _Charges:
         if cursor == "stale":
             raise StaleCursor
         yield ChargePage(self._books.charged, None)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def called(database: Database, outcome: str, **fields: Any) -> str:

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.limits import keys, limiter, lua
 from worker.limits.breaker import PROBE_MS
-from worker.limits.limiter import Ask, Limiter, RouteState
+from worker.limits.limiter import Ask, Limiter
 from worker.limits.route import Route
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class VirtualRedis:
 
 
 class _VirtualLimiter(Limiter):
-    """The limiter's verbs on a virtual Redis; what people ask for (`states`) is left out."""
+    """The limiter's verbs on a virtual Redis, those that a gate uses."""
 
     def __init__(self, at: VirtualRedis, permit_ttl: float) -> None:
         self.at, self.permit_ttl = at, permit_ttl
@@ -132,8 +132,4 @@ class _VirtualLimiter(Limiter):
         await self.at.ask(lambda pipeline: pipeline.zrem(keys.WORKERS, worker))
 
     async def register(self, route: Route) -> None:
-        """See `Limiter`."""
-
-    async def states(self) -> list[RouteState]:
-        """Not needed here."""
-        raise NotImplementedError
+        """Nobody lists the routes of a virtual Redis."""

@@ -121,7 +121,7 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
         bounded_by=bounded_by,
         in_flight=in_flight,
         call_seconds=work / lines if lines else 0.0,
-        notes=_notes(models),
+        notes=_notes(models, market, settings),
         copies=found.duplicates,
         saved_tokens=sum(one.tokens for one in saved),
         saved_usd=_sum([one.cost_usd for one in saved]),
@@ -145,13 +145,15 @@ def _model(name: str, asked: Asked, market: Market) -> ModelQuote:
     return ModelQuote(name, asked.lines, given, output, free, cost, market.seconds.get(name))
 
 
-def _notes(models: list[ModelQuote]) -> list[str]:
+def _notes(models: list[ModelQuote], market: Market, settings: Settings) -> list[str]:
     notes = []
     unbounded = sum(one.unbounded for one in models)
     if unbounded:
         notes.append(f"{unbounded:,} lines set no max_tokens: their answers are taken to have 512 tokens each")
     unpriced = [one.model for one in models if one.cost_usd is None]
-    if unpriced:
+    if unpriced and not len(market.prices):
+        notes.append(f"{settings.upstream_url} (STOCKPOT_UPSTREAM_URL) gave no price list: the cost is not known")
+    elif unpriced:
         notes.append(f"no price known for {', '.join(unpriced[:5])}{' and others' if len(unpriced) > 5 else ''}")
     if any(one.seconds_per_call is None for one in models):
         notes.append(f"nobody has measured how long an answer takes: taken as {UNMEASURED_SECONDS:g} s")

@@ -64,12 +64,22 @@ class Purse:
         try:
             while self._waiting:
                 slice_, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
-                refused = await self._ask([ask for ask, fits in slice_ if not fits.done()])
-                for ask, fits in slice_:
-                    if not fits.done():
-                        fits.set_result(ask.job_id not in refused)
+                await self._answer(slice_)
         finally:
             self._asker = None
+
+    async def _answer(self, slice_: Sequence[tuple[Ask, asyncio.Future[bool]]]) -> None:
+        """Tell each call of a slice whether it fits; what goes wrong beside the database is raised where it is awaited."""
+        try:
+            refused = await self._ask([ask for ask, fits in slice_ if not fits.done()])
+        except Exception as error:  # noqa: BLE001 -- handed to those who wait for it, who must not wait for ever
+            for _, fits in slice_:
+                if not fits.done():
+                    fits.set_exception(error)
+            return
+        for ask, fits in slice_:
+            if not fits.done():
+                fits.set_result(ask.job_id not in refused)
 
     async def _ask(self, asks: Sequence[Ask]) -> set[str]:
         """Ask for a slice, for as long as it takes: a call that nobody has set money aside for is not made."""

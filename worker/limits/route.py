@@ -62,6 +62,11 @@ class Limits:
         """Whether each call must be counted against a minute."""
         return self.rpm is not None or self.tpm is not None
 
+    def for_script(self) -> dict[str, int]:
+        """As the script `SYNC` takes them: only those that there are."""
+        given = {"c": self.concurrency, "r": self.rpm, "t": self.tpm}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:

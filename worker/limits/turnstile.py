@@ -17,11 +17,11 @@ from typing import Any
 
 import orjson
 
-from worker.limits.breaker import Breaker
+from worker.limits.alone import Alone
 from worker.limits.lateness import Lateness, OtherClock
 from worker.limits.learned import MIN_WINDOW, RAMP_WINDOW, known, start
 from worker.limits.limiter import Reply
-from worker.limits.minute import BUCKET_MS, Minute
+from worker.limits.minute import BUCKET_MS
 from worker.limits.permit import Ended, Held, Permit, WaitingOn
 from worker.limits.route import Limits, Route, Scope
 
@@ -90,9 +90,8 @@ class Turnstile:
         self._back: dict[int, list[int]] = {}
         self._sent: tuple[dict[str, int], dict[int, list[int]]] = ({}, {})
         self._clock, self._late = OtherClock(), Lateness()
-        self._minutes: list[tuple[WaitingOn, Minute]] = []
-        self.alone = False
-        self._breaker = Breaker()
+        self.alone = False  # Redis is away
+        self._own = Alone(self._all, rng)
 
     # ── admission ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,12 +177,10 @@ class Turnstile:
         if self.rated:
             self._true_up(permit, ended, now)
         if self.alone:
-            self._end_alone(permit, ended, now)
-        if not self.alone:
+            self._own.end(ended, now, probe=permit.probe == "alone")
+        else:
             # The fleet's window closes once a second; a worker whose calls all fail at once does not wait for it.
-            failing = (ended.ok or ended.bad) and self._breaker.count(int(ended.ok), int(ended.bad), now * 1_000)
-            if failing:
-                self._breaker = Breaker()
+            failing = self._own.failing(ended, now)
             if failing or permit.probe or ended.kind == "account" or ended.maintenance:
                 self._tell(self, permit, ended, failing)
         if ended.kind == "busy":
@@ -261,7 +258,7 @@ class Turnstile:
             "use": self.in_use,
             "want": want,
             "costs": [waiter.tokens for waiter in self._asked],
-            "scopes": [_numbers(limits) for limits in self._all],
+            "scopes": [limits.for_script() for limits in self._all],
             "back": [[bucket, *amounts] for bucket, amounts in back.items()],
             "seen": seen,
             "known": self.known,
@@ -327,7 +324,7 @@ class Turnstile:
             waiter.future.set_result(permit)
             granted, tokens = granted + 1, tokens + waiter.tokens
         if granted:
-            self._note_alone(granted, tokens, now)
+            self._own.note(granted, tokens, now)
         while self.waiting and self.waiting[0].future.done():
             self.waiting.popleft()
         self._asked = []
@@ -382,70 +379,22 @@ class Turnstile:
         """Redis is away: keep this worker's share of what was last known. Called again, it serves who waits."""
         if not self.alone:
             self.alone = True
-            self._breaker = Breaker()
             share = max(1, workers, self.holders)
             self.hold = max(1, self.known // share)
-            for _, minute in self._kept_minutes():
-                minute.limit = max(1, minute.limit // share)
+            self._own.begin(share)
         self._pass_on(now)
         if self.waiting:
-            why, wait = self._why_alone(self.waiting[0].tokens, now)
+            why, wait = self._own.wait(self.waiting[0].tokens, now)
             self._turn_away(why, wait, now)
             self.due = now + min(QUIET_SECONDS, max(wait, HUNGRY_SECONDS))
         else:
             self.due = now + QUIET_SECONDS
 
-    def _kept_minutes(self) -> list[tuple[WaitingOn, Minute]]:
-        limits: list[tuple[WaitingOn, int | None]] = []
-        for each in self._all:
-            limits += [("rpm", each.rpm), ("tpm", each.tpm)]
-        wanted = [(name, limit) for name, limit in limits if limit is not None]
-        if not self._minutes:
-            self._minutes = [(name, Minute(limit)) for name, limit in wanted]
-        for (_, minute), (_, limit) in zip(self._minutes, wanted, strict=True):
-            minute.limit = limit
-        return self._minutes
-
-    def _note_alone(self, calls: int, tokens: int, now: float) -> None:
-        """Remember what this worker spent, so that its share is not spent twice when Redis goes."""
-        for name, minute in self._minutes or self._kept_minutes():
-            minute.take(calls if name == "rpm" else tokens, now * 1_000)
-
-    def _why_alone(self, tokens: int, now: float) -> tuple[str, float]:
-        closed = self._breaker.wait(now * 1_000)
-        if closed:
-            return "paused", closed / 1_000
-        for name, minute in self._minutes:
-            late = minute.wait(1 if name == "rpm" else tokens, now * 1_000)
-            if late:
-                return name, late / 1_000
-        return "concurrency", 0.0
-
     def _admit_alone(self, tokens: int, now: float) -> Permit | None:
-        if self._why_alone(tokens, now)[1] > 0:
+        if self._own.wait(tokens, now)[1] > 0:
             return None
-        probe = "alone" if self._breaker.take_probe(now * 1_000) else None
-        self._note_alone(1, tokens, now)
+        probe = "alone" if self._own.take(tokens, now) else None
         booked = self._clock.theirs(now)
         if self.rated and self._clock.offset is not None:
             self._amend(int(booked // BUCKET_MS), 1, tokens)  # the fleet hears of it when Redis is back
         return self._grant(tokens, now, booked, probe)
-
-    def _end_alone(self, permit: Permit, ended: Ended, now: float) -> None:
-        failed = ended.kind == "account" or ended.bad
-        if permit.probe == "alone" and ended.silent:
-            self._breaker.give_probe_back()
-        elif permit.probe == "alone" and not failed:
-            self._breaker.close()
-        elif ended.kind == "account" or ended.maintenance or (permit.probe == "alone" and failed):
-            if permit.probe == "alone" or not self._breaker.until:
-                self._breaker.open(now * 1_000, self._rng)
-        elif self._breaker.count(int(ended.ok), int(ended.bad), now * 1_000) and not self._breaker.until:
-            self._breaker.open(now * 1_000, self._rng)
-        if ended.retry_after:
-            self._breaker.until = max(self._breaker.until, now * 1_000 + ended.retry_after * 1_000)
-
-
-def _numbers(limits: Limits) -> dict[str, int]:
-    given = {"c": limits.concurrency, "r": limits.rpm, "t": limits.tpm}
-    return {name: value for name, value in given.items() if value is not None}

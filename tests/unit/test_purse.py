@@ -1,0 +1,41 @@
+"""The purse when something is wrong that no database's trouble explains."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from tests.factories import claimed_job
+from worker.engine.database import DatabaseThreads
+from worker.engine.purse import Purse
+from worker.prices import Prices
+
+pytestmark = pytest.mark.anyio
+
+
+class Broken:
+    """A database whose first answer is a defect of ours; then it grants everything."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def write(self, verb: Callable[..., Any]) -> set[str]:
+        """No transaction is made."""
+        self.asked += 1
+        if self.asked == 1:
+            raise ZeroDivisionError
+        return set()
+
+
+async def test_a_defect_is_raised_where_it_is_awaited_and_the_next_call_is_asked_for() -> None:
+    """Nobody waits for ever, and the purse goes on."""
+    purse = Purse(cast("DatabaseThreads", Broken()), Prices())
+    async with asyncio.timeout(60):
+        together = await asyncio.gather(
+            *(purse.reserve(claimed_job(budgeted=True)) for _ in range(3)), return_exceptions=True
+        )
+        assert all(isinstance(error, ZeroDivisionError) for error in together)
+        assert await purse.reserve(claimed_job(budgeted=True)) is None
