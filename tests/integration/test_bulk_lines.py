@@ -308,5 +308,5 @@ def test_a_bounded_claim_of_a_batch_that_was_held_meanwhile_takes_nothing(databa
     """The row is asked again under its lock."""
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 3), Options(max_in_flight=3))
     database.write(lambda conn: batch_changes.pause(conn, batch.id, tenant="default"))
-    old = OpenBatch(batch.id, bound=True)
+    old = OpenBatch(batch.id, "default", bound=True)
     assert database.write(lambda conn: batch_claims.claim_lines(conn, old, 3, owner="w", lease=30, held=[])) == []

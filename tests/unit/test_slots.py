@@ -66,8 +66,10 @@ async def test_a_tenth_of_the_slots_is_kept_from_bulk_work() -> None:
 
 
 async def test_one_slot_serves_both_lanes() -> None:
-    """A tenth of one is none: bulk work is not starved for ever."""
+    """Bulk work is not starved for ever; of two one is kept."""
     assert Slots(1).free_for_bulk == 1
+    assert Slots(2).free_for_bulk == 1
+    assert Slots(9).free_for_bulk == 8
 
 
 async def test_a_job_is_told_to_stop_once() -> None:

@@ -24,6 +24,7 @@ class OpenBatch:
     """A batch whose lines may be claimed; `bound`: not without asking for room."""
 
     id: str
+    tenant: str
     bound: bool
     model: str | None = None  # of all its lines; None when they name several
 
@@ -32,12 +33,12 @@ def open_batches(conn: Connection) -> list[OpenBatch]:
     """The batches that admit lines and have some left, oldest first."""
     rows = conn.execute(
         text(f"""
-        SELECT id, model, ({_BOUND}) AS bound FROM batches
+        SELECT id, tenant, model, ({_BOUND}) AS bound FROM batches
         WHERE {_OPEN.format(now=now_sql(conn))} AND {_AFFORDED} AND imported > completed + failed + cancelled + expired
         ORDER BY id
         """)
     )
-    return [OpenBatch(row.id, bool(row.bound), row.model) for row in rows]
+    return [OpenBatch(row.id, row.tenant, bool(row.bound), row.model) for row in rows]
 
 
 def claim_lines(

@@ -1,7 +1,8 @@
 """The engine: one event loop per worker process, in which every call runs.
 
 engine       starts and stops everything; the thread-safe door that Celery's tasks knock at
-feeder       what to claim, and when: doorbells, a look of its own each second, free slots     holds   shut routes
+feeder       what to claim, and when: doorbells, a look of its own each second, free slots
+rounds       which batch's turn it is     holds   shut routes
 slots        the jobs in hand, and how they are told to stop
 desk         what the story of a job (`worker.run_job`) needs at hand
 calling      one call under the limits of its route

@@ -5,7 +5,8 @@ each sweep interval while it has free slots, so that a lost doorbell, a dead Red
 and died cost a second and nothing else. While a look finds as much as it asked for, the next follows at once: a
 million-row batch needs no message at all.
 
-Bulk work has many sources, which take turns: the jobs that belong to no batch, and each batch that admits lines now.
+Bulk work has many sources, which take turns: the jobs that belong to no batch, and the batches that admit lines now
+(`rounds`).
 It is claimed beside the interactive work, in slots of its own: a job that somebody waits for waits for no bulk claim.
 """
 
@@ -27,6 +28,7 @@ from worker.db.claim import ClaimedJob
 from worker.db.turns import Turns
 from worker.engine.database import DatabaseThreads
 from worker.engine.holds import Holds
+from worker.engine.rounds import Rounds
 from worker.engine.slots import Slots
 from worker.errors import Unreachable
 
@@ -62,8 +64,7 @@ class Feeder:
         self._look_every = look_every
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
         self._lanes: set[str] = {"interactive", "bulk"}
-        self._batches: deque[OpenBatch] = deque()
-        self._served = ""  # the batch that had the last turn
+        self._rounds = Rounds(weights)
         self._holds = Holds()
         self._turns = {lane: Turns(weights=weights) for lane in self._lanes}
         self._bulk_claim: asyncio.Task[None] | None = None
@@ -87,7 +88,7 @@ class Feeder:
 
     def freed(self) -> None:
         """A slot is free; matters only while there is known to be work."""
-        if self._lanes or self._ids or self._batches:
+        if self._lanes or self._ids or self._rounds:
             self._bell.set()
 
     def turned_away(self, model: str, job_id: str, seconds: float) -> None:
@@ -146,9 +147,7 @@ class Feeder:
         while True:
             nothing: list[OpenBatch] = []
             found = await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read")
-            self._batches = deque(found)
-            # The turns go on behind the batch that was served last; else the oldest would be first every second.
-            self._batches.rotate(-sum(batch.id <= self._served for batch in found))
+            self._rounds.learn(found)
             self.ring(lane="interactive")
             self.ring(lane="bulk")
             await asyncio.sleep(self._look_every)
@@ -165,7 +164,7 @@ class Feeder:
         if self._bulk_claim is not None and self._bulk_claim.done():
             over, self._bulk_claim = self._bulk_claim, None
             over.result()
-        if self._bulk_claim is None and self.open and ("bulk" in self._lanes or self._batches):
+        if self._bulk_claim is None and self.open and ("bulk" in self._lanes or self._rounds):
             self._bulk_claim = asyncio.create_task(self._claim_bulk(), name="feeder-bulk")
             self._bulk_claim.add_done_callback(self._bulk_claimed)
 
@@ -187,20 +186,22 @@ class Feeder:
         """One slice of each batch in turn, until none has more or no slot is free, or it is the lane's turn: True."""
         bounded: list[OpenBatch] = []
         turn_over = False
-        while self.open and self._batches and (room := self._room("bulk")) > 0:
-            batch = self._batches.popleft()
-            if batch.model in self._holds.models:
-                continue  # not one of its lines may go, and there may be a million of them
-            self._served = batch.id
+        while self.open and (room := self._room("bulk")) > 0:
+            # Of a held model not one line may go, and there may be a million of them.
+            batch = self._rounds.take(self._holds.models)
+            if batch is None:
+                break
             asked = min(room, SLICE)
-            if await self._claim_batch(batch, asked) == asked:
-                self._batches.append(batch)
+            claimed = await self._claim_batch(batch, asked)
+            self._rounds.claimed(batch, claimed)
+            if claimed == asked:
+                self._rounds.again([batch])
             elif batch.bound:
                 bounded.append(batch)  # it may have room for the next when one of its calls has ended
-            if self._batches and "bulk" in self._lanes:
+            if self._rounds and "bulk" in self._lanes:
                 turn_over = True
                 break
-        self._batches.extend(bounded)
+        self._rounds.again(bounded)
         return turn_over
 
     async def _claim_batch(self, batch: OpenBatch, limit: int) -> int:

@@ -57,8 +57,12 @@ class Slots:
 
     @property
     def free_for_bulk(self) -> int:
-        """Slots that bulk work may take: a tenth is kept for interactive jobs, which shall not wait behind it."""
-        return min(self.free, self.capacity - self.capacity // 10 - self._bulk)
+        """Slots that bulk work may take: a tenth is kept for interactive jobs, which shall not wait behind it.
+
+        One is kept at least, but for a worker that has only one.
+        """
+        kept = max(1, self.capacity // 10) if self.capacity > 1 else 0
+        return min(self.free, self.capacity - kept - self._bulk)
 
     def __len__(self) -> int:
         return len(self._slots)
