@@ -8,7 +8,7 @@
 The map, from the edge inwards; imports point down only:
 
     cli, sandbox        the command line; the simulator and the demo
-    celery, tasks       what Celery sees: two thin tasks
+    celery, tasks       what Celery sees: two thin tasks     watchdog    ends a worker that lives and does not work
     producer            submit, follow, wait, cancel     doorbell    rings the workers
     engine/             one event loop per worker: feeder, slots, settler, heartbeat, sweeper
     run_job             THE STORY of one job: admit, call, settle     conclude, retry, prices    decide, purely

@@ -79,11 +79,18 @@ class Settings(BaseSettings):
     rpm: Annotated[int, Field(ge=1)] | None = None
     tpm: Annotated[int, Field(ge=1)] | None = None
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    key_rpm: Annotated[int, Field(ge=1)] | None = None
+    key_tpm: Annotated[int, Field(ge=1)] | None = None
+    key_max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    tenant_rpm: Annotated[int, Field(ge=1)] | None = None
+    tenant_tpm: Annotated[int, Field(ge=1)] | None = None
+    tenant_max_in_flight: Annotated[int, Field(ge=1)] | None = None
     tenant_weights: str | None = None
 
     lease_seconds: Seconds = 30
     sweep_seconds: Seconds = 1
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30
+    watchdog_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     job_ttl_seconds: Seconds = 86_400
 

@@ -26,6 +26,7 @@ from worker.db.submit import insert
 from worker.engine.engine import Engine
 from worker.errors import IdempotencyConflict, InvalidRequest, Unreachable
 from worker.settings import settings
+from worker.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,8 @@ def start_engine(worker: Any) -> None:
     engine = Engine(ours)
     engine.start()
     _engine = engine
+    if ours.watchdog_seconds:
+        Watchdog(engine, app, seconds=ours.watchdog_seconds).start()
 
 
 def _wait_for_database(error: Unreachable, seconds: float) -> None:

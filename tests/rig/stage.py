@@ -236,10 +236,12 @@ class Stage:
         self.simulator.wait_for_line(r'^\{"url"')
         return started
 
-    def supervised(self, name: str, *, crash_at: str | None = None, **settings: object) -> Supervisor:
+    def supervised(
+        self, name: str, *, crash_at: str | None = None, env: Mapping[str, str] | None = None, **settings: object
+    ) -> Supervisor:
         """A worker that is started again whenever it dies, as systemd or Kubernetes would."""
         supervisor = Supervisor(
-            lambda life: self._start_worker(f"{name}-{life}", crash_at, (), {}, settings), pause=0.05
+            lambda life: self._start_worker(f"{name}-{life}", crash_at, (), env or {}, settings), pause=0.05
         )
         self.supervisors.append(supervisor)
         return supervisor

@@ -44,7 +44,13 @@ def test_cost_is_tokens_times_the_list_and_time_is_work_over_calls_in_flight() -
 
 
 @pytest.mark.parametrize(
-    ("limit", "seconds", "named"), [({"rpm": 60}, 1_000, "STOCKPOT_RPM"), ({"tpm": 1_000}, None, "STOCKPOT_TPM")]
+    ("limit", "seconds", "named"),
+    [
+        ({"rpm": 60}, 1_000, "STOCKPOT_RPM"),
+        ({"tpm": 1_000}, None, "STOCKPOT_TPM"),
+        ({"key_rpm": 60, "rpm": 600}, 1_000, "STOCKPOT_KEY_RPM"),
+        ({"tenant_rpm": 60, "tpm": 10**9}, 1_000, "STOCKPOT_TENANT_RPM"),
+    ],
 )
 def test_a_limit_per_minute_bounds_the_time(limit: dict[str, Any], seconds: float | None, named: str) -> None:
     """The slowest bound is named with its setting."""

@@ -103,15 +103,10 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
     """Price a file."""
     models = [_model(name, asked, market) for name, asked in found.models.items()]
     lines = sum(one.lines for one in models)
-    tokens = sum(one.tokens for one in models)
     work = sum(one.lines * (one.seconds_per_call or UNMEASURED_SECONDS) for one in models)
-    in_flight = min(settings.concurrency, settings.max_in_flight or settings.concurrency, max_in_flight or lines or 1)
-    bounds = {f"{in_flight:,} calls in flight": work / in_flight}
-    # Over all workers and routes (the limits' own rule), so the models share them.
-    if settings.rpm is not None:
-        bounds[f"{settings.rpm:,} requests per minute (STOCKPOT_RPM)"] = 60 * lines / settings.rpm
-    if settings.tpm is not None:
-        bounds[f"{settings.tpm:,} tokens per minute (STOCKPOT_TPM)"] = 60 * tokens / settings.tpm
+    limits = (settings.max_in_flight, settings.key_max_in_flight, settings.tenant_max_in_flight, max_in_flight)
+    in_flight = min(settings.concurrency, *(limit for limit in limits if limit is not None), lines or 1)
+    bounds = {f"{in_flight:,} calls in flight": work / in_flight, **_per_minute(models, settings)}
     saved = [] if found.copies is None else [_model(name, asked, market) for name, asked in found.copies.saved.items()]
     bounded_by = max(bounds, key=lambda name: bounds[name])
     return Quote(
@@ -126,6 +121,20 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
         saved_tokens=sum(one.tokens for one in saved),
         saved_usd=_sum([one.cost_usd for one in saved]),
     )
+
+
+def _per_minute(models: list[ModelQuote], settings: Settings) -> dict[str, float]:
+    """The limits per minute, in words, and the seconds that each makes it last: each model has its own route's, all share others."""
+    lines, tokens = [one.lines for one in models] or [0], [one.tokens for one in models] or [0]
+    limits = (
+        ("STOCKPOT_RPM", settings.rpm, "requests", max(lines)),
+        ("STOCKPOT_TPM", settings.tpm, "tokens", max(tokens)),
+        ("STOCKPOT_KEY_RPM", settings.key_rpm, "requests", sum(lines)),
+        ("STOCKPOT_KEY_TPM", settings.key_tpm, "tokens", sum(tokens)),
+        ("STOCKPOT_TENANT_RPM", settings.tenant_rpm, "requests", sum(lines)),
+        ("STOCKPOT_TENANT_TPM", settings.tenant_tpm, "tokens", sum(tokens)),
+    )
+    return {f"{limit:,} {what} per minute ({name})": 60 * much / limit for name, limit, what, much in limits if limit}
 
 
 def _sum(costs: list[Decimal | None]) -> Decimal | None:

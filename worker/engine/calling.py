@@ -16,12 +16,13 @@ LINE_SECONDS = 3.0
 
 
 async def admit(slot: Slot, desk: Desk) -> Permit | Held:
-    """Ask the limits of the job's route; wait in line for a while, holding the lease."""
+    """Ask the limits of the job's route, key and tenant; wait in line for a while, holding the lease."""
     job = slot.job
     tokens = desk.estimator.estimate(job.model, len(job.body))
     patience = min(LINE_SECONDS, job.seconds_left)
     route = desk.route(job.model)
-    return await desk.gate.admit(route, tokens, timeout_hint=patience, urgent=job.lane == "interactive")
+    scopes = desk.scopes(job.tenant)
+    return await desk.gate.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive")
 
 
 async def call(slot: Slot, desk: Desk, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:

@@ -12,7 +12,7 @@ from worker.engine.purse import Purse
 from worker.engine.settler import Settler
 from worker.limits.estimate import Estimator
 from worker.limits.gate import Gate
-from worker.limits.route import Route
+from worker.limits.route import UNLIMITED, Limits, Route, Scope
 from worker.live.publish import Publisher
 from worker.prices import Prices
 from worker.settings import Settings
@@ -45,3 +45,12 @@ class Desk:
     def route(self, model: str) -> Route:
         """The route of a model under these settings: what limits live on."""
         return Route(self.settings.upstream_url, self.settings.key_id, model)
+
+    def scopes(self, tenant: str) -> tuple[Scope, ...]:
+        """What a call counts against beside its route: the key's limits and the tenant's, where there are any."""
+        ours = self.settings
+        scopes = (
+            (f"key:{ours.key_id}@{ours.upstream_url}", Limits(ours.key_max_in_flight, ours.key_rpm, ours.key_tpm)),
+            (f"tenant:{tenant}", Limits(ours.tenant_max_in_flight, ours.tenant_rpm, ours.tenant_tpm)),
+        )
+        return tuple(Scope(name, limits) for name, limits in scopes if limits != UNLIMITED)

@@ -40,9 +40,15 @@ class ConsumerPulse:
         self._at = None
 
     @property
+    def silence(self) -> float | None:
+        """Seconds since the loop last breathed; None while it is not connected."""
+        at = self._at
+        return None if at is None else time.monotonic() - at
+
+    @property
     def stuck(self) -> bool:
         """Whether the loop is connected and has not breathed for too long."""
-        return self._at is not None and time.monotonic() - self._at > STUCK_SECONDS
+        return (self.silence or 0) > STUCK_SECONDS
 
 
 class HealthServer:

@@ -150,8 +150,9 @@ class Gate:
         """What this worker knows to be paused, without asking: a reason not to claim jobs of the route."""
         if route.key_id in self._verdicts.paused:
             return Held("paused", _LOOK_SECONDS)
-        turnstile = self._turnstiles.get((route, ()))
-        return None if turnstile is None else turnstile.closed(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        told = (turnstile.closed(now) for (its, _), turnstile in self._turnstiles.items() if its == route)
+        return next((held for held in told if held is not None), None)
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
 

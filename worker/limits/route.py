@@ -68,6 +68,9 @@ class Limits:
         return {name: value for name, value in given.items() if value is not None}
 
 
+UNLIMITED = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """One more set of limits that a call counts against, beside its route: a key, a tenant. `name` is `kind:id`."""
