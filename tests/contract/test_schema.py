@@ -17,6 +17,7 @@ from migrations import HEAD
 from worker.db import schema
 from worker.db.tables import TERMINAL, attempts, jobs
 from worker.db.webhook_tables import webhook_endpoints, webhook_events
+from worker.errors import Unreachable
 
 #: The views' columns as promised to those who read with SQL; more may follow after them, none may go or move.
 PROMISED = {
@@ -106,6 +107,22 @@ def test_an_upgrade_of_an_empty_database_can_be_repeated(empty_database_url: str
         made = create_engine(empty_database_url)
         assert set(PROMISED) <= set(inspect(made).get_view_names())
         made.dispose()
+
+
+def test_an_upgrade_gives_up_on_what_is_never_free(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forgotten transaction holds a view; the error says who is to be looked for, and nothing has changed."""
+    monkeypatch.setattr(schema, "head", lambda: "9999")
+    monkeypatch.setattr(schema, "TRIES", 3)
+    monkeypatch.setattr(schema, "PAUSE_SECONDS", 0.0)
+    told: list[int] = []
+    engine = create_engine(postgres_url)
+    with engine.connect() as forgotten:
+        forgotten.execute(text("SELECT 1 FROM jobs_v"))
+        with pytest.raises(Unreachable, match=r"(?s)a transaction holds a table.*pg_stat_activity"):
+            schema.upgrade(postgres_url, on_wait=told.append)
+    assert told == [1, 2]
+    assert schema.current(engine) == HEAD
+    engine.dispose()
 
 
 @pytest.mark.parametrize("view", PROMISED)

@@ -29,11 +29,18 @@ def upgrade(*, as_json: bool) -> None:
     """Bring the database to this version's schema; running it again, or twice at once, does no harm."""
     settings = load()
     before, _ = _revision(settings)
-    schema.upgrade(settings)
+    schema.upgrade(settings, on_wait=_waits)
     head = schema.head()
     say(f"{_name(settings)} is at {head}" + (" already." if before == head else f", was {before or 'empty'}."))
     if as_json:
         put_json({"before": before, "current": head})
+
+
+def _waits(tries: int) -> None:
+    if tries in {1, 10} or tries % 30 == 0:
+        say(
+            "A transaction holds a table that must change; workers are let pass, then it is tried again. Ctrl-C stops it."
+        )
 
 
 @database.command()

@@ -6,6 +6,8 @@ Views are derived, so a revision never writes them: every upgrade drops them fir
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import alembic.command
@@ -19,6 +21,7 @@ import migrations
 from worker.db import batch_tables, budget_tables, tables, views, webhook_tables
 from worker.db.base import metadata
 from worker.db.connect import Database
+from worker.errors import Unreachable
 from worker.settings import Settings
 
 __all__ = [
@@ -38,6 +41,12 @@ __all__ = [
 _UPGRADE_LOCK = 5_706_311
 
 
+#: A table that must change is locked, and everybody who comes after waits behind that: not for longer than this.
+LOCK_MS = 500
+#: Between two tries, in seconds, and how many there are: some five minutes.
+PAUSE_SECONDS, TRIES = 2.0, 120
+_WHO = "`SELECT pid, query FROM pg_stat_activity WHERE xact_start < now() - interval '1 minute'` shows whose it may be."
+
 #: In `text()` a colon begins a parameter; PostgreSQL's cast is two.
 CAST = r"\:\:"
 
@@ -56,25 +65,46 @@ def head() -> str:
     return revision
 
 
-def upgrade(settings: Settings | str) -> None:
+def upgrade(settings: Settings | str, *, on_wait: Callable[[int], object] = lambda tries: None) -> None:
     """Bring a database to `head()`; nothing happens if it is there. Takes settings, or a database URL.
 
+    Workers go on meanwhile. While somebody's long transaction holds a table that must change, it is tried again and
+    again; `on_wait` is told how often by now.
+
     Raises:
-        Unreachable: the database does not answer.
+        Unreachable: the database does not answer, or the table was not free in `TRIES` tries.
     """
     if isinstance(settings, str):
         settings = Settings(database_url=settings)
     database = Database(settings, pool_size=1, patient=True)
+    tries = 0
     try:
-        database.write(lambda conn: None if _version(conn) == head() else _run(conn))
+        while True:
+            try:
+                return database.write(lambda conn: None if _version(conn) == head() else _run(conn))
+            except Unreachable as error:
+                tries += 1
+                if not _locked(error):
+                    raise
+                if tries >= TRIES:
+                    raise Unreachable("the database", "a transaction holds a table that must change", _WHO) from error
+            on_wait(tries)
+            time.sleep(PAUSE_SECONDS)
     finally:
         database.close()
+
+
+def _locked(error: Unreachable) -> bool:
+    """Whether PostgreSQL gave up waiting for a lock (SQLSTATE 55P03)."""
+    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) == "55P03"
 
 
 def _run(conn: Connection) -> None:
     if conn.dialect.name == "postgresql":
         conn.execute(text("SET LOCAL statement_timeout = 0"))
+        conn.execute(text("SET LOCAL lock_timeout = 0"))
         conn.execute(text(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK})"))
+        conn.execute(text(f"SET LOCAL lock_timeout = {LOCK_MS}"))
     config = _config()
     config.attributes["connection"] = conn
     for view in reversed(views.definitions(conn.dialect.name)):
