@@ -108,6 +108,23 @@ def held(job: ClaimedJob, no: Held) -> Settlement:
     )
 
 
+def asked_first(job: ClaimedJob, seconds: float) -> Settlement:
+    """Nothing was sent: the job goes back for so long at most, until the provider's log was asked about a lost call."""
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status="queued",
+        outcome="held",
+        spent=False,
+        called=False,
+        due_in=min(seconds, job.seconds_left / 2),
+        waiting_on="retry",
+        error_class=job.last_error,
+        batch_id=job.batch_id,
+    )
+
+
 def over_budget(job: ClaimedJob) -> Settlement | None:
     """The end of a job whose calls have cost as much as it may cost; None while it may go on. Nothing was sent."""
     if job.max_cost_picousd is None or job.spent_picousd < job.max_cost_picousd:

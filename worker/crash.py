@@ -27,6 +27,7 @@ POINTS = frozenset(
         "settle.committed",  # committed, nobody told
         "release.before",  # a job is about to be given back
         "sweep.reclaimed",  # expired leases were written, not committed
+        "lookup.before",  # broken calls are about to be looked up in the provider's log
         "hook.claimed",  # webhook events claimed, nothing sent
         "hook.sent",  # the receiver has answered, no record of it yet
         "hook.recorded",  # the attempt is written, not committed

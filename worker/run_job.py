@@ -1,7 +1,8 @@
 """The story of one claimed job: admit, call, settle.
 
     claim    done before: the job is in progress under our fence, this attempt is on record
-    admit    the budgets and the route's limits let it through, or it goes back with the reason
+    admit    the budgets and the route's limits let it through, or it goes back with the reason; likewise while an
+             earlier call, which may have been paid for, is still to be looked up
     call     one request; chunks go to the live stream as they come
     settle   result, usage, cost, attempt, webhooks: one transaction under our fence; then the terminal event
 
@@ -16,6 +17,7 @@ from dataclasses import replace
 
 from worker import conclude
 from worker.crash import crashpoint
+from worker.db.claim import ClaimedJob
 from worker.db.settle import Settlement
 from worker.engine.calling import admit, call
 from worker.engine.desk import Desk
@@ -34,7 +36,8 @@ async def run_job(slot: Slot, desk: Desk) -> None:
     live = desk.publisher.open(job.id, job.fence, job.seq, log=job.logged)
     progress = Progress()
     try:
-        permit = conclude.over_budget(job) or await desk.purse.reserve(job) or await admit(slot, desk)
+        no = _ask_first(job, desk) or conclude.over_budget(job)
+        permit = no or await desk.purse.reserve(job) or await admit(slot, desk)
         if isinstance(permit, Settlement):
             settlement = permit
         elif isinstance(permit, Held):
@@ -48,6 +51,15 @@ async def run_job(slot: Slot, desk: Desk) -> None:
         settlement = conclude.stopped(job, progress, desk.prices, cancelled=slot.stop is Stop.CANCELLED)
     slot.settling = True
     await _settle(slot, desk, settlement, live)
+
+
+def _ask_first(job: ClaimedJob, desk: Desk) -> Settlement | None:
+    """A call of this job may have been paid for, and who was to look it up has died or found nobody: that comes first."""
+    seconds = desk.lookups.owed(job.id) if job.unasked else 0.0
+    if not seconds:
+        return None
+    desk.lookups.add(job.id)  # which waits for longer than it takes to give the job back
+    return conclude.asked_first(job, seconds)
 
 
 def _concluded(slot: Slot, desk: Desk, outcome: Outcome) -> Settlement:

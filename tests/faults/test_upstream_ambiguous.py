@@ -37,6 +37,25 @@ def test_an_answer_that_was_billed_and_never_arrived(stage: SetStage) -> None:
     assert (on.job(jobs["fail"])["status"], on.job(jobs["fail"])["error_class"]) == ("failed", "ambiguous")
 
 
+def test_a_call_is_looked_up_although_the_worker_that_was_to_do_it_died(stage: SetStage) -> None:
+    """Who claims the job next asks first, and the money that the first call took leaves none for a second one."""
+    on = stage("postgres", workers=0, lease_seconds=60)
+    first = on.worker("first", crash_at="lookup.before")
+    with Witness("a worker died before it looked up a call that was billed") as witness:
+        lost = on.submit("hangup+billed,ok" if witness.faults_on else "ok", max_cost_usd="0.0000001")
+        if witness.faults_on:
+            eventually(lambda: not first.running, what="it dies")
+            witness.saw([row["reconciled"] for row in on.attempts(lost)] == [None])
+        on.start(1)
+        on.quiesce()
+    on.check(all_completed=False, gone=[first])
+    (attempt,) = on.attempts(lost)
+    assert (attempt["outcome"], attempt["reconciled"]) == ("ambiguous", "orphaned")
+    assert attempt["cost_usd"] > 0
+    assert on.job(lost)["status"] == "failed"
+    assert len(on.calls()) == 1
+
+
 def _lose_the_answer(on: Stage, jobs: dict[str, str], policy: str) -> None:
     proxy = on.proxies["upstream"]
     lost = proxy.stats().dropped_replies

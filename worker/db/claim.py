@@ -46,6 +46,7 @@ class ClaimedJob:
     seconds_left: float  # until the job expires
     queued_seconds: float  # from due to claimed
     budgeted: bool = False  # there are budgets, maybe of this job
+    unasked: bool = False  # an earlier call may have been paid for, and the provider's log has not been asked
 
     @property
     def client_request_id(self) -> str:
@@ -64,7 +65,9 @@ _COLUMNS = (
     " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body,"
     " max_cost_picousd, CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
     " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END AS spent_picousd,"
-    " EXISTS (SELECT 1 FROM budgets) AS budgeted"
+    " EXISTS (SELECT 1 FROM budgets) AS budgeted,"
+    " CASE WHEN calls > 1 AND on_ambiguous = 'reconcile' THEN EXISTS (SELECT 1 FROM attempts AS a WHERE a.job_id = id"
+    " AND a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL) END AS unasked"
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
 _MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
@@ -288,4 +291,5 @@ def _job(row: Any) -> ClaimedJob:
         seconds_left=float(row.seconds_left),
         queued_seconds=max(0.0, float(row.queued_seconds)),
         budgeted=bool(row.budgeted),
+        unasked=bool(row.unasked),
     )

@@ -63,6 +63,8 @@ PRICES_SECONDS = 3600.0
 PULSE_SECONDS = 1.0
 #: After the drain time, what is left has this long to be written.
 SETTLE_SECONDS = 10.0
+#: Then the loop closes, which takes milliseconds.
+CLOSE_SECONDS = 10.0
 
 
 def new_owner() -> str:
@@ -83,6 +85,7 @@ class Engine:
         self._feeder: Feeder | None = None
         self._thread = threading.Thread(target=self._run, name="stockpot-engine", daemon=True)
         self._ready = threading.Event()
+        self._over = threading.Event()
         self._drain_asked = asyncio.Event()
         self._hurry_asked = asyncio.Event()
         self._failed: BaseException | None = None
@@ -118,7 +121,9 @@ class Engine:
         """Stop claiming, let calls finish, give the rest back; returns when the loop has ended."""
         self.stop_claiming()
         self._tell(self._drain_asked.set)
-        self._thread.join()
+        self._over.wait()
+        # Everything is written and closed by now. A loop that does not close is no reason for its process not to end.
+        self._thread.join(CLOSE_SECONDS)
 
     @property
     def alive(self) -> bool:
@@ -135,11 +140,15 @@ class Engine:
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._main())
+                try:
+                    runner.run(self._main())
+                finally:
+                    self._over.set()
         except BaseException as error:
             self._failed = error
             log.exception("engine_failed")
         finally:
+            self._over.set()
             self._ready.set()
 
     async def _main(self) -> None:

@@ -3,9 +3,10 @@
 A job whose call ended `ambiguous` goes back to the queue with a due time some seconds away, under
 `on_ambiguous = reconcile`. In these seconds the attempt is looked up and marked, so that its cost is on record and
 counts against the job's `max_cost_usd`; then the job is due at once. If the look-up does not come about (the worker
-dies, the log does not answer, too many calls to search), the job becomes due by itself, and `stockpot reconcile` marks
-the attempt later. The job is tried again in any case: an answer that was lost cannot be asked for. A call that was lost with its
-worker is looked up too, by whoever sweeps; its job waits for that a few seconds only, since it has waited for a lease.
+dies, the log does not answer, too many calls to search), the job becomes due by itself; who claims it sees that nobody has
+asked, and does so first, once in the life of its process. After that the job is tried again in any case, since an answer that was lost
+cannot be asked for, and `stockpot reconcile` marks the attempt later. A call that was lost with its worker is looked up too, by
+whoever sweeps; its job waits for that a few seconds only, since it has waited for a lease.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 from sqlalchemy import Connection
 
 from worker import metrics
+from worker.crash import crashpoint
 from worker.db import ledger
 from worker.db.ledger import Entry, Mark
 from worker.engine.database import DatabaseThreads
@@ -33,6 +35,8 @@ GRACE_SECONDS = 1.0
 MOST_PAGES = 20
 #: Jobs of one look-up.
 MOST_JOBS = 500
+#: Jobs remembered as asked about. One that is forgotten is asked about again, which costs a page.
+MOST_ASKED = 10_000
 
 
 class Lookups:
@@ -52,6 +56,7 @@ class Lookups:
         self._on_due = on_due
         self._grace = grace
         self._waiting: dict[str, None] = {}
+        self._asked: dict[str, None] = {}
         self._some = asyncio.Event()
         self._off = False
 
@@ -60,10 +65,17 @@ class Lookups:
         """How long a job is to be held for its look-up; 0 when the provider has no log."""
         return 0.0 if self._off else HOLD_SECONDS
 
+    def owed(self, job_id: str) -> float:
+        """How long a job with a call that nobody has looked up is to be held for that; 0 when this process has tried."""
+        return 0.0 if job_id in self._asked else self.hold_seconds
+
     def add(self, job_id: str) -> None:
         """Look up soon what those calls of a job came to that are over."""
         if not self._off:
             self._waiting[job_id] = None
+            self._asked[job_id] = None
+            while len(self._asked) > MOST_ASKED:
+                del self._asked[next(iter(self._asked))]
             self._some.set()
 
     async def run(self) -> None:
@@ -81,6 +93,7 @@ class Lookups:
                 await self._look_up(jobs)
 
     async def _look_up(self, jobs: Sequence[str]) -> None:
+        crashpoint("lookup.before")
         nothing: list[Entry] = []
         marks: list[Mark] = []
         entries = await self._database.try_read(lambda conn: ledger.entries(conn, jobs), nothing, "lookup_delayed")

@@ -78,6 +78,10 @@ class SystemResolver:
         found = await loop.run_in_executor(self._threads, self._look_up, host, port)
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
+    def close(self) -> None:
+        """Let the threads go; what they still look up is nobody's."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     @staticmethod
     def _look_up(host: str, port: int) -> list[Any]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
@@ -103,7 +107,8 @@ class Egress:
     ) -> None:
         self._policy = policy
         self._seconds = seconds
-        self._resolve = resolve or SystemResolver()
+        self._system = SystemResolver()
+        self._resolve = resolve or self._system
         self._tls = tls
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
@@ -132,6 +137,7 @@ class Egress:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+        self._system.close()
 
     async def _send(self, target: Target, body: bytes, headers: dict[str, str]) -> Reply:
         given = headers | {"Accept-Encoding": "identity", "Accept": "*/*"}
