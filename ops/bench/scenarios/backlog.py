@@ -90,6 +90,14 @@ class Queue:
             self.submit(min(_FILL, size - self.waiting))
         return missing / (time.perf_counter() - begun) if missing else float("nan")
 
+    def settle(self) -> None:
+        """Let PostgreSQL write out what filling has left behind: what a claim costs is asked, not what filling does."""
+        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            conn.exec_driver_sql("SET statement_timeout = 0")
+            for statement in ("VACUUM (ANALYZE) jobs", "VACUUM (ANALYZE) requests", "CHECKPOINT"):
+                conn.exec_driver_sql(statement)
+            conn.exec_driver_sql("RESET statement_timeout")
+
 
 def measure(rig: Rig, options: Options) -> Iterator[Record]:
     """Fill the queue step by step; at each size, claim slices and submit singly."""
@@ -99,6 +107,7 @@ def measure(rig: Rig, options: Options) -> Iterator[Record]:
             if size > options.backlog:
                 break
             rate = queue.fill(size)
+            queue.settle()
             claims = [queue.claim() for _ in range(_CLAIMS)]
             submits = [queue.submit(1) for _ in range(_SUBMITS)]
             yield {
