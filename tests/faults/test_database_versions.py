@@ -59,7 +59,7 @@ def test_the_next_version_upgrades_under_load_and_works_beside_this_one(
     upgrade(url)
     on = stage(database_url=url, lease_seconds=60)
     newer = _next_version(tmp_path / "next")
-    stranger = sa.create_engine(url).connect()
+    stranger = sa.create_engine(url, poolclass=sa.NullPool).connect()
     with Witness("two versions worked at once, on a table that had changed") as witness, stranger:
         on.load(40, "slow=25", hooks=False)
         stranger.execute(sa.text("SELECT count(*) FROM jobs"))  # and its transaction stays open
