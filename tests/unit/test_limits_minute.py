@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.limits.minute import BUCKETS, Minute
+from worker.limits.minute import BUCKET_MS, BUCKETS, Minute
 
 MINUTE_MS = 60_000
 
@@ -66,7 +66,7 @@ def test_an_amendment_of_a_minute_that_is_over_changes_nothing() -> None:
     """A refund that comes too late must not open room in a minute that never had the booking."""
     minute = Minute(10)
     bucket = minute.take(10, 0.0)
-    late = BUCKETS * 500.0 + 1_000
+    late = BUCKETS * BUCKET_MS + 1_000.0
     minute.amend(bucket, -10, late)
     assert minute.spent == 0
 

@@ -190,7 +190,7 @@ local function open_rates(key)
 end
 
 local function book(rates, limits, at, requests, tokens)
-  if at < oldest or at > bucket + 2 then return end
+  if at < oldest or at > bucket + 1000 / BUCKET then return end
   if requests ~= 0 then redis.call('HINCRBY', rates.key, 'r' .. at, requests) end
   if tokens ~= 0 then redis.call('HINCRBY', rates.key, 't' .. at, tokens) end
   rates.requests, rates.tokens = rates.requests + requests, rates.tokens + tokens

@@ -1,6 +1,6 @@
 """Requests or tokens per minute, as one process keeps them; `lua.SYNC` keeps the same two rules for the fleet.
 
-    window   the last 122 half seconds together never hold more than the limit. They cover at least 60.5 s, so that
+    window   the last 243 quarter seconds together never hold more than the limit. They cover at least 60.5 s, so that
              calls which bunch up by half a second on their way still fit into the upstream's own minute; those that are
              held up for longer are booked again (`lateness`).
     pace     what the minute has left is not spent at once: after a burst of a second's worth, calls go out evenly.
@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-#: Milliseconds of one bucket, and how many are summed: 60.5 to 61 s, so at least 98.3 % of the limit can be used.
-BUCKET_MS = 500
-BUCKETS = 122
-#: Milliseconds over which an even pace spends the limit: 98.2 % of it in a minute. A little more than the longest window,
+#: Milliseconds of one bucket, and how many are summed: 60.5 to 60.75 s, so at least 98.7 % of the limit can be used.
+BUCKET_MS = 250
+BUCKETS = 243
+#: Milliseconds over which an even pace spends the limit: 98.6 % of it in a minute. A little more than the longest window,
 #: so that the pace decides and not the window, which would repeat each bunch of calls a minute later.
-SPAN_MS = 61_100
+SPAN_MS = 60_850
 #: Milliseconds of pace that may be spent ahead: covers a late wake-up, and is no burst worth refusing.
 AHEAD_MS = 1_000
 
