@@ -2,7 +2,7 @@
 
     stockpot:route:<digest>:state      hash    learned limit, its open window, breaker, manual pause     7 days
     stockpot:route:<digest>:holders    hash    holder → permits held, wanted, until when                 2 leases
-    stockpot:route:<digest>:rates      hash    requests and tokens of the last minute, in half seconds   150 s
+    stockpot:route:<digest>:rates      hash    requests and tokens of the last minute, in quarters of a second 150 s
     stockpot:scope:<digest>:holders    hash    the same for a key's or a tenant's limits                 2 leases
     stockpot:scope:<digest>:rates      hash                                                              150 s
     stockpot:key:<key id>:account      hash    paused, why, since when, next probe                       7 days

@@ -108,7 +108,7 @@ class Permit:
 
     @property
     def bucket(self) -> int:
-        """The half second of the minute in which the call was counted."""
+        """The quarter of a second of the minute in which the call was counted."""
         return int(self.booked // BUCKET_MS)
 
     def done(
