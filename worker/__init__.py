@@ -15,7 +15,7 @@ The map, from the edge inwards; imports point down only:
     reconcile/          the provider's log and transactions against our ledger
     webhooks/  live/  upstream/  limits/                              four trades, one folder each
     db/                 all SQL, named after the verbs of a job's life
-    telemetry  metrics  errors  settings
+    telemetry  metrics  cancelling  errors  settings
 """
 
 from __future__ import annotations

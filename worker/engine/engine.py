@@ -26,7 +26,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from worker import embedded, metrics
+from worker import cancelling, embedded, metrics
 from worker.db.claim import ClaimedJob
 from worker.db.leases import Reclaimed, resign
 from worker.engine.collector import spare_the_lasting
@@ -242,7 +242,7 @@ class Engine:
         # A claim under way still brings jobs. They are run or given back like the others, not left to their leases.
         await asyncio.wait([feeding], timeout=SETTLE_SECONDS)
         await self._finish(settings.drain_seconds)
-        await _end(tasks)
+        await cancelling.end(tasks)
         await deliverer.stop(min(settings.drain_seconds, 5.0))
         await publisher.aclose()
         await gate.aclose()
@@ -258,7 +258,7 @@ class Engine:
         finished = asyncio.create_task(self.slots.empty(seconds))
         hurried = asyncio.create_task(self._hurry_asked.wait())
         await asyncio.wait({finished, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        await _end([finished, hurried])
+        await cancelling.end([finished, hurried])
         if len(self.slots):
             given_back = self.slots.stop_all(Stop.DRAIN)
             log.info("drain_gives_back", jobs=given_back)
@@ -337,14 +337,6 @@ class Engine:
             return
         log.critical("engine_task_died", task=task.get_name(), error=repr(task.exception()))
         os._exit(70)
-
-
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    """Cancel until all have ended: a cancellation that meets an answer inside a client may be swallowed there."""
-    while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=PULSE_SECONDS)
 
 
 def _announce_over(publisher: Publisher, job: Reclaimed) -> None:

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import Connection
 
 from api_schemas import jsontext
-from worker import metrics
+from worker import cancelling, metrics
 from worker.db import outbox
 from worker.engine.database import DatabaseThreads
 from worker.errors import Unreachable
@@ -104,9 +104,7 @@ class RouteNews:
 
     async def aclose(self) -> None:
         """Stop telling; what the database has not taken yet stays untold."""
-        for task in self._telling:
-            task.cancel()
-        await asyncio.gather(*self._telling, return_exceptions=True)
+        await cancelling.end(self._telling)
 
 
 def read_balance(body: bytes) -> bool | None:

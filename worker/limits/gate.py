@@ -18,6 +18,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from worker import cancelling
 from worker.limits import keys
 from worker.limits.account import Transition
 from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, RouteState
@@ -98,9 +99,7 @@ class Gate:
     async def aclose(self) -> None:
         """Give back what is held and stop. Calls that are still out keep their permits until those expire."""
         self._stopped = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelling.end(self._tasks)
         for turnstile in self._turnstiles.values():
             turnstile.close()
         if self._limiter is None:

@@ -22,6 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from worker import cancelling
 from worker.crash import crashpoint
 from worker.live import script
 from worker.live.keys import JOB_PREFIX, job_key
@@ -159,9 +160,7 @@ class Publisher:
     async def aclose(self) -> None:
         """Flush what is left, within a short limit, and disconnect."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await cancelling.end([self._task])
             self._task = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT.total_seconds()):

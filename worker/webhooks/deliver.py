@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import metrics
+from worker import cancelling, metrics
 from worker.crash import crashpoint
 from worker.db import outbox, webhook_endpoints
 from worker.db.clock import unix_seconds
@@ -140,10 +140,7 @@ class Deliverer:
         await self._give_back(self._destinations.empty_waiting(), 0.0)
         if self._sends:
             await asyncio.wait(self._sends, timeout=drain)
-        unfinished = [*self._sends, *others]
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await cancelling.end([*self._sends, *others])
         await self._recorder.close()
         await self._give_back(list(self._parcels.values()), 0.0)
         self._loops = []

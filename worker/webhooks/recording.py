@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from worker import metrics
+from worker import cancelling, metrics
 from worker.crash import crashpoint
 from worker.db import outbox, webhook_health
 from worker.db.webhook_health import Disabled
@@ -62,8 +62,7 @@ class Recorder:
     async def close(self) -> None:
         """Give up what could not be written; its events are delivered again."""
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await cancelling.end([self._writer])
 
     async def _write_all(self) -> None:
         while self._waiting:
