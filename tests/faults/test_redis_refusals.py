@@ -61,13 +61,13 @@ def test_redis_fails_over_to_its_replica(stage: SetStage, own_valkey: ValkeyServ
     with ValkeyServer(config={"replicaof": f"127.0.0.1 {own_valkey.port}"}) as successor:
         on = stage("postgres", valkey=own_valkey, proxies=["redis"], lease_seconds=LEASE)
         proxy: FaultProxy = on.proxies["redis"]
-        on.load(20, SLOW)
         with (
             Witness("the old master refused writes as read-only") as witness,
             own_valkey.client() as old,
             successor.client() as new,
         ):
             eventually(lambda: new.info("replication")["master_link_status"] == "up", what="the replica follows")
+            on.load(20, SLOW)
             eventually(lambda: on.held_by(on.workers[0]), what="calls are running")
 
             def fail_over() -> None:
