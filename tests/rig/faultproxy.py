@@ -237,11 +237,24 @@ class FaultProxy:
 
     async def _accept(self, listener: socket.socket) -> None:
         while True:
-            client, _ = await self._loop.sock_accept(listener)
+            # Not `sock_accept`: a cancellation that meets a connection would lose it, open.
+            try:
+                client, _ = listener.accept()
+            except BlockingIOError:
+                await self._readable(listener)
+                continue
             client.setblocking(False)
             task = self._loop.create_task(self._serve(client))
             self._tasks.add(task)
             task.add_done_callback(self._served)
+
+    async def _readable(self, listener: socket.socket) -> None:
+        readable = asyncio.Event()
+        self._loop.add_reader(listener, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(listener)
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
