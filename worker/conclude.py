@@ -91,25 +91,19 @@ def failed(
 
 
 def held(job: ClaimedJob, no: Held) -> Settlement:
-    """Nothing was sent: the job goes back, and says what it waits on."""
-    return Settlement(
-        job_id=job.id,
-        fence=job.fence,
-        attempt=job.attempt,
-        status="queued",
-        outcome="held",
-        spent=False,
-        called=False,
-        # A job whose route is paused stays due: no worker that knows of the pause claims it, and none waits afterwards.
-        due_in=0.0 if no.reason == "paused" else min(no.seconds, max(job.seconds_left, 0.0)),
-        waiting_on=no.reason,
-        error_class=job.last_error,
-        batch_id=job.batch_id,
-    )
+    """The job goes back, and says what it waits on."""
+    # A job whose route is paused stays due: no worker that knows of the pause claims it, and none waits afterwards.
+    due_in = 0.0 if no.reason == "paused" else min(no.seconds, max(job.seconds_left, 0.0))
+    return _back(job, due_in, no.reason)
 
 
 def asked_first(job: ClaimedJob, seconds: float) -> Settlement:
-    """Nothing was sent: the job goes back for so long at most, until the provider's log was asked about a lost call."""
+    """The job goes back for so long at most, until the provider's log was asked about a lost call."""
+    return _back(job, min(seconds, max(job.seconds_left, 0.0) / 2), "retry")
+
+
+def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
+    """Nothing was sent: the job is queued as it was."""
     return Settlement(
         job_id=job.id,
         fence=job.fence,
@@ -118,8 +112,8 @@ def asked_first(job: ClaimedJob, seconds: float) -> Settlement:
         outcome="held",
         spent=False,
         called=False,
-        due_in=min(seconds, job.seconds_left / 2),
-        waiting_on="retry",
+        due_in=due_in,
+        waiting_on=waiting_on,
         error_class=job.last_error,
         batch_id=job.batch_id,
     )

@@ -54,7 +54,7 @@ async def run_job(slot: Slot, desk: Desk) -> None:
 
 
 def _ask_first(job: ClaimedJob, desk: Desk) -> Settlement | None:
-    """A call of this job may have been paid for, and who was to look it up has died or found nobody: that comes first."""
+    """An earlier call may have been paid for and was not looked up, since whoever was to do it has died: that comes first."""
     seconds = desk.lookups.owed(job.id) if job.unasked else 0.0
     if not seconds:
         return None

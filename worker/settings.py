@@ -128,6 +128,8 @@ class Settings(BaseSettings):
                 "STOCKPOT_FIRST_EVENT_TIMEOUT and STOCKPOT_IDLE_TIMEOUT must not exceed STOCKPOT_TOTAL_TIMEOUT"
             )
         _weights(self.tenant_weights)
+        if 0 < self.watchdog_seconds < 1:
+            raise ValueError("STOCKPOT_WATCHDOG_SECONDS must be 0 (never) or at least 1: a healthy worker may pause")
         if self.sweep_seconds > self.lease_seconds:
             raise ValueError("STOCKPOT_SWEEP_SECONDS must not exceed STOCKPOT_LEASE_SECONDS")
         return self

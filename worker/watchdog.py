@@ -4,8 +4,8 @@
     consumer    Celery's loop is connected to the broker and has not breathed
     deaf        Celery's loop breathes, holds nothing, and takes nothing although messages wait and slots are free
 
-Jobs do not hang on the last two: every worker also looks for them in the database. Submissions that came through the broker alone do
-(RELIABILITY T7). A worker whose engine is well drains before it ends, so that no call is made twice.
+Jobs do not hang on the last two: every worker also looks for them in the database. Submissions that came through the
+broker alone do (RELIABILITY T7). A worker whose engine is well drains before it ends, so that no call is made twice.
 
 What counts is how often in a row the same is seen, not how long ago something was: a process that was stopped and goes
 on finds every clock far ahead, and is well.
@@ -19,8 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery import Celery
@@ -45,11 +44,10 @@ class Watchdog:
     Args:
         app: its connection says how many messages wait.
         seconds: how long a worker may be ill.
-        end: called with the exit code when it was too long.
     """
 
-    def __init__(self, engine: Engine, app: Celery, *, seconds: float, end: Callable[[int], object] = os._exit) -> None:
-        self._engine, self._app, self._end = engine, app, end
+    def __init__(self, engine: Engine, app: Celery, *, seconds: float) -> None:
+        self._engine, self._app = engine, app
         self._every = min(LOOK_SECONDS, seconds / 4)
         self._most = math.ceil(seconds / self._every)
         self._taken = 0
@@ -70,7 +68,6 @@ class Watchdog:
             before = illness
             if seen >= self._most:
                 self._give_up(illness)
-                return
 
     def _illness(self) -> str:
         """What is wrong now; empty if nothing is."""
@@ -95,10 +92,10 @@ class Watchdog:
             except broker.connection_errors + broker.channel_errors:
                 return 0
 
-    def _give_up(self, illness: str) -> None:
+    def _give_up(self, illness: str) -> NoReturn:
         log.critical("worker_stuck", part=illness, hint="it ends now; its supervisor starts it again")
         faulthandler.dump_traceback(sys.stderr)
         if illness != "engine":
             self._engine.drain()
         sys.stderr.flush()
-        self._end(STUCK)
+        os._exit(STUCK)

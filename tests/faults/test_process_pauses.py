@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from tests.rig.harm import Harm
 from tests.rig.ports import free_port
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually, steadily
@@ -105,38 +107,28 @@ def test_a_worker_lives_two_hours_off(stage: SetStage, tmp_path: Path, offset: i
     assert len(claimed) == 2, "both workers had a share"
 
 
-#: A thread that blocks the engine's event loop, and nothing else, from when `go` exists until `enough` does.
-BLOCK = """
-import pathlib, sys, threading, time
+#: The engine's event loop, and nothing else, runs one callback until `enough`.
+STAND_STILL = """
+from worker import tasks
 
-def until(path):
-    while not pathlib.Path(path).exists():
-        time.sleep(0.02)
+def stand_still():
+    sys.stderr.write("the loop stands still\\n")
+    until({enough})
+    sys.stderr.write("the loop goes on\\n")
 
-def block():
-    until({go!r})
-    from worker import tasks
-    def stand_still():
-        sys.stderr.write("the loop stands still\\n")
-        until({enough!r})
-        sys.stderr.write("the loop goes on\\n")
-    tasks._engine._loop.call_soon_threadsafe(stand_still)
-
-threading.Thread(target=block, daemon=True).start()
+tasks._engine._loop.call_soon_threadsafe(stand_still)
 """
 
 
 def test_the_event_loop_of_a_worker_stands_still(stage: SetStage, tmp_path: Path) -> None:
     """F14: its leases run out, others take its jobs, and what it writes afterwards is refused; `/livez` is silent."""
     on = stage("postgres", workers=1)
-    go, enough = tmp_path / "go", tmp_path / "enough"
-    (tmp_path / "sitecustomize.py").write_text(BLOCK.format(go=str(go), enough=str(enough)))
-    port = free_port()
-    blocked = on.worker(env={"PYTHONPATH": str(tmp_path)}, http_port=port)
+    harm, port = Harm(tmp_path, STAND_STILL, "enough"), free_port()
+    blocked = on.worker(env=harm.env, http_port=port)
     on.load(16, SLOW)
     with Witness("a worker's event loop stood still") as witness:
         held = _busy(on, 1)
-        witness.inject(go.touch)
+        witness.inject(harm.do)
         if witness.faults_on:
             blocked.wait_for_line("the loop stands still")
         held = [job for job in held if on.job(job)["status"] == "in_progress"]
@@ -145,7 +137,7 @@ def test_the_event_loop_of_a_worker_stands_still(stage: SetStage, tmp_path: Path
         if witness.faults_on:
             with pytest.raises(TimeoutError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=2)
-        witness.inject(enough.touch)
+        witness.inject(partial(harm.open, "enough"))
     blocked.wait_for_line("the loop goes on")
     eventually(lambda: _shut_out(on) >= 1, what="it learns that it lost them")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=60) as page:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tests.rig.link import Link
+from tests.rig.ports import free_port
 from tests.rig.weather import AfterBytes, AtPattern, Cut, Direction, Directions, Ending, Stats, Weather, directions
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class FaultProxy:
         self._random = random.Random(seed)
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self.port = 0
+        self.port = free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="faultproxy", daemon=True)
         self._thread.start()
@@ -223,7 +224,6 @@ class FaultProxy:
         listener.bind(("127.0.0.1", self.port))
         listener.listen(1024)
         listener.setblocking(False)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         self._accepting = self._loop.create_task(self._accept(listener))
 

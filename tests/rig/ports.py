@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import itertools
 import os
+import random
 import shutil
 import socket
 import tempfile
 from pathlib import Path
 
+#: The first port that is handed out, and among how many processes that test at the same time they are divided.
+FIRST_PORT, SHARES = 10_000, 8
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_tried = itertools.count(random.randrange(1_000))  # not the same ones as the run before, whose connections may linger
+
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago. Its user must try again if it was taken since."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nobody listens on, and that stays its user's while the user is down.
+
+    So it is none of those that the kernel hands out (to who binds port 0, to outgoing connections): a server of another
+    test would else take the place of one that was killed, and hear its clients. Two processes of a run have none in common.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")
+    size = (_first_ephemeral() - FIRST_PORT) // SHARES
+    first = FIRST_PORT + int(worker) % SHARES * size
+    for _ in range(size):
+        port = first + next(_tried) % size
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"none of the ports {first} to {first + size - 1} is free")
+
+
+@functools.cache
+def _first_ephemeral() -> int:
+    return int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
 
 
 @functools.cache

@@ -41,6 +41,8 @@ class Desk:
     rng: random.Random
     recall: Recall
     lookups: Lookups
+    key_limits: Limits  # over all routes of the key
+    tenant_limits: Limits  # of each tenant
 
     def route(self, model: str) -> Route:
         """The route of a model under these settings: what limits live on."""
@@ -48,9 +50,9 @@ class Desk:
 
     def scopes(self, tenant: str) -> tuple[Scope, ...]:
         """What a call counts against beside its route: the key's limits and the tenant's, where there are any."""
-        ours = self.settings
-        scopes = (
-            (f"key:{ours.key_id}@{ours.upstream_url}", Limits(ours.key_max_in_flight, ours.key_rpm, ours.key_tpm)),
-            (f"tenant:{tenant}", Limits(ours.tenant_max_in_flight, ours.tenant_rpm, ours.tenant_tpm)),
-        )
-        return tuple(Scope(name, limits) for name, limits in scopes if limits != UNLIMITED)
+        scopes: list[Scope] = []
+        if self.key_limits != UNLIMITED:
+            scopes.append(Scope(f"key:{self.settings.key_id}@{self.settings.upstream_url}", self.key_limits))
+        if self.tenant_limits != UNLIMITED:
+            scopes.append(Scope(f"tenant:{tenant}", self.tenant_limits))
+        return tuple(scopes)

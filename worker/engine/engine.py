@@ -195,6 +195,8 @@ class Engine:
             rng=random.Random(),
             recall=self._recall,
             lookups=lookups,
+            key_limits=Limits(settings.key_max_in_flight, settings.key_rpm, settings.key_tpm),
+            tenant_limits=Limits(settings.tenant_max_in_flight, settings.tenant_rpm, settings.tenant_tpm),
         )
         self._feeder = Feeder(
             database,

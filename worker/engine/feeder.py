@@ -193,7 +193,7 @@ class Feeder:
                 break
             asked = min(room, SLICE)
             claimed = await self._claim_batch(batch, asked)
-            self._rounds.claimed(batch, claimed)
+            self._rounds.claimed(batch, claimed, dry=claimed < asked)
             if claimed == asked:
                 self._rounds.again([batch])
             elif batch.bound:

@@ -3,10 +3,10 @@
 A job whose call ended `ambiguous` goes back to the queue with a due time some seconds away, under
 `on_ambiguous = reconcile`. In these seconds the attempt is looked up and marked, so that its cost is on record and
 counts against the job's `max_cost_usd`; then the job is due at once. If the look-up does not come about (the worker
-dies, the log does not answer, too many calls to search), the job becomes due by itself; who claims it sees that nobody has
-asked, and does so first, once in the life of its process. After that the job is tried again in any case, since an answer that was lost
-cannot be asked for, and `stockpot reconcile` marks the attempt later. A call that was lost with its worker is looked up too, by
-whoever sweeps; its job waits for that a few seconds only, since it has waited for a lease.
+dies, the log does not answer, too many calls to search), the job becomes due by itself; who claims it sees that nobody
+has asked, and does so first, once in the life of its process. After that the job is tried again in any case, since an
+answer that was lost cannot be asked for, and `stockpot reconcile` marks the attempt later. A call that was lost with its
+worker is looked up too, by whoever sweeps; its job waits for that a few seconds only, since it has waited for a lease.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Lookups:
         if not self._off:
             self._waiting[job_id] = None
             self._asked[job_id] = None
-            while len(self._asked) > MOST_ASKED:
+            if len(self._asked) > MOST_ASKED:
                 del self._asked[next(iter(self._asked))]
             self._some.set()
 
