@@ -38,6 +38,19 @@ STILL_SECONDS = 5.0
 STUCK = 70
 
 
+class InARow:
+    """Whether the same was seen `most` times in a row."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._what, self._times = most, "", 0
+
+    def seen(self, what: str) -> bool:
+        """Take one look in; nothing (an empty `what`) ends every row."""
+        self._times = self._times + 1 if what == self._what else 1
+        self._what = what
+        return bool(what) and self._times >= self._most
+
+
 class Watchdog:
     """Looks after one engine and its consumer, from a thread of its own, until the engine closes.
 
@@ -49,7 +62,7 @@ class Watchdog:
     def __init__(self, engine: Engine, app: Celery, *, seconds: float) -> None:
         self._engine, self._app = engine, app
         self._every = min(LOOK_SECONDS, seconds / 4)
-        self._most = math.ceil(seconds / self._every)
+        self._lasts = InARow(math.ceil(seconds / self._every))
         self._taken = 0
         self._thread = threading.Thread(target=self._watch, name="stockpot-watchdog", daemon=True)
 
@@ -58,15 +71,12 @@ class Watchdog:
         self._thread.start()
 
     def _watch(self) -> None:
-        before, seen = "", 0
         while True:
             time.sleep(self._every)
             if self._engine.closing:
                 return
             illness = self._illness()
-            seen = seen + 1 if illness and illness == before else int(bool(illness))
-            before = illness
-            if seen >= self._most:
+            if self._lasts.seen(illness):
                 self._give_up(illness)
 
     def _illness(self) -> str:
