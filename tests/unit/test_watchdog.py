@@ -22,4 +22,4 @@ from worker.watchdog import InARow
 def test_the_same_illness_must_be_seen_three_times_in_a_row(looks: str, ill: bool) -> None:
     """A process that was stopped and goes on is seen ill once; two illnesses are not one."""
     row = InARow(3)
-    assert any([row.seen(look.strip(".")) for look in looks]) is ill
+    assert any(row.seen(look.strip(".")) for look in looks) is ill
