@@ -1,7 +1,8 @@
 """Celery's consumer as our worker needs it: it drops what is no message, logs no body, and waits for file descriptors.
 
 kombu and Celery would end the worker over the first and over the last, and log the bodies of messages that they drop;
-those may hold anything, a prompt among it (RELIABILITY P8).
+those may hold anything, a prompt among it (RELIABILITY P8). And they would connect again at once, over and over, to a
+broker that answers and refuses, e.g. one that is full.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 #: Between two tries to connect while the process may open no file, in seconds. Descriptors come back when calls end.
 NO_FILES_PAUSE = 1.0
+#: From one connection to the next at least, in seconds: a broker that refuses each is not hammered.
+RECONNECT_PAUSE = 0.5
 
 
 class StockpotChannel(kombu_redis.Channel):
@@ -53,6 +56,7 @@ class StockpotConsumer(Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         # This process is a worker and nothing else, so the transport's own seam for its channel is ours to set.
         kombu_redis.Transport.Channel = StockpotChannel
+        self._reconnected_at = -RECONNECT_PAUSE
         super().__init__(*args, **options)
 
     def start(self) -> None:
@@ -66,6 +70,22 @@ class StockpotConsumer(Consumer):
                     raise
                 log.error("no_file_descriptors", hint="raise the limit on open files (ulimit -n)")
             self._wait_for_files()
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """The broker refused while the connection was made."""
+        super().on_connection_error_before_connected(exc)
+        self._pause()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """The connection is lost."""
+        super().on_connection_error_after_connected(exc)
+        self._pause()
+
+    def _pause(self) -> None:
+        """Before the next connection: it is made at once, unless the last was made just now."""
+        time.sleep(max(0.0, self._reconnected_at + RECONNECT_PAUSE - time.monotonic()))
+        self._reconnected_at = time.monotonic()
+        state.maybe_shutdown()
 
     def _wait_for_files(self) -> None:
         """Wait until a poller can be opened, then take the broken connection down, as Celery does when it is lost."""
