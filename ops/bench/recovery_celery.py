@@ -1,12 +1,13 @@
-"""Plain Celery under two of the faults of `recovery`: what becomes of its tasks in bounded time."""
+"""Plain Celery under the faults of `recovery`: what becomes of its tasks in bounded time."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from celery import Celery
 
 from ops.bench.children import ROOT
+from tests.rig.faultproxy import FaultProxy
 from tests.rig.ports import fresh_directory
 from tests.rig.procs import Process
 from tests.rig.valkey import ValkeyServer
@@ -25,6 +27,8 @@ SLOW = "delay=6000"
 SLOTS = 4
 #: How long is waited for what was lost: twice Stockpot's default lease.
 WATCHED_SECONDS = 60.0
+#: How long a half-open connection stays so: longer than every timeout of Stockpot's Redis clients.
+HALF_OPEN_SECONDS = 15.0
 TASK = "ops.bench.peers.acks_late.complete"
 
 
@@ -33,6 +37,7 @@ class Plain:
     """Two Celery workers with their broker and a simulated provider."""
 
     valkey: ValkeyServer
+    proxy: FaultProxy
     workers: list[Process]
     app: Celery
     journal: Path
@@ -49,7 +54,7 @@ class Plain:
 
 @contextmanager
 def plain() -> Iterator[Plain]:
-    """Start it all; ends with the block."""
+    """Start it all, the broker behind a proxy for the workers; ends with the block."""
     logs = fresh_directory("plain")
     with ExitStack() as stack:
         valkey = stack.enter_context(ValkeyServer(appendonly=True))
@@ -61,8 +66,9 @@ def plain() -> Iterator[Plain]:
             logs / "calls.jsonl",
         ]
         provider = stack.enter_context(Process(simulator, logs=logs, name="simulator", cwd=ROOT))
+        proxy = stack.enter_context(FaultProxy("127.0.0.1", valkey.port))
         url = json.loads(provider.wait_for_line(r'^\{"url".*$')[0])["url"]
-        env = os.environ | {"PLAIN_BROKER_URL": valkey.url, "PLAIN_BASE_URL": f"{url}/v1"}
+        env = os.environ | {"PLAIN_BROKER_URL": valkey.url_at(proxy.port), "PLAIN_BASE_URL": f"{url}/v1"}
         command = [sys.executable, "-m", "celery", "-A", "ops.bench.peers.acks_late", "worker", "-l", "info"]
         workers = [
             stack.enter_context(
@@ -75,7 +81,7 @@ def plain() -> Iterator[Plain]:
         for worker in workers:
             worker.wait_for_line(r"ready\.")
         app = stack.enter_context(Celery("sender", broker=valkey.url))
-        yield Plain(valkey, workers, app, logs / "calls.jsonl")
+        yield Plain(valkey, proxy, workers, app, logs / "calls.jsonl")
 
 
 def celery_killed() -> str:
@@ -85,19 +91,62 @@ def celery_killed() -> str:
         eventually(lambda: len(on.called()) >= 2 * SLOTS, what="both are busy")
         # Closing kills the whole process group with SIGKILL.
         on.workers[0].close()
+        return _left_in_hand(on, ids)
+
+
+def celery_frozen() -> str:
+    """One of two workers stands still with its children: how many of its tasks another took."""
+    with plain() as on:
+        ids = on.send(4 * SLOTS)
+        eventually(lambda: len(on.called()) >= 2 * SLOTS, what="both are busy")
+        group = os.getpgid(on.workers[0].pid)
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            return _left_in_hand(on, ids)
+        finally:
+            os.killpg(group, signal.SIGCONT)
+
+
+def _left_in_hand(on: Plain, ids: list[str]) -> str:
+    """What has become of the tasks when the time is over."""
+    _pass(WATCHED_SECONDS)
+    called = on.called()
+    with on.valkey.client() as client:
+        left = int(client.hlen("unacked"))
+    again = len(called) - len(set(called))
+    return f"{left} of {len(ids)} tasks untouched in `unacked` after {WATCHED_SECONDS:.0f} s, {again} called again"
+
+
+def celery_restarted() -> str:
+    """The broker is killed and started at once, with its append-only file."""
+    return _broker(lambda on: on.valkey.restart(), lambda on: None)
+
+
+def celery_half_open() -> str:
+    """Connections to the broker stay and bytes vanish, for as long as Stockpot's do."""
+
+    def heal(on: Plain) -> None:
+        _pass(HALF_OPEN_SECONDS)
+        on.proxy.heal()
+
+    return _broker(lambda on: on.proxy.blackhole(), heal)
+
+
+def _broker(strike: Callable[[Plain], None], heal: Callable[[Plain], None]) -> str:
+    """The broker is hit while every slot is busy: when a task sent at once is called, and what is called twice."""
+    with plain() as on:
+        on.send(2 * SLOTS)
+        eventually(lambda: len(on.called()) >= 2 * SLOTS, what="both are busy")
+        strike(on)
         began = time.monotonic()
-        with on.valkey.client() as client:
-            seen = 0
-
-            def watch() -> bool:
-                nonlocal seen
-                seen = len(on.called())
-                return time.monotonic() - began > WATCHED_SECONDS
-
-            eventually(watch, WATCHED_SECONDS + 10, "the time is over")
-            left = int(client.hlen("unacked"))
-        again = seen - len(set(on.called()))
-        return f"{left} of {len(ids)} tasks untouched in `unacked` after {WATCHED_SECONDS:.0f} s, {again} called again"
+        (sent,) = on.send(1)
+        heal(on)
+        eventually(lambda: sent in on.called(), WATCHED_SECONDS, "the task is called")
+        took = time.monotonic() - began
+        eventually(lambda: _quiet(on), WATCHED_SECONDS, "no more calls come")
+        called = on.called()
+        again = len(called) - len(set(called))
+        return f"a task sent at once is called after {took:.1f} s; {again} of {2 * SLOTS} in hand called again"
 
 
 def celery_emptied() -> str:
@@ -109,6 +158,12 @@ def celery_emptied() -> str:
             client.flushall()
         eventually(lambda: _quiet(on), WATCHED_SECONDS, "no more calls come")
         return f"{len(ids) - len(set(on.called()))} of {len(ids)} tasks never ran"
+
+
+def _pass(seconds: float) -> None:
+    """Let so much time go by."""
+    began = time.monotonic()
+    eventually(lambda: time.monotonic() - began > seconds, seconds + 10, "the time is over")
 
 
 def _quiet(on: Plain) -> bool:

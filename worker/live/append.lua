@@ -29,8 +29,20 @@ end
 local function append(key, first)
   local epoch, seq = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
   local log, mode, n = ARGV[first + 2], ARGV[first + 3], tonumber(ARGV[first + 4])
+  local head = '{"job":"' .. string.sub(key, #'stockpot:job:' + 1) .. '","epoch":' .. ARGV[first] .. ',"seq":'
   local skip, lasting = 0, mode == '1'
-  if log ~= '0' then
+  if lasting and log ~= '0' and n > 0 then
+    -- Nearly always the entry after the floor is simply the next. Redis takes it only if it is above all others, so not
+    -- if a lost call or a higher epoch was there first, and not if the log is gone: then the last entry is looked at.
+    local next_seq = string.format('%d', seq + 1)
+    local event = head .. next_seq .. ',' .. ARGV[first + 5]
+    local id = next_seq .. '-' .. ARGV[first]
+    if type(redis.pcall('XADD', key, 'NOMKSTREAM', 'MAXLEN', '~', kept, id, 'e', event)) == 'string' then
+      redis.call('PUBLISH', key, event)
+      seq, skip = seq + 1, 1
+    end
+  end
+  if log ~= '0' and skip == 0 then
     local last = redis.pcall('XREVRANGE', key, '+', '-', 'COUNT', 1)
     if last.err then return -2 end
     if last[1] then
@@ -49,7 +61,6 @@ local function append(key, first)
       lasting = false
     end
   end
-  local head = '{"job":"' .. string.sub(key, #'stockpot:job:' + 1) .. '","epoch":' .. ARGV[first] .. ',"seq":'
   for i = 1 + skip, n do
     local next_seq = string.format('%d', seq + 1)
     local event = head .. next_seq .. ',' .. ARGV[first + 4 + i]

@@ -202,13 +202,15 @@ class Publisher:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        pause, rested = FIRST_PAUSE, 0.0
+        pause, due = FIRST_PAUSE, 0.0
         while True:
             await self._wake.wait()
-            # A window after the last flush: what comes after a silence goes out at once, what comes thick is gathered.
-            await asyncio.sleep(max(0.0, rested + self._window - loop.time()))
+            # What comes after a silence goes out at once, what comes thick is gathered: for a window from flush to flush,
+            # and for half a window at least when flushes take long.
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            began = loop.time()
             well = await self._flush()
-            rested = loop.time()
+            due = max(began + self._window, loop.time() + self._window / 2)
             if well:
                 pause = FIRST_PAUSE
             else:
