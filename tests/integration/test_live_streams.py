@@ -271,6 +271,33 @@ async def test_a_new_attempt_resets_and_the_zombie_is_refused(redis_url: str) ->
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
 
+async def test_a_zombie_whose_log_was_lost_harms_no_reader(redis_url: str) -> None:
+    """Its number is above all others in the new log, so Redis takes it; who reads sees the lower epoch, and the hole."""
+    client = redis.Redis.from_url(redis_url)
+    async with publishing(redis_url) as publisher:
+        zombie = publisher.open(JOB, 1, 0, log=True)
+        for number in range(1, 6):
+            say(zombie, "old")
+            await sent(zombie, number)
+        client.flushall()
+        reader = Reader(redis_url)
+        stream = publisher.open(JOB, 2, 0, log=True)
+        stream.emit("attempt.reset", {"reason": "lease_lost", "attempt": 2})
+        say(stream, "new")
+        await reader.sees("new")
+        say(zombie, "er")
+        await sent(zombie, 6)
+        say(stream, "er")
+        await sent(stream, 7)
+        final = FinalState("completed", "newer")
+        reader.final = final
+        late = Reader(redis_url)
+        late.final = final
+        completed(stream)
+        assert [assembled(await each.end()) for each in (reader, late)] == ["newer", "newer"]
+    client.close()
+
+
 async def test_an_unlogged_job_publishes_its_end_and_leaves_no_key(redis_url: str) -> None:
     """Bulk jobs cost Redis no memory; a waiting reader still hears the end at once and gets the text."""
     async with publishing(redis_url) as publisher:
