@@ -77,6 +77,7 @@ def tell(record: Record) -> None:
 def main() -> None:
     """Measure, then report."""
     given = arguments()
+    given.home.mkdir(parents=True, exist_ok=True)
     options = QUICK if given.quick else TINY if given.tiny else Options()
     if given.runs:
         options = replace(options, runs=given.runs)
