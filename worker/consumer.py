@@ -85,7 +85,6 @@ class StockpotConsumer(Consumer):
         """Before the next connection: it is made at once, unless the last was made just now."""
         time.sleep(max(0.0, self._reconnected_at + RECONNECT_PAUSE - time.monotonic()))
         self._reconnected_at = time.monotonic()
-        state.maybe_shutdown()
 
     def _wait_for_files(self) -> None:
         """Wait until a poller can be opened, then take the broken connection down, as Celery does when it is lost."""

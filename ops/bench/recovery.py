@@ -32,7 +32,7 @@ from tests.rig.ports import fresh_directory
 from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import Stage
-from tests.rig.waiting import eventually
+from tests.rig.waiting import eventually, steadily
 from worker.db.schema import upgrade
 from worker.errors import Unreachable
 
@@ -148,8 +148,7 @@ def redis_half_open() -> Row:
     """Connections stay and bytes vanish; then the proxy resets what lost bytes, as a firewall that forgot it does."""
 
     def heal(on: Stage) -> None:
-        began = time.monotonic()
-        eventually(lambda: time.monotonic() - began > HALF_OPEN_SECONDS, PATIENCE)
+        steadily(lambda: True, HALF_OPEN_SECONDS)
         on.proxies["redis"].heal()
 
     return _redis("Redis half-open", lambda on: on.proxies["redis"].blackhole(), heal, "redis")

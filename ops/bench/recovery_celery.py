@@ -109,7 +109,7 @@ def celery_frozen() -> str:
 
 def _left_in_hand(on: Plain, ids: list[str]) -> str:
     """What has become of the tasks when the time is over."""
-    _pass(WATCHED_SECONDS)
+    steadily(lambda: True, WATCHED_SECONDS)
     called = on.called()
     with on.valkey.client() as client:
         left = int(client.hlen("unacked"))
@@ -126,7 +126,7 @@ def celery_half_open() -> str:
     """Connections to the broker stay and bytes vanish, for as long as Stockpot's do."""
 
     def heal(on: Plain) -> None:
-        _pass(HALF_OPEN_SECONDS)
+        steadily(lambda: True, HALF_OPEN_SECONDS)
         on.proxy.heal()
 
     return _broker(lambda on: on.proxy.blackhole(), heal)
@@ -161,12 +161,6 @@ def celery_emptied() -> str:
             client.flushall()
         eventually(lambda: _quiet(on), WATCHED_SECONDS, "no more calls come")
         return f"{len(ids) - len(set(on.called()))} of {len(ids)} tasks never ran"
-
-
-def _pass(seconds: float) -> None:
-    """Let so much time go by."""
-    began = time.monotonic()
-    eventually(lambda: time.monotonic() - began > seconds, seconds + 10, "the time is over")
 
 
 def _quiet(on: Plain) -> bool:

@@ -51,8 +51,12 @@ def test_redis_is_full(stage: SetStage) -> None:
     on.load(20, SLOW)
     with Witness("Redis refused writes for want of memory") as witness, on.valkey.client() as redis:
         eventually(lambda: on.held_by(on.workers[0]), what="calls are running")
-        witness.inject(lambda: redis.config_set("maxmemory", 1))
-        redis.client_kill_filter(_type="normal", skipme=True)
+
+        def fill() -> None:
+            redis.config_set("maxmemory", 1)
+            redis.client_kill_filter(_type="normal", skipme=True)
+
+        witness.inject(fill)
         on.load(40)
         on.quiesce()
         witness.saw(_errors(redis, "OOM"))

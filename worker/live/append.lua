@@ -26,6 +26,12 @@ local function is_terminal(event)
   return name ~= nil and name ~= 'started'
 end
 
+-- The event with this seq and the id of its entry.
+local function entry(head, seq, epoch, tail)
+  local written = string.format('%d', seq)
+  return head .. written .. ',' .. tail, written .. '-' .. epoch
+end
+
 local function append(key, first)
   local epoch, seq = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
   local log, mode, n = ARGV[first + 2], ARGV[first + 3], tonumber(ARGV[first + 4])
@@ -34,9 +40,7 @@ local function append(key, first)
   if lasting and log ~= '0' and n > 0 then
     -- Nearly always the entry after the floor is simply the next. Redis takes it only if it is above all others, so not
     -- if a lost call or a higher epoch was there first, and not if the log is gone: then the last entry is looked at.
-    local next_seq = string.format('%d', seq + 1)
-    local event = head .. next_seq .. ',' .. ARGV[first + 5]
-    local id = next_seq .. '-' .. ARGV[first]
+    local event, id = entry(head, seq + 1, ARGV[first], ARGV[first + 5])
     if type(redis.pcall('XADD', key, 'NOMKSTREAM', 'MAXLEN', '~', kept, id, 'e', event)) == 'string' then
       redis.call('PUBLISH', key, event)
       seq, skip = seq + 1, 1
@@ -62,10 +66,8 @@ local function append(key, first)
     end
   end
   for i = 1 + skip, n do
-    local next_seq = string.format('%d', seq + 1)
-    local event = head .. next_seq .. ',' .. ARGV[first + 4 + i]
+    local event, id = entry(head, seq + 1, ARGV[first], ARGV[first + 4 + i])
     if log ~= '0' then
-      local id = next_seq .. '-' .. ARGV[first]
       local done = redis.pcall('XADD', key, 'MAXLEN', '~', kept, id, 'e', event)
       if type(done) == 'table' and done.err then return -2 end
     end
