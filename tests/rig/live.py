@@ -54,16 +54,23 @@ def assembled(events: list[Event]) -> str:
 class Reader:
     """A follower that runs in the background, with a database that can be told the outcome."""
 
-    def __init__(self, source: str | Feed, job: str = JOB, after: int = 0, final: FinalState = RUNNING) -> None:
+    def __init__(
+        self, source: str | Feed, job: str = JOB, after: int = 0, final: FinalState = RUNNING, poll_seconds: float = 0.1
+    ) -> None:
         self.events: list[Event] = []
         self.final = final
+        self.asked = 0  # how often it has asked the database
+        self._poll_seconds = poll_seconds
         self._task = asyncio.create_task(self._run(source, job, after))
 
     async def _run(self, source: str | Feed, job: str, after: int) -> None:
-        async for event in follow(source, job, after=after, read_final=self._read_final, poll_seconds=0.1):
+        async for event in follow(
+            source, job, after=after, read_final=self._read_final, poll_seconds=self._poll_seconds
+        ):
             self.events.append(event)
 
     async def _read_final(self) -> FinalState:
+        self.asked += 1
         return self.final
 
     async def sees(self, text: str) -> None:
