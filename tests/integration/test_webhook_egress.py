@@ -6,16 +6,13 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.rig.certificates import self_signed
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.egress import Blocked, Egress, Unanswered
 
@@ -178,30 +175,6 @@ class Names:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for a name, and its key, as PEM files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, key_pem = directory / "certificate.pem", directory / "key.pem"
-    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_pem.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return pem, key_pem
-
-
 @pytest.mark.anyio
 async def test_the_canary_sings_when_it_may_be_reached(canary: Canary) -> None:
     """The witness: with private addresses allowed the same egress does reach both canaries."""
@@ -361,9 +334,9 @@ async def test_a_resolver_that_hangs_is_given_up_on(monkeypatch: pytest.MonkeyPa
 async def test_tls_checks_the_name_and_host_carries_it(tmp_path: Path) -> None:
     """Connected to an address, yet SNI, the certificate and Host are the name's; another name's certificate fails."""
     seen: list[str | None] = []
-    certificate, key = make_certificate(tmp_path, "hooks.example")
+    certificate = self_signed(tmp_path / "hooks.pem", "hooks.example")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, key)
+    server.load_cert_chain(certificate)
     server.sni_callback = lambda sock, name, context: seen.append(name)
 
     async def ok(request: web.Request) -> web.Response:

@@ -244,7 +244,8 @@ def test_a_number_that_is_no_json_becomes_null_and_the_event_stays_valid() -> No
     adder = ChatAccumulator()
     data = b'{"id":"c","choices":[{"index":0,"delta":{"content":"x"},"logprobs":{"content":[{"logprob":NaN}]}}]}'
     assert adder.add(None, data) == "x"
-    assert json.loads(adder.event_json)["choices"][0]["logprobs"] == {"content": [{"logprob": None}]}
+    assert adder.mended is not None
+    assert json.loads(adder.mended)["choices"][0]["logprobs"] == {"content": [{"logprob": None}]}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ _paddings = st.none() | st.text("abcXYZ019", max_size=6) | st.sampled_from(['"',
 _mores: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [{}, {}, {}, {"model": "n"}, {"content": "x"}, {"x": {"obfuscation": "abc"}}, {"big": 2**70}]
 )
-_edits = st.sampled_from([None, None, None, None, "cut", "space", "twice", "index", "finish", "role", "raw", "parts"])
+_edits = st.sampled_from(
+    [None, None, None, None, "cut", "space", "twice", "index", "finish", "role", "raw", "parts", "bom", "nan"]
+)
 
 
 @st.composite
@@ -64,6 +66,10 @@ def _streams(draw: st.DrawFn) -> list[bytes]:
             data = data.replace(b":", b": ", 3)
         elif edit == "twice":
             data = data.replace(b'"delta"', b'"delta":{"content":"w"},"delta"', 1)
+        elif edit == "bom":
+            data = b"\xef\xbb\xbf" + data
+        elif edit == "nan":
+            data = data.replace(b'"logprobs":null', b'"logprobs":NaN', 1)
         elif edit == "raw":
             data = data.replace(b'"content":"', b'"content":"' + draw(st.sampled_from([b"\n", b"\xff", b"\x00", b'"'])))
         found.append(data)
@@ -72,7 +78,7 @@ def _streams(draw: st.DrawFn) -> list[bytes]:
 
 def _taken(into: ChatAccumulator, data: bytes) -> Any:
     try:
-        return into.add(None, data), into.event_json, into.finished
+        return into.add(None, data), into.mended or data, into.finished
     except StreamBroken:
         return "broken"
 

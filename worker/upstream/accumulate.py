@@ -26,7 +26,7 @@ class Accumulator(Protocol):
 
     usage: dict[str, Any] | None  # the provider's own usage object
     meta: dict[str, Any] | None  # the provider's `meta`, which carries the cost
-    event_json: bytes  # the last event as strictly valid JSON: the very bytes added, unless those were not
+    mended: bytes | None  # the last event as strictly valid JSON where it was not; None where its own bytes are
 
     def add(self, event_name: str | None, data: bytes) -> str:
         """Take one event's JSON and return its visible text, maybe empty.

@@ -28,10 +28,21 @@ _USUAL = frozenset({"index", "delta", "logprobs", "finish_reason"})
 class ChatAccumulator:
     """The chunks of one chat completion, added up."""
 
+    __slots__ = (
+        "_choices",
+        "_growing",
+        "_last_top",
+        "_template",
+        "_top",
+        "mended",
+        "meta",
+        "usage",
+    )
+
     def __init__(self) -> None:
         self.usage: dict[str, Any] | None = None
         self.meta: dict[str, Any] | None = None
-        self.event_json = b""
+        self.mended: bytes | None = None
         self._top: dict[str, Any] = {}
         self._last_top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
@@ -45,11 +56,10 @@ class ChatAccumulator:
             text = template.text_of(data)
             if text is not None:
                 self._template = template
-                self.event_json = data
                 self._growing.append(text)
                 return text
         try:
-            chunk, self.event_json = read_json(data)
+            chunk, self.mended = read_json(data)
         except ValueError as error:
             raise StreamBroken(f"an event is no JSON: {error}") from None
         if not isinstance(chunk, dict):
@@ -65,10 +75,10 @@ class ChatAccumulator:
         for entry in choices:
             if isinstance(entry, dict):
                 text += self._take_choice(entry)
-        if repeats and self._is_plain(choices):
+        if repeats and self.mended is None and self._is_plain(choices):
             self._growing = self._choices[0].texts
             padded = padding if isinstance(padding, str) else None
-            self._template = ChunkTemplate.of(self.event_json, text, padded) or template
+            self._template = ChunkTemplate.of(data, text, padded) or template
         return text
 
     def _is_plain(self, choices: list[Any]) -> bool:

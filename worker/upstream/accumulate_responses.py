@@ -28,7 +28,7 @@ class ResponsesAccumulator:
     def __init__(self) -> None:
         self.usage: dict[str, Any] | None = None
         self.meta: dict[str, Any] | None = None
-        self.event_json = b""
+        self.mended: bytes | None = None
         self._texts: list[str] = []
         self._items: dict[int, dict[str, Any]] = {}
         self._final: dict[str, Any] | None = None
@@ -36,7 +36,7 @@ class ResponsesAccumulator:
     def add(self, event_name: str | None, data: bytes) -> str:
         """Take one event; return its text when it is output text. See `Accumulator.add`."""
         try:
-            event, self.event_json = read_json(data)
+            event, self.mended = read_json(data)
         except ValueError as error:
             raise StreamBroken(f"an event is no JSON: {error}") from None
         if not isinstance(event, dict):

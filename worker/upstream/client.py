@@ -29,6 +29,7 @@ from worker.upstream.connections import WIRE, Wire, explain, is_plain, lower, re
 from worker.upstream.cost import cost_from_headers
 from worker.upstream.outcome import Failure, Kind, Outcome
 from worker.upstream.stream import StreamReading
+from worker.upstream.tap import take_all
 from worker.upstream.transport import BROKEN, Headers, Transport
 from worker.upstream.watch import Watch
 from worker.upstream.whole_body import unstreamed_outcome, whole_outcome, wrong_content
@@ -214,10 +215,12 @@ class _Exchange:
         watch = self._watch
         stream = StreamReading(self._call, self._progress, self._on_chunk, watch.elapsed, self._max_bytes)
         self._stream = stream
-        read, take, touch = response.content.readany, stream.take, watch.touch
+        take_events, touch = stream.take, watch.touch
         waiting, lingering = True, False
-        while data := await read():
-            if take(data):
+
+        def take(data: bytes) -> bool:
+            nonlocal waiting, lingering
+            if take_events(data):
                 if waiting:
                     waiting = False
                     watch.phase("idle_timeout", self._idle)
@@ -225,8 +228,9 @@ class _Exchange:
                 if stream.done and not lingering:
                     lingering = True
                     watch.phase("linger", LINGER_SECONDS)
-            if stream.broken:
-                return stream.outcome()
+            return stream.broken
+
+        await take_all(response, take)
         stream.end()
         return stream.outcome()
 

@@ -15,17 +15,17 @@ from typing import Any
 from api_schemas import jsontext
 
 
-def read_json(data: bytes) -> tuple[Any, bytes]:
-    """Read JSON from a provider; return the value and a JSON text of it that is strictly valid.
+def read_json(data: bytes) -> tuple[Any, bytes | None]:
+    """Read JSON from a provider; return the value and, where `data` is no strictly valid JSON, a text of it that is.
 
-    The text is `data` itself, without a byte order mark, unless it held numbers that are no JSON.
+    That is where it holds numbers that are none, or begins with a byte order mark.
 
     Raises:
         ValueError: not JSON, not UTF-8, or nested too deeply.
     """
-    data = data.removeprefix(codecs.BOM_UTF8)  # readers may ignore it (RFC 8259, 8.1); PostgreSQL does not
+    bare = data.removeprefix(codecs.BOM_UTF8)  # readers may ignore it (RFC 8259, 8.1); PostgreSQL does not
     try:
-        return jsontext.loads(data), data
+        return jsontext.loads(bare), None if bare is data else bare
     except ValueError:
         value = _mended(data)
         return value, jsontext.dumps(value)

@@ -39,6 +39,18 @@ class ServerSentEvent(NamedTuple):
 class EventParser:
     """Cuts a byte stream, in pieces of any size, into events."""
 
+    __slots__ = (
+        "_data",
+        "_event",
+        "_line",
+        "_max_event",
+        "_max_line",
+        "_open",
+        "_size",
+        "_skip_lf",
+        "_start",
+    )
+
     def __init__(self, *, max_line: int = MAX_LINE_BYTES, max_event: int = MAX_EVENT_BYTES) -> None:
         self._max_line = max_line
         self._max_event = max_event

@@ -28,6 +28,20 @@ def accumulator_for(endpoint: str) -> Accumulator:
 class StreamReading:
     """One streamed answer. Feed `take` until it says that nothing more is wanted, then ask for the `outcome`."""
 
+    __slots__ = (
+        "_broken",
+        "_call",
+        "_elapsed",
+        "_meta",
+        "_on_chunk",
+        "_parser",
+        "_progress",
+        "_room",
+        "_sum",
+        "_usage",
+        "done",
+    )
+
     def __init__(
         self, call: Call, progress: Progress, on_chunk: ChunkSink | None, elapsed: Callable[[], float], max_bytes: int
     ) -> None:
@@ -110,7 +124,7 @@ class StreamReading:
             if self._sum.usage is not self._usage or self._sum.meta is not None:
                 self._take_money()
             if sink is not None:
-                sink(self._sum.event_json, text)
+                sink(self._sum.mended or data, text)
         return seen
 
     def _explain(self, error: StreamBroken | RecursionError) -> Failure:

@@ -14,6 +14,18 @@ class Watch:
     when it fires, looks whether anything happened since and sleeps on.
     """
 
+    __slots__ = (
+        "_end",
+        "_loop",
+        "_phase",
+        "_scope",
+        "_since",
+        "_timer",
+        "_window",
+        "fired",
+        "started",
+    )
+
     def __init__(self, total: float) -> None:
         """`total` is in seconds, counted from here; needs a running loop."""
         self.fired: str | None = None

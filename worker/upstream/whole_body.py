@@ -92,12 +92,12 @@ def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
     if not body.strip():
         return {}, b"", "the upstream answered with an empty body"
     try:
-        value, clean = read_json(body)
+        value, mended = read_json(body)
     except ValueError as error:
         return {}, b"", f"the upstream's body is no JSON: {error}"
     if not isinstance(value, dict):
         return {}, b"", "the upstream's body is no JSON object"
-    return value, clean, ""
+    return value, mended or body, ""
 
 
 def _with_body(failure: Failure, body: bytes, key: str | None) -> Failure:

@@ -1,0 +1,97 @@
+"""An answer's body taken where it arrives: in the transport's own callback.
+
+`await content.readany()` makes a future and two coroutines for each piece, and wakes a task that then walks back
+through every coroutine that awaits the answer. With thousands of streams all of that has left the processor's cache
+when the next piece comes. So for as long as a stream lasts a protocol of ours stands before aiohttp's: it hands on
+all that it hears, and then takes what aiohttp has made of it. ADR 20 has the numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import aiohttp
+
+
+async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], bool]) -> None:
+    """Give `take` each piece of the body as it arrives, until the body ends or `take` says that it has enough.
+
+    Raises:
+        aiohttp.ClientError: the body broke off; and whatever `take` raises.
+    """
+    tap = _Tap(response, take)
+    try:
+        tap.drain()
+        await tap.ended
+    finally:
+        tap.close()
+    if tap.error is not None:
+        raise tap.error
+
+
+class _Tap(asyncio.Protocol):
+    """Stands between a transport and aiohttp's protocol; `ended` is done when nothing more is to be taken."""
+
+    __slots__ = ("_content", "_inner", "_take", "_transport", "ended", "error")
+
+    def __init__(self, response: aiohttp.ClientResponse, take: Callable[[bytes], bool]) -> None:
+        self._content = response.content
+        self._take = take
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: Exception | None = None
+        # Without a connection the whole body is here already.
+        self._transport = response.connection.transport if response.connection is not None else None
+        if self._transport is not None:
+            self._inner = cast("asyncio.Protocol", self._transport.get_protocol())
+            self._transport.set_protocol(self)
+
+    def drain(self) -> None:
+        """Take what has arrived."""
+        if self.ended.done():
+            return
+        try:
+            while data := self._content.read_nowait():
+                if self._take(data):
+                    self.ended.set_result(None)
+                    return
+        except Exception as error:  # noqa: BLE001 - it is raised where the stream is awaited
+            self.error = error
+            self.ended.set_result(None)
+            return
+        if self._content.is_eof():
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        """Give the transport back to aiohttp."""
+        transport, self._transport = self._transport, None
+        if transport is not None and transport.get_protocol() is self:
+            transport.set_protocol(self._inner)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._inner.data_received(data)
+        self.drain()
+
+    def eof_received(self) -> bool | None:
+        """The peer will send no more."""
+        keeps_open = self._inner.eof_received()
+        self.drain()
+        return keeps_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: aiohttp ends the body or says what broke it."""
+        self._inner.connection_lost(exc)
+        self.drain()
+        if not self.ended.done():  # a session that was closed tells nobody
+            self.error = aiohttp.ServerDisconnectedError()
+            self.ended.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._inner.resume_writing()
