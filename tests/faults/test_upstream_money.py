@@ -118,7 +118,9 @@ def test_what_a_dead_worker_had_reserved_is_free_again(stage: SetStage) -> None:
         witness.saw(victim.returncode == -signal.SIGKILL)
     on.check(all_completed=False)
     assert {on.job(job)["status"] for job in others} == {"completed"}
-    assert {len(on.attempts(job)) for job in others} == {1}
+    # The one that died may have claimed some of them; the wait itself costs no attempt.
+    counted = [[row["outcome"] for row in on.attempts(job) if row["outcome"] != "lost"] for job in others]
+    assert counted == [["completed"]] * len(others)
     found = _budget(on)
     assert (found.reserved_picousd, found.spent_picousd) == (
         0,

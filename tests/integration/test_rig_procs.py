@@ -73,10 +73,12 @@ def test_waiting_counts_lines(launch: Callable[..., Process]) -> None:
 
 
 def test_closing_takes_children_and_grandchildren_along(launch: Callable[..., Process]) -> None:
-    """Even a frozen one, and even a child that left the group."""
+    """Even a frozen one, and even a child that left the group; of one that takes its time to die nothing is seen."""
+    large = f"memory = b'x' * {400 << 20}; {SLEEPER}"
     code = f"""
         import subprocess, sys
-        child = subprocess.Popen([sys.executable, "-c", {SLEEPER!r}], start_new_session=True)
+        child = subprocess.Popen([sys.executable, "-c", {large!r}], stdout=subprocess.PIPE, start_new_session=True)
+        child.stdout.readline()
         print("child", child.pid, flush=True)
         child.wait()
     """
@@ -84,7 +86,26 @@ def test_closing_takes_children_and_grandchildren_along(launch: Callable[..., Pr
     child = psutil.Process(int(process.wait_for_line(r"child (\d+)")[1]))
     process.stop()
     process.close()
-    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, what="the grandchild ends")
+    assert child.pid not in leftovers.living_children(), "it was killed, and not waited for"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux")
+def test_closing_leaves_none_of_those_that_are_started_again(launch: Callable[..., Process]) -> None:
+    """As PostgreSQL starts its helpers again when they die; those born after the look must not stay."""
+    code = """
+        import subprocess
+        start = lambda: subprocess.Popen(["sleep", "600"], start_new_session=True)
+        children = [start() for _ in range(20)]
+        print("up", flush=True)
+        while True:
+            children = [start() if child.poll() is not None else child for child in children]
+    """
+    process = launch(_python(code))
+    process.wait_for_line("up")
+    before = {child.pid for child in psutil.Process(process.pid).children()}
+    assert len(before) == 20
+    process.close()
+    assert not leftovers.living_children()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux")

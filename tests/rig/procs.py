@@ -187,16 +187,27 @@ class Process:
         if self._closed:
             return
         self._closed = True
-        if self.running:
-            # What it started in sessions of its own goes too; SIGKILL also ends what is stopped.
-            for child in _descendants(self.pid):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+        family = self._halted_family()
+        # What it started in sessions of its own goes too; SIGKILL also ends what is stopped.
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+        # They die after the signal, not with it; who looks for leftovers next must not see them on their way.
+        psutil.wait_procs(family, timeout=10)
         with _lock:
             _children.pop(self.pid, None)
+
+    def _halted_family(self) -> list[psutil.Process]:
+        """Its descendants, while it stands still: as its children die it would start others."""
+        if not self.running:
+            return []
+        with contextlib.suppress(ProcessLookupError):
+            self.send(signal.SIGSTOP)
+            eventually(lambda: self.frozen or not self.running, what=f"{self.name} stops")
+        return _descendants(self.pid)
 
     def rss_bytes(self) -> int:
         """Resident memory, in bytes."""
