@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.rig.scripted_upstream import SSE, Peer, Request
+from tests.rig.scripted_upstream import CHUNKED, SSE, Peer, Request
 from tests.rig.upstream_calls import KEY, OK, data, new_call, piece, talking
 from tests.rig.waiting import eventually_async
 from worker.upstream.call import CHAT, Call, Progress
@@ -28,7 +28,7 @@ async def test_an_exception_of_the_sink_ends_the_call_and_closes_the_connection(
     gone = asyncio.Event()
 
     async def script(_: Request, peer: Peer) -> None:
-        await peer.head(SSE + "transfer-encoding: chunked\r\n")
+        await peer.head(CHUNKED)
         await peer.chunk(data(piece("x")))
         await peer.hung_up()
         gone.set()
@@ -75,7 +75,7 @@ async def test_hundreds_of_cancels_leave_nothing_behind() -> None:
         if request.headers["x-client-request-id"].startswith("ok"):
             await peer.reply(OK)
             return
-        await peer.head(SSE + "transfer-encoding: chunked\r\n")
+        await peer.head(CHUNKED)
         await peer.chunk(data(piece("x")))
         await peer.hung_up()
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import socket
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from tests.rig.scripted_upstream import JSON, SSE, Peer, Request, scripted
+from tests.rig.certificates import self_signed, serving
+from tests.rig.scripted_upstream import CHUNKED, JSON, SSE, Peer, Request, scripted
 from tests.rig.upstream_calls import OK, data, new_call, new_client, one, piece, talking
 from worker.upstream.call import Progress
 from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
-
-CHUNKED = SSE + "transfer-encoding: chunked\r\n"
 
 
 # --- nothing was sent -----------------------------------------------------------------------------------------------
@@ -81,36 +74,12 @@ async def test_an_unknown_certificate_is_refused_before_anything_is_sent(tmp_pat
     usual = loop.get_exception_handler()
     loop.set_exception_handler(lambda *_: None)
     try:
-        async with scripted(script, self_signed(tmp_path)) as upstream:
+        async with scripted(script, serving(self_signed(tmp_path / "server.pem", "127.0.0.1"))) as upstream:
             failure = await failure_at(upstream.url)
     finally:
         loop.set_exception_handler(usual)
     assert (failure.kind, failure.code) == (Kind.NOT_SENT, "tls")
     assert upstream.requests == []
-
-
-def self_signed(directory: Path) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "server.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return context
 
 
 # --- it may have been paid ------------------------------------------------------------------------------------------

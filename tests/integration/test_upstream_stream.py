@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from tests.rig import recordings
-from tests.rig.scripted_upstream import JSON, SSE, Peer, Request
+from tests.rig.scripted_upstream import CHUNKED, JSON, SSE, Peer, Request
 from tests.rig.upstream_calls import OK, data, new_call, one, piece, talking
 from worker.upstream.call import RESPONSES
 from worker.upstream.outcome import Answer, Failure, Kind
@@ -84,7 +84,7 @@ async def test_a_connection_held_open_after_done_does_not_hold_the_call() -> Non
     """The rest is awaited for a second, no longer."""
 
     async def script(_: Request, peer: Peer) -> None:
-        await peer.head(SSE + "transfer-encoding: chunked\r\n")
+        await peer.head(CHUNKED)
         await peer.chunk(data(piece("hi", "stop")) + b"data: [DONE]\n\n")
         await peer.hung_up()
 
@@ -97,7 +97,7 @@ async def test_many_events_end_at_the_limit_too_and_keep_their_text() -> None:
     """Each is small, together they are endless."""
 
     async def script(_: Request, peer: Peer) -> None:
-        await peer.head(SSE + "transfer-encoding: chunked\r\n")
+        await peer.head(CHUNKED)
         while True:
             await peer.chunk(data(piece("x")) * 100)
 
@@ -133,7 +133,7 @@ async def test_a_stream_that_was_not_asked_for_is_wrong_content() -> None:
     """And it is not read for minutes."""
 
     async def script(_: Request, peer: Peer) -> None:
-        await peer.head(SSE + "transfer-encoding: chunked\r\n")
+        await peer.head(CHUNKED)
         await peer.hung_up()
 
     failure = await one(script, new_call())

@@ -6,13 +6,11 @@ import asyncio
 
 import pytest
 
-from tests.rig.scripted_upstream import JSON, SSE, Peer, Request
+from tests.rig.scripted_upstream import CHUNKED, JSON, Peer, Request
 from tests.rig.upstream_calls import OK, data, new_call, one, piece, talking
 from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
-
-CHUNKED = SSE + "transfer-encoding: chunked\r\n"
 
 
 async def test_keep_alive_comments_do_not_keep_a_silent_stream_alive() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.rig.certificates import self_signed
+from tests.rig.certificates import self_signed, serving
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.egress import Blocked, Egress, Unanswered
 
@@ -335,8 +335,7 @@ async def test_tls_checks_the_name_and_host_carries_it(tmp_path: Path) -> None:
     """Connected to an address, yet SNI, the certificate and Host are the name's; another name's certificate fails."""
     seen: list[str | None] = []
     certificate = self_signed(tmp_path / "hooks.pem", "hooks.example")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate)
+    server = serving(certificate)
     server.sni_callback = lambda sock, name, context: seen.append(name)
 
     async def ok(request: web.Request) -> web.Response:

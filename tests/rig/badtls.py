@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.rig.certificates import self_signed
+from tests.rig.certificates import self_signed, serving
 
 
 class SelfSigned:
@@ -19,8 +19,7 @@ class SelfSigned:
     def __init__(self, directory: Path) -> None:
         self.refusals = 0
         self.told = 0
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.load_cert_chain(self_signed(directory / "self-signed.pem", "127.0.0.1"))
+        self._tls = serving(self_signed(directory / "self-signed.pem", "127.0.0.1"))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, name="self-signed", daemon=True)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 SSE = "content-type: text/event-stream\r\n"
+CHUNKED = SSE + "transfer-encoding: chunked\r\n"
 JSON = "content-type: application/json\r\n"
 
 

@@ -25,9 +25,9 @@ def read_json(data: bytes) -> tuple[Any, bytes | None]:
     """
     bare = data.removeprefix(codecs.BOM_UTF8)  # readers may ignore it (RFC 8259, 8.1); PostgreSQL does not
     try:
-        return jsontext.loads(bare), None if bare is data else bare
+        return jsontext.loads(bare), None if len(bare) == len(data) else bare
     except ValueError:
-        value = _mended(data)
+        value = _mended(bare)
         return value, jsontext.dumps(value)
 
 

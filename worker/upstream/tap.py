@@ -23,7 +23,7 @@ async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], boo
     """
     tap = _Tap(response, take)
     try:
-        tap.drain()
+        tap.begin()
         await tap.ended
     finally:
         tap.close()
@@ -41,14 +41,18 @@ class _Tap(asyncio.Protocol):
         self._take = take
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: Exception | None = None
-        # Without a connection the whole body is here already.
         self._transport = response.connection.transport if response.connection is not None else None
+
+    def begin(self) -> None:
+        """Take what has arrived already, and from now on what comes."""
         if self._transport is not None:
             self._inner = cast("asyncio.Protocol", self._transport.get_protocol())
             self._transport.set_protocol(self)
+        self._drain()
+        if self._transport is None:  # the whole body is here, or will never be
+            self._lose()
 
-    def drain(self) -> None:
-        """Take what has arrived."""
+    def _drain(self) -> None:
         if self.ended.done():
             return
         try:
@@ -72,19 +76,23 @@ class _Tap(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._inner.data_received(data)
-        self.drain()
+        self._drain()
 
     def eof_received(self) -> bool | None:
         """The peer will send no more."""
         keeps_open = self._inner.eof_received()
-        self.drain()
+        self._drain()
         return keeps_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: aiohttp ends the body or says what broke it."""
         self._inner.connection_lost(exc)
-        self.drain()
-        if not self.ended.done():  # a session that was closed tells nobody
+        self._drain()
+        self._lose()
+
+    def _lose(self) -> None:
+        """Nothing more can come. Mostly aiohttp has said so; a session that was closed tells nobody."""
+        if not self.ended.done():
             self.error = aiohttp.ServerDisconnectedError()
             self.ended.set_result(None)
 
