@@ -25,7 +25,7 @@ ERROR_CLASSES: tuple[str, ...] = get_args(ErrorClass)
 
 
 class StockpotError(Exception):
-    """The root of everything Stockpot raises on purpose; see `worker.errors` for the tree."""
+    """The root of everything Stockpot raises on purpose; see `worker.base.errors` for the tree."""
 
 
 class FieldProblem(BaseModel):

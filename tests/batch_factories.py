@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from tests.factories import USAGE, chat, rows, settlement, time_is_up
-from worker.bulk import importing, results
-from worker.bulk.importing import Options, Quoted
-from worker.bulk.reading import BatchFile
-from worker.bulk.result_files import Files
-from worker.bulk.survey import survey
-from worker.db import batch_claims, batches, leases, settle
-from worker.db.batches import BatchRow, Tally
-from worker.db.claim import ClaimedJob
+from worker.batches import importing, results
+from worker.batches.ends import count_lines
+from worker.batches.importing import Options, Quoted
+from worker.batches.reading import BatchFile
+from worker.batches.result_files import Files
+from worker.batches.survey import survey
+from worker.db.batches import claims, records
+from worker.db.batches.records import BatchRow, Tally
 from worker.db.connect import Database
-from worker.db.settle import Settlement
-from worker.webhooks.batch_ends import count_lines
+from worker.db.jobs import leases, settle
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.settle import Settlement
 from worker.webhooks.subscriptions import Subscriptions
 
 #: Bytes of the longest line that the tests' files may have.
@@ -53,15 +54,15 @@ def submit(database: Database, path: Path, options: Options | None = None, **how
         batch, created = importing.begin(database, file.name, found, options, Quoted(), **how)
         if batch.imported < batch.total:
             importing.import_lines(database, batch, file, found, max_line_bytes=LONGEST)
-    return database.read(lambda conn: batches.get(conn, batch.id, tenant=None)), created
+    return database.read(lambda conn: records.get(conn, batch.id, tenant=None)), created
 
 
 def claimed(database: Database, batch: str, limit: int = 100) -> list[ClaimedJob]:
     """Claim what the batch admits, as the feeder does."""
-    found = [one for one in database.read(batch_claims.open_batches) if one.id == batch]
+    found = [one for one in database.read(claims.open_batches) if one.id == batch]
     if not found:
         return []
-    return database.write(lambda conn: batch_claims.claim_lines(conn, found[0], limit, owner="w", lease=30, held=[]))
+    return database.write(lambda conn: claims.claim_lines(conn, found[0], limit, owner="w", lease=30, held=[]))
 
 
 def end(database: Database, *settlements: Settlement) -> None:
@@ -69,7 +70,7 @@ def end(database: Database, *settlements: Settlement) -> None:
 
     def write(conn: Any) -> None:
         written = settle.write(conn, settlements)
-        count_lines(conn, batches.tallies(settlements, written), Subscriptions())
+        count_lines(conn, records.tallies(settlements, written), Subscriptions())
 
     database.write(write)
 
@@ -83,7 +84,7 @@ def over(job: ClaimedJob, status: str = "completed", **fields: Any) -> Settlemen
 
 
 def again(database: Database, batch: str) -> BatchRow:
-    return database.read(lambda conn: batches.get(conn, batch, tenant=None))
+    return database.read(lambda conn: records.get(conn, batch, tenant=None))
 
 
 def export(database: Database, batch: str, out: Path, *, follow: bool = False) -> tuple[list[Any], list[Any]]:

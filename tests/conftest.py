@@ -105,7 +105,7 @@ def settings_unread() -> Iterator[None]:
 
 
 def _forget_settings() -> None:
-    module = sys.modules.get("worker.settings")
+    module = sys.modules.get("worker.base.settings")
     if module is not None:
         module.settings.cache_clear()
 

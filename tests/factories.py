@@ -15,11 +15,11 @@ from sqlalchemy.engine import RowMapping
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest, parse_job
 from api_schemas.usage import Usage
-from worker.db import claim, settle, submit
-from worker.db.claim import ClaimedJob
+from worker.base.settings import Settings
 from worker.db.connect import Database
-from worker.db.settle import Settlement
-from worker.settings import Settings
+from worker.db.jobs import claim, settle, submit
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.settle import Settlement
 from worker.upstream.outcome import Answer, Failure, Kind, Timings
 
 MODEL = "m/one"

@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from api_schemas.jobs import JobDetail, parse_job
 from tests.factories import chat
 from tests.rig.waiting import eventually
-from worker.db import lookup, submit
+from worker.base.settings import Settings
 from worker.db.connect import Database
+from worker.db.jobs import lookup, submit
 from worker.engine.engine import Engine
-from worker.sandbox.simulator import Simulator, SimulatorConfig
-from worker.sandbox.simulator.journal import Call, calls_by_job, read_journal
-from worker.settings import Settings
+from worker.simulator import Simulator, SimulatorConfig
+from worker.simulator.journal import Call, calls_by_job, read_journal
 
 #: What a test waits for is short; what must not fire on a busy machine is long. What the tests prove depends on none of
 #: these numbers; tests of the timers set their own.

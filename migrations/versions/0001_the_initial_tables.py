@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from worker.db.base import Instant, RawJSON
+from worker.db.columns import Instant, RawJSON
 
 revision = "0001"
 down_revision = None

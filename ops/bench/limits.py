@@ -33,8 +33,9 @@ from ops.bench import limits_capacity, limits_report
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.servers import ValkeyServer
-from worker.db import schema, submit
-from worker.sandbox.simulator.journal import Call, calls, calls_by_job, read_journal
+from worker.db import schema
+from worker.db.jobs import submit
+from worker.simulator.journal import Call, calls, calls_by_job, read_journal
 
 WORKERS = 4
 #: Seconds that are left out at the start, and seconds that are measured.

@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.rig.servers import ValkeyServer
-from worker.limits.gate import Gate
+from worker.limits.admission import Admission
 from worker.limits.permit import Permit
 from worker.limits.route import Route
 
@@ -88,9 +88,9 @@ async def _serving(steps: tuple[tuple[float, int], ...]) -> AsyncIterator[Server
         await runner.cleanup()
 
 
-async def _job(gate: Gate, route: Route, server: Server, session: aiohttp.ClientSession) -> None:
+async def _job(admission: Admission, route: Route, server: Server, session: aiohttp.ClientSession) -> None:
     while True:
-        permit = await gate.admit(route, 0, 2.0)
+        permit = await admission.admit(route, 0, 2.0)
         if not isinstance(permit, Permit):
             continue
         async with session.post(server.url) as response:
@@ -105,20 +105,24 @@ async def _play(
     with ValkeyServer() as valkey:
         async with _serving(steps) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             route = Route(server.url, "k", "m")
-            gates = [Gate(valkey.url) for _ in range(workers)]
-            for gate in gates:
-                await gate.start()
+            admissions = [Admission(valkey.url) for _ in range(workers)]
+            for admission in admissions:
+                await admission.start()
             server.began = time.monotonic()
-            jobs = [asyncio.ensure_future(_job(gate, route, server, session)) for gate in gates for _ in range(JOBS)]
+            jobs = [
+                asyncio.ensure_future(_job(admission, route, server, session))
+                for admission in admissions
+                for _ in range(JOBS)
+            ]
             while server.now < seconds:
-                for state in await gates[0].snapshot():
+                for state in await admissions[0].snapshot():
                     limits.append((round(server.now, 2), state.limit or 0))
                 await asyncio.sleep(LOOK)
             for job in jobs:
                 job.cancel()
             await asyncio.gather(*jobs, return_exceptions=True)
-            for gate in gates:
-                await gate.aclose()
+            for admission in admissions:
+                await admission.aclose()
     return server, limits
 
 

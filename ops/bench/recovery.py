@@ -33,8 +33,8 @@ from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import Stage
 from tests.rig.waiting import eventually, steadily
+from worker.base.errors import Unreachable
 from worker.db.schema import upgrade
-from worker.errors import Unreachable
 
 #: An answer that takes about eight seconds: long enough to be in hand when the fault comes.
 SLOW = "slow=200"

@@ -20,7 +20,7 @@ from tests.rig.ports import fresh_directory
 from tests.rig.procs import Process
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import NeverHappened, eventually, steadily
-from worker.sandbox.simulator.journal import calls, read_journal
+from worker.simulator.journal import calls, read_journal
 
 #: A whole answer after six seconds.
 SLOW = "delay=6000"
@@ -61,7 +61,7 @@ def plain() -> Iterator[Plain]:
         simulator: list[str | Path] = [
             sys.executable,
             "-m",
-            "worker.sandbox.simulator",
+            "worker.simulator",
             "--journal",
             logs / "calls.jsonl",
         ]

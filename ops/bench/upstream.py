@@ -39,14 +39,14 @@ class Book:
     def __init__(self) -> None:
         self.reset(0)
 
-    def reset(self, gate: int) -> None:
+    def reset(self, admission: int) -> None:
         """Forget everything; `gate` streams must be open before the first chunk goes out (0: no gate)."""
         self.calls = 0
         self.chunks = 0
         self.open_now = 0
         self.open_most = 0
         self.broken = 0
-        self.gate = gate
+        self.admission = admission
         self.late_most_ns = 0
         self.first_seen: dict[bytes, int] = {}
         self.per_tag: Counter[bytes] = Counter()
@@ -63,7 +63,7 @@ class Book:
             "open": self.open_now,
             "open_most": self.open_most,
             "broken": self.broken,
-            "gated": self.gate,
+            "gated": self.admission,
             "late_most_ms": self.late_most_ns / 1e6,
             "chunk_seconds": (self.last_chunk_ns - self.first_chunk_ns) / 1e9,
         }
@@ -166,14 +166,14 @@ class Wheel:
         ring.add(stream)
         self.book.open_now += 1
         self.book.open_most = max(self.book.open_most, self.book.open_now)
-        if not self.book.gate:
+        if not self.book.admission:
             ring.start()
-        elif self.book.open_now >= self.book.gate:
+        elif self.book.open_now >= self.book.admission:
             self.open()
 
     def open(self) -> None:
         """Lift the gate."""
-        self.book.gate = 0
+        self.book.admission = 0
         for ring in self.rings.values():
             ring.start()
 

@@ -24,10 +24,10 @@ from sqlalchemy import Connection
 
 from tests.rig.ports import fresh_directory
 from tests.rig.servers import PostgresServer
-from worker.db import outbox
+from worker.base.settings import load
 from worker.db.connect import Database
 from worker.db.schema import upgrade
-from worker.settings import load
+from worker.db.webhooks import outbox
 from worker.webhooks import admin
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.deliver import Deliverer

@@ -1,4 +1,4 @@
-"""`docs/metrics.md` and `worker/metrics.py` say the same."""
+"""`docs/metrics.md` and `worker/base/metrics.py` say the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from worker import metrics
+from worker.base import metrics
 
 DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-from worker.settings import _NOT_SETTINGS, PREFIX, Settings
+from worker.base.settings import _NOT_SETTINGS, PREFIX, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 #: Defaults that follow from other settings are told in words.

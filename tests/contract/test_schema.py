@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from migrations import HEAD
+from worker.base.errors import Unreachable
 from worker.db import schema
-from worker.db.tables import TERMINAL, attempts, jobs
-from worker.db.webhook_tables import webhook_endpoints, webhook_events
-from worker.errors import Unreachable
+from worker.db.jobs.tables import TERMINAL, attempts, jobs
+from worker.db.webhooks.tables import webhook_endpoints, webhook_events
 
 #: The views' columns as promised to those who read with SQL; more may follow after them, none may go or move.
 PROMISED = {

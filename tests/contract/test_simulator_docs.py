@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from worker.sandbox.simulator.config import SimulatorConfig
-from worker.sandbox.simulator.script import STEPS, parse
+from worker.simulator.config import SimulatorConfig
+from worker.simulator.script import STEPS, parse
 
 DOCS = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
 

@@ -13,11 +13,11 @@ from tests.rig.postgres import PostgresServer
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings
 from worker.db import connect
 from worker.db.schema import upgrade
-from worker.errors import Unreachable
-from worker.producer import Stockpot
-from worker.settings import Settings
+from worker.producer.stockpot import Stockpot
 
 pytestmark = pytest.mark.fault
 

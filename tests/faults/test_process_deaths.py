@@ -15,7 +15,7 @@ from tests.rig.stage import SetStage, Stage
 from tests.rig.supervisor import Supervisor
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
-from worker import crash
+from worker.base import crashpoints
 
 pytestmark = pytest.mark.fault
 
@@ -92,8 +92,8 @@ ELSEWHERE = {"submit.committed", "hook.claimed", "hook.sent", "hook.recorded", "
 def test_every_crash_point_is_enumerated_or_named_as_tested_elsewhere() -> None:
     """A point that nobody dies at proves nothing."""
     with Witness("there are crash points") as witness:
-        witness.inject(lambda: witness.saw(crash.POINTS))
-    assert crash.POINTS == JOB_POINTS.keys() | set(LOOP_POINTS) | ELSEWHERE
+        witness.inject(lambda: witness.saw(crashpoints.POINTS))
+    assert crashpoints.POINTS == JOB_POINTS.keys() | set(LOOP_POINTS) | ELSEWHERE
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ import pytest
 from tests.rig.procs import Process
 from tests.rig.stage import SetStage
 from tests.rig.witness import Witness
-from worker.db.submit import Submitted
-from worker.errors import IdempotencyConflict
-from worker.producer import Stockpot
+from worker.base.errors import IdempotencyConflict
+from worker.db.jobs.submit import Submitted
+from worker.producer.stockpot import Stockpot
 
 pytestmark = pytest.mark.fault
 

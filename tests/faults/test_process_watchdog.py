@@ -13,7 +13,7 @@ from tests.rig.stage import SetStage, Stage
 from tests.rig.supervisor import Supervisor
 from tests.rig.waiting import eventually, steadily
 from tests.rig.witness import Witness
-from worker.watchdog import STILL_SECONDS, STUCK
+from worker.broker.watchdog import STILL_SECONDS, STUCK
 
 pytestmark = pytest.mark.fault
 

@@ -11,7 +11,7 @@ import redis as redis_py
 from tests.rig.stage import SetStage
 from tests.rig.waiting import eventually, steadily
 from tests.rig.witness import Witness
-from worker.doorbell import Doorbell
+from worker.broker.doorbell import Doorbell
 
 pytestmark = pytest.mark.fault
 

@@ -10,7 +10,7 @@ from tests.rig.simulated import Knobs
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
-from worker.sandbox.simulator.journal import Call, calls, read_journal
+from worker.simulator.journal import Call, calls, read_journal
 
 pytestmark = pytest.mark.fault
 

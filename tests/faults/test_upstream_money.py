@@ -16,8 +16,8 @@ from tests.rig.simulated import Knobs
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
-from worker.db import budgets
-from worker.db.budgets import Budget
+from worker.db.budgets import reservations
+from worker.db.budgets.reservations import Budget
 
 pytestmark = pytest.mark.fault
 
@@ -71,7 +71,7 @@ def test_every_attempt_of_a_run_with_faults_is_matched_to_the_last_credit(stage:
     A budget counts along: what it has counted is the ledger's sum, and nothing is reserved any more.
     """
     on = stage(database, workers=2, concurrency=12, first_event_timeout=300, idle_timeout=300, total_timeout=400)
-    books.write(on, lambda conn: budgets.put(conn, "*", "day", int(100 * books.PICO)))
+    books.write(on, lambda conn: reservations.put(conn, "*", "day", int(100 * books.PICO)))
     rng = random.Random(18)
     doomed = [on.submit("stall@2" if number % 2 else "hold", stream=number % 2 == 1) for number in range(6)]
     jobs = [on.submit(rng.choice(SCRIPTS), stream=number % 2 == 0) for number in range(50)]
@@ -102,7 +102,7 @@ def test_every_attempt_of_a_run_with_faults_is_matched_to_the_last_credit(stage:
 def test_what_a_dead_worker_had_reserved_is_free_again(stage: SetStage) -> None:
     """Its call, of unknown cost, had taken all that was left: nobody else could make any."""
     on = stage("postgres", workers=1)
-    books.write(on, lambda conn: budgets.put(conn, "default", "day", int(books.PICO) // 200))
+    books.write(on, lambda conn: reservations.put(conn, "default", "day", int(books.PICO) // 200))
     first = on.submit("stall@2", stream=True)
     victim = on.workers[0]
     with Witness("a worker died that had reserved all there was") as witness:
@@ -129,5 +129,5 @@ def test_what_a_dead_worker_had_reserved_is_free_again(stage: SetStage) -> None:
 
 
 def _budget(on: Stage) -> Budget:
-    [one] = books.write(on, budgets.every)
+    [one] = books.write(on, reservations.every)
     return one

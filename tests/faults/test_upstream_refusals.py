@@ -16,7 +16,7 @@ from tests.rig.simulated import Knobs
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
-from worker.sandbox.simulator.journal import calls_by_job, read_journal
+from worker.simulator.journal import calls_by_job, read_journal
 
 pytestmark = pytest.mark.fault
 

@@ -12,7 +12,7 @@ from tests.factories import opened
 from tests.rig.deliveries import SECRET
 from tests.rig.hookd import HookReceiver
 from tests.rig.receipts import unverified
-from worker.db.batches import BatchRow
+from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
 from worker.webhooks.secrets import Vault
 

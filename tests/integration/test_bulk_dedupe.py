@@ -10,18 +10,20 @@ import pytest
 
 from tests.batch_factories import ANSWER, DEDUPE, again, claimed, end, export, over, submit, write_asked
 from tests.factories import lease_run_out, rows
-from worker.bulk import control, importing
-from worker.bulk.importing import Options
-from worker.db import batch_claims, batch_import, batches, leases
+from worker.base.errors import NotAllowed
+from worker.batches import importing
+from worker.batches.ends import count_lines
+from worker.batches.importing import Options
+from worker.batches.keeper import BatchKeeper
 from worker.db import purge as purging
-from worker.db.batch_import import ImportCopy
-from worker.db.batches import BatchRow
+from worker.db.batches import claims, lines_in, records
+from worker.db.batches.lines_in import ImportCopy
+from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
-from worker.engine.batch_keeper import BatchKeeper
+from worker.db.jobs import leases
 from worker.engine.sweeper import _counted
-from worker.errors import NotAllowed
-from worker.telling import told_of_cancel
-from worker.webhooks.batch_ends import count_lines
+from worker.producer import batch_control as control
+from worker.producer.cancellation import hears_of_cancel
 from worker.webhooks.subscriptions import Subscriptions
 
 #: What the lines ask, in the order of the file: three requests, one of them five times.
@@ -94,13 +96,13 @@ def test_a_copy_fails_with_its_line_and_is_retried_with_it(database: Database, b
 
 def test_cancelling_a_batch_or_one_line_cancels_its_copies(database: Database, batch: BatchRow, tmp_path: Path) -> None:
     """What is in flight answers its copies, too."""
-    from worker.db import cancel
+    from worker.db.jobs import cancel
 
     [running] = claimed(database, batch.id, 1)
     [second] = rows(database, "SELECT id FROM jobs WHERE line = 2")
 
     def write(conn: Any) -> None:
-        told_of_cancel(conn, cancel.cancel(conn, second["id"], tenant="default"), "default")
+        hears_of_cancel(conn, cancel.cancel(conn, second["id"], tenant="default"), "default")
 
     database.write(write)
     assert again(database, batch.id).cancelled == 2
@@ -156,7 +158,7 @@ def test_a_kill_in_any_slice_of_the_import_leaves_each_line_once(
             deaths += 1
         finally:
             monkeypatch.setattr(database, "write", write)
-        for row in database.read(lambda conn: batches.newest(conn, tenant="default")):
+        for row in database.read(lambda conn: records.newest(conn, tenant="default")):
             end(database, *(over(job, response=ANSWER) for job in claimed(database, row.id, 2)))
     assert deaths >= 10
     unique = len(set(asked))
@@ -173,7 +175,7 @@ def test_of_two_imports_of_copies_the_second_is_refused_and_writes_nothing(datab
     """It says what it follows, as a slice of jobs does."""
     copy = ImportCopy(99, 1, "r-99")
     with pytest.raises(NotAllowed, match="another command"):
-        database.write(lambda conn: batch_import.insert_copies(conn, batch, [copy], after=4))
+        database.write(lambda conn: lines_in.insert_copies(conn, batch, [copy], after=4))
     assert rows(database, "SELECT count(*) AS n FROM batch_copies")[0]["n"] == 5
 
 
@@ -183,17 +185,17 @@ def test_an_import_that_is_given_up_answers_no_line_that_never_came(
     """Copies count with their job: those whose job was not imported are not expected any more."""
     monkeypatch.setattr(importing, "SLICE", 1)
     monkeypatch.setattr(importing, "SQLITE_SLICE", 1)
-    insert = batch_import.insert
+    insert = lines_in.insert
 
     def dies(conn: Any, row: BatchRow, lines: Any, **how: Any) -> None:
         if lines[0].number > 1:
             raise ConnectionError("killed")
         insert(conn, row, lines, **how)
 
-    monkeypatch.setattr(batch_import, "insert", dies)
+    monkeypatch.setattr(lines_in, "insert", dies)
     with pytest.raises(ConnectionError):
         submit(database, write_asked(tmp_path / "in.jsonl", ASKED), DEDUPE)
-    [batch] = database.read(lambda conn: batches.newest(conn, tenant="default"))
+    [batch] = database.read(lambda conn: records.newest(conn, tenant="default"))
     assert (batch.imported, batch.copies) == (5, 5)
     control.cancel(database, batch.id, tenant="default", abort=True)
     now = again(database, batch.id)
@@ -214,7 +216,7 @@ def test_money_is_reserved_for_calls_and_not_for_copies(database: Database, tmp_
     database.write(BatchKeeper().keep)
     assert again(database, batch.id).held is None
     row = again(database, batch.id)
-    assert batch_claims.line_picousd(row.cost_picousd, row.completed - row.copied, None, 3) == 10_000_000_000
+    assert claims.line_picousd(row.cost_picousd, row.completed - row.copied, None, 3) == 10_000_000_000
     assert len(claimed(database, batch.id)) == 2
 
 

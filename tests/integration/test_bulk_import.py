@@ -11,14 +11,14 @@ import pytest
 
 from tests.batch_factories import LONGEST, submit, write_file
 from tests.factories import chat, rows
-from worker.bulk import importing
-from worker.bulk.importing import Options, Quoted, When
-from worker.bulk.reading import BatchFile, FileChanged
-from worker.bulk.survey import survey
-from worker.db import batch_import, batches
-from worker.db.batch_import import ImportLine
+from worker.base.errors import NotAllowed
+from worker.batches import importing
+from worker.batches.importing import Options, Quoted, When
+from worker.batches.reading import BatchFile, FileChanged
+from worker.batches.survey import survey
+from worker.db.batches import lines_in, records
+from worker.db.batches.lines_in import ImportLine
 from worker.db.connect import Database
-from worker.errors import NotAllowed
 
 
 def lines_of(database: Database, batch: str) -> list[tuple[int, str]]:
@@ -81,7 +81,7 @@ def test_an_import_that_stopped_goes_on_after_its_last_committed_slice(
     monkeypatch.setattr(importing, "SLICE", 100)
     monkeypatch.setattr(importing, "SQLITE_SLICE", 100)
     path = write_file(tmp_path / "in.jsonl", 1_050)
-    insert = batch_import.insert
+    insert = lines_in.insert
     left = 4
 
     def dies(*arguments: Any, **options: Any) -> None:
@@ -91,13 +91,13 @@ def test_an_import_that_stopped_goes_on_after_its_last_committed_slice(
         if left < 0:
             raise ConnectionError("killed")
 
-    monkeypatch.setattr(batch_import, "insert", dies)
+    monkeypatch.setattr(lines_in, "insert", dies)
     ids = set()
     for _ in range(2):
         left = 4
         with pytest.raises(ConnectionError):
             submit(database, path)
-        [batch] = database.read(lambda conn: batches.newest(conn, tenant="default"))
+        [batch] = database.read(lambda conn: records.newest(conn, tenant="default"))
         ids.add(batch.id)
     assert batch.imported == 800
     left = 10
@@ -113,7 +113,7 @@ def test_of_two_imports_of_one_batch_the_second_is_refused_and_writes_nothing(
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 10))
     line = ImportLine(1, "r-1", "/v1/chat/completions", "m", stream=False, body=b"{}")
     with pytest.raises(NotAllowed, match="another command"):
-        database.write(lambda conn: batch_import.insert(conn, batch, [line], after=5, on_ambiguous="retry"))
+        database.write(lambda conn: lines_in.insert(conn, batch, [line], after=5, on_ambiguous="retry"))
     assert len(lines_of(database, batch.id)) == 10
 
 

@@ -12,15 +12,16 @@ import pytest
 
 from tests.batch_factories import again, claimed, end, export, finished, over, submit, write_file
 from tests.factories import lease_run_out, rows, sql, time_is_up
-from worker.bulk import control
-from worker.bulk.importing import Options
-from worker.db import batch_changes, batch_claims, batches, cancel, claim, leases, settle
-from worker.db.batch_claims import OpenBatch
-from worker.db.batches import BatchRow, Tally
+from worker.base.errors import NotAllowed, NotFound
+from worker.batches.ends import count_lines
+from worker.batches.importing import Options
+from worker.batches.keeper import BatchKeeper
+from worker.db.batches import changes, claims, records
+from worker.db.batches.claims import OpenBatch
+from worker.db.batches.records import BatchRow, Tally
 from worker.db.connect import Database
-from worker.engine.batch_keeper import BatchKeeper
-from worker.errors import NotAllowed, NotFound
-from worker.webhooks.batch_ends import count_lines
+from worker.db.jobs import cancel, claim, leases, settle
+from worker.producer import batch_control as control
 from worker.webhooks.subscriptions import Subscriptions
 
 
@@ -40,11 +41,11 @@ def test_lines_are_claimed_in_the_order_of_the_file_and_only_through_their_batch
 
 def test_a_paused_batch_admits_no_line_by_any_way(database: Database, batch: BatchRow) -> None:
     """Not even one that is rung for by its id."""
-    database.write(lambda conn: batch_changes.pause(conn, batch.id, tenant="default"))
+    database.write(lambda conn: changes.pause(conn, batch.id, tenant="default"))
     [job] = rows(database, "SELECT id FROM jobs WHERE line = 1")
     assert claimed(database, batch.id) == []
     assert database.write(lambda conn: claim.claim_ids(conn, [job["id"]], owner="w", lease=30)) == []
-    database.write(lambda conn: batch_changes.resume(conn, batch.id, tenant="default"))
+    database.write(lambda conn: changes.resume(conn, batch.id, tenant="default"))
     assert len(claimed(database, batch.id)) == 10
 
 
@@ -91,7 +92,7 @@ def test_the_end_of_a_batch_is_one_event(database: Database, tmp_path: Path) -> 
 
     def write(conn: Any) -> list[Any]:
         given = [over(job) for job in jobs]
-        return count_lines(conn, batches.tallies(given, settle.write(conn, given)), Subscriptions())
+        return count_lines(conn, records.tallies(given, settle.write(conn, given)), Subscriptions())
 
     [event] = database.write(write)
     body = json.loads(event.body)
@@ -114,7 +115,7 @@ def test_a_cancelled_batch_keeps_what_is_done_and_ends_with_its_last_call(databa
     assert (now.status, now.completed, now.cancelled) == ("cancelled", 2, 8)
     assert control.cancel(database, batch.id, tenant="default", abort=True).status == "cancelled"
     with pytest.raises(NotAllowed):
-        database.write(lambda conn: batch_changes.pause(conn, batch.id, tenant="default"))
+        database.write(lambda conn: changes.pause(conn, batch.id, tenant="default"))
 
 
 def test_a_cancellation_asks_the_calls_in_flight_to_stop_if_told_to(database: Database, batch: BatchRow) -> None:
@@ -128,7 +129,7 @@ def test_a_cancellation_asks_the_calls_in_flight_to_stop_if_told_to(database: Da
 def test_what_a_killed_cancellation_left_the_keeper_finishes(database: Database, batch: BatchRow) -> None:
     """Also lines that come back to the queue afterwards."""
     job = claimed(database, batch.id, 1)[0]
-    database.write(lambda conn: batch_changes.begin_cancel(conn, batch.id, tenant="default"))
+    database.write(lambda conn: changes.begin_cancel(conn, batch.id, tenant="default"))
     kept(database)
     assert again(database, batch.id).cancelled == 9
     end(database, over(job, "queued"))
@@ -139,12 +140,12 @@ def test_what_a_killed_cancellation_left_the_keeper_finishes(database: Database,
 
 def test_a_cancelled_line_counts_as_one(database: Database, batch: BatchRow) -> None:
     """A single job can be cancelled, whatever it belongs to; it cannot be retried, since its result is final."""
-    from worker.telling import told_of_cancel
+    from worker.producer.cancellation import hears_of_cancel
 
     [job] = rows(database, "SELECT id FROM jobs WHERE line = 3")
 
     def write(conn: Any) -> None:
-        told_of_cancel(conn, cancel.cancel(conn, job["id"], tenant="default"), "default")
+        hears_of_cancel(conn, cancel.cancel(conn, job["id"], tenant="default"), "default")
 
     database.write(write)
     assert again(database, batch.id).cancelled == 1
@@ -195,7 +196,7 @@ def test_money_is_reserved_before_it_is_spent(database: Database, tmp_path: Path
     assert claimed(database, batch.id) == []
     kept(database)
     assert again(database, batch.id).held == "max_cost"
-    database.write(lambda conn: batch_changes.resume(conn, batch.id, tenant="default", max_cost_picousd=60_000_000_000))
+    database.write(lambda conn: changes.resume(conn, batch.id, tenant="default", max_cost_picousd=60_000_000_000))
     kept(database)
     assert again(database, batch.id).held is None
     assert len(claimed(database, batch.id)) == 3
@@ -205,7 +206,7 @@ def test_without_a_price_the_first_answers_tell_what_a_line_costs(database: Data
     """Few are called until then, and dearer lines than quoted count as what they cost."""
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 20), Options(max_cost_usd=Decimal("0.10")))
     jobs = claimed(database, batch.id)
-    assert len(jobs) == batch_claims.FIRST_UNPRICED
+    assert len(jobs) == claims.FIRST_UNPRICED
     end(database, *(over(job) for job in jobs))
     assert len(claimed(database, batch.id)) == 6
 
@@ -228,7 +229,7 @@ def test_a_closed_window_holds_a_batch_and_an_open_one_lets_it_go(database: Data
     sql(database, "UPDATE batches SET daily_window = :w", w=open_)
     kept(database)
     assert again(database, batch.id).held is None
-    database.write(lambda conn: batch_changes.pause(conn, batch.id, tenant="default"))
+    database.write(lambda conn: changes.pause(conn, batch.id, tenant="default"))
     kept(database)
     assert again(database, batch.id).held == "paused"
 
@@ -249,7 +250,7 @@ def test_an_import_that_nobody_finishes_ends_with_its_window(database: Database,
 def test_another_tenant_has_no_such_batch(database: Database, batch: BatchRow) -> None:
     """Neither to read nor to cancel."""
     with pytest.raises(NotFound):
-        database.read(lambda conn: batches.get(conn, batch.id, tenant="other"))
+        database.read(lambda conn: records.get(conn, batch.id, tenant="other"))
     with pytest.raises(NotFound):
         control.cancel(database, batch.id, tenant="other", abort=True)
     assert again(database, batch.id).status == "in_progress"
@@ -307,6 +308,6 @@ def test_the_failed_lines_become_a_batch_of_their_own(database: Database, batch:
 def test_a_bounded_claim_of_a_batch_that_was_held_meanwhile_takes_nothing(database: Database, tmp_path: Path) -> None:
     """The row is asked again under its lock."""
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 3), Options(max_in_flight=3))
-    database.write(lambda conn: batch_changes.pause(conn, batch.id, tenant="default"))
+    database.write(lambda conn: changes.pause(conn, batch.id, tenant="default"))
     old = OpenBatch(batch.id, "default", bound=True)
-    assert database.write(lambda conn: batch_claims.claim_lines(conn, old, 3, owner="w", lease=30, held=[])) == []
+    assert database.write(lambda conn: claims.claim_lines(conn, old, 3, owner="w", lease=30, held=[])) == []

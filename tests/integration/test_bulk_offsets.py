@@ -13,13 +13,14 @@ from sqlalchemy import Connection
 
 from tests.batch_factories import ANSWER, DEDUPE, claimed, end, finished, over, submit, write_asked, write_file
 from tests.rig.waiting import eventually
-from worker.bulk import control, importing, results
-from worker.bulk.result_files import Files
-from worker.bulk.results import Order
-from worker.db import batch_export, batch_import, batches
-from worker.db.batches import BatchRow
+from worker.batches import importing, results
+from worker.batches.result_files import Files
+from worker.batches.results import Order
+from worker.db.batches import export, lines_in, records
+from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
-from worker.producer import Stockpot
+from worker.producer import batch_control as control
+from worker.producer.stockpot import Stockpot
 
 
 def read(database: Database, batch: str, offset: int = 0, order: Order = Order.ENDED) -> list[tuple[int, str]]:
@@ -48,8 +49,8 @@ def test_a_reader_that_stops_anywhere_and_goes_on_reads_each_line_once(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Order
 ) -> None:
     """While lines end in all ways and orders, copies among them, in pages of a few lines."""
-    monkeypatch.setattr(batch_export, "FIRST_PAGE", 3)
-    monkeypatch.setattr(batch_export, "LARGEST_PAGE", 4)
+    monkeypatch.setattr(export, "FIRST_PAGE", 3)
+    monkeypatch.setattr(export, "LARGEST_PAGE", 4)
     rng = random.Random(7)
     asked = [f"p{rng.randrange(12)}" if rng.random() < 0.6 else f"own {n}" for n in range(60)]
     batch, _ = submit(database, write_asked(tmp_path / "in.jsonl", asked), DEDUPE)
@@ -91,7 +92,7 @@ def test_in_the_order_of_the_file_copies_wait_for_lines_that_are_not_imported_ye
     monkeypatch.setattr(importing, "SLICE", 1)
     monkeypatch.setattr(importing, "SQLITE_SLICE", 1)
     path = write_asked(tmp_path / "in.jsonl", ["a", "a", "b", "a", "c"])
-    insert = batch_import.insert
+    insert = lines_in.insert
 
     def dies(conn: Connection, row: BatchRow, lines: Any, **how: Any) -> None:
         if lines[0].number > 1:
@@ -99,10 +100,10 @@ def test_in_the_order_of_the_file_copies_wait_for_lines_that_are_not_imported_ye
         insert(conn, row, lines, **how)
 
     with monkeypatch.context() as killed:
-        killed.setattr(batch_import, "insert", dies)
+        killed.setattr(lines_in, "insert", dies)
         with pytest.raises(ConnectionError):
             submit(database, path, DEDUPE)
-    [half] = database.read(lambda conn: batches.newest(conn, tenant="default"))
+    [half] = database.read(lambda conn: records.newest(conn, tenant="default"))
     end(database, *(over(job, response=ANSWER) for job in claimed(database, half.id)))
     assert read(database, half.id, order=Order.FILE) == [(1, "r-1")]
     submit(database, path, DEDUPE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker import cancelling
+from worker.base.tasks import end_tasks
 from worker.live.feed import Feed
 from worker.live.publish import Publisher
 
@@ -48,7 +48,7 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     task, over = asyncio.create_task(loop()), asyncio.create_task(asyncio.sleep(0))
     await waits.wait()
     async with asyncio.timeout(20):
-        await cancelling.end([task, over])
+        await end_tasks([task, over])
     assert task.cancelled()
     assert over.done()
 
@@ -59,7 +59,7 @@ async def test_what_a_task_raises_as_it_ends_is_nobodys() -> None:
 
     task = asyncio.create_task(broken())
     await asyncio.wait([task])
-    await cancelling.end([task])
+    await end_tasks([task])
 
 
 async def test_a_publisher_closes_although_its_client_swallowed_the_cancellation(

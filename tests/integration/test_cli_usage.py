@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from tests.factories import USAGE, claimed, opened, request, settled, settlement, submitted
 from worker.cli.app import main
-from worker.cli.usage import bar
+from worker.cli.money.usage import bar
 from worker.db.connect import Database
 
 

@@ -22,26 +22,27 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection
 
 from tests.factories import claimed, lease_run_out, opened, request, rows, settlement, sql, submitted
-from worker.db import budgets, claim, leases, ledger, lookup
-from worker.db.budget_tables import EVERYBODY
-from worker.db.budgets import Ask, Budget
-from worker.db.claim import ClaimedJob
+from worker.db.budgets import reservations
+from worker.db.budgets.reservations import Ask, Budget
+from worker.db.budgets.tables import EVERYBODY
 from worker.db.connect import Database
-from worker.db.ledger import Mark
-from worker.db.settle import PICO, Settlement, write
-from worker.db.turns import Turns
+from worker.db.jobs import claim, leases, ledger, lookup
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.ledger import Mark
+from worker.db.jobs.settle import PICO, Settlement, write
+from worker.db.jobs.tenant_fairness import TenantFairness
 
 DOLLAR = int(PICO)
 
 
 def put(database: Database, dollars: float, tenant: str = "default", period: str = "day") -> None:
     """Set a budget."""
-    database.write(lambda conn: budgets.put(conn, tenant, period, int(dollars * DOLLAR)))
+    database.write(lambda conn: reservations.put(conn, tenant, period, int(dollars * DOLLAR)))
 
 
 def budget(database: Database, tenant: str = "default", period: str = "day") -> Budget:
     """A budget as it stands."""
-    [one] = [one for one in database.read(budgets.every) if (one.tenant, one.period) == (tenant, period)]
+    [one] = [one for one in database.read(reservations.every) if (one.tenant, one.period) == (tenant, period)]
     return one
 
 
@@ -55,7 +56,7 @@ def reserve(database: Database, jobs: list[ClaimedJob], dollars: float | None) -
     """Ask for the same amount for each; the ids of those that do not fit."""
     amount = None if dollars is None else int(dollars * DOLLAR)
     asks = [Ask(job.id, job.attempt, job.fence, job.tenant, amount) for job in jobs]
-    return database.write(lambda conn: budgets.reserve(conn, asks))
+    return database.write(lambda conn: reservations.reserve(conn, asks))
 
 
 def settle(database: Database, job: ClaimedJob, dollars: float | None, **fields: Any) -> None:
@@ -69,7 +70,7 @@ def written(database: Database, one: Settlement) -> None:
 
     def verb(conn: Connection) -> None:
         if write(conn, [one]) and one.cost_usd:
-            budgets.charge(conn, [(one.job_id, one.attempt)])
+            reservations.charge(conn, [(one.job_id, one.attempt)])
 
     database.write(verb)
 
@@ -83,7 +84,7 @@ def test_what_fits_is_reserved_and_what_does_not_fit_shuts_the_budget(database: 
     assert budget(database).reserved_picousd == 3 * 300_000_000_000
     behind = submitted(database, request("behind"))
     assert claimed(database, *behind) == []
-    turns = Turns()
+    turns = TenantFairness()
     assert database.write(lambda conn: claim.claim_due(conn, "interactive", 9, owner="w", lease=30, turns=turns)) == []
     assert database.read(lambda conn: lookup.jobs(conn, tenant=None, status="queued"))[0].waiting_on == "budget"
 
@@ -95,10 +96,10 @@ def test_a_budget_opens_again_when_a_call_was_cheaper_than_it_might_have_been(da
     assert reserve(database, [first, second, third], 0.5) == {third.id}
     settle(database, third, None, status="queued", outcome="held", spent=False, called=False)
     settle(database, first, 0.4)
-    database.write(budgets.tend)
+    database.write(reservations.tend)
     assert claimed(database, third.id) == []
     settle(database, second, 0.1)
-    database.write(budgets.tend)
+    database.write(reservations.tend)
     [again] = claimed(database, third.id)
     assert (again.attempt, again.attempts) == (1, 1)  # waiting has cost nothing
     assert reserve(database, [again], 0.5) == set()
@@ -141,12 +142,12 @@ def test_every_budget_that_governs_a_call_must_have_room(database: Database) -> 
     acme, other = running(database, 3, "acme"), running(database, 3, "other")
     assert reserve(database, acme, 0.5) == {acme[2].id}
     assert reserve(database, other, 1.0) == {other[2].id}
-    assert {(one.tenant, one.period): one.needs_picousd for one in database.read(budgets.every)} == {
+    assert {(one.tenant, one.period): one.needs_picousd for one in database.read(reservations.every)} == {
         ("*", "day"): DOLLAR,
         ("acme", "day"): None,
         ("acme", "total"): DOLLAR // 2,
     }
-    database.write(lambda conn: budgets.remove(conn, EVERYBODY, "day"))
+    database.write(lambda conn: reservations.remove(conn, EVERYBODY, "day"))
     assert len(running(database, 1, "other")) == 1
     assert running(database, 1, "acme") == []
 
@@ -171,7 +172,7 @@ def test_the_day_turns_and_the_total_does_not(database: Database) -> None:
     assert reserve(database, [late], 0.5) == {late.id}
     sql(database, "UPDATE budgets SET day = '2020-01-01' WHERE period = 'day'")
     assert (budget(database).spent_picousd, budget(database, period="total").spent_picousd) == (0, DOLLAR)
-    database.write(budgets.tend)
+    database.write(reservations.tend)
     assert reserve(database, [late], 0.5) == set()
     settle(database, late, 0.5)
     assert (budget(database).spent_picousd, budget(database, period="total").spent_picousd) == (
@@ -189,17 +190,17 @@ def test_a_new_budget_begins_with_what_the_day_has_cost_and_waits_for_calls_that
     written_only(database, early, "0.3")
     put(database, 1.0)
     assert budget(database).spent_picousd == 3 * DOLLAR // 10
-    database.write(budgets.tend)
+    database.write(reservations.tend)
     assert budget(database).recount
     written_only(database, unaware, "0.2")  # its worker knows of no budget
     sql(database, f"UPDATE budgets SET set_at = {ago(database)}")
-    database.write(budgets.tend)
+    database.write(reservations.tend)
     found = budget(database)
     assert (found.recount, found.spent_picousd) == (False, DOLLAR // 2)
     [aware] = running(database)
     assert aware.budgeted
     settle(database, aware, 0.1)
-    database.write(budgets.tend)
+    database.write(reservations.tend)
     assert budget(database).spent_picousd == 6 * DOLLAR // 10
     put(database, 9.0)
     assert budget(database).spent_picousd == 6 * DOLLAR // 10
@@ -281,8 +282,8 @@ class Money(RuleBasedStateMachine):
     def _drain(self) -> None:
         for job in list(self.jobs.values()):
             self._end(job, 0, "completed")
-        self.database.write(budgets.tend)
-        [one] = self.database.read(budgets.every)
+        self.database.write(reservations.tend)
+        [one] = self.database.read(reservations.every)
         room = one.room
         [name] = submitted(self.database, request("last"))
         if room > 0:
@@ -290,14 +291,14 @@ class Money(RuleBasedStateMachine):
             assert one.needs_picousd is None or one.needs_picousd > room
             sql(self.database, "UPDATE budgets SET needs_picousd = NULL")
             [last] = claimed(self.database, name)
-            assert self.database.write(lambda conn: budgets.reserve(conn, [_ask(last, room)])) == set()
+            assert self.database.write(lambda conn: reservations.reserve(conn, [_ask(last, room)])) == set()
 
     @initialize(limit=st.integers(0, 30))
     def begin(self, limit: int) -> None:
         for table in ("jobs", "attempts", "results", "requests", "budgets"):
             sql(self.database, f"DELETE FROM {table}")
         self.limit = limit
-        self.database.write(lambda conn: budgets.put(conn, "default", "day", limit))
+        self.database.write(lambda conn: reservations.put(conn, "default", "day", limit))
 
     @rule(asks=st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 12)), st.booleans()), min_size=1, max_size=4))
     def call(self, asks: list[tuple[int | None, bool]]) -> None:
@@ -307,7 +308,7 @@ class Money(RuleBasedStateMachine):
             assert budget(self.database).needs_picousd is not None
             return
         given = [_ask(job, amount, guess=guess) for job, (amount, guess) in zip(jobs, asks, strict=True)]
-        refused = self.database.write(lambda conn: budgets.reserve(conn, given))
+        refused = self.database.write(lambda conn: reservations.reserve(conn, given))
         for job, ask in zip(jobs, given, strict=True):
             if job.id in refused:
                 self._end(job, 0, "held")
@@ -336,20 +337,20 @@ class Money(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 60))
     def change(self, limit: int) -> None:
         """Somebody sets another limit, maybe below what is spent already."""
-        self.database.write(lambda conn: budgets.put(conn, "default", "day", limit))
+        self.database.write(lambda conn: reservations.put(conn, "default", "day", limit))
         self.limit = limit
         self.least = self._ledger() + sum(self.reserved.values())
 
     @rule()
     def sweep(self) -> None:
-        self.database.write(budgets.tend)
+        self.database.write(reservations.tend)
 
     @invariant()
     def the_books_agree(self) -> None:
         """The counter is the ledger's sum, and the limit holds but for what was beyond reservations."""
         if not hasattr(self, "limit"):
             return
-        [one] = self.database.read(budgets.every)
+        [one] = self.database.read(reservations.every)
         assert one.spent_picousd == self._ledger()
         assert one.reserved_picousd == sum(self.reserved.values())
         assert one.spent_picousd + one.reserved_picousd <= max(self.limit, self.least) + self.beyond

@@ -27,10 +27,10 @@ from tests.factories import (
     time_is_up,
 )
 from tests.rig.waiting import eventually
-from worker.db import claim
-from worker.db.claim import ClaimedJob
 from worker.db.connect import Database
-from worker.db.turns import Turns
+from worker.db.jobs import claim
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.tenant_fairness import TenantFairness
 
 
 def due(database: Database, lane: str = "interactive", limit: int = 64, held: tuple[str, ...] = ()) -> list[ClaimedJob]:
@@ -171,7 +171,7 @@ CLAIMER = """
 import sys
 from worker.db import claim
 from worker.db.connect import Database
-from worker.settings import Settings
+from worker.base.settings import Settings
 
 database = Database(Settings(database_url=sys.argv[1]), pool_size=1)
 print("ready", flush=True)
@@ -254,7 +254,7 @@ def test_tenants_take_turns(database: Database) -> None:
 def test_a_claim_goes_through_more_groups_than_it_has_jobs(database: Database) -> None:
     """In as many claims as it takes, each tenant once before anybody twice."""
     submitted(database, *(request(str(number), tenant=f"t{number % 10}") for number in range(30)))
-    turns = Turns(lambda: 0.0)
+    turns = TenantFairness(lambda: 0.0)
     seen = []
     for _ in range(3):
         jobs = database.write(lambda conn: claim.claim_due(conn, "interactive", 4, owner="w", lease=30, turns=turns))

@@ -18,9 +18,9 @@ from tests.factories import (
     submitted,
     time_is_up,
 )
-from worker.db import cancel, leases
 from worker.db.connect import Database
-from worker.db.leases import Reclaimed
+from worker.db.jobs import cancel, leases
+from worker.db.jobs.leases import Reclaimed
 
 
 def renew(database: Database, *ids: str, owner: str = "w", lease: float = 30) -> dict[str, Any]:

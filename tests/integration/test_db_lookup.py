@@ -13,12 +13,12 @@ from sqlalchemy import text
 from api_schemas.ids import job_id
 from api_schemas.jobs import parse_job
 from api_schemas.usage import Usage
-from worker.db import claim, lookup, settle, submit
-from worker.db import usage as usage_rows
+from worker.base.errors import InvalidRequest, NotFound
+from worker.base.settings import load
 from worker.db.connect import Database
-from worker.db.settle import Settlement
-from worker.errors import InvalidRequest, NotFound
-from worker.settings import load
+from worker.db.jobs import claim, lookup, settle, submit
+from worker.db.jobs import usage as usage_rows
+from worker.db.jobs.settle import Settlement
 
 CHAT = {"model": "m/one", "messages": [{"role": "user", "content": "hi"}]}
 

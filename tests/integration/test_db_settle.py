@@ -23,9 +23,9 @@ from tests.factories import (
     settlement,
     submitted,
 )
-from worker.db import cancel, leases, lookup
-from worker.db.claim import ClaimedJob
 from worker.db.connect import Database
+from worker.db.jobs import cancel, leases, lookup
+from worker.db.jobs.claim import ClaimedJob
 
 
 def one_claim(database: Database, **options: Any) -> ClaimedJob:

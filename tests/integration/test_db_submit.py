@@ -13,9 +13,9 @@ import pytest
 from api_schemas.ids import is_job_id, job_id
 from api_schemas.jobs import parse_job
 from tests.factories import chat, request, row, rows, submitted
-from worker.db import lookup, submit
+from worker.base.errors import IdempotencyConflict
 from worker.db.connect import Database
-from worker.errors import IdempotencyConflict
+from worker.db.jobs import lookup, submit
 
 
 def insert(database: Database, *requests: Any) -> list[submit.Submitted]:

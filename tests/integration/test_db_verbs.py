@@ -20,11 +20,11 @@ from tests.factories import (
     submitted,
     time_is_up,
 )
-from worker.db import cancel as verbs
-from worker.db import leases
-from worker.db import usage as using
+from worker.base.errors import NotAllowed, NotFound, Unreachable
 from worker.db.connect import Database
-from worker.errors import NotAllowed, NotFound, Unreachable
+from worker.db.jobs import cancel as verbs
+from worker.db.jobs import leases
+from worker.db.jobs import usage as using
 
 
 def cancel(database: Database, job: str, tenant: str = "default") -> verbs.Cancelled:

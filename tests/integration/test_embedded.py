@@ -18,8 +18,9 @@ from kombu import Connection
 from tests.rig.ports import fresh_directory
 from tests.rig.waiting import eventually
 from worker import embedded
-from worker.errors import Unreachable
-from worker.settings import Settings
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings
+from worker.embedded import server
 
 ENSURE = "import sys; from pathlib import Path; from worker import embedded; print(embedded.ensure(Path(sys.argv[1])))"
 LEASE = (
@@ -130,12 +131,12 @@ def test_a_frozen_server_is_never_joined_by_a_second(home: Path, monkeypatch: py
     embedded.ensure(home)
     pid = pid_of(home)
     os.kill(pid, signal.SIGSTOP)
-    monkeypatch.setattr(embedded, "START_LIMIT", embedded.PING_LIMIT / 10)
-    monkeypatch.setattr(embedded, "STOP_LIMIT", embedded.PING_LIMIT / 10)
+    monkeypatch.setattr(server, "START_LIMIT", server.PING_LIMIT / 10)
+    monkeypatch.setattr(server, "STOP_LIMIT", server.PING_LIMIT / 10)
     with pytest.raises(Unreachable, match=str(pid)):
         embedded.ensure(home)
     monkeypatch.undo()
-    monkeypatch.setattr(embedded, "STOP_LIMIT", embedded.PING_LIMIT)
+    monkeypatch.setattr(server, "STOP_LIMIT", server.PING_LIMIT)
     assert embedded.stop(home) is True
     embedded.ensure(home)
     assert pid_of(home) != pid

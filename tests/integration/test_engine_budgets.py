@@ -16,12 +16,14 @@ from tests.factories import chat, opened, request, rows, settlement, sql, submit
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
 from worker.cli.app import main
-from worker.db import batch_claims, budgets, claim, submit
-from worker.db.budgets import Ask, Budget
-from worker.db.turns import Turns
-from worker.engine.database import DatabaseThreads
-from worker.engine.settler import Settler
-from worker.sandbox.simulator.journal import calls, read_journal
+from worker.db.batches import claims
+from worker.db.budgets import reservations
+from worker.db.budgets.reservations import Ask, Budget
+from worker.db.jobs import claim, submit
+from worker.db.jobs.tenant_fairness import TenantFairness
+from worker.db.threads import DatabaseThreads
+from worker.job.group_writer import GroupWriter
+from worker.simulator.journal import calls, read_journal
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def statuses(place: Workplace, tenant: str) -> Counter[str]:
 
 def budget(place: Workplace) -> Budget:
     """The only budget."""
-    [one] = place.database.read(budgets.every)
+    [one] = place.database.read(reservations.every)
     return one
 
 
@@ -71,7 +73,7 @@ def test_jobs_that_do_not_fit_wait_without_an_attempt_until_there_is_money(
     for _ in range(2):
         place.start()
     each = price(place)
-    place.database.write(lambda conn: budgets.put(conn, "poor", "day", 10 * each + each // 2))
+    place.database.write(lambda conn: reservations.put(conn, "poor", "day", 10 * each + each // 2))
     load(place, 40, "poor")
     rich = load(place, 5, "rich")
     eventually(lambda: statuses(place, "poor")["completed"] >= 10, what="ten fit")
@@ -97,7 +99,7 @@ def test_jobs_that_do_not_fit_wait_without_an_attempt_until_there_is_money(
     assert second <= 11
     assert budget(place).spent_picousd == second * each
 
-    place.database.write(lambda conn: budgets.put(conn, "poor", "day", 100 * each))
+    place.database.write(lambda conn: reservations.put(conn, "poor", "day", 100 * each))
     eventually(lambda: statuses(place, "poor")["completed"] == 40, what="all are done when it is raised")
     assert rows(place.database, "SELECT id FROM jobs WHERE attempts <> 1") == []
     assert budget(place).spent_picousd == (40 - first) * each
@@ -118,7 +120,7 @@ def test_a_broken_and_a_cancelled_call_give_their_money_back(place: Workplace) -
     """What they cost stays counted; the rest is free at once."""
     place.start()
     each = price(place)
-    place.database.write(lambda conn: budgets.put(conn, "default", "day", 3 * each))
+    place.database.write(lambda conn: reservations.put(conn, "default", "day", 3 * each))
     broken = place.submit("hangup,503,ok", on_ambiguous="retry")
     assert place.ended(broken).status == "completed"
     held = place.submit("hold,ok")
@@ -150,15 +152,15 @@ def test_lines_of_a_batch_are_not_admitted_while_their_tenants_budget_is_shut(da
             SELECT 'batch_1', tenant, 'in', endpoint, 3, 3, 5, 60, {now}, {now}, expires_at FROM jobs LIMIT 1
             """,
         )
-        database.write(lambda conn: budgets.put(conn, "*", "day", 1))
-        [open_] = database.read(batch_claims.open_batches)
-        [line] = database.write(lambda conn: batch_claims.claim_lines(conn, open_, 1, owner="w", lease=30, held=[]))
+        database.write(lambda conn: reservations.put(conn, "*", "day", 1))
+        [open_] = database.read(claims.open_batches)
+        [line] = database.write(lambda conn: claims.claim_lines(conn, open_, 1, owner="w", lease=30, held=[]))
         assert line.budgeted
         ask = Ask(line.id, line.attempt, line.fence, line.tenant, 2)
-        assert database.write(lambda conn: budgets.reserve(conn, [ask])) == {line.id}
-        assert database.read(batch_claims.open_batches) == []
-        database.write(lambda conn: budgets.put(conn, "*", "day", 5))
-        assert len(database.read(batch_claims.open_batches)) == 1
+        assert database.write(lambda conn: reservations.reserve(conn, [ask])) == {line.id}
+        assert database.read(claims.open_batches) == []
+        database.write(lambda conn: reservations.put(conn, "*", "day", 5))
+        assert len(database.read(claims.open_batches)) == 1
 
 
 @pytest.mark.anyio
@@ -169,7 +171,7 @@ async def test_where_no_budget_is_set_nothing_is_asked_of_the_database(database_
         said: list[str] = []
         event.listen(database.engine, "before_cursor_execute", lambda *args: said.append(args[2]))
         jobs = database.write(
-            lambda conn: claim.claim_due(conn, "bulk", 64, owner="w", lease=30, turns=Turns(lambda: 100.0))
+            lambda conn: claim.claim_due(conn, "bulk", 64, owner="w", lease=30, turns=TenantFairness(lambda: 100.0))
         )
         assert len(jobs) == 64
         assert not any(job.budgeted for job in jobs)
@@ -179,8 +181,8 @@ async def test_where_no_budget_is_set_nothing_is_asked_of_the_database(database_
         try:
             event.listen(threads.database.engine, "before_cursor_execute", lambda *args: told.append(args[2]))
             told: list[str] = []
-            settler = Settler(threads, lambda: None)
-            await settler.settle(settlement(jobs[0]))
+            group_writer = GroupWriter(threads, lambda: None)
+            await group_writer.settle(settlement(jobs[0]))
             assert told
             assert not [one for one in told if "budget" in one]
         finally:

@@ -12,11 +12,11 @@ from sqlalchemy import Connection
 
 from tests.factories import opened, request, submitted
 from tests.rig.waiting import eventually_async
-from worker.db.claim import ClaimedJob
-from worker.engine.database import DatabaseThreads
+from worker.base.errors import Unreachable
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.threads import DatabaseThreads
 from worker.engine.feeder import Feeder
-from worker.engine.slots import Slots
-from worker.errors import Unreachable
+from worker.job.slots import Slots
 
 pytestmark = pytest.mark.anyio
 

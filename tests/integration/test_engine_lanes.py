@@ -12,8 +12,8 @@ from api_schemas.jobs import parse_job
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
-from worker.db import submit
-from worker.sandbox.simulator.journal import Received, read_journal
+from worker.db.jobs import submit
+from worker.simulator.journal import Received, read_journal
 
 CONCURRENCY = 20
 

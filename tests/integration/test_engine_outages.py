@@ -27,12 +27,12 @@ from tests.rig.faultproxy import FaultProxy
 from tests.rig.postgres import PostgresServer
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
-from worker.db import leases
+from worker.base.settings import Settings
+from worker.db.jobs import leases
+from worker.db.jobs.settle import Settlement
 from worker.db.schema import upgrade
-from worker.db.settle import Settlement
-from worker.engine.database import DatabaseThreads
-from worker.engine.settler import Settler
-from worker.settings import Settings
+from worker.db.threads import DatabaseThreads
+from worker.job.group_writer import GroupWriter
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -154,8 +154,8 @@ def settle_all(settings: Settings, settlements: list[Settlement]) -> list[bool]:
 
     async def run() -> list[bool]:
         database = DatabaseThreads(settings)
-        settler = Settler(database, lambda: None)
-        done = await asyncio.wait_for(asyncio.gather(*[settler.settle(one) for one in settlements]), 30)
+        group_writer = GroupWriter(database, lambda: None)
+        done = await asyncio.wait_for(asyncio.gather(*[group_writer.settle(one) for one in settlements]), 30)
         database.close()
         return [one is not None for one in done]
 

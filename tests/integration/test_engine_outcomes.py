@@ -12,8 +12,8 @@ import pytest
 from api_schemas.jobs import JobDetail, parse_job
 from tests.factories import attempt_rows, chat, rows, time_is_up
 from tests.fakes import Provider, Workplace, workplace
-from worker.db.submit import insert
-from worker.sandbox.simulator import oracle
+from worker.db.jobs.submit import insert
+from worker.simulator import oracle
 
 
 @pytest.fixture

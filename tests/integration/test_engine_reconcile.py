@@ -16,7 +16,7 @@ from tests.factories import attempt_rows, rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
 from worker.cli.app import main
-from worker.sandbox.simulator.journal import calls, read_journal
+from worker.simulator.journal import calls, read_journal
 
 PICO = Decimal(10) ** 12
 

@@ -15,11 +15,12 @@ from api_schemas.webhooks import WebhookEvent
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
-from worker import metrics
-from worker.db import submit, webhook_endpoints
-from worker.engine.routes import read_balance
+from worker.base import metrics
+from worker.db.jobs import submit
+from worker.db.webhooks import endpoints
+from worker.engine.route_news import read_balance
 from worker.limits import account
-from worker.sandbox.simulator.journal import calls, read_journal
+from worker.simulator.journal import calls, read_journal
 
 CONCURRENCY = 20
 JOBS = 1_000
@@ -80,7 +81,7 @@ def subscribe(place: Workplace, *types: str, tenant: str = "default") -> None:
     number = len(rows(place.database, "SELECT id FROM webhook_endpoints"))
     url = f"https://example.com/{number}"
     place.database.write(
-        lambda conn: webhook_endpoints.add(
+        lambda conn: endpoints.add(
             conn, id=f"we_{number}", tenant=tenant, url=url, description="", events=list(types), secret="none"
         )
     )

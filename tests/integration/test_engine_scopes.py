@@ -11,7 +11,7 @@ import pytest
 from tests.factories import rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
-from worker.sandbox.simulator.journal import calls, read_journal
+from worker.simulator.journal import calls, read_journal
 
 
 @pytest.fixture

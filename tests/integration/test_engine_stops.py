@@ -12,7 +12,7 @@ import redis
 from tests.factories import attempt_rows, lease_run_out, row, rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
-from worker.producer import Stockpot
+from worker.producer.stockpot import Stockpot
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tests.rig.waiting import eventually
-from worker.following import Loop
+from worker.producer.reader import Loop
 
 
 class Interrupted(BaseException):

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests.rig.waiting import eventually_async
-from worker.limits.gate import Gate
+from worker.limits.admission import Admission
 from worker.limits.permit import Permit
 from worker.limits.route import Route
 
@@ -53,20 +53,20 @@ async def test_a_capacity_that_changes_is_followed_by_two_workers(redis_url: str
     await site.start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
     route = Route(url, "k", "m")
-    gates = [Gate(redis_url) for _ in range(2)]
-    for gate in gates:
-        await gate.start()
+    admissions = [Admission(redis_url) for _ in range(2)]
+    for admission in admissions:
+        await admission.start()
 
-    async def job(gate: Gate, session: aiohttp.ClientSession) -> None:
+    async def job(admission: Admission, session: aiohttp.ClientSession) -> None:
         while True:
-            permit = await gate.admit(route, 0, 2.0)
+            permit = await admission.admit(route, 0, 2.0)
             if not isinstance(permit, Permit):
                 continue
             async with session.post(url) as response:
                 permit.done("answer" if response.status == 200 else "busy", status=response.status)
 
     async def limit_within(least: int, most: int) -> bool:
-        return any(least <= (state.limit or 0) <= most for state in await gates[0].snapshot())
+        return any(least <= (state.limit or 0) <= most for state in await admissions[0].snapshot())
 
     async def answers(count: int) -> int:
         """Wait for that many answers; how many calls were refused meanwhile."""
@@ -79,7 +79,7 @@ async def test_a_capacity_that_changes_is_followed_by_two_workers(redis_url: str
         return server.refused - refused
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        jobs = [asyncio.ensure_future(job(gate, session)) for gate in gates for _ in range(60)]
+        jobs = [asyncio.ensure_future(job(admission, session)) for admission in admissions for _ in range(60)]
         for capacity, least, most, count in ((20, 17, 22, 300), (5, 4, 6, 300), (40, 32, 46, 2_000)):
             server.capacity = capacity
             await eventually_async(partial(limit_within, least, most), timeout=60)
@@ -88,6 +88,6 @@ async def test_a_capacity_that_changes_is_followed_by_two_workers(redis_url: str
         for one in jobs:
             one.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
-    for gate in gates:
-        await gate.aclose()
+    for admission in admissions:
+        await admission.aclose()
     await runner.cleanup()

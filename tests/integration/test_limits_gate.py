@@ -14,7 +14,7 @@ from tests.rig.servers import ValkeyServer
 from tests.rig.waiting import eventually_async
 from worker.limits import keys
 from worker.limits.account import Transition
-from worker.limits.gate import Gate
+from worker.limits.admission import Admission
 from worker.limits.permit import Held, Permit
 from worker.limits.route import Limits, Route, Scope, key_id
 
@@ -25,9 +25,9 @@ ROUTE = Route("http://upstream/v1", KEY, "m")
 
 
 @asynccontextmanager
-async def gate(url: str | None, limits: Limits | None = None, **more: Any) -> AsyncIterator[Gate]:
+async def admission(url: str | None, limits: Limits | None = None, **more: Any) -> AsyncIterator[Admission]:
     """A gate that is started, and closed in the end."""
-    made = Gate(url, limits, **more)
+    made = Admission(url, limits, **more)
     await made.start()
     try:
         yield made
@@ -35,7 +35,7 @@ async def gate(url: str | None, limits: Limits | None = None, **more: Any) -> As
         await made.aclose()
 
 
-async def permits(of: Gate, count: int, route: Route = ROUTE, wait: float = 0.3, **more: Any) -> list[Permit]:
+async def permits(of: Admission, count: int, route: Route = ROUTE, wait: float = 0.3, **more: Any) -> list[Permit]:
     """Ask for many at once; those that were given."""
     given = await asyncio.gather(*(of.admit(route, 10, wait, **more) for _ in range(count)))
     return [one for one in given if isinstance(one, Permit)]
@@ -58,7 +58,7 @@ class Upstream:
         permit.done(answer, 10, status=403 if answer == "account" else 200)
         return answer
 
-    async def jobs(self, of: Gate, count: int, route: Route = ROUTE) -> int:
+    async def jobs(self, of: Admission, count: int, route: Route = ROUTE) -> int:
         """Jobs that ask again until they are answered, as the engine does; how many calls were not answers."""
 
         async def job() -> int:
@@ -79,7 +79,7 @@ async def test_workers_together_never_have_more_calls_out_than_the_limit(redis_u
     """Three gates, 300 jobs, 7 permits: seven at once at most, all jobs done."""
     upstream = Upstream()
     limits = Limits(concurrency=7)
-    async with gate(redis_url, limits) as a, gate(redis_url, limits) as b, gate(redis_url, limits) as c:
+    async with admission(redis_url, limits) as a, admission(redis_url, limits) as b, admission(redis_url, limits) as c:
         await asyncio.gather(*(upstream.jobs(one, 100) for one in (a, b, c)))
     assert upstream.calls == 300
     assert upstream.most == 7
@@ -87,7 +87,7 @@ async def test_workers_together_never_have_more_calls_out_than_the_limit(redis_u
 
 async def test_what_is_held_says_why(redis_url: str) -> None:
     """Concurrency, requests, tokens, a pause by hand: each job that waits can say what for."""
-    async with gate(redis_url, Limits(concurrency=1)) as one:
+    async with admission(redis_url, Limits(concurrency=1)) as one:
         assert len(await permits(one, 1)) == 1
         held = await one.admit(ROUTE, 1, 0.1)
         assert isinstance(held, Held)
@@ -102,7 +102,7 @@ async def test_what_is_held_says_why(redis_url: str) -> None:
         assert isinstance(await one.admit(other, 1, 5.0), Permit)
     for limits, reason in ((Limits(rpm=1), "rpm"), (Limits(tpm=10), "tpm")):
         route = Route(ROUTE.upstream_url, KEY, reason)
-        async with gate(redis_url, limits) as rated:
+        async with admission(redis_url, limits) as rated:
             assert len(await permits(rated, 1, route)) == 1
             held = await rated.admit(route, 10, 0.1)
             assert isinstance(held, Held)
@@ -112,7 +112,7 @@ async def test_what_is_held_says_why(redis_url: str) -> None:
 
 async def test_tokens_not_used_and_calls_not_made_are_given_back(redis_url: str) -> None:
     """A call that used a tenth of its estimate leaves room for nine more; one that was never sent, all of it."""
-    async with gate(redis_url, Limits(tpm=1_000, rpm=100)) as one:
+    async with admission(redis_url, Limits(tpm=1_000, rpm=100)) as one:
         first = await one.admit(ROUTE, 1_000, 5.0)
         assert isinstance(first, Permit)
         assert isinstance(await one.admit(ROUTE, 900), Held)
@@ -125,7 +125,7 @@ async def test_tokens_not_used_and_calls_not_made_are_given_back(redis_url: str)
 
 async def test_a_cancelled_wait_leaves_no_permit_behind(redis_url: str) -> None:
     """Tasks cancelled at any moment, waiting or just admitted: all permits are there afterwards."""
-    async with gate(redis_url, Limits(concurrency=5)) as one:
+    async with admission(redis_url, Limits(concurrency=5)) as one:
         for turn in range(40):
             tasks = [asyncio.ensure_future(one.admit(ROUTE, 1, 5.0)) for _ in range(20)]
             await asyncio.sleep(0.0005 * (turn % 8))
@@ -140,13 +140,13 @@ async def test_a_cancelled_wait_leaves_no_permit_behind(redis_url: str) -> None:
 
 async def test_a_worker_that_vanishes_gives_its_permits_back_after_its_lease(redis_url: str) -> None:
     """No `aclose`, no `done`: the pump dies with the worker, and others get the permits when its lease is over."""
-    dead = Gate(redis_url, Limits(concurrency=3), permit_ttl=1.0)
+    dead = Admission(redis_url, Limits(concurrency=3), permit_ttl=1.0)
     await dead.start()
     assert len(await permits(dead, 3, wait=5.0)) == 3
     dead._stopped = True  # the end of a process, as far as Redis can see it
     for task in dead._tasks:
         task.cancel()
-    async with gate(redis_url, Limits(concurrency=3)) as alive:
+    async with admission(redis_url, Limits(concurrency=3)) as alive:
         assert await permits(alive, 1, wait=0.2) == []
         assert len(await permits(alive, 3, wait=5.0)) == 3
     assert dead._limiter is not None
@@ -156,7 +156,10 @@ async def test_a_worker_that_vanishes_gives_its_permits_back_after_its_lease(red
 async def test_a_long_call_keeps_its_permit_beyond_the_lease(redis_url: str) -> None:
     """Permits are renewed while their worker lives."""
     limits = Limits(concurrency=1)
-    async with gate(redis_url, limits, permit_ttl=1.5) as one, gate(redis_url, limits, permit_ttl=1.5) as other:
+    async with (
+        admission(redis_url, limits, permit_ttl=1.5) as one,
+        admission(redis_url, limits, permit_ttl=1.5) as other,
+    ):
         (permit,) = await permits(one, 1, wait=5.0)
         assert isinstance(await other.admit(ROUTE, 1, 3.0), Held)
         permit.done("answer")
@@ -167,7 +170,7 @@ async def test_each_tenant_stays_within_its_own_limit_on_a_shared_route(redis_ur
     """A tenant at its limit waits; the other one, and the rest of the route, does not."""
     small = (Scope("tenant:small", Limits(concurrency=2)),)
     large = (Scope("tenant:large", Limits(concurrency=50)),)
-    async with gate(redis_url, Limits(concurrency=10)) as one:
+    async with admission(redis_url, Limits(concurrency=10)) as one:
         assert len(await permits(one, 5, scopes=small)) == 2
         assert len(await permits(one, 20, wait=3.0, scopes=large)) == 8
 
@@ -182,7 +185,7 @@ async def test_an_empty_account_stops_the_fleet_and_resumes_by_itself(redis_url:
 
     limits = Limits(concurrency=10)
     more: dict[str, Any] = {"balance": balance, "on_change": told.append}
-    async with gate(redis_url, limits, **more) as a, gate(redis_url, limits, **more) as b:
+    async with admission(redis_url, limits, **more) as a, admission(redis_url, limits, **more) as b:
         work = asyncio.gather(upstream.jobs(a, 200), upstream.jobs(b, 200))
 
         async def some_done() -> bool:
@@ -208,7 +211,7 @@ async def test_an_empty_account_stops_the_fleet_and_resumes_by_itself(redis_url:
 async def test_without_a_balance_to_ask_one_call_is_the_probe(redis_url: str) -> None:
     """Jobs that wait send one of theirs when it is time; its answer opens the account for all."""
     upstream, told = Upstream("account"), list[Transition]()
-    async with gate(redis_url, Limits(concurrency=4), on_change=told.append) as one:
+    async with admission(redis_url, Limits(concurrency=4), on_change=told.append) as one:
         work = asyncio.ensure_future(upstream.jobs(one, 40))
 
         async def paused() -> bool:
@@ -226,7 +229,7 @@ async def test_without_a_balance_to_ask_one_call_is_the_probe(redis_url: str) ->
 async def test_a_late_refusal_of_before_the_resume_pauses_nothing(redis_url: str) -> None:
     """A 401 of a call that went out before the account came back is old news."""
     told: list[Transition] = []
-    async with gate(redis_url, Limits(concurrency=4), on_change=told.append) as one:
+    async with admission(redis_url, Limits(concurrency=4), on_change=told.append) as one:
         first, late = await permits(one, 2, wait=5.0)
         first.done("account", status=401)
 
@@ -244,7 +247,7 @@ async def test_a_late_refusal_of_before_the_resume_pauses_nothing(redis_url: str
 async def test_a_failing_upstream_gets_single_probes_until_it_is_back(redis_url: str) -> None:
     """Most calls fail: the breaker stops them, one probe at a time finds out, and then all of them go on."""
     upstream, told = Upstream("retryable"), list[Transition]()
-    async with gate(redis_url, Limits(concurrency=20), on_change=told.append) as one:
+    async with admission(redis_url, Limits(concurrency=20), on_change=told.append) as one:
         work = asyncio.ensure_future(upstream.jobs(one, 60))
 
         async def opened() -> bool:
@@ -268,7 +271,7 @@ async def test_a_failing_upstream_gets_single_probes_until_it_is_back(redis_url:
 async def test_calls_that_we_cut_off_say_nothing_against_the_upstream(redis_url: str) -> None:
     """Two hundred cancellations in a row do not pause the route, and their tokens stay counted."""
     told: list[Transition] = []
-    async with gate(redis_url, Limits(concurrency=50, tpm=100_000), on_change=told.append) as one:
+    async with admission(redis_url, Limits(concurrency=50, tpm=100_000), on_change=told.append) as one:
         for _ in range(4):
             held = await permits(one, 50, wait=5.0)
             assert len(held) == 50
@@ -282,7 +285,7 @@ async def test_calls_that_we_cut_off_say_nothing_against_the_upstream(redis_url:
 async def test_maintenance_opens_the_breaker_at_once(redis_url: str) -> None:
     """One "under maintenance" is enough, for that model only."""
     told: list[Transition] = []
-    async with gate(redis_url, Limits(concurrency=4), on_change=told.append) as one:
+    async with admission(redis_url, Limits(concurrency=4), on_change=told.append) as one:
         (permit,) = await permits(one, 1, wait=5.0)
         permit.done("retryable", status=500, maintenance=True)
         held = await one.admit(ROUTE, 1)
@@ -294,7 +297,7 @@ async def test_maintenance_opens_the_breaker_at_once(redis_url: str) -> None:
 
 async def test_retry_after_keeps_every_worker_away(redis_url: str) -> None:
     """One worker is told to wait; all of them do."""
-    async with gate(redis_url, Limits(concurrency=4)) as one, gate(redis_url, Limits(concurrency=4)) as other:
+    async with admission(redis_url, Limits(concurrency=4)) as one, admission(redis_url, Limits(concurrency=4)) as other:
         (permit,) = await permits(one, 1, wait=5.0)
         permit.done("busy", retry_after=2.0)
 
@@ -315,7 +318,10 @@ async def within(seconds: float, what: Callable[[], Awaitable[Any]]) -> Any:
 
 async def test_a_frozen_redis_does_not_hold_up_a_job(own_valkey: ValkeyServer) -> None:
     """Redis stops answering: jobs go on within the local share after a second, and the fleet's limit holds again later."""
-    async with gate(own_valkey.url, Limits(concurrency=6)) as one, gate(own_valkey.url, Limits(concurrency=6)) as other:
+    async with (
+        admission(own_valkey.url, Limits(concurrency=6)) as one,
+        admission(own_valkey.url, Limits(concurrency=6)) as other,
+    ):
         mine, theirs = await permits(one, 1, wait=5.0), await permits(other, 1, wait=5.0)
 
         async def both_known() -> bool:
@@ -340,20 +346,20 @@ async def test_a_frozen_redis_does_not_hold_up_a_job(own_valkey: ValkeyServer) -
 
 async def test_without_any_redis_a_worker_keeps_to_the_limits_by_itself() -> None:
     """No Redis at all: concurrency, requests per minute and the account's pause hold within the process."""
-    async with gate(None, Limits(concurrency=3, rpm=5)) as one:
+    async with admission(None, Limits(concurrency=3, rpm=5)) as one:
         given = await permits(one, 10, wait=0.1)
         assert len(given) == 1  # five a minute go out one by one
         given[0].done("account", status=403)
         held = await one.admit(ROUTE, 1)
         assert isinstance(held, Held)
         assert held.reason == "paused"
-    async with gate("redis://127.0.0.1:1/0", Limits(concurrency=3)) as one:
+    async with admission("redis://127.0.0.1:1/0", Limits(concurrency=3)) as one:
         assert len(await within(20, lambda: permits(one, 10, wait=0.5))) == 3
 
 
 async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: ValkeyServer) -> None:
     """FLUSHALL: the workers bring back what they know, and the limit holds on."""
-    async with gate(redis_url) as one:
+    async with admission(redis_url) as one:
         (permit,) = await permits(one, 1, wait=5.0)
         with valkey.client() as client:
             client.hset(keys.state(ROUTE), "limit", 77)
@@ -373,7 +379,7 @@ async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: 
 
 async def test_routes_show_what_was_learned_and_what_is_paused(redis_url: str) -> None:
     """`stockpot routes` sees limit, calls in flight and the pause with its reason."""
-    async with gate(redis_url, Limits(concurrency=9)) as one:
+    async with admission(redis_url, Limits(concurrency=9)) as one:
         await permits(one, 3, wait=5.0)
 
         async def listed() -> bool:
@@ -388,7 +394,7 @@ async def test_routes_show_what_was_learned_and_what_is_paused(redis_url: str) -
 
 async def test_a_gate_that_closes_leaves_nothing_held(redis_url: str, valkey: ValkeyServer) -> None:
     """A clean stop does not make others wait for a lease."""
-    async with gate(redis_url, Limits(concurrency=3)) as one:
+    async with admission(redis_url, Limits(concurrency=3)) as one:
         for permit in await permits(one, 3, wait=5.0):
             permit.done("busy")
     with valkey.client() as client:

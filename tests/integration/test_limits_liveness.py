@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.rig.servers import ValkeyServer
 from tests.rig.virtual_time import VirtualRedis, run_virtually
-from worker.limits.gate import GRACE_SECONDS, Gate
+from worker.limits.admission import GRACE_SECONDS, Admission
 from worker.limits.permit import Held, Permit
 from worker.limits.route import Limits, Route
 
@@ -41,10 +41,10 @@ ENDS: list[tuple[str, dict[str, Any]]] = [
 STORM, CALM = 40.0, 240.0
 
 
-async def _admitted(gate: Gate, route: Route, within: float) -> Permit:
+async def _admitted(admission: Admission, route: Route, within: float) -> Permit:
     """Ask as the engine does, again and again, until the call may go out."""
     async with asyncio.timeout(within):
-        while isinstance(given := await gate.admit(route, 50, 3.0), Held):
+        while isinstance(given := await admission.admit(route, 50, 3.0), Held):
             await asyncio.sleep(given.seconds)
     return given
 
@@ -60,16 +60,18 @@ def test_a_refusal_that_comes_while_redis_is_asked_does_not_silence_the_route(va
     async def story() -> None:
         nonlocal pays
         at = VirtualRedis(valkey.url, random.Random(late), lambda: 0.004)
-        gate = Gate(valkey.url, Limits(concurrency=2), balance=balance, connect=at.connect, rng=random.Random(late))
-        await gate.start()
-        first, second = [await _admitted(gate, ROUTES[0], 5.0) for _ in range(2)]
+        admission = Admission(
+            valkey.url, Limits(concurrency=2), balance=balance, connect=at.connect, rng=random.Random(late)
+        )
+        await admission.start()
+        first, second = [await _admitted(admission, ROUTES[0], 5.0) for _ in range(2)]
         first.done("account", status=401)
         await asyncio.sleep(late / 1_000)
         second.done("account", status=401)
         await asyncio.sleep(10.0)
         pays = True
-        (await _admitted(gate, ROUTES[0], 60.0)).done("answer")
-        await gate.aclose()
+        (await _admitted(admission, ROUTES[0], 60.0)).done("answer")
+        await admission.aclose()
 
     run_virtually(story())
 
@@ -86,23 +88,23 @@ class Storm:
     raging: bool = True
     latest: float = 0.0  # seconds by which the worst answer came after its time
 
-    def gate(self, url: str) -> Gate:
+    def admission(self, url: str) -> Admission:
         """One worker's gate."""
         balance = None if self.probing_calls else self._balance
-        return Gate(url, self.limits, balance=balance, connect=self.redis.connect, rng=self.rng, permit_ttl=5.0)
+        return Admission(url, self.limits, balance=balance, connect=self.redis.connect, rng=self.rng, permit_ttl=5.0)
 
     async def _balance(self, _: str) -> bool | None:
         await asyncio.sleep(0.05)
         return True if not self.raging else self.rng.choice([True, False, None])
 
-    async def job(self, gate: Gate) -> None:
+    async def job(self, admission: Admission) -> None:
         """Calls, one after the other, until one has gone out and been answered after the storm."""
         clock = asyncio.get_running_loop().time
         while True:
             calm = not self.raging
             patience, began = self.rng.choice([0.0, 0.2, 3.0]), clock()
             asked = asyncio.ensure_future(
-                gate.admit(self.rng.choice(ROUTES), 50, patience, urgent=self.rng.random() < 0.3)
+                admission.admit(self.rng.choice(ROUTES), 50, patience, urgent=self.rng.random() < 0.3)
             )
             if not calm and self.rng.random() < 0.1:
                 await asyncio.sleep(self.rng.random())
@@ -121,7 +123,7 @@ class Storm:
             if calm and kind == "answer":
                 return
 
-    async def rage(self, gates: list[Gate]) -> None:
+    async def rage(self, admissions: list[Admission]) -> None:
         """Change the weather now and then; then let the sun come out."""
         clock = asyncio.get_running_loop().time
         ends = clock() + STORM
@@ -129,12 +131,12 @@ class Storm:
             self.ends = self.rng.sample(ENDS, self.rng.choice([1, 1, 2, 4]))
             self.redis.away = self.rng.random() < 0.2
             if not self.redis.away and self.rng.random() < 0.2:
-                gate = self.rng.choice(gates)
-                await self.rng.choice([gate.pause, gate.resume])(self.rng.choice(ROUTES))
+                admission = self.rng.choice(admissions)
+                await self.rng.choice([admission.pause, admission.resume])(self.rng.choice(ROUTES))
             await asyncio.sleep(self.rng.choice([0.01, 0.1, 1.0, 4.0]))
         self.ends, self.redis.away, self.raging = ENDS[:1], False, False
         for route in ROUTES:
-            await gates[0].resume(route)
+            await admissions[0].resume(route)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -153,18 +155,18 @@ def test_whoever_asks_is_answered_in_time_and_gets_through_when_the_storm_is_ove
     async def story() -> None:
         rng = random.Random(seed)
         storm = Storm(VirtualRedis(valkey.url, rng, lambda: rng.choice([0.0, 0.001, 0.01])), rng, limits, probing_calls)
-        gates = [storm.gate(valkey.url) for _ in range(2)]
-        for gate in gates:
-            await gate.start()
-        jobs = [asyncio.ensure_future(storm.job(gate)) for gate in gates for _ in range(8)]
-        await storm.rage(gates)
+        admissions = [storm.admission(valkey.url) for _ in range(2)]
+        for admission in admissions:
+            await admission.start()
+        jobs = [asyncio.ensure_future(storm.job(admission)) for admission in admissions for _ in range(8)]
+        await storm.rage(admissions)
         done, stuck = await asyncio.wait(jobs, timeout=CALM)
         for job in stuck:
             job.cancel()
         for job in done:
             job.result()
-        for gate in gates:
-            await gate.aclose()
+        for admission in admissions:
+            await admission.aclose()
         assert not stuck, f"{len(stuck)} of {len(jobs)} jobs were never let through"
         assert storm.latest <= GRACE_SECONDS + 0.1
 

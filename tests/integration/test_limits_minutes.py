@@ -14,7 +14,7 @@ import pytest
 
 from tests.rig.servers import ValkeyServer
 from tests.rig.virtual_time import VirtualRedis, run_virtually
-from worker.limits.gate import Gate
+from worker.limits.admission import Admission
 from worker.limits.permit import Held
 from worker.limits.route import Limits, Route
 
@@ -63,11 +63,11 @@ class Network:
             await asyncio.sleep(self.rng.uniform(4, 16))
             self.open_at = clock() + self.rng.uniform(0, 2)
 
-    async def job(self, gate: Gate, upstream: Upstream) -> None:
+    async def job(self, admission: Admission, upstream: Upstream) -> None:
         """Call after call, as fast as may be."""
         clock = asyncio.get_running_loop().time
         while True:
-            permit = await gate.admit(ROUTE, TOKENS, 3.0)
+            permit = await admission.admit(ROUTE, TOKENS, 3.0)
             if isinstance(permit, Held):
                 await asyncio.sleep(permit.seconds)
                 continue
@@ -120,10 +120,10 @@ async def _minute(
     at = VirtualRedis(valkey.url, rng, lambda: rng.uniform(0.0002, 0.003))
     limits = Limits(50, rpm if rpm < 10**9 else None, tpm if tpm < 10**9 else None)
     upstream, network = Upstream(rpm, tpm), Network(rng)
-    gates = [Gate(valkey.url, limits, connect=at.connect, rng=rng) for _ in range(4)]
-    for gate in gates:
-        await gate.start()
-    work = [asyncio.ensure_future(network.job(gate, upstream)) for gate in gates for _ in range(4)]
+    admissions = [Admission(valkey.url, limits, connect=at.connect, rng=rng) for _ in range(4)]
+    for admission in admissions:
+        await admission.start()
+    work = [asyncio.ensure_future(network.job(admission, upstream)) for admission in admissions for _ in range(4)]
     if hiccups:
         work.append(asyncio.ensure_future(network.stall()))
     if outages:
@@ -133,7 +133,7 @@ async def _minute(
     for one in work:
         one.cancel()
     await asyncio.gather(*work, return_exceptions=True)
-    for gate in gates:
-        await gate.aclose()
+    for admission in admissions:
+        await admission.aclose()
     upstream.let_in = [moment for moment in upstream.let_in if moment >= began + WARM]
     return upstream

@@ -13,7 +13,7 @@ from tests.rig.procs import Process
 #: One worker: as many jobs as the gate lets out for some seconds, each one's moment written down.
 WORKER = """
 import asyncio, sys, time
-from worker.limits.gate import Gate
+from worker.limits.admission import Gate
 from worker.limits.permit import Permit
 from worker.limits.route import Limits, Route
 

@@ -13,8 +13,8 @@ import redis
 from api_schemas.ids import job_id
 from tests.factories import chat
 from tests.fakes import Provider, Workplace, workplace
-from worker.errors import NotFound, WaitTimeout
-from worker.producer import AsyncStockpot, Stockpot
+from worker.base.errors import NotFound, WaitTimeout
+from worker.producer.stockpot import AsyncStockpot, Stockpot
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from tests.fakes import Provider
 from tests.rig.procs import Process
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
-from worker import settings as settings_module
-from worker import tasks
+from worker.base import settings as settings_module
+from worker.base.errors import IdempotencyConflict, InvalidRequest, NotAllowed, NotFound, Unreachable
+from worker.base.settings import Settings
+from worker.broker import tasks
 from worker.db.connect import Database
-from worker.errors import IdempotencyConflict, InvalidRequest, NotAllowed, NotFound, Unreachable
-from worker.producer import AsyncStockpot, Stockpot
-from worker.settings import Settings
+from worker.producer.stockpot import AsyncStockpot, Stockpot
 
 
 @pytest.fixture

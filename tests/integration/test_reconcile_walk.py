@@ -21,10 +21,10 @@ from tests.fakes import Provider, workplace
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
 from worker.cli.app import main
-from worker.db import submit
 from worker.db.connect import Database
-from worker.reconcile import ChargeBook, LogBook, NoCharges, walk
-from worker.reconcile.books import ChargePage, LogRow, Page, StaleCursor
+from worker.db.jobs import submit
+from worker.provider.log import ChargePage, LogRow, Page, StaleCursor
+from worker.reconcile import NoCharges, ProviderCharges, ProviderLog, walk
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 
@@ -38,13 +38,13 @@ class Books:
         self.refuse: Exception | None = None
         self.requests = 0
 
-    def log(self) -> LogBook:
+    def log(self) -> ProviderLog:
         """The log."""
-        return cast("LogBook", _Log(self))
+        return cast("ProviderLog", _Log(self))
 
-    def charges(self) -> ChargeBook:
+    def charges(self) -> ProviderCharges:
         """The transactions."""
-        return cast("ChargeBook", _Charges(self))
+        return cast("ProviderCharges", _Charges(self))
 
 
 class _Log:

@@ -13,10 +13,10 @@ import pytest
 from api_schemas.jobs import JobDetail
 from tests.rig import recordings
 from tests.rig.scripted_upstream import Peer, Request, ScriptedUpstream, scripted
+from worker.base.settings import Settings
 from worker.db import schema
 from worker.engine.engine import Engine
-from worker.producer import AsyncStockpot
-from worker.settings import Settings
+from worker.producer.stockpot import AsyncStockpot
 from worker.upstream.stream import accumulator_for
 
 pytestmark = pytest.mark.anyio

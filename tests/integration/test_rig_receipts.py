@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from tests.rig import checker
 from tests.rig.hookd import HookReceiver, read_journal
 from tests.rig.receipts import unverified
+from worker.base.settings import load
 from worker.db.connect import Database
-from worker.settings import load
 from worker.webhooks.envelope import Settled, event_body
 from worker.webhooks.signing import key_of, new_secret, signed_headers
 

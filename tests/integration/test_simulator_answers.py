@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from api_schemas.usage import Usage
-from worker.sandbox.simulator import Simulator, SimulatorConfig, oracle
+from worker.simulator import Simulator, SimulatorConfig, oracle
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ import pytest
 
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually_async
-from worker.sandbox.simulator import Simulator, SimulatorConfig, oracle
-from worker.sandbox.simulator.journal import Call, Done, Received, calls, calls_by_job, read_journal
+from worker.simulator import Simulator, SimulatorConfig, oracle
+from worker.simulator.journal import Call, Done, Received, calls, calls_by_job, read_journal
 
 pytestmark = pytest.mark.anyio
 
@@ -388,7 +388,7 @@ async def test_a_process_of_its_own_says_where_it_listens_and_stops_on_sigterm(
     launch: Callable[..., Process], journal: Path
 ) -> None:
     """The journal survives, and its lines are those that the route shows."""
-    command = [sys.executable, "-m", "worker.sandbox.simulator", "--instant", "--journal", str(journal)]
+    command = [sys.executable, "-m", "worker.simulator", "--instant", "--journal", str(journal)]
     process = launch(command, name="simulator")
     url = json.loads(process.wait_for_line(r"^\{.*\}$")[0])["url"]
     async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer k"}) as http:
@@ -412,7 +412,7 @@ async def test_a_killed_simulator_leaves_the_arrival_in_the_journal(
     launch: Callable[..., Process], journal: Path
 ) -> None:
     """What was received is known, and that it never ended."""
-    process = launch([sys.executable, "-m", "worker.sandbox.simulator", "--journal", str(journal)], name="simulator")
+    process = launch([sys.executable, "-m", "worker.simulator", "--journal", str(journal)], name="simulator")
     url = json.loads(process.wait_for_line(r"^\{.*\}$")[0])["url"]
     async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer k"}) as http:
         held = asyncio.create_task(post(http, chat("hold")))

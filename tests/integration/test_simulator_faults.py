@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.rig.waiting import eventually_async
-from worker.sandbox.simulator import Simulator, SimulatorConfig, oracle
+from worker.simulator import Simulator, SimulatorConfig, oracle
 
 pytestmark = pytest.mark.anyio
 

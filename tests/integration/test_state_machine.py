@@ -39,10 +39,10 @@ from tests.factories import (
     submitted,
     time_is_up,
 )
-from worker.db import cancel, leases
-from worker.db.claim import ClaimedJob
+from worker.base.errors import NotAllowed
 from worker.db.connect import Database
-from worker.errors import NotAllowed
+from worker.db.jobs import cancel, leases
+from worker.db.jobs.claim import ClaimedJob
 
 WORKERS = ("w0", "w1", "w2")
 TERMINAL = {"completed", "failed", "cancelled", "expired"}

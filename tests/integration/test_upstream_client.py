@@ -10,7 +10,7 @@ import pytest
 
 from tests.rig.scripted_upstream import JSON, SSE, Peer, Request, scripted
 from tests.rig.upstream_calls import KEY, OK, new_call, new_client, one, talking
-from worker.errors import Unreachable
+from worker.base.errors import Unreachable
 from worker.upstream.call import CHAT, Call
 from worker.upstream.outcome import Answer, Failure, Kind
 

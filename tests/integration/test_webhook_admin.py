@@ -8,11 +8,11 @@ from sqlalchemy import text
 from api_schemas.webhooks import WebhookEvent
 from tests.rig.deliveries import SECRET, by_hand, deliverer_of
 from tests.rig.hookd import HookReceiver
-from worker.db import outbox, webhook_log
+from worker.base.errors import InvalidRequest, NotAllowed, NotFound
 from worker.db.connect import Database
-from worker.db.outbox import Verdict
-from worker.db.webhook_log import Filter
-from worker.errors import InvalidRequest, NotAllowed, NotFound
+from worker.db.webhooks import log, outbox
+from worker.db.webhooks.log import Filter
+from worker.db.webhooks.outbox import Verdict
 from worker.webhooks import admin
 from worker.webhooks.envelope import Settled
 from worker.webhooks.secrets import Vault
@@ -126,7 +126,7 @@ def test_a_deleted_endpoint_is_gone_with_its_secret_and_its_log_stays(database: 
     for table, column in (("webhook_events", "created_at"), ("webhook_endpoints", "deleted_at")):
         change = text(f"UPDATE {table} SET {column} = '{old}' WHERE {column} IS NOT NULL")
         database.write(lambda conn, change=change: conn.execute(change))  # type: ignore[misc]
-    assert database.write(lambda conn: webhook_log.purge(conn, event["created_at"], 100)) == 1
+    assert database.write(lambda conn: log.purge(conn, event["created_at"], 100)) == 1
     rows = database.read(lambda conn: conn.execute(text("SELECT count(*) FROM webhook_endpoints")).scalar_one())
     assert rows == 1, "the new one of this URL"
 
@@ -244,6 +244,6 @@ def test_purging_removes_what_is_over_with_its_attempts(database: Database) -> N
     (newest, _) = database.read(admin.events)
     database.write(lambda conn: conn.execute(text("UPDATE webhook_events SET created_at = '2020-01-01 00:00:00.000'")))
     before = newest["created_at"]
-    assert database.write(lambda conn: webhook_log.purge(conn, before, 100)) == 1
+    assert database.write(lambda conn: log.purge(conn, before, 100)) == 1
     assert [event["job_id"] for event in database.read(admin.events)] == ["job_2"]
     assert database.read(lambda conn: conn.execute(text("SELECT count(*) FROM webhook_attempts")).scalar_one()) == 0

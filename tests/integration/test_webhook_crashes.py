@@ -13,9 +13,9 @@ import pytest
 from tests.rig.hookd import HookReceiver
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
-from worker.db import outbox
+from worker.base.settings import load
 from worker.db.connect import Database
-from worker.settings import load
+from worker.db.webhooks import outbox
 from worker.webhooks import admin
 from worker.webhooks.envelope import Settled
 from worker.webhooks.secrets import Vault
@@ -28,7 +28,7 @@ SECRET = new_secret()
 CHILD = """
 import asyncio
 from worker.db.connect import Database
-from worker.settings import settings
+from worker.base.settings import settings
 from worker.webhooks.deliver import Deliverer
 
 async def main():

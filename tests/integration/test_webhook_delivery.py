@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 from tests.rig.deliveries import NO_WAITS, SECRET, deliverer_of, delivering, event_of, settle, status_becomes
 from tests.rig.hookd import HookReceiver
 from tests.rig.waiting import eventually_async
+from worker.base.errors import Unreachable
 from worker.db.connect import Database
-from worker.db.webhook_log import Filter
-from worker.errors import Unreachable
+from worker.db.webhooks.log import Filter
 from worker.webhooks import admin
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.deliver import Deliverer

@@ -7,9 +7,9 @@ import pytest
 from tests.rig.deliveries import SECRET, deliverer_of, event_of, settle
 from tests.rig.hookd import HookReceiver
 from tests.rig.waiting import eventually_async
-from worker import metrics
-from worker.db import outbox
+from worker.base import metrics
 from worker.db.connect import Database
+from worker.db.webhooks import outbox
 from worker.webhooks import admin
 from worker.webhooks.secrets import Vault
 

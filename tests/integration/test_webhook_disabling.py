@@ -26,11 +26,11 @@ from tests.rig.deliveries import (
 from tests.rig.hookd import Delivery, HookReceiver
 from tests.rig.waiting import eventually_async
 from tests.rig.witness import Witness
-from worker import metrics
+from worker.base import metrics
+from worker.base.errors import NotAllowed, Unreachable
 from worker.db.connect import Database
-from worker.db.webhook_endpoints import Endpoint
-from worker.db.webhook_tables import webhook_endpoints
-from worker.errors import NotAllowed, Unreachable
+from worker.db.webhooks.endpoints import Endpoint
+from worker.db.webhooks.tables import webhook_endpoints
 from worker.webhooks import admin
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.deliver import Deliverer

@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 from api_schemas.ids import is_event_id
 from tests.rig.deliveries import deliverer_of, delivering, event_of, settle, status_becomes
 from tests.rig.hookd import HookReceiver
-from worker.db import outbox
 from worker.db.connect import Database
-from worker.db.outbox import Held
+from worker.db.webhooks import outbox
+from worker.db.webhooks.outbox import Held
 from worker.webhooks import admin
 from worker.webhooks.envelope import Settled
 from worker.webhooks.secrets import Vault

@@ -36,7 +36,7 @@ def upstream(launch: Launch, tmp_path: Path) -> str:
     command = [
         sys.executable,
         "-m",
-        "worker.sandbox.simulator",
+        "worker.simulator",
         "--instant",
         "--no-fsync",
         "--journal",

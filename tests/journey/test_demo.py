@@ -78,7 +78,7 @@ def test_the_demo_with_a_key_calls_the_upstream_that_is_set_and_fails_when_its_j
     newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
 ) -> None:
     """Answers above a kilobyte are refused here, so the streamed ones fail, with their reason, and the exit code is 1."""
-    command = [sys.executable, "-m", "worker.sandbox.simulator", "--no-fsync"]
+    command = [sys.executable, "-m", "worker.simulator", "--no-fsync"]
     simulator = launch(command, name="upstream", env={"PATH": os.environ["PATH"]})
     url = simulator.wait_for_line(r'"url": "(http[^"]+)"')[1]
     settings = {"STOCKPOT_UPSTREAM_URL": f"{url}/v1", "STOCKPOT_MAX_RESPONSE_BYTES": "1024"}

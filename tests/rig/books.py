@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, text
 
 from tests.rig.stage import Stage
+from worker.base.settings import Settings
 from worker.db.connect import Database
-from worker.sandbox.simulator.journal import calls, read_journal
-from worker.settings import Settings
+from worker.simulator.journal import calls, read_journal
 
 T = TypeVar("T")
 

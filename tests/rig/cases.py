@@ -11,7 +11,7 @@ from typing import Any
 from tests.rig.simulated import Knobs
 from tests.rig.stage import Stage
 from tests.rig.witness import Witness
-from worker.sandbox.simulator.script import Step, parse
+from worker.simulator.script import Step, parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from tests.rig.waiting import eventually_async
-from worker.db import outbox
 from worker.db.connect import Database
-from worker.db.outbox import EventRow
-from worker.db.webhook_log import Filter
+from worker.db.webhooks import outbox
+from worker.db.webhooks.log import Filter
+from worker.db.webhooks.outbox import EventRow
 from worker.webhooks import admin
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.deliver import Deliverer

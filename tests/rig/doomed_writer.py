@@ -18,12 +18,12 @@ import time
 from pathlib import Path
 
 from api_schemas.jobs import JobRequest
-from worker.accept import accept
-from worker.db import claim, settle
+from worker.base.settings import Settings, load
 from worker.db.connect import Database
-from worker.db.settle import Settlement
-from worker.db.submit import insert
-from worker.settings import Settings, load
+from worker.db.jobs import claim, settle
+from worker.db.jobs.settle import Settlement
+from worker.db.jobs.submit import insert
+from worker.job.accept import accept
 
 #: A child lives between its first commit and that many seconds after it: several commits, and any point within one.
 _LONGEST_LIFE = 0.03

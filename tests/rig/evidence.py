@@ -126,7 +126,7 @@ def _database(url: str) -> Evidence:
 
 def upstream_calls(path: Path) -> list[UpstreamCall]:
     """The calls that a simulator's journal tells of."""
-    from worker.sandbox.simulator.journal import calls, read_journal
+    from worker.simulator.journal import calls, read_journal
 
     found = []
     for call in calls(read_journal(path)):
@@ -149,7 +149,7 @@ def upstream_calls(path: Path) -> list[UpstreamCall]:
 
 def _oracle(url: str) -> dict[str, str]:
     """The right text of every completed job, from its stored request."""
-    from worker.sandbox.simulator.oracle import expected_text
+    from worker.simulator.oracle import expected_text
 
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     statement = sa.text(

@@ -43,9 +43,9 @@ from tests.rig.procs import Process
 from tests.rig.supervisor import Supervisor
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import NeverHappened, eventually
-from worker.producer import Stockpot
-from worker.sandbox.simulator.journal import Call, calls, read_journal
-from worker.settings import Settings, load
+from worker.base.settings import Settings, load
+from worker.producer.stockpot import Stockpot
+from worker.simulator.journal import Call, calls, read_journal
 from worker.webhooks.signing import new_secret
 
 Proxied = Literal["redis", "database", "upstream"]
@@ -148,7 +148,7 @@ class Stage:
     # ── what stands on it ────────────────────────────────────────────────────────────────────────────────────────
 
     def _start_simulator(self, config: Mapping[str, Any]) -> Process:
-        module: list[str | Path] = [sys.executable, "-m", "worker.sandbox.simulator", "--journal", self.journal]
+        module: list[str | Path] = [sys.executable, "-m", "worker.simulator", "--journal", self.journal]
         module += ["--port", str(self._upstream_port)]
         env = environment(self.home) | {"PYTHONPATH": str(Path(__file__).parents[2])}
         return self._open.enter_context(
@@ -199,7 +199,7 @@ class Stage:
         """Start one more worker, as a user would.
 
         Args:
-            crash_at: `worker.crash` point to arm, `name[:n][:job_id]`.
+            crash_at: `worker.base.crashpoints` point to arm, `name[:n][:job_id]`.
             prefix: a command that runs it, e.g. `("prlimit", "--nofile=64")`.
             ready: wait until it claims.
             env: variables on top.

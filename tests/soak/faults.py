@@ -13,7 +13,7 @@ from tests.rig.faultproxy import FaultProxy
 from tests.rig.waiting import eventually
 from tests.soak.arena import LEASE_SECONDS, Arena
 from tests.soak.history import Event
-from worker.errors import NotAllowed, Unreachable
+from worker.base.errors import NotAllowed, Unreachable
 
 #: Blows of a storm of resets, and the seconds between two.
 BLOWS, BETWEEN_BLOWS = (3, 12), (0.1, 0.5)

@@ -7,8 +7,8 @@ import threading
 import time
 
 from tests.rig.stage import Stage
-from worker.errors import Unreachable
-from worker.sandbox.simulator.script import parse
+from worker.base.errors import Unreachable
+from worker.simulator.script import parse
 
 #: What the upstream does to a job, by weight: mostly nothing, else what a provider does on a bad day. All end well.
 #: Slow enough that at 200 jobs a minute half of twelve slots are taken: who kills a worker must hit something.

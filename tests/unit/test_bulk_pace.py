@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from worker.limits import daily, pace
+from worker.batches import daily, pace
 
 
 def simulate(*, lines: int, seconds: float, line_seconds: float, slots: int) -> tuple[float, list[int]]:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from worker.bulk.market import Market
-from worker.bulk.quote import Quote, quote
-from worker.bulk.survey import Asked, Survey
-from worker.prices import Prices
-from worker.settings import Settings
+from worker.base.settings import Settings
+from worker.batches.quote import Quote, quote
+from worker.batches.survey import Asked, Survey
+from worker.provider.market import Market
+from worker.provider.prices import Prices
 
 MODEL = "m/priced"
 

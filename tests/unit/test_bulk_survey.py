@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from api_schemas.batch import BatchProblem
 from tests.factories import chat
-from worker.bulk.reading import BatchFile, FileChanged
-from worker.bulk.repeats import Repeats
-from worker.bulk.survey import Survey, survey
-from worker.errors import InvalidRequest
+from worker.base.errors import InvalidRequest
+from worker.batches.reading import BatchFile, FileChanged
+from worker.batches.repeats import Repeats
+from worker.batches.survey import Survey, survey
 
 LONGEST = 64 * 1024
 

@@ -9,12 +9,12 @@ import pytest
 
 from api_schemas.usage import Usage
 from tests.factories import MODEL, USAGE, answer, claimed_job, failure
-from worker import conclude
-from worker.db.settle import Settlement
+from worker.base.settings import Settings
+from worker.db.jobs.settle import Settlement
+from worker.job import decide
+from worker.job.retry import Policy
 from worker.limits.permit import Held
-from worker.prices import Prices
-from worker.retry import Policy
-from worker.settings import Settings
+from worker.provider.prices import Prices
 from worker.upstream.call import Progress
 from worker.upstream.outcome import Failure, Kind, Timings
 
@@ -31,7 +31,7 @@ def price_list() -> Prices:
 
 def failed(broken: Failure, *, left: float = 100, attempts: int = 1) -> Settlement:
     job = claimed_job(seconds_left=left, attempts=attempts, attempt=attempts)
-    return conclude.failed(job, broken, POLICY, price_list(), random.Random(1), seconds_left=left)
+    return decide.failed(job, broken, POLICY, price_list(), random.Random(1), seconds_left=left)
 
 
 def columns_fit(settlement: Settlement, attempts: int = 1, calls: int = 1) -> bool:
@@ -42,7 +42,7 @@ def columns_fit(settlement: Settlement, attempts: int = 1, calls: int = 1) -> bo
 def test_an_answer_completes_its_job_with_everything_that_came() -> None:
     """Under the claim's fence and attempt, with the provider's word on the cost."""
     job = claimed_job(fence=4, attempt=3, batch_id="batch_1")
-    done = conclude.answered(job, answer(status=201), Prices())
+    done = decide.answered(job, answer(status=201), Prices())
     assert (done.job_id, done.fence, done.attempt, done.batch_id) == (job.id, 4, 3, "batch_1")
     assert (done.status, done.outcome, done.spent, done.called) == ("completed", "completed", True, True)
     assert (done.response, done.text, done.finish_reason) == ('{"id": "gen-1"}', "hello", "stop")
@@ -55,10 +55,10 @@ def test_a_cost_that_nobody_told_is_estimated_or_left_open() -> None:
     """The provider's word wins, be it zero; an invented cost would be worse than none."""
     usage = Usage(input_tokens=1_000_000, output_tokens=100_000, total_tokens=1_100_000)
     prices = price_list()
-    assert conclude.priced(MODEL, usage, None, prices) == (Decimal(2), "estimated")
-    assert conclude.priced(MODEL, usage, Decimal(0), prices) == (Decimal(0), "provider")
-    assert conclude.priced("m/unknown", usage, None, prices) == (None, None)
-    assert conclude.priced(MODEL, None, None, prices) == (None, None)
+    assert decide.priced(MODEL, usage, None, prices) == (Decimal(2), "estimated")
+    assert decide.priced(MODEL, usage, Decimal(0), prices) == (Decimal(0), "provider")
+    assert decide.priced("m/unknown", usage, None, prices) == (None, None)
+    assert decide.priced(MODEL, None, None, prices) == (None, None)
 
 
 @pytest.mark.parametrize("kind", [Kind.RETRYABLE, Kind.PARTIAL, Kind.AMBIGUOUS])
@@ -96,16 +96,16 @@ def test_time_that_ran_out_during_the_call_makes_the_job_expire() -> None:
 def test_a_job_that_was_held_leaves_no_trace_of_a_call() -> None:
     """It keeps the error that it had, and never waits past its deadline."""
     job = claimed_job(last_error="rate_limited", seconds_left=5)
-    back = conclude.held(job, Held("rpm", 60))
+    back = decide.held(job, Held("rpm", 60))
     assert (back.status, back.spent, back.called) == ("queued", False, False)
     assert (back.waiting_on, back.due_in, back.error_class) == ("rpm", 5, "rate_limited")
     assert columns_fit(back)
-    assert conclude.held(claimed_job(seconds_left=-1), Held("rpm", 60)).due_in == 0
+    assert decide.held(claimed_job(seconds_left=-1), Held("rpm", 60)).due_in == 0
 
 
 def test_a_cancelled_call_ends_its_job_with_the_text_and_the_cost_so_far() -> None:
     progress = Progress(sent_after=0.1, parts=["par", "tial"], usage=USAGE, cost_usd=Decimal("0.1"), status=200)
-    over = conclude.stopped(claimed_job(), progress, Prices(), cancelled=True)
+    over = decide.stopped(claimed_job(), progress, Prices(), cancelled=True)
     assert (over.status, over.outcome, over.error_class) == ("cancelled", "cancelled", "cancelled")
     assert (over.text, over.partial_text, over.cost_usd) == ("partial", "partial", Decimal("0.1"))
     assert (over.spent, over.called) == (True, True)
@@ -113,7 +113,7 @@ def test_a_cancelled_call_ends_its_job_with_the_text_and_the_cost_so_far() -> No
 
 def test_a_job_cancelled_before_anything_was_sent_made_no_call() -> None:
     """It waited in line. No call, no attempt: else there were more attempts than calls, which no database row may say."""
-    over = conclude.stopped(claimed_job(), Progress(), Prices(), cancelled=True)
+    over = decide.stopped(claimed_job(), Progress(), Prices(), cancelled=True)
     assert (over.status, over.called, over.spent) == ("cancelled", False, False)
     assert columns_fit(over)
 
@@ -121,18 +121,18 @@ def test_a_job_cancelled_before_anything_was_sent_made_no_call() -> None:
 @pytest.mark.parametrize("sent", [None, 0.1])
 def test_a_drained_job_goes_back_with_its_attempt(sent: float | None) -> None:
     """The money that its call may have cost stays on record when it was sent."""
-    back = conclude.stopped(claimed_job(), Progress(sent_after=sent, parts=["par"]), Prices(), cancelled=False)
+    back = decide.stopped(claimed_job(), Progress(sent_after=sent, parts=["par"]), Prices(), cancelled=False)
     assert (back.status, back.outcome, back.spent, back.called) == ("queued", "released", False, sent is not None)
     assert (back.text, back.partial_text, back.error_class) == (None, "par", None)
     assert columns_fit(back)
 
 
 def test_the_limits_hear_of_the_kind_and_the_tokens() -> None:
-    assert conclude.ended(answer()) == ("answer", 15)
-    assert conclude.ended(answer(usage=None)) == ("answer", None)
-    assert conclude.ended(failure(Kind.BUSY)) == ("busy", None)
+    assert decide.ended(answer()) == ("answer", 15)
+    assert decide.ended(answer(usage=None)) == ("answer", None)
+    assert decide.ended(failure(Kind.BUSY)) == ("busy", None)
     # A worker without file descriptors shuts no route for others.
-    assert conclude.ended(failure(Kind.NOT_SENT, code="no_file_descriptors")) == ("unused", None)
+    assert decide.ended(failure(Kind.NOT_SENT, code="no_file_descriptors")) == ("unused", None)
 
 
 def test_the_settings_of_a_retry_are_the_policys() -> None:

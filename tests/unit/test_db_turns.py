@@ -7,7 +7,7 @@ from collections import Counter, deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.db.turns import Turns
+from worker.db.jobs.tenant_fairness import TenantFairness
 
 Queue = dict[tuple[str, str], int]
 
@@ -17,8 +17,8 @@ QUEUES = st.dictionaries(
 )
 
 
-def claim(turns: Turns, queue: Queue, limit: int, held: tuple[str, ...] = ()) -> Counter[tuple[str, str]]:
-    """One claim from a queue in memory, as `worker.db.claim` makes it."""
+def claim(turns: TenantFairness, queue: Queue, limit: int, held: tuple[str, ...] = ()) -> Counter[tuple[str, str]]:
+    """One claim from a queue in memory, as `worker.db.jobs.claim` makes it."""
     taken: Counter[tuple[str, str]] = Counter()
     listed = False
     while taken.total() < limit:
@@ -44,7 +44,7 @@ def claim(turns: Turns, queue: Queue, limit: int, held: tuple[str, ...] = ()) ->
 @given(queue=QUEUES, limit=st.integers(1, 64))
 def test_no_slot_stays_empty_while_anybody_has_work(queue: Queue, limit: int) -> None:
     """And everything is claimed in the end, once."""
-    turns, left = Turns(), sum(queue.values())
+    turns, left = TenantFairness(), sum(queue.values())
     while left:
         taken = claim(turns, queue, limit).total()
         assert taken == min(limit, left)
@@ -58,7 +58,7 @@ def test_each_tenant_has_its_part_of_every_claim(many: int, limit: int, claims: 
     """⌊n / T⌋ of a claim; with more tenants than jobs in a claim, one in every ⌈T / n⌉ claims. One has a million."""
     queue = {(f"t{number:02}", "m"): 1_000 for number in range(many)}
     queue["t00", "m"] = 1_000_000
-    turns = Turns()
+    turns = TenantFairness()
     history = [claim(turns, queue, limit) for _ in range(claims)]
     wait = -(-many // limit)
     for tenant in {tenant for tenant, _ in queue}:
@@ -73,7 +73,7 @@ def test_a_held_model_is_left_out_and_takes_nobodys_part(queue: Queue, limit: in
     """Its jobs stay; the others are served as if it were not there."""
     waiting = sum(count for (_, model), count in queue.items() if model == "m")
     others = sum(queue.values()) - waiting
-    taken = claim(Turns(), queue, limit, held=("m",))
+    taken = claim(TenantFairness(), queue, limit, held=("m",))
     assert taken.total() == min(limit, others)
     assert all(model != "m" for _, model in taken)
 
@@ -81,7 +81,7 @@ def test_a_held_model_is_left_out_and_takes_nobodys_part(queue: Queue, limit: in
 def test_a_tenants_models_take_turns_within_its_part() -> None:
     """Also when its part is a single job."""
     queue = {("a", "m"): 100, ("a", "n"): 100, ("b", "m"): 100}
-    turns = Turns()
+    turns = TenantFairness()
     served = deque(claim(turns, queue, 2) for _ in range(4))
     assert sum(served, Counter()) == {("a", "m"): 2, ("a", "n"): 2, ("b", "m"): 4}
 
@@ -94,7 +94,7 @@ def test_a_tenants_models_take_turns_within_its_part() -> None:
 def test_a_tenant_has_its_weight_of_all_that_was_claimed(weights: dict[str, int], limits: list[int]) -> None:
     """Less two jobs at most, at any time, also when each claim is of a single job."""
     queue = {(tenant, "m"): 10_000 for tenant in TENANTS}
-    turns, taken, claimed = Turns(weights=weights), Counter[str](), 0
+    turns, taken, claimed = TenantFairness(weights=weights), Counter[str](), 0
     whole = sum(weights.get(tenant, 1) for tenant in TENANTS)
     for limit in limits:
         for (tenant, _), count in claim(turns, queue, limit).items():
@@ -106,7 +106,7 @@ def test_a_tenant_has_its_weight_of_all_that_was_claimed(weights: dict[str, int]
 
 def test_a_new_listing_goes_on_behind_the_tenant_that_was_served_last() -> None:
     """Else the first in the alphabet would be first after every listing."""
-    turns = Turns()
+    turns = TenantFairness()
     groups = [(tenant, "m") for tenant in "abcd"]
     seen = []
     for _ in range(8):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from worker.engine.holds import DUE_SECONDS, FIRST_SECONDS, MOST_SECONDS, OUT_SECONDS, Holds
+from worker.engine.paused_models import DUE_SECONDS, FIRST_SECONDS, MOST_SECONDS, OUT_SECONDS, PausedModels
 
 
 def test_the_first_job_that_comes_back_is_the_scout_and_the_others_are_not() -> None:
     """However many come back."""
-    holds = Holds()
+    holds = PausedModels()
     for job in ("a", "b", "c"):
         holds.turned_away("m", job, 0.0, 0.0)
     assert holds.models == {"m"}
@@ -18,7 +18,7 @@ def test_the_first_job_that_comes_back_is_the_scout_and_the_others_are_not() -> 
 
 def test_a_scout_that_comes_back_too_goes_again_later() -> None:
     """And its model stays held meanwhile."""
-    holds = Holds()
+    holds = PausedModels()
     holds.turned_away("m", "a", 0.0, 0.0)
     holds.scouts(1.0)
     holds.turned_away("m", "a", 0.0, 2.0)
@@ -30,7 +30,7 @@ def test_a_scout_that_comes_back_too_goes_again_later() -> None:
 
 def test_a_scout_that_gets_through_opens_its_model_and_no_other() -> None:
     """Other models have scouts of their own."""
-    holds = Holds()
+    holds = PausedModels()
     holds.turned_away("m", "a", 0.0, 0.0)
     holds.turned_away("n", "b", 0.0, 0.0)
     assert sorted(holds.scouts(1.0)) == ["a", "b"]
@@ -41,7 +41,7 @@ def test_a_scout_that_gets_through_opens_its_model_and_no_other() -> None:
 
 def test_a_scout_that_is_not_to_be_had_opens_its_model() -> None:
     """Another worker has it, or it is over: nobody would ever come back to say so."""
-    holds = Holds()
+    holds = PausedModels()
     holds.turned_away("m", "a", 0.0, 0.0)
     holds.scouts(1.0)
     holds.missed("a")
@@ -54,7 +54,7 @@ def test_a_scout_that_is_not_to_be_had_opens_its_model() -> None:
 
 def test_a_resumption_opens_everything() -> None:
     """The scouts of the pause are forgotten, too."""
-    holds = Holds()
+    holds = PausedModels()
     holds.turned_away("m", "a", 0.0, 0.0)
     holds.clear()
     assert holds.models == frozenset()
@@ -64,7 +64,7 @@ def test_a_resumption_opens_everything() -> None:
 
 def test_a_scout_that_is_due_later_goes_later() -> None:
     """The provider asked for patience; before that the job cannot be claimed."""
-    holds = Holds()
+    holds = PausedModels()
     holds.turned_away("m", "a", 30.0, 0.0)
     assert holds.scouts(30.0) == []
     assert holds.scouts(30.0 + DUE_SECONDS) == ["a"]

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.db.batch_claims import OpenBatch
-from worker.engine.rounds import Rounds
+from worker.db.batches.claims import OpenBatch
+from worker.engine.batch_fairness import BatchFairness
 
 SLICE = 64
 
@@ -19,7 +19,7 @@ def batch(tenant: str, number: int, model: str | None = None) -> OpenBatch:
     return OpenBatch(f"batch_{number:03}_{tenant}", tenant, bound=False, model=model)
 
 
-def go_round(rounds: Rounds, turns: int) -> list[OpenBatch]:
+def go_round(rounds: BatchFairness, turns: int) -> list[OpenBatch]:
     """So many turns of batches that never run dry."""
     had = []
     for _ in range(turns):
@@ -44,7 +44,7 @@ def lines(had: Sequence[OpenBatch]) -> Counter[str]:
 )
 def test_the_bound(weights: Mapping[str, int], batches: Mapping[str, int], turns: int, listings: int) -> None:
     """By weight, a slice apart at most, however many batches each has and however often they are listed again."""
-    rounds = Rounds(weights)
+    rounds = BatchFairness(weights)
     listed = sorted((batch(tenant, n) for tenant, many in batches.items() for n in range(many)), key=lambda one: one.id)
     had: list[OpenBatch] = []
     while len(had) < turns:
@@ -67,7 +67,7 @@ def level(had: Sequence[OpenBatch]) -> bool:
 
 def test_who_comes_later_begins_level() -> None:
     """A tenant that was away for a thousand slices gets its share from now on, and nothing for the time before."""
-    rounds = Rounds()
+    rounds = BatchFairness()
     rounds.learn([batch("a", 0)])
     go_round(rounds, 1_000)
     rounds.learn([batch("a", 0), batch("b", 1)])
@@ -81,7 +81,7 @@ def test_who_comes_later_begins_level() -> None:
 @given(bounded=st.integers(0, SLICE - 1))
 def test_a_turn_that_was_not_used_up_is_not_kept_for_later(bounded: int) -> None:
     """Two tenants' batches are bounded for a thousand turns of a third one; with their bounds gone all three have the same."""
-    rounds, listed = Rounds(), [batch("a", 0), batch("b", 1), batch("c", 2)]
+    rounds, listed = BatchFairness(), [batch("a", 0), batch("b", 1), batch("c", 2)]
     for _ in range(1_000):
         rounds.learn(listed)
         while (taken := rounds.take(())) is not None:
@@ -94,7 +94,7 @@ def test_a_turn_that_was_not_used_up_is_not_kept_for_later(bounded: int) -> None
 
 def test_small_slices_do_not_cost_a_turn() -> None:
     """Who could claim only one line in its turn is next before who claimed sixty-four."""
-    rounds = Rounds()
+    rounds = BatchFairness()
     one, other = batch("a", 0), batch("b", 1)
     rounds.learn([one, other])
     assert rounds.take(()) == one
@@ -111,7 +111,7 @@ def test_small_slices_do_not_cost_a_turn() -> None:
 
 def test_batches_of_a_held_model_have_no_turn() -> None:
     """They are asked again when the batches are listed again."""
-    rounds = Rounds()
+    rounds = BatchFairness()
     shut, free = batch("a", 0, "m/shut"), batch("a", 1, "m/free")
     rounds.learn([shut, free])
     assert rounds.take(held=["m/shut"]) == free
@@ -123,7 +123,7 @@ def test_batches_of_a_held_model_have_no_turn() -> None:
 
 def test_what_came_to_its_end_between_two_listings_is_forgotten() -> None:
     """A claim was under way while the list was made."""
-    rounds = Rounds()
+    rounds = BatchFairness()
     gone = batch("a", 0)
     rounds.learn([gone])
     assert rounds.take(()) == gone

@@ -7,12 +7,12 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.limits.lateness import FEW_LATE_MS, Lateness, OtherClock
+from worker.limits.provider_clock import FEW_LATE_MS, OtherClock, ProviderClock
 
 
 def test_what_all_calls_take_moves_nothing_and_what_one_takes_longer_moves_it() -> None:
     """A hundred calls of a second, then one that was held up for three more."""
-    late = Lateness()
+    late = ProviderClock()
     for _ in range(2_000):
         late.counted(0.0, 1_000.0)
     assert late.counted(5_000.0, 6_000.0) - 5_000.0 < 1
@@ -21,13 +21,13 @@ def test_what_all_calls_take_moves_nothing_and_what_one_takes_longer_moves_it() 
 
 def test_the_first_calls_are_held_up_until_others_have_shown_that_they_are_not() -> None:
     """Nothing is known yet: each counts when it was over."""
-    late = Lateness()
+    late = ProviderClock()
     assert late.counted(0.0, 4_000.0) > 3_900
 
 
 def test_answers_that_are_long_and_short_by_nature_move_by_two_seconds_at_most() -> None:
     """Else a route would lose a sixth of its limit to what is no delay."""
-    late, rng = Lateness(), random.Random(1)
+    late, rng = ProviderClock(), random.Random(1)
     for _ in range(500):
         late.counted(0.0, rng.uniform(1_000, 20_000))
     assert late.counted(0.0, 20_000.0) == FEW_LATE_MS
@@ -37,7 +37,7 @@ def test_answers_that_are_long_and_short_by_nature_move_by_two_seconds_at_most()
 @given(took=st.lists(st.floats(0, 60_000), min_size=1, max_size=100))
 def test_a_booking_moves_forward_and_never_beyond_the_calls_end(took: list[float]) -> None:
     """Whatever comes: it counts between when it was let out and when it was over."""
-    late = Lateness()
+    late = ProviderClock()
     for each in took:
         assert 100.0 <= late.counted(100.0, 100.0 + each) <= 100.0 + each + 1e-6
 

@@ -28,7 +28,7 @@ class Upstream:
 
     def run(self, until: float) -> None:
         """Play the fleet as the gate does it: permits at rest after a refusal, one decision a window or failed trial."""
-        learned, now, running, used, resting = start(None), 0.0, 0, 0, 0
+        learned, now, running, used, next_request_at = start(None), 0.0, 0, 0, 0
         events: list[tuple[float, str]] = []
         ok = overloaded = 0
         closes = window_seconds(self.seconds, self.rng)
@@ -40,7 +40,7 @@ class Upstream:
                     heapq.heappush(events, (now + self.seconds * self.rng.uniform(0.7, 1.3), "answer"))
                     continue
                 self.refused.append(now)
-                overloaded, resting = overloaded + 1, resting + 1
+                overloaded, next_request_at = overloaded + 1, next_request_at + 1
                 heapq.heappush(
                     events, (now + min(5.0, max(0.5, self.seconds)) * self.rng.uniform(0.75, 1.25), "rested")
                 )
@@ -51,16 +51,16 @@ class Upstream:
                 if what == "answer":
                     running, used, ok = running - 1, used - 1, ok + 1
                     self.answered.append(now)
-                elif resting:
-                    resting, used = resting - 1, used - 1
+                elif next_request_at:
+                    next_request_at, used = next_request_at - 1, used - 1
                 continue
             now = closes
             decided = step(learned, Window(ok, overloaded, pressed=True), None, self.rng)
             closes = now + (0.1 if decided is None else window_seconds(self.seconds, self.rng, ramp=bool(decided.ramp)))
             if decided is not None:
                 learned, ok, overloaded = decided, 0, 0
-                gone = min(resting, max(0, used - learned.limit))
-                resting, used = resting - gone, used - gone
+                gone = min(next_request_at, max(0, used - learned.limit))
+                next_request_at, used = next_request_at - gone, used - gone
 
     def rate(self, begin: float, end: float) -> float:
         return sum(begin <= at < end for at in self.answered) / (end - begin)

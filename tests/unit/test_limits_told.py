@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.limits.estimate import Estimator
+from worker.limits.rate_limit_headers import MOST_WAIT, clamp, wait_seconds
 from worker.limits.route import Limits, Route, key_id
-from worker.limits.told import MOST_WAIT, clamp, wait_seconds
 
 
 @pytest.mark.parametrize(

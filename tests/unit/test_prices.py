@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api_schemas.usage import Usage
-from worker.errors import Unreachable
-from worker.prices import Expected, Prices
+from worker.base.errors import Unreachable
+from worker.provider.prices import Expected, Prices
 
 
 def listed(*units: Any, model: str = "m", **pricing: Any) -> Prices:

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from tests.factories import claimed_job
-from worker.engine.database import DatabaseThreads
-from worker.engine.purse import Purse
-from worker.prices import Prices
+from worker.db.threads import DatabaseThreads
+from worker.job.budget_hold import BudgetHold
+from worker.provider.prices import Prices
 
 pytestmark = pytest.mark.anyio
 
@@ -32,10 +32,10 @@ class Broken:
 
 async def test_a_defect_is_raised_where_it_is_awaited_and_the_next_call_is_asked_for() -> None:
     """Nobody waits for ever, and the purse goes on."""
-    purse = Purse(cast("DatabaseThreads", Broken()), Prices())
+    budget_hold = BudgetHold(cast("DatabaseThreads", Broken()), Prices())
     async with asyncio.timeout(60):
         together = await asyncio.gather(
-            *(purse.reserve(claimed_job(budgeted=True)) for _ in range(3)), return_exceptions=True
+            *(budget_hold.reserve(claimed_job(budgeted=True)) for _ in range(3)), return_exceptions=True
         )
         assert all(isinstance(error, ZeroDivisionError) for error in together)
-        assert await purse.reserve(claimed_job(budgeted=True)) is None
+        assert await budget_hold.reserve(claimed_job(budgeted=True)) is None

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 import pytest
 
-from worker.db.ledger import Entry
-from worker.reconcile.books import LogRow, NoCharges, NoLog, read_charges, read_page
+from worker.db.jobs.ledger import Entry
+from worker.provider.log import LogRow, NoCharges, NoLog, read_charges, read_page
 from worker.reconcile.compare import LATEST, compare
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

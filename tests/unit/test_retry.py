@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import failure
-from worker.retry import ACCOUNT_SECONDS, Decision, Fail, Policy, Retry, Wait, backoff, decide
+from worker.job.retry import ACCOUNT_SECONDS, Decision, Fail, Policy, Retry, Wait, backoff, decide
 from worker.upstream.outcome import Kind
 
 POLICY = Policy(max_attempts=3, on_ambiguous="retry", base=0.5, cap=60)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from worker import settings as module
-from worker.errors import SettingsError
-from worker.settings import Settings, load
+from worker.base import settings as module
+from worker.base.errors import SettingsError
+from worker.base.settings import Settings, load
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.sandbox.simulator.catalog import answered_name, charge, usd
-from worker.sandbox.simulator.generation import _WORDS
-from worker.sandbox.simulator.script import STEPS, UnknownStep, last_prompt, parse, plain_model, script_of, step_of
+from worker.simulator.catalog import answered_name, charge, usd
+from worker.simulator.generation import _WORDS
+from worker.simulator.script import STEPS, UnknownStep, last_prompt, parse, plain_model, script_of, step_of
 
 
 def test_steps_follow_each_other_and_the_last_one_repeats() -> None:

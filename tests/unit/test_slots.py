@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.factories import claimed_job
-from worker.engine.slots import Slot, Slots, Stop
+from worker.job.slots import Slot, Slots, Stop
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ class Stories:
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
-        self.gate = asyncio.Event()
+        self.admission = asyncio.Event()
         self.stopped: list[str] = []
 
     def begin(self, lane: str = "interactive", slot: Slot | None = None) -> Slot:
@@ -29,14 +29,14 @@ class Stories:
 
     async def _tell(self, slot: Slot) -> None:
         try:
-            await self.gate.wait()
+            await self.admission.wait()
         except asyncio.CancelledError:
             self.stopped.append(slot.job.id)
         finally:
             self.slots.end(slot)
 
     async def end_all(self) -> None:
-        self.gate.set()
+        self.admission.set()
         assert await self.slots.empty(10)
 
 
@@ -135,7 +135,7 @@ async def test_waiting_until_all_is_done_counts_what_begins_meanwhile() -> None:
     await asyncio.wait([first.task])
     await asyncio.sleep(0)
     assert not waiting.done()
-    stories.gate.set()
+    stories.admission.set()
     assert await waiting
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.watchdog import InARow
+from worker.broker.watchdog import InARow
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.db.outbox import Claimed
+from worker.db.webhooks.outbox import Claimed
 from worker.webhooks.breaker import COOL_SECONDS, MAX_COOL_SECONDS, THRESHOLD, Breaker
 from worker.webhooks.egress import Blocked, Reply, Unanswered
 from worker.webhooks.schedule import DELAYS, delay_before_next

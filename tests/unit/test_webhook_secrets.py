@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from worker.errors import SettingsError
-from worker.settings import Settings
+from worker.base.errors import SettingsError
+from worker.base.settings import Settings
 from worker.webhooks.secrets import KEY_FILE, Vault
 from worker.webhooks.signing import key_of, new_secret
 

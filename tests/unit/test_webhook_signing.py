@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from api_schemas.webhooks import SignatureError, verify
-from worker.errors import InvalidRequest
+from worker.base.errors import InvalidRequest
 from worker.webhooks.signing import key_of, new_secret, signed_headers, spell
 
 BODY = '{"id":"evt_1","object":"event","created_at":1,"type":"batch.completed","data":{"id":"batch_1"}}'

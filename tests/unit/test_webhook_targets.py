@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from worker.errors import InvalidRequest, SettingsError
+from worker.base.errors import InvalidRequest, SettingsError
 from worker.webhooks.addresses import Policy
 from worker.webhooks.targets import check_url, read_target
 

@@ -6,29 +6,39 @@ from typing import Any
 
 import click
 
-from worker.cli.exits import told
+from worker.cli.exit_codes import told
 from worker.cli.lazy import LazyGroup, Place
 
 #: In the order of a newcomer's questions; `--help` shows them in this order.
 _COMMANDS = {
-    "demo": Place("demo", "demo", "See it work: real jobs, live tokens, answers and cost; nothing stays running."),
-    "up": Place("up", "up", "Run everything for development in the foreground; Ctrl-C drains."),
-    "submit": Place("submit", "submit", "Submit one request; prints the job's id, or follows it."),
-    "watch": Place("watch", "watch", "Follow a job's live events to its end."),
-    "show": Place("show", "show", "Show a job: answer, usage, cost, error, every attempt."),
-    "list": Place("listing", "listing", "List jobs, newest first."),
-    "cancel": Place("change", "cancel", "Cancel a queued or running job."),
-    "retry": Place("change", "retry", "Queue failed jobs again: one, or all that match."),
-    "batch": Place("batch", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."),
-    "usage": Place("usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch, job or metadata."),
-    "budget": Place("budget", "budget", "What tenants may cost, by day or in all: set, list, remove."),
-    "reconcile": Place("reconcile", "reconcile", "Every call in the ledger against the provider's log."),
-    "webhooks": Place("webhooks", "webhooks", "Endpoints, their secrets, the delivery log, replay."),
-    "routes": Place("routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."),
-    "purge": Place("purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."),
-    "db": Place("database", "database", "The database's schema: upgrade, current, check."),
-    "doctor": Place("doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
-    "simulate": Place("simulate", "simulate", "Run the upstream simulator by itself."),
+    "demo": Place(
+        "operations.demo", "demo", "See it work: real jobs, live tokens, answers and cost; nothing stays running."
+    ),
+    "up": Place("operations.up", "up", "Run everything for development in the foreground; Ctrl-C drains."),
+    "submit": Place("jobs.submit", "submit", "Submit one request; prints the job's id, or follows it."),
+    "watch": Place("jobs.watch", "watch", "Follow a job's live events to its end."),
+    "show": Place("jobs.show", "show", "Show a job: answer, usage, cost, error, every attempt."),
+    "list": Place("jobs.listing", "listing", "List jobs, newest first."),
+    "cancel": Place("jobs.change", "cancel", "Cancel a queued or running job."),
+    "retry": Place("jobs.change", "retry", "Queue failed jobs again: one, or all that match."),
+    "batch": Place(
+        "batches.group", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."
+    ),
+    "usage": Place(
+        "money.usage", "usage", "Tokens and true cost, by day, model, lane, tenant, batch, job or metadata."
+    ),
+    "budget": Place("money.budget", "budget", "What tenants may cost, by day or in all: set, list, remove."),
+    "reconcile": Place("money.reconcile", "reconcile", "Every call in the ledger against the provider's log."),
+    "webhooks": Place("webhooks.group", "webhooks", "Endpoints, their secrets, the delivery log, replay."),
+    "routes": Place(
+        "operations.routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."
+    ),
+    "purge": Place(
+        "operations.purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."
+    ),
+    "db": Place("operations.database", "database", "The database's schema: upgrade, current, check."),
+    "doctor": Place("operations.doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
+    "simulate": Place("operations.simulate", "simulate", "Run the upstream simulator by itself."),
 }
 
 _EPILOG = """\b
@@ -43,7 +53,7 @@ Settings come from STOCKPOT_… variables, .env and stockpot.toml; docs/settings
 
 
 class Commands(LazyGroup):
-    """Turns the errors of `worker.errors` into messages and exit codes."""
+    """Turns the errors of `worker.base.errors` into messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong is told in words."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from worker.base.settings import Settings, load
 from worker.db.connect import Database
 from worker.db.ready import ensure_schema
-from worker.producer import Stockpot
-from worker.settings import Settings, load
+from worker.producer.stockpot import Stockpot
 
 
 @contextlib.contextmanager

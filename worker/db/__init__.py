@@ -1,1 +1,18 @@
-"""All SQL, named after the verbs of a job's life. The engine runs it in a few threads; a caller commits."""
+"""All SQL, named after the verbs of a job's life. The engine runs it in a few threads; a caller commits.
+
+batches/   Batches as SQL
+bookmarks  Bookmarks: where a long walk goes on after it was broken off
+bounded    A connection to PostgreSQL that waits for an answer for so long, and no longer
+budgets/   Budgets as SQL
+clock      The database's clock, as SQL
+columns    What every table is made of
+connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
+jobs/      Jobs as SQL, by the verbs of their life
+purge      Purge
+ready      Whether the database may be used: the one rule of who migrates what
+recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
+schema     The schema's versions: upgrade, current, check
+threads    SQL off the event loop: a few threads, and patience for a database that is away
+views      The views: the stable surface that people read with SQL
+webhooks/  Webhook endpoints, events and attempts as SQL
+"""

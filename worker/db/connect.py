@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from worker.errors import SettingsError, Unreachable
-from worker.settings import Settings
+from worker.base.errors import SettingsError, Unreachable
+from worker.base.settings import Settings
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, text
 
-from worker.db.base import Instant
-from worker.db.submit import drop
+from worker.db.columns import Instant
+from worker.db.jobs.submit import drop
 
 What = Literal["payloads", "results"]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from sqlalchemy import Connection, inspect, text
 
 from migrations import HEAD
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings
 from worker.db.connect import Database
-from worker.errors import Unreachable
-from worker.settings import Settings
 
 UPGRADE = "Run `stockpot db upgrade`."
 #: Between two looks at a database that does not answer; doubles from the first to the second, in seconds.

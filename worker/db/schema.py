@@ -18,11 +18,15 @@ from alembic.autogenerate import compare_metadata
 from sqlalchemy import Connection, Engine, text
 
 import migrations
-from worker.db import batch_tables, budget_tables, tables, views, webhook_tables
-from worker.db.base import metadata
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings
+from worker.db import views
+from worker.db.batches import tables as batch_tables
+from worker.db.budgets import tables as budget_tables
+from worker.db.columns import metadata
 from worker.db.connect import Database
-from worker.errors import Unreachable
-from worker.settings import Settings
+from worker.db.jobs import tables
+from worker.db.webhooks import tables as webhook_tables
 
 __all__ = [
     "batch_tables",

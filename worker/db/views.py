@@ -5,9 +5,9 @@ The text of each is the same for both databases but for the spelling of a divisi
 
 from __future__ import annotations
 
-from worker.db.batch_tables import BATCH_LINES, BATCHES
-from worker.db.budget_tables import SHUT
-from worker.db.webhook_tables import WEBHOOK_ATTEMPTS_V, WEBHOOK_EVENTS_V
+from worker.db.batches.tables import BATCH_LINES, BATCHES
+from worker.db.budgets.tables import SHUT
+from worker.db.webhooks.tables import WEBHOOK_ATTEMPTS_V, WEBHOOK_EVENTS_V
 
 JOBS = f"""
     SELECT j.id, j.tenant, j.endpoint, j.model, j.lane, j.status,

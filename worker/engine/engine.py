@@ -26,32 +26,34 @@ from typing import Any
 import structlog
 import uvloop
 
-from worker import cancelling, embedded, metrics
-from worker.db.claim import ClaimedJob
-from worker.db.leases import Reclaimed, resign
+from worker import embedded
+from worker.base import metrics
+from worker.base.settings import Settings
+from worker.base.tasks import end_tasks
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.leases import Reclaimed, resign
+from worker.db.threads import DatabaseThreads
 from worker.engine.collector import spare_the_lasting
-from worker.engine.database import DatabaseThreads
-from worker.engine.desk import Desk
 from worker.engine.feeder import Feeder
-from worker.engine.health import ConsumerPulse, HealthServer
+from worker.engine.health import ConsumerHeartbeat, HealthServer
 from worker.engine.heartbeat import Heartbeat
-from worker.engine.lasting import lasting
-from worker.engine.lookups import Lookups
-from worker.engine.purse import Purse
 from worker.engine.redis_policy import warn_if_redis_evicts
-from worker.engine.routes import RouteNews
-from worker.engine.settler import Settler
-from worker.engine.slots import Slot, Slots, Stop
+from worker.engine.restarting import restarting
+from worker.engine.route_news import RouteNews
 from worker.engine.sweeper import Sweeper, error_of
+from worker.job.budget_hold import BudgetHold
+from worker.job.context import JobContext
+from worker.job.group_writer import GroupWriter
+from worker.job.lookups import Lookups
+from worker.job.run_job import run_job
+from worker.job.slots import Slot, Slots, Stop
+from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
-from worker.limits.gate import Gate
 from worker.limits.route import Limits, Route
 from worker.live.control import Control
 from worker.live.publish import Publisher
-from worker.prices import Prices
-from worker.reconcile import LogBook
-from worker.run_job import run_job
-from worker.settings import Settings
+from worker.provider.prices import Prices
+from worker.reconcile import ProviderLog
 from worker.upstream.client import UpstreamClient
 from worker.webhooks.deliver import Deliverer
 
@@ -79,8 +81,8 @@ class Engine:
         self.settings = settings
         self.owner = owner or new_owner()
         self.slots = Slots(settings.concurrency)
-        self.pulse = time.monotonic()  # when the loop last breathed
-        self.consumer = ConsumerPulse()
+        self.last_beat = time.monotonic()  # when the loop last breathed
+        self.consumer = ConsumerHeartbeat()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeder: Feeder | None = None
         self._thread = threading.Thread(target=self._run, name="stockpot-engine", daemon=True)
@@ -173,7 +175,7 @@ class Engine:
         limits = Limits(settings.max_in_flight, settings.rpm, settings.tpm)
         deliverer = Deliverer.of(settings, database.write, owner=self.owner)
         news = RouteNews(settings, upstream, database, on_resumed=self._reopen, on_hooks=deliverer.wake)
-        gate = Gate(
+        admission = Admission(
             redis_url,
             limits,
             permit_ttl=settings.lease_seconds,
@@ -181,17 +183,17 @@ class Engine:
             balance=news.balance,
             on_change=news.changed,
         )
-        lookups = Lookups(database, LogBook(upstream, lambda: settings.key), on_due=self._due)
+        lookups = Lookups(database, ProviderLog(upstream, lambda: settings.key), on_due=self._due)
         prices = Prices()
-        desk = Desk(
+        context = JobContext(
             settings=settings,
             upstream=upstream,
-            gate=gate,
+            admission=admission,
             estimator=Estimator(),
             publisher=publisher,
-            settler=Settler(database, deliverer.wake),
+            group_writer=GroupWriter(database, deliverer.wake),
             prices=prices,
-            purse=Purse(database, prices),
+            budget_hold=BudgetHold(database, prices),
             rng=random.Random(),
             recall=self._recall,
             lookups=lookups,
@@ -201,7 +203,7 @@ class Engine:
         self._feeder = Feeder(
             database,
             self.slots,
-            lambda job: self._begin(job, desk),
+            lambda job: self._begin(job, context),
             owner=self.owner,
             lease=settings.lease_seconds,
             look_every=settings.sweep_seconds,
@@ -219,21 +221,21 @@ class Engine:
             on_hooks=deliverer.wake,
             hold=lambda: lookups.hold_seconds,
         )
-        health = HealthServer(database, self.consumer, lambda: self.pulse, lambda: self.closing)
+        health = HealthServer(database, self.consumer, lambda: self.last_beat, lambda: self.closing)
         if settings.http_port is not None:
             await health.start(settings.http_port)
-        hosted = [await publisher.start(), await gate.start(), *deliverer.start()]
+        hosted = [await publisher.start(), await admission.start(), *deliverer.start()]
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self._feeder.run,
             heartbeat.run,
             sweeper.run,
             partial(Control(redis_url).listen, self._cancel),
-            partial(self._keep_prices, desk.prices, upstream),
+            partial(self._keep_prices, context.prices, upstream),
             partial(self._watch, publisher),
-            partial(self._watch_account, gate),
+            partial(self._watch_account, admission),
             lookups.run,
         ]
-        feeding, *_ = tasks = [asyncio.create_task(lasting(loop)) for loop in loops]
+        feeding, *_ = tasks = [asyncio.create_task(restarting(loop)) for loop in loops]
         for task in (*tasks, *hosted):
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(warn_if_redis_evicts(redis_url)))  # it ends by itself
@@ -244,10 +246,10 @@ class Engine:
         # A claim under way still brings jobs. They are run or given back like the others, not left to their leases.
         await asyncio.wait([feeding], timeout=SETTLE_SECONDS)
         await self._finish(settings.drain_seconds)
-        await cancelling.end(tasks)
+        await end_tasks(tasks)
         await deliverer.stop(min(settings.drain_seconds, 5.0))
         await publisher.aclose()
-        await gate.aclose()
+        await admission.aclose()
         await news.aclose()
         await upstream.close()
         await health.close()
@@ -260,7 +262,7 @@ class Engine:
         finished = asyncio.create_task(self.slots.empty(seconds))
         hurried = asyncio.create_task(self._hurry_asked.wait())
         await asyncio.wait({finished, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        await cancelling.end([finished, hurried])
+        await end_tasks([finished, hurried])
         if len(self.slots):
             given_back = self.slots.stop_all(Stop.DRAIN)
             log.info("drain_gives_back", jobs=given_back)
@@ -268,13 +270,13 @@ class Engine:
                 log.error("drain_left", jobs=len(self.slots))
         log.info("drain_ended")
 
-    def _begin(self, job: ClaimedJob, desk: Desk) -> None:
+    def _begin(self, job: ClaimedJob, context: JobContext) -> None:
         slot = Slot(job)
-        self.slots.start(slot, self._tell_story(slot, desk))
+        self.slots.start(slot, self._run_task(slot, context))
 
-    async def _tell_story(self, slot: Slot, desk: Desk) -> None:
+    async def _run_task(self, slot: Slot, context: JobContext) -> None:
         try:
-            await run_job(slot, desk)
+            await run_job(slot, context)
         except Exception:
             # A defect of ours: the lease runs out, the sweeper takes the job back, and the poison cap bounds it.
             log.exception("job_crashed", job=slot.job.id)
@@ -309,12 +311,12 @@ class Engine:
         if self._feeder is not None:
             self._feeder.reopen()
 
-    async def _watch_account(self, gate: Gate) -> None:
+    async def _watch_account(self, admission: Admission) -> None:
         """Notice that the key's account is open again when another worker found it out."""
         route = Route(self.settings.upstream_url, self.settings.key_id, "")
         shut = False
         while True:
-            was, shut = shut, gate.closed(route) is not None
+            was, shut = shut, admission.closed(route) is not None
             if was and not shut:
                 self._reopen()
             await asyncio.sleep(self.settings.sweep_seconds)
@@ -329,8 +331,8 @@ class Engine:
         while True:
             asked = time.monotonic()
             await asyncio.sleep(PULSE_SECONDS)
-            self.pulse = time.monotonic()
-            metrics.LOOP_LAG.set(max(0.0, self.pulse - asked - PULSE_SECONDS))
+            self.last_beat = time.monotonic()
+            metrics.LOOP_LAG.set(max(0.0, self.last_beat - asked - PULSE_SECONDS))
             metrics.LIVE_DROPPED.set(publisher.dropped)
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:

@@ -20,17 +20,18 @@ from types import MappingProxyType
 
 import structlog
 
-from worker import metrics
-from worker.crash import crashpoint
-from worker.db import batch_claims, claim
-from worker.db.batch_claims import OpenBatch
-from worker.db.claim import ClaimedJob
-from worker.db.turns import Turns
-from worker.engine.database import DatabaseThreads
-from worker.engine.holds import Holds
-from worker.engine.rounds import Rounds
-from worker.engine.slots import Slots
-from worker.errors import Unreachable
+from worker.base import metrics
+from worker.base.crashpoints import crashpoint
+from worker.base.errors import Unreachable
+from worker.db.batches import claims
+from worker.db.batches.claims import OpenBatch
+from worker.db.jobs import claim
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.tenant_fairness import TenantFairness
+from worker.db.threads import DatabaseThreads
+from worker.engine.batch_fairness import BatchFairness
+from worker.engine.paused_models import PausedModels
+from worker.job.slots import Slots
 
 log = structlog.get_logger(__name__)
 
@@ -64,9 +65,9 @@ class Feeder:
         self._look_every = look_every
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
         self._lanes: set[str] = {"interactive", "bulk"}
-        self._rounds = Rounds(weights)
-        self._holds = Holds()
-        self._turns = {lane: Turns(weights=weights) for lane in self._lanes}
+        self._rounds = BatchFairness(weights)
+        self._holds = PausedModels()
+        self._turns = {lane: TenantFairness(weights=weights) for lane in self._lanes}
         self._bulk_claim: asyncio.Task[None] | None = None
         self._coming = {"interactive": 0, "bulk": 0}  # jobs that a claim under way may bring
         self._bell = asyncio.Event()
@@ -146,7 +147,7 @@ class Feeder:
     async def _look_by_itself(self) -> None:
         while True:
             nothing: list[OpenBatch] = []
-            found = await self._database.try_read(batch_claims.open_batches, nothing, "batches_not_read")
+            found = await self._database.try_read(claims.open_batches, nothing, "batches_not_read")
             self._rounds.learn(found)
             self.ring(lane="interactive")
             self.ring(lane="bulk")
@@ -209,9 +210,7 @@ class Feeder:
         held = self._held_now()
         with self._expecting("bulk", limit):
             jobs = await self._database.write(
-                lambda conn: batch_claims.claim_lines(
-                    conn, batch, limit, owner=self._owner, lease=self._lease, held=held
-                )
+                lambda conn: claims.claim_lines(conn, batch, limit, owner=self._owner, lease=self._lease, held=held)
             )
         self._take(jobs)
         return len(jobs)

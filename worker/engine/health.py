@@ -17,15 +17,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
-from worker import metrics
-from worker.engine.database import DatabaseThreads
-from worker.errors import Unreachable
+from worker.base import metrics
+from worker.base.errors import Unreachable
+from worker.db.threads import DatabaseThreads
 
 #: A loop that has not breathed for so long is stuck; both breathe once a second.
 STUCK_SECONDS = 20.0
 
 
-class ConsumerPulse:
+class ConsumerHeartbeat:
     """When Celery's consumer loop last breathed; None while it has no broker to listen to."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class HealthServer:
     def __init__(
         self,
         database: DatabaseThreads,
-        consumer: ConsumerPulse,
-        pulse: Callable[[], float],
+        consumer: ConsumerHeartbeat,
+        last_beat: Callable[[], float],
         closing: Callable[[], bool],
     ) -> None:
         """`pulse` is when the engine's loop last breathed (monotonic seconds), `closing` whether it claims no more."""
         self._database = database
         self._consumer = consumer
-        self._pulse = pulse
+        self._last_beat = last_beat
         self._closing = closing
         self._runner: web.AppRunner | None = None
 
@@ -84,7 +84,7 @@ class HealthServer:
             await self._runner.cleanup()
 
     async def _livez(self, _request: web.Request) -> web.Response:
-        engine = time.monotonic() - self._pulse() < STUCK_SECONDS
+        engine = time.monotonic() - self._last_beat() < STUCK_SECONDS
         return _page({"engine": engine, "consumer": not self._consumer.stuck})
 
     async def _readyz(self, _request: web.Request) -> web.Response:

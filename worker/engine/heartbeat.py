@@ -10,9 +10,9 @@ import asyncio
 
 import structlog
 
-from worker.db import leases
-from worker.engine.database import DatabaseThreads
-from worker.engine.slots import Slots, Stop
+from worker.db.jobs import leases
+from worker.db.threads import DatabaseThreads
+from worker.job.slots import Slots, Stop
 
 log = structlog.get_logger(__name__)
 

@@ -19,14 +19,16 @@ import structlog
 from sqlalchemy import Connection
 
 from api_schemas.errors import JobError
-from worker import metrics
-from worker.crash import crashpoint
-from worker.db import budgets, leases, outbox
-from worker.db.batches import Tally
-from worker.db.leases import Reclaimed
-from worker.engine.batch_keeper import BatchKeeper
-from worker.engine.database import DatabaseThreads
-from worker.webhooks.batch_ends import count_lines
+from worker.base import metrics
+from worker.base.crashpoints import crashpoint
+from worker.batches.ends import count_lines
+from worker.batches.keeper import BatchKeeper
+from worker.db.batches.records import Tally
+from worker.db.budgets import reservations
+from worker.db.jobs import leases
+from worker.db.jobs.leases import Reclaimed
+from worker.db.threads import DatabaseThreads
+from worker.db.webhooks import outbox
 from worker.webhooks.envelope import Settled
 from worker.webhooks.subscriptions import Subscriptions
 
@@ -87,7 +89,7 @@ class Sweeper:
             pass
         if elected:
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
-            await self._database.try_write(budgets.tend, None, "budgets_delayed")
+            await self._database.try_write(reservations.tend, None, "budgets_delayed")
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Reclaimed], int] = ([], 0)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from worker.limits import told
+from worker.limits import rate_limit_headers
 from worker.limits.minute import BUCKET_MS
 
 if TYPE_CHECKING:
-    from worker.limits.turnstile import Turnstile
+    from worker.limits.route_limiter import RouteLimiter
 
 WaitingOn = Literal["concurrency", "rpm", "tpm", "budget", "paused"]
 
@@ -93,18 +93,20 @@ class Permit:
         "trips",
     )
 
-    def __init__(self, turnstile: Turnstile, tokens: int, booked: float, granted: float, probe: str | None) -> None:
+    def __init__(
+        self, route_limiter: RouteLimiter, tokens: int, booked: float, granted: float, probe: str | None
+    ) -> None:
         """`booked` is when it was counted, in milliseconds on Redis' clock; `granted` in seconds on the loop's."""
-        self._turnstile = turnstile
+        self._turnstile = route_limiter
         self._over = False
         self.tokens = tokens
         self.booked = booked
         self.granted = granted
         self.probe = probe
         self.trips = 0  # of the pause that this call probes
-        self.cuts = turnstile.cuts
-        self.route_epoch = turnstile.route_epoch
-        self.account_epoch = turnstile.account_epoch
+        self.cuts = route_limiter.cuts
+        self.route_epoch = route_limiter.route_epoch
+        self.account_epoch = route_limiter.account_epoch
 
     @property
     def bucket(self) -> int:
@@ -136,7 +138,7 @@ class Permit:
         if self._over:
             return
         self._over = True
-        wait = told.clamp(retry_after)
+        wait = rate_limit_headers.clamp(retry_after)
         if headers:
-            wait = max(wait, told.wait_seconds(headers))
+            wait = max(wait, rate_limit_headers.wait_seconds(headers))
         self._turnstile.end(self, Ended(outcome_kind, actual_tokens, wait, maintenance, status, detail))

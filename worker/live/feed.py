@@ -19,7 +19,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from worker import cancelling
+from worker.base.tasks import end_tasks
 from worker.live.keys import ENTRY_FIELD, JOB_PREFIX, job_key
 from worker.live.listening import AWAY, messages
 
@@ -111,7 +111,7 @@ class Feed:
     async def aclose(self) -> None:
         """Stop listening and disconnect."""
         if self._task is not None:
-            await cancelling.end([self._task])
+            await end_tasks([self._task])
             self._task = None
         await self._live.aclose()
         await self._log.aclose()

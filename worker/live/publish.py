@@ -22,8 +22,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from worker import cancelling
-from worker.crash import crashpoint
+from worker.base.crashpoints import crashpoint
+from worker.base.tasks import end_tasks
 from worker.live import script
 from worker.live.keys import JOB_PREFIX, job_key
 from worker.live.listening import AWAY
@@ -160,7 +160,7 @@ class Publisher:
     async def aclose(self) -> None:
         """Flush what is left, within a short limit, and disconnect."""
         if self._task is not None:
-            await cancelling.end([self._task])
+            await end_tasks([self._task])
             self._task = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT.total_seconds()):

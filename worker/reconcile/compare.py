@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from worker.db.ledger import Entry, Mark
-from worker.reconcile.books import LogBook, LogRow
+from worker.db.jobs.ledger import Entry, Mark
+from worker.provider.log import LogRow, ProviderLog
 
 #: The provider's clock and ours may differ by that much.
 SKEW = timedelta(seconds=60)
@@ -36,7 +36,7 @@ def compare(entry: Entry, row: LogRow | None, now: datetime) -> Mark:
     )
 
 
-async def look_up(book: LogBook, entries: Sequence[Entry], now: datetime, *, most: int | None = None) -> list[Mark]:
+async def look_up(book: ProviderLog, entries: Sequence[Entry], now: datetime, *, most: int | None = None) -> list[Mark]:
     """Compare attempts of about the same time with the log, of which at most `most` pages are read.
 
     What is not found counts as absent only if the whole window was read. Raises as `LogBook.pages`.

@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from worker.db import bookmarks, ledger
+from worker.db import bookmarks
 from worker.db.connect import Database
-from worker.db.ledger import Entry, Mark
-from worker.reconcile.books import ChargeBook, LogBook, LogRow, NoCharges, StaleCursor
+from worker.db.jobs import ledger
+from worker.db.jobs.ledger import Entry, Mark
+from worker.provider.log import LogRow, NoCharges, ProviderCharges, ProviderLog, StaleCursor
 from worker.reconcile.compare import LATEST, SKEW, compare
 
 #: The attempts that are compared in one go are those that began within such a window.
@@ -47,9 +48,11 @@ class Place:
 class Walk:
     """One run. `counted` has the marks that it made, by attempt: a mark that became final counts as that."""
 
-    def __init__(self, log: LogBook, charges: ChargeBook, database: Database, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, log: ProviderLog, charges: ProviderCharges, database: Database, tell: Callable[[str], None]
+    ) -> None:
         self._log = log
-        self._charges: ChargeBook | None = charges
+        self._charges: ProviderCharges | None = charges
         self._database = database
         self._tell = tell
         self._billed: dict[str, LogRow] = {}  # of this window, by client request id
@@ -123,7 +126,7 @@ class Walk:
         self._billed[entry.client_request_id] = row
         return replace(mark, reconciled="late", cost_usd=None)
 
-    async def _read_charges(self, place: Place, book: ChargeBook) -> None:
+    async def _read_charges(self, place: Place, book: ProviderCharges) -> None:
         left = {entry.inference_id: entry for entry in self._entries(place) if entry.inference_id is not None}
         first = datetime.fromisoformat(place.first)
         last = datetime.fromisoformat(place.last) + LATEST
@@ -182,7 +185,7 @@ class Walk:
 
 
 async def walk(
-    log: LogBook, charges: ChargeBook, database: Database, since: datetime | None, tell: Callable[[str], None]
+    log: ProviderLog, charges: ProviderCharges, database: Database, since: datetime | None, tell: Callable[[str], None]
 ) -> Counter[str]:
     """Mark every attempt that has no final mark, from the bookmark on; how many got which mark.
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from worker.errors import Unreachable
+from worker.base.errors import Unreachable
 from worker.upstream.call import Call, ChunkSink, Progress, wire_body
 from worker.upstream.classify import classify
 from worker.upstream.connections import WIRE, Wire, explain, is_plain, lower, read_bounded

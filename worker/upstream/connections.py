@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import aiohttp
 
-from worker.errors import out_of_files
+from worker.base.errors import out_of_files
 from worker.upstream.outcome import Kind
 
 KEEPALIVE_SECONDS = 15.0

@@ -1,15 +1,23 @@
 """Signed webhooks that arrive.
 
-    envelope       what is sent: the event's bytes, made when the job settles
-    subscriptions  to whom: the job's own URL and the tenant's endpoints → rows for the outbox (`db.outbox.enqueue`)
-    deliver        claim → sign → send → record, many at a time, one dead destination slowing no other
-    egress         the way out, to checked addresses only (`targets`, `addresses`)
-    signing        Standard Webhooks signatures; `secrets` keeps the keys
-    schedule, breaker, verdicts   when to try again, whom to leave alone, what an answer means: pure
-    notices        events about endpoints themselves: `endpoint.disabled`, `endpoint.test`
-    backlog        how much waits and how much was given up, for the metrics
-    admin, listen  what the command line calls
-
 Promise: at least once, under one stable id, for about three and a half days; then the event is `dead`, and `replay`
 starts it again. No order, and no "exactly once": a receiver keeps the ids that it has seen.
+
+    addresses      Which addresses a webhook may reach: pure
+    admin          What people do with webhooks: endpoints, secrets, the log, replay
+    backlog        How many webhook events wait, and how many were given up
+    breaker        Whom to leave alone: one breaker per destination
+    deliver        Deliver: claim → sign → send → record, on the worker's event loop
+    destinations   Who may be sent to right now
+    egress         The way out: one POST to an address that was checked, and nothing else
+    envelope       What is sent
+    listen         A local receiver for development: verifies what comes and tells what it saw
+    notices        Events about endpoints themselves: one was disabled, or somebody tests one
+    recording      Group commit
+    schedule       When to try again: pure, the clock and the dice are the caller's
+    secrets        Webhook secrets at rest, and the secret that signs a tenant's per-job URLs
+    signing        Signatures, exactly as Standard Webhooks 1.0.0 has them, made by its reference package
+    subscriptions  Who is told of a settled job or batch
+    targets        What a webhook's URL may look like: pure, and the same for every setting
+    verdicts       What an attempt's outcome means for the event and for its destination
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from worker.errors import SettingsError
+from worker.base.errors import SettingsError
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

@@ -14,11 +14,11 @@ from sqlalchemy import Connection
 
 from api_schemas.errors import FieldProblem
 from api_schemas.ids import uuid7_hex
-from worker.db import outbox, webhook_endpoints, webhook_health, webhook_log
+from worker.base.errors import InvalidRequest, NotAllowed, NotFound
 from worker.db.clock import unix_seconds
-from worker.db.webhook_endpoints import Endpoint
-from worker.db.webhook_log import Filter
-from worker.errors import InvalidRequest, NotAllowed, NotFound
+from worker.db.webhooks import endpoints, health, log, outbox
+from worker.db.webhooks.endpoints import Endpoint
+from worker.db.webhooks.log import Filter
 from worker.webhooks.envelope import EVENT_TYPES
 from worker.webhooks.notices import TEST, announce, trial_row
 from worker.webhooks.secrets import Vault
@@ -68,7 +68,7 @@ def add_endpoint(
     chosen = secret if secret is not None else new_secret()
     key_of(chosen)
     added = Added(ENDPOINT_PREFIX + uuid7_hex(), chosen)
-    if not webhook_endpoints.add(
+    if not endpoints.add(
         conn,
         id=added.id,
         tenant=tenant,
@@ -83,7 +83,7 @@ def add_endpoint(
 
 def list_endpoints(conn: Connection, *, tenant: str | None = None) -> list[Endpoint]:
     """The endpoints, oldest first, without their secrets."""
-    return webhook_endpoints.listed(conn, tenant)
+    return endpoints.listed(conn, tenant)
 
 
 def update_endpoint(
@@ -106,15 +106,15 @@ def update_endpoint(
     """
     _check(url, events or (), description or "")
     chosen = None if events is None else sorted(set(events))
-    if not webhook_endpoints.change(conn, endpoint_id, tenant, url=url, events=chosen, description=description):
+    if not endpoints.change(conn, endpoint_id, tenant, url=url, events=chosen, description=description):
         raise _no_endpoint(endpoint_id)
 
 
 def delete_endpoint(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
     """Forget an endpoint and its secret; what waits for it is dead. Its delivery log stays. Raises NotFound."""
-    if not webhook_endpoints.delete(conn, endpoint_id, tenant, "deleted"):
+    if not endpoints.delete(conn, endpoint_id, tenant, "deleted"):
         raise _no_endpoint(endpoint_id)
-    webhook_health.give_up(conn, endpoint_id, "deleted")
+    health.give_up(conn, endpoint_id, "deleted")
 
 
 def send_test(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> str:
@@ -142,7 +142,7 @@ def rotate(
 ) -> Added:
     """Give an endpoint a new secret; deliveries carry both signatures for the overlap. Raises NotFound."""
     secret = new_secret()
-    if not webhook_endpoints.rotate(conn, endpoint_id, tenant, vault.seal(secret), overlap_seconds):
+    if not endpoints.rotate(conn, endpoint_id, tenant, vault.seal(secret), overlap_seconds):
         raise _no_endpoint(endpoint_id)
     return Added(endpoint_id, secret)
 
@@ -153,21 +153,21 @@ def seal_again(conn: Connection, vault: Vault) -> int:
     Raises:
         SettingsError: a secret needs a key that is not in STOCKPOT_SECRET_KEY.
     """
-    return webhook_endpoints.seal_again(
+    return endpoints.seal_again(
         conn, lambda sealed: None if vault.is_current(sealed) else vault.seal(vault.open(sealed))
     )
 
 
 def enable(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
     """Enable an endpoint that was disabled. Its dead events stay dead until `replay`. Raises NotFound."""
-    if not webhook_health.enable(conn, endpoint_id, tenant):
+    if not health.enable(conn, endpoint_id, tenant):
         raise _no_endpoint(endpoint_id)
 
 
 def disable(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
     """Send nothing more to an endpoint; what waits for it is dead, and the tenant's others are told. Raises NotFound."""
     _endpoint(conn, endpoint_id, tenant)
-    announce(conn, webhook_health.disable(conn, [endpoint_id], webhook_health.MANUAL))
+    announce(conn, health.disable(conn, [endpoint_id], health.MANUAL))
 
 
 def url_secret(vault: Vault, *, tenant: str = "default") -> str:
@@ -177,8 +177,8 @@ def url_secret(vault: Vault, *, tenant: str = "default") -> str:
 
 def events(conn: Connection, which: Filter | None = None, *, limit: int = _LISTED) -> list[Mapping[str, Any]]:
     """Events, newest first, as `webhook_events_v` has them, each with `attempt_log`: its attempts, oldest first."""
-    found = webhook_log.events(conn, which or Filter(), limit)
-    attempts = webhook_log.attempts(conn, [event["id"] for event in found])
+    found = log.events(conn, which or Filter(), limit)
+    attempts = log.attempts(conn, [event["id"] for event in found])
     return [{**event, "attempt_log": attempts[event["id"]]} for event in found]
 
 
@@ -195,9 +195,9 @@ def replay(conn: Connection, event_id: str, *, tenant: str | None = None) -> Non
         NotAllowed: it is being delivered right now, or its endpoint is disabled.
     """
     which = Filter(tenant=tenant, ids=[event_id])
-    if webhook_log.replay(conn, which):
+    if log.replay(conn, which):
         return
-    found = webhook_log.events(conn, which, 1)
+    found = log.events(conn, which, 1)
     if not found:
         raise NotFound(f"no webhook event {event_id[:64]}")
     if found[0]["status"] == "delivering":
@@ -209,7 +209,7 @@ def replay_all(conn: Connection, which: Filter) -> list[str]:
     """Deliver all matching events again; dead and blocked ones when the filter names no status. Returns their ids."""
     if which.statuses is None:
         which = dataclasses.replace(which, statuses=UNDELIVERABLE)
-    return webhook_log.replay(conn, which)
+    return log.replay(conn, which)
 
 
 def _check(url: str | None, events: Sequence[str], description: str) -> None:

@@ -8,9 +8,9 @@ import functools
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import metrics
-from worker.db import webhook_log
-from worker.errors import Unreachable
+from worker.base import metrics
+from worker.base.errors import Unreachable
+from worker.db.webhooks import log as delivery_log
 from worker.webhooks.recording import RunSql
 
 EVERY_SECONDS = 15.0
@@ -26,7 +26,7 @@ async def count_forever(run_sql: RunSql) -> None:
     """Keep the gauges true until cancelled. While the database is away they keep their last values."""
     while True:
         try:
-            pending, dead = await run_sql(functools.partial(webhook_log.backlog, at_most=AT_MOST))
+            pending, dead = await run_sql(functools.partial(delivery_log.backlog, at_most=AT_MOST))
         except (SQLAlchemyError, Unreachable) as error:
             log.warning("webhook_backlog_not_read", error=type(error).__name__)
         else:

@@ -19,17 +19,18 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import cancelling, metrics
-from worker.crash import crashpoint
-from worker.db import outbox, webhook_endpoints
+from worker.base import metrics
+from worker.base.crashpoints import crashpoint
+from worker.base.errors import SettingsError, Unreachable
+from worker.base.settings import Settings
+from worker.base.tasks import end_tasks
 from worker.db.clock import unix_seconds
-from worker.db.outbox import Claimed, Held, Verdict
-from worker.db.webhook_endpoints import Route
-from worker.errors import SettingsError, Unreachable
-from worker.settings import Settings
+from worker.db.webhooks import endpoints, outbox
+from worker.db.webhooks.endpoints import Route
+from worker.db.webhooks.outbox import Claimed, Held, Verdict
 from worker.webhooks.addresses import Policy
 from worker.webhooks.backlog import count_forever
-from worker.webhooks.destinations import Destinations, Parcel
+from worker.webhooks.destinations import Delivery, Destinations
 from worker.webhooks.egress import Blocked, Egress, Unanswered
 from worker.webhooks.recording import Recorder, RunSql
 from worker.webhooks.secrets import Vault
@@ -92,7 +93,7 @@ class Deliverer:
         self._random = random.random
         self._destinations = Destinations(each=each, scale=retry_scale)
         self._recorder = Recorder(run_sql, scale=retry_scale)
-        self._parcels: dict[str, Parcel] = {}
+        self._parcels: dict[str, Delivery] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
@@ -140,7 +141,7 @@ class Deliverer:
         await self._give_back(self._destinations.empty_waiting(), 0.0)
         if self._sends:
             await asyncio.wait(self._sends, timeout=drain)
-        await cancelling.end([*self._sends, *others])
+        await end_tasks([*self._sends, *others])
         await self._recorder.close()
         await self._give_back(list(self._parcels.values()), 0.0)
         self._loops = []
@@ -187,13 +188,13 @@ class Deliverer:
             )
             if events:
                 self._ahead = unix_seconds(conn) - time.time()
-            endpoints = {event.endpoint_id for event in events if event.endpoint_id is not None}
-            return events, webhook_endpoints.routes(conn, endpoints)
+            ids = {event.endpoint_id for event in events if event.endpoint_id is not None}
+            return events, endpoints.routes(conn, ids)
 
         events, routes = await self._run_sql(take)
         for event in events:
             crashpoint("hook.claimed", event.job_id)
-            parcel = Parcel(event, routes.get(event.endpoint_id or ""), ours_until)
+            parcel = Delivery(event, routes.get(event.endpoint_id or ""), ours_until)
             self._parcels[event.id] = parcel
             self._destinations.add(parcel)
         for name in dict.fromkeys(event.destination for event in events):
@@ -210,7 +211,7 @@ class Deliverer:
         turned_away, rest = self._destinations.turned_away(destination, now)
         await self._give_back(turned_away, rest)
 
-    def _sent(self, parcel: Parcel, task: asyncio.Task[None]) -> None:
+    def _sent(self, parcel: Delivery, task: asyncio.Task[None]) -> None:
         """A delivery's task has ended. One that broke leaves its event to the lease, to be claimed again."""
         self._sends.discard(task)
         self._wake.set()
@@ -220,7 +221,7 @@ class Deliverer:
         if (error := task.exception()) is not None:
             log.error("webhook_delivery_broke", event_id=parcel.event.id, exc_info=error)
 
-    async def _deliver(self, parcel: Parcel) -> None:
+    async def _deliver(self, parcel: Delivery) -> None:
         """One event's attempt, from its turn to its record."""
         loop = asyncio.get_running_loop()
         event = parcel.event
@@ -237,7 +238,7 @@ class Deliverer:
         if judgement is not None and judgement.health is not Health.GONE:
             await self._recorder.record(judgement)
 
-    async def _attempt(self, parcel: Parcel) -> Judgement | None:
+    async def _attempt(self, parcel: Delivery) -> Judgement | None:
         event, route = parcel.event, parcel.route
         if event.endpoint_id is not None and (route is None or route.disabled):
             return Judgement(_undeliverable(event, "endpoint disabled"), Health.REFUSING)
@@ -280,7 +281,7 @@ class Deliverer:
         sealed = [route.secret] + ([route.previous_secret] if route.previous_secret is not None else [])
         return [key_of(self._vault.open(secret)) for secret in sealed]
 
-    async def _give_back(self, parcels: Sequence[Parcel], delay: float) -> None:
+    async def _give_back(self, parcels: Sequence[Delivery], delay: float) -> None:
         if not parcels:
             return
         held = [Held(parcel.event.id, parcel.event.fence) for parcel in parcels]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from worker.db.outbox import Claimed
-from worker.db.webhook_endpoints import Route
+from worker.db.webhooks.endpoints import Route
+from worker.db.webhooks.outbox import Claimed
 from worker.webhooks.breaker import COOL_SECONDS, Breaker
 from worker.webhooks.verdicts import Health, Judgement
 
@@ -15,7 +15,7 @@ _REMEMBERED_SECONDS = 600.0
 
 
 @dataclass(slots=True)
-class Parcel:
+class Delivery:
     """A claimed event in this process, and where it goes. `ours_until` is on the loop's clock: the lease's end."""
 
     event: Claimed
@@ -28,7 +28,7 @@ class Destination:
     """One destination's share of this process."""
 
     breaker: Breaker
-    waiting: deque[Parcel] = field(default_factory=deque)
+    waiting: deque[Delivery] = field(default_factory=deque)
     active: int = 0
     used_at: float = 0.0
 
@@ -60,15 +60,15 @@ class Destinations:
         """How many destinations have an open breaker."""
         return sum(1 for place in self._all.values() if place.breaker.is_open)
 
-    def add(self, parcel: Parcel) -> None:
+    def add(self, parcel: Delivery) -> None:
         """A claimed event waits for its turn."""
         self.of(parcel.event.destination).waiting.append(parcel)
 
-    def ready(self, name: str, now: float) -> list[Parcel]:
+    def ready(self, name: str, now: float) -> list[Delivery]:
         """Take what may be sent now out of the waiting; each counts as in flight until `finished`."""
         place = self.of(name)
         place.used_at = now
-        taken: list[Parcel] = []
+        taken: list[Delivery] = []
         while place.waiting and place.active < place.breaker.room(now, self._each):
             place.active += 1
             taken.append(place.waiting.popleft())
@@ -82,7 +82,7 @@ class Destinations:
         if judgement is not None:
             _learn(place.breaker, judgement, now)
 
-    def turned_away(self, name: str, now: float) -> tuple[list[Parcel], float]:
+    def turned_away(self, name: str, now: float) -> tuple[list[Delivery], float]:
         """Take what waits for a destination that is left alone now, and for how many seconds that will last."""
         place = self.of(name)
         rest = place.breaker.seconds_closed(now)
@@ -92,7 +92,7 @@ class Destinations:
         place.waiting.clear()
         return taken, rest
 
-    def empty_waiting(self) -> list[Parcel]:
+    def empty_waiting(self) -> list[Delivery]:
         """Take everything that waits: the process is stopping."""
         taken = [parcel for place in self._all.values() for parcel in place.waiting]
         for place in self._all.values():

@@ -21,7 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from api_schemas.text import storable
-from worker.errors import InvalidRequest, StockpotError
+from worker.base.errors import InvalidRequest, StockpotError
 from worker.webhooks.addresses import Policy, parse_address
 from worker.webhooks.targets import Target, read_target
 

@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 
 from api_schemas.ids import uuid7_hex
 from api_schemas.webhooks import EndpointDisabledData, WebhookType
-from worker.db import outbox
-from worker.db.outbox import EventRow
-from worker.db.webhook_endpoints import subscribers
-from worker.db.webhook_health import Disabled
-from worker.errors import InvalidRequest
+from worker.base.errors import InvalidRequest
+from worker.db.webhooks import outbox
+from worker.db.webhooks.endpoints import subscribers
+from worker.db.webhooks.health import Disabled
+from worker.db.webhooks.outbox import EventRow
 from worker.webhooks.envelope import event_id_of
 from worker.webhooks.targets import read_target
 

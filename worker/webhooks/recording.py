@@ -15,11 +15,13 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from worker import cancelling, metrics
-from worker.crash import crashpoint
-from worker.db import outbox, webhook_health
-from worker.db.webhook_health import Disabled
-from worker.errors import Unreachable
+from worker.base import metrics
+from worker.base.crashpoints import crashpoint
+from worker.base.errors import Unreachable
+from worker.base.tasks import end_tasks
+from worker.db.webhooks import health as endpoint_health
+from worker.db.webhooks import outbox
+from worker.db.webhooks.health import Disabled
 from worker.webhooks.notices import announce
 from worker.webhooks.schedule import patience
 from worker.webhooks.verdicts import Health, Judgement
@@ -62,7 +64,7 @@ class Recorder:
     async def close(self) -> None:
         """Give up what could not be written; its events are delivered again."""
         if self._writer is not None:
-            await cancelling.end([self._writer])
+            await end_tasks([self._writer])
 
     async def _write_all(self) -> None:
         while self._waiting:
@@ -98,7 +100,7 @@ class Recorder:
             if verdict.endpoint_id is not None and verdict.id in recorded and verdict.sent:
                 health[judgement.health].add(verdict.endpoint_id)
         well = health[Health.WELL]
-        disabled = webhook_health.note_health(
+        disabled = endpoint_health.note_health(
             conn,
             well=well,
             failing=(health[Health.REFUSING] | health[Health.STRUGGLING]) - well,

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
-from worker.errors import InvalidRequest, SettingsError
-from worker.settings import Settings
+from worker.base.errors import InvalidRequest, SettingsError
+from worker.base.settings import Settings
 from worker.webhooks.signing import key_of, spell
 
 log = structlog.get_logger("stockpot.webhooks")

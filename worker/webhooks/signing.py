@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
 
-from worker.errors import InvalidRequest
+from worker.base.errors import InvalidRequest
 
 PREFIX = "whsec_"
 SECRET_BYTES = 32

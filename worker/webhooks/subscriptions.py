@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
-from worker.db.outbox import EventRow
-from worker.db.webhook_endpoints import Subscriber, subscribers
-from worker.errors import InvalidRequest
+from worker.base.errors import InvalidRequest
+from worker.db.webhooks.endpoints import Subscriber, subscribers
+from worker.db.webhooks.outbox import EventRow
 from worker.webhooks.envelope import RouteChange, Settled, event_body, event_id_of
 from worker.webhooks.targets import read_target
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from worker.errors import InvalidRequest
+from worker.base.errors import InvalidRequest
 from worker.webhooks.addresses import Address, embedded_v4, parse_address
 
 MAX_URL = 2_048

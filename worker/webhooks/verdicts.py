@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from api_schemas.text import storable
-from worker.db.outbox import Claimed, Verdict
+from worker.db.webhooks.outbox import Claimed, Verdict
 from worker.webhooks.egress import Blocked, Reply, Unanswered
 from worker.webhooks.schedule import delay_before_next
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, create_engine, text
 from ops.bench import wire
 from ops.bench.peers.speaking import listen, say
 from worker import Stockpot
-from worker.settings import settings
+from worker.base.settings import settings
 
 
 def submit_many(pot: Stockpot, question: dict[str, Any]) -> dict[str, Any]:

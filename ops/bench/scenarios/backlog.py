@@ -14,9 +14,10 @@ from ops.bench.measure import percentile
 from ops.bench.options import Options
 from ops.bench.rig import Rig
 from ops.bench.scenarios import Record
-from worker.db import claim, schema, submit
+from worker.base.settings import load
+from worker.db import schema
 from worker.db.connect import Database
-from worker.settings import load
+from worker.db.jobs import claim, submit
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 #: A claim takes a slice, as the worker's own do.

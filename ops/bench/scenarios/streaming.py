@@ -45,8 +45,8 @@ def measure(rig: Rig, options: Options) -> Iterator[Record]:
     every.append((lambda: Naive(rig, "prefork"), PREFORK_SLOTS, NAIVE_INTERVAL_MS, short))
     every.append((lambda: sdk_threads(rig), NAIVE_STREAMS, NAIVE_INTERVAL_MS, short))
     for turn in range(options.runs):
-        for make, count, interval, lasting in every:
-            work, chunks = _work(count, lasting, interval)
+        for make, count, interval, restarting in every:
+            work, chunks = _work(count, restarting, interval)
             contender = make()
             if options.wants(contender.name):
                 yield {"scenario": "streaming", "round": turn, **attempt(streams, rig, contender, work, chunks)}

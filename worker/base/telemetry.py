@@ -1,0 +1,61 @@
+"""Logs: structured, one static event name each, with ids and never a prompt, a key or a URL with a token.
+
+JSON lines when stderr is no terminal, colours when it is. `docs/events.md` lists the events.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from worker.base.settings import Settings
+
+_QUIET = (  # they log URLs, which carry tokens, or a line per message
+    "httpx",
+    "httpcore",
+    "aiohttp",
+    "sqlalchemy",
+    "alembic",
+    "kombu",
+    "amqp",
+    "celery.worker.strategy",
+    "celery.app.trace",
+)
+
+
+def configure(settings: Settings) -> None:
+    """Send everything, ours and the libraries', to stderr in one form."""
+    level = getattr(logging, settings.log_level.upper())
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    final = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                final,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

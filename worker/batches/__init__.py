@@ -1,0 +1,21 @@
+"""Batches of any size: quoted, imported, run by the workers, read while they run, reported.
+
+daily         Windows of the day: `HH:MM-HH:MM`, in which bulk work may run
+ends          The counters of batches and the events of those that ended with them
+importing     Submit: a surveyed file becomes a batch and its lines become jobs
+keeper        The batch keeper
+line_text     A line that is over as OpenAI's files have it
+pace          Pace: how many calls in flight end a batch by a given time, and no more
+progress      How far a batch is and how fast it goes, from its counters alone
+quote         The quote: tokens, cost and time of a surveyed file
+reading       Reading a batch file
+repeats       Which keys stand twice in a file, and where first: exactly, in 20 bytes a line
+report        The report: what became of a batch, in numbers
+report_files  The report as files beside the output
+result_files  An output file and an error file
+results       Results
+survey        The survey
+view          A batch as OpenAI's batch object, with our additions behind it
+"""
+
+from __future__ import annotations

@@ -1,0 +1,89 @@
+"""The batch keeper: what the elected sweeper does for batches, once in each sweep, from their rows alone.
+
+daily window        closed: the batch is held; open: it goes on
+--max-cost          nothing in flight and no line affordable: held until somebody raises the bound
+--finish-by         the calls in flight that it takes to end by then, as of now
+cancelled           queued lines that are left (a killed command's, or tried again) are cancelled
+import given up     at the end of the completion window the lines that never came are no longer expected
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from worker.batches import daily, pace
+from worker.batches.ends import cancel_slice, ended
+from worker.batches.pace import Seen
+from worker.db.batches import claims, keeping, records
+from worker.db.batches.records import BatchRow
+from worker.db.webhooks import outbox
+from worker.webhooks.subscriptions import Subscriptions
+
+WINDOW, MAX_COST = "window", "max_cost"
+
+
+class BatchKeeper:
+    """Keeps the batches; remembers how long their lines take."""
+
+    def __init__(self) -> None:
+        self._subscriptions = Subscriptions()
+        self._seen: dict[str, Seen] = {}
+
+    def keep(self, conn: Connection) -> None:
+        """Look after every batch that is not over. The caller commits."""
+        active = records.active(conn)
+        self._seen = {row.id: self._seen[row.id] for row in active if row.id in self._seen}
+        if not active:
+            return
+        now = keeping.now(conn)
+        for row in active:
+            self._keep_one(conn, row, now)
+
+    def _keep_one(self, conn: Connection, row: BatchRow, now: datetime) -> None:
+        if row.status == "cancelling":
+            cancel_slice(conn, row.id, self._subscriptions)
+            return
+        if row.imported < row.total and row.expires_at <= now:
+            keeping.expect_no_more(conn, row.id)
+            outbox.enqueue(conn, ended(conn, records.end_if_done(conn, row.id), self._subscriptions))
+            return
+        held = _held(conn, row, now)
+        if held != row.held:
+            keeping.hold(conn, row.id, held, instead_of=row.held)
+        if row.finish_by is not None:
+            most = self._paced(row, now)
+            if most != row.most:
+                keeping.bound(conn, row.id, most)
+
+    def _paced(self, row: BatchRow, now: datetime) -> int | None:
+        seen = self._seen[row.id] = pace.learn(self._seen.get(row.id), row.done - row.copied, row.call_seconds)
+        if row.finish_by is None:
+            return row.max_in_flight
+        left = _open_seconds(row, max(now, row.due_at), row.finish_by)
+        whole = _open_seconds(row, row.due_at, row.finish_by)
+        wanted = pace.in_flight(row.jobs_left, left, seen.line_seconds, whole_seconds=whole)
+        if wanted is None or row.max_in_flight is None:
+            return wanted if wanted is not None else row.max_in_flight
+        return min(wanted, row.max_in_flight)
+
+
+def _open_seconds(row: BatchRow, begin: datetime, end: datetime) -> float:
+    if row.daily_window is not None:
+        return daily.open_seconds(row.daily_window, begin, end)
+    return (end - begin).total_seconds()
+
+
+def _held(conn: Connection, row: BatchRow, now: datetime) -> str | None:
+    """Why the batch admits nothing now; what people hold (`paused`) is theirs."""
+    if row.held not in {None, WINDOW}:
+        return row.held
+    if row.daily_window is not None and not daily.is_open(row.daily_window, now):
+        return WINDOW
+    if row.max_cost_picousd is not None and row.done < row.imported:
+        priced, jobs = row.completed + row.failed - row.copied, row.total - row.duplicates
+        each = claims.line_picousd(row.cost_picousd, priced, row.quoted_picousd, jobs)
+        if row.max_cost_picousd - row.cost_picousd < max(1, each) and claims.in_flight(conn, row.id) == 0:
+            return MAX_COST
+    return None

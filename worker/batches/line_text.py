@@ -1,0 +1,68 @@
+"""A line that is over as OpenAI's files have it.
+
+completed                       output file: `response` with status 200 and the answer
+failed, the upstream said no    error file: `response` with its status and body
+failed in another way           error file: `error` with a code (`timeout`, `truncated`, `poison`, …)
+never ran                       error file: `batch_expired` or `batch_cancelled`, in OpenAI's words
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from api_schemas import jsontext
+from api_schemas.batch import error_line, output_line
+from api_schemas.ids import JOB
+from worker.db.batches.export import FinishedLine
+
+LINE_ID = "batch_req_"
+
+
+def is_answered(line: FinishedLine) -> bool:
+    """Whether a line belongs into the output file; all others belong into the error file."""
+    return line.status == "completed" and line.response is not None
+
+
+def answered(line: FinishedLine) -> bytes:
+    """A line of the output file."""
+    return output_line(
+        line_id=_line_id(line),
+        custom_id=line.custom_id,
+        status=line.status_code or 200,
+        request_id=line.request_id,
+        body=(line.response or "null").encode(),
+    )
+
+
+def not_answered(line: FinishedLine) -> bytes:
+    """A line of the error file."""
+    never = {"expired": "batch_expired", "cancelled": "batch_cancelled"}.get(line.status)
+    if never is not None:
+        return error_line(line_id=_line_id(line), custom_id=line.custom_id, code=never)
+    if line.status_code is not None and line.status_code >= 400:
+        return output_line(
+            line_id=_line_id(line),
+            custom_id=line.custom_id,
+            status=line.status_code,
+            request_id=line.request_id,
+            body=_error_body(line),
+        )
+    code = line.error_code or line.error_class or "failed"
+    return error_line(line_id=_line_id(line), custom_id=line.custom_id, code=code, message=line.error_message)
+
+
+def _error_body(line: FinishedLine) -> bytes:
+    """The upstream's own words if they are a JSON object, else ours in the shape of OpenAI's errors."""
+    if line.error_body:
+        with contextlib.suppress(ValueError):
+            body = jsontext.loads(line.error_body)
+            if isinstance(body, dict):
+                return jsontext.dumps(body)
+    error = {"message": line.error_message or "", "type": line.error_class, "param": None, "code": line.error_code}
+    return jsontext.dumps({"error": error})
+
+
+def _line_id(line: FinishedLine) -> str:
+    """The job's id; a copy's has its line behind it, so that each is there once."""
+    copy = "" if line.line == line.first_line else f"_{line.line}"
+    return LINE_ID + line.job_id.removeprefix(JOB) + copy

@@ -1,0 +1,97 @@
+"""How far a batch is and how fast it goes, from its counters alone."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, text
+
+from worker.db.batches import claims, records
+from worker.db.batches.records import BatchRow
+
+#: The rate is that of this many seconds: long enough to be steady, short enough to notice a stop.
+RATE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at a batch. `running` are the lines in flight; `waits_on` says why the next queued line waits."""
+
+    row: BatchRow
+    running: int
+    waits_on: str | None
+
+
+def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
+    """Look at a batch: a few rows, however many lines it has. Raises NotFound."""
+    row = records.get(conn, batch, tenant=tenant)
+    if row.over:
+        return Look(row, 0, None)
+    running = claims.in_flight(conn, batch)
+    return Look(row, running, _waits_on(conn, row, running))
+
+
+_HELD = {
+    "paused": "paused: `stockpot batch resume`",
+    "window": "its daily window",
+    "max_cost": "its --max-cost: `stockpot batch resume --max-cost`",
+}
+
+
+def _waits_on(conn: Connection, row: BatchRow, running: int) -> str | None:
+    if row.status == "cancelling":
+        return "calls in flight"
+    if row.held is not None:
+        return _HELD.get(row.held, row.held)
+    if row.imported < row.total and row.imported == row.done:
+        return "its import: run the same `stockpot batch submit` again"
+    if row.due_at > datetime.now(UTC):
+        return f"{row.due_at:%Y-%m-%d %H:%M} UTC"
+    if running:
+        return None
+    reason = conn.execute(
+        text("""
+        SELECT waiting_on FROM jobs_v WHERE batch_id = :id AND status = 'queued' ORDER BY due_at, id LIMIT 1
+        """),
+        {"id": row.id},
+    ).scalar()
+    return str(reason) if reason else "a worker"
+
+
+class Pace:
+    """Rates over the last `RATE_SECONDS`, fed with looks."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def see(self, row: BatchRow) -> None:
+        """Note where the counters are."""
+        now = time.monotonic()
+        self._seen.append((now, row.done, row.total_tokens))
+        while len(self._seen) > 2 and self._seen[0][0] < now - RATE_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def lines_per_second(self) -> float:
+        """Lines that end per second."""
+        return self._rate(1)
+
+    @property
+    def tokens_per_minute(self) -> float:
+        """Tokens per minute."""
+        return self._rate(2) * 60
+
+    def eta(self, row: BatchRow) -> float | None:
+        """Seconds to the end at this rate; None when nothing moves."""
+        rate = self.lines_per_second
+        return (row.total - row.done) / rate if rate > 0 else None
+
+    def _rate(self, column: int) -> float:
+        if len(self._seen) < 2:
+            return 0.0
+        first, last = self._seen[0], self._seen[-1]
+        seconds = last[0] - first[0]
+        return float(last[column] - first[column]) / seconds if seconds > 0 else 0.0

@@ -1,0 +1,94 @@
+"""The report as files beside the output: JSON for programs, one HTML page with its plots inside for people."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from api_schemas import jsontext
+from worker.batches.report import Report
+from worker.batches.result_files import STDOUT
+from worker.db.batches.report import Bucket
+from worker.db.jobs.settle import PICO
+
+_WIDTH, _HEIGHT = 720, 160
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ padding: .2rem 1.2rem .2rem 0; text-align: left }}
+th {{ font-weight: normal; color: #777 }} svg {{ max-width: 100%; height: auto }} .done {{ fill: #2a7 }} .not {{ fill: #c43 }}
+</style>
+<h1>{title}</h1>
+<table>{facts}</table>
+<h2>Lines over time</h2>{plot}
+{lists}
+</html>
+"""
+
+
+def write(report: Report, output: str) -> list[Path]:
+    """Write both files beside `output`; nothing beside stdout."""
+    if output == STDOUT:
+        return []
+    path = Path(output)
+    pages = {
+        path.with_name(f"{path.stem}.report.json"): jsontext.dumps(report.to_json()),
+        path.with_name(f"{path.stem}.report.html"): page(report).encode(),
+    }
+    for target, content in pages.items():
+        target.write_bytes(content)
+    return list(pages)
+
+
+def page(report: Report) -> str:
+    """The HTML page, whole: no script, nothing fetched."""
+    row = report.row
+    quoted = "" if row.quoted_picousd is None else f" ({row.quoted_picousd / PICO:,.4f} quoted)"
+    facts = {
+        "status": row.status,
+        "file": row.input_name,
+        "lines": f"{row.total:,}: {row.completed:,} completed, {row.failed:,} failed, {row.expired:,} expired,"
+        f" {row.cancelled:,} cancelled",
+        "took": "–" if report.seconds is None else f"{report.seconds:,.1f} s",
+        "calls": f"{report.calls:,}, {report.retries:,} of them again",
+        "call time": ", ".join(f"{name} {value:,.2f} s" for name, value in report.call_seconds.items()) or "–",
+        "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
+        "cost in USD": f"{row.cost_usd:,.6f}{quoted}",
+    }
+    if row.duplicates:
+        facts["dedupe"] = f"{row.copied:,} lines answered with another's call, {row.saved_usd:,.6f} USD saved"
+    rows = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in facts.items())
+    lists = _list("Errors", [(name, f"{count:,}") for name, count in report.errors.items()])
+    lists += _list("Slowest lines", [(one, f"{seconds:,.2f} s") for one, seconds in report.slowest])
+    lists += _list("Failed lines", report.failed_lines)
+    return _PAGE.format(title=html.escape(row.id), facts=rows, plot=_plot(report.over_time), lists=lists)
+
+
+def _list(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    if not rows:
+        return ""
+    cells = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in rows)
+    return f"<h2>{title}</h2><table>{cells}</table>"
+
+
+def _plot(buckets: Sequence[Bucket]) -> str:
+    """Bars: what ended in each stretch of time, the completed below, the others on top."""
+    if not buckets:
+        return "<p>No line is over.</p>"
+    tallest = max(one.completed + one.others for one in buckets) or 1
+    width = _WIDTH / len(buckets)
+    bars = []
+    for at, one in enumerate(buckets):
+        base = float(_HEIGHT)
+        for kind, lines in (("done", one.completed), ("not", one.others)):
+            height = _HEIGHT * lines / tallest
+            base -= height
+            if lines:
+                place = f'x="{at * width:.1f}" y="{base:.1f}" width="{width * 0.9:.1f}" height="{height:.1f}"'
+                bars.append(f'<rect class="{kind}" {place}><title>{lines:,}</title></rect>')
+    seconds = buckets[-1].offset + (buckets[1].offset if len(buckets) > 1 else 0)
+    label = f'<text x="0" y="{_HEIGHT + 16}" font-size="12">0 s</text>'
+    label += f'<text x="{_WIDTH}" y="{_HEIGHT + 16}" font-size="12" text-anchor="end">{seconds:,.1f} s</text>'
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 20}" role="img">{"".join(bars)}{label}</svg>'

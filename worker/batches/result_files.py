@@ -1,0 +1,116 @@
+"""An output file and an error file: written at one go, or growing line by line, also behind what they had."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from worker.batches.line_text import answered, is_answered, not_answered
+from worker.db.batches.export import FinishedLine
+
+STDOUT = "-"
+#: How much of a file's end is read at a time to find its last line, in bytes.
+_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Exported:
+    """What was written."""
+
+    output: int = 0
+    errors: int = 0
+    complete: bool = False  # the batch is over, and this is all of it
+    offset: int = 0  # lines of the batch that were written, now and before
+
+
+class Files:
+    """An output file and an error file. The error file is made with its first line. A context manager.
+
+    What is written at one go appears whole under its name or not at all; what follows a batch grows in place.
+    """
+
+    def __init__(self, output: str, errors: str | None, *, grows: bool, append: bool = False) -> None:
+        """Open them.
+
+        Args:
+            output: a path or `-`.
+            errors: None puts it beside the output (`out.jsonl` → `out.errors.jsonl`).
+            append: keep their whole lines, and grow behind them.
+        """
+        self.written = Exported()
+        self.errors_path = errors or _beside(output)
+        self._grows = grows or append
+        self._append = append
+        self._open: list[tuple[BinaryIO, str, str]] = []
+        self._output = self._create(output)
+        self._errors: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        for file, temporary, path in self._open:
+            file.close()
+            if kind is None and temporary != path:
+                Path(temporary).replace(path)
+            elif temporary != path:
+                Path(temporary).unlink(missing_ok=True)
+
+    def write(self, line: FinishedLine) -> None:
+        """Write a line to the file where it belongs."""
+        if is_answered(line):
+            self._output.write(answered(line))
+            self.written.output += 1
+            return
+        if self._errors is None:
+            self._errors = self._output if self.errors_path == STDOUT else self._create(self.errors_path)
+        self._errors.write(not_answered(line))
+        self.written.errors += 1
+
+    def flush(self) -> None:
+        """Let readers of a growing file see what was written."""
+        self._output.flush()
+        if self._errors is not None:
+            self._errors.flush()
+
+    def remove_stale_errors(self) -> None:
+        """Drop an error file of an earlier run when there are no errors (any more)."""
+        if self._errors is None and self.errors_path != STDOUT and not self._append:
+            Path(self.errors_path).unlink(missing_ok=True)
+
+    def _create(self, path: str) -> BinaryIO:
+        if path == STDOUT:
+            return sys.stdout.buffer
+        special = Path(path).exists() and not Path(path).is_file()  # a device or a pipe is written to as it is
+        temporary = path if self._grows or special else f"{path}.{os.getpid()}.part"
+        if self._append and not special:
+            _cut_behind_last_line(Path(temporary))
+        file = Path(temporary).open("ab" if self._append else "wb", buffering=1024 * 1024)  # noqa: SIM115 -- closed by `__exit__`
+        self._open.append((file, temporary, path))
+        return file
+
+
+def _cut_behind_last_line(path: Path) -> None:
+    """Take away a last line without an end, which a killed reader has left."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _TAIL_BYTES)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            end = begin + found + 1 if found >= 0 else begin
+            if found >= 0:
+                break
+        file.truncate(end)
+
+
+def _beside(output: str) -> str:
+    if output == STDOUT:
+        return STDOUT
+    path = Path(output)
+    return str(path.with_name(f"{path.stem}.errors{path.suffix}"))

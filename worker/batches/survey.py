@@ -1,0 +1,185 @@
+"""The survey: a batch file read to its end, every line validated, before anything is stored or called."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from api_schemas import jsontext
+from api_schemas.batch import BatchLine, BatchProblem
+from worker.batches.reading import BatchFile
+from worker.batches.repeats import Repeats
+from worker.provider.prices import output_bound
+
+#: How often progress is told, in lines.
+TELL_EVERY = 2_000
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a file asks of one model. `bounded` lines say how many tokens they want at most: `output_bound` in sum."""
+
+    lines: int = 0
+    body_bytes: int = 0
+    bounded: int = 0
+    output_bound: int = 0
+
+    def add(self, size: int, bound: int) -> None:
+        """A line of `size` bytes; `bound` 0: it sets none."""
+        self.lines += 1
+        self.body_bytes += size
+        if bound:
+            self.bounded += 1
+            self.output_bound += bound
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Lines that ask what another line asks."""
+
+    first: array[int]  # by line number: the line that asks the same first; 0: none does before it
+    answers: array[int]  # by line number: how many lines it answers, itself included; 0: itself alone
+    lines: int
+    saved: dict[str, Asked]  # what the copies would have asked, by model
+
+    def first_of(self, number: int) -> int:
+        """The line that answers this one; 0 when that is itself."""
+        return self.first[number] if number < len(self.first) else 0
+
+    def answers_of(self, number: int) -> int:
+        """How many lines this one answers, itself included."""
+        return max(1, self.answers[number]) if number < len(self.answers) else 1
+
+
+@dataclass(slots=True)
+class Survey:
+    """What is in a file. `problems` counts all of them, `bad_lines` the lines that have any.
+
+    `models` is what will be called for; with `copies` (asked for by `dedupe`) that is less than the lines say.
+    """
+
+    lines: int = 0
+    bad_lines: int = 0
+    problems: int = 0
+    endpoint: str = ""
+    models: dict[str, Asked] = field(default_factory=dict)
+    sha256: str = ""
+    copies: Copies | None = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether the file may be submitted."""
+        return self.bad_lines == 0 and self.lines > 0
+
+    @property
+    def duplicates(self) -> int:
+        """Lines that will be answered with another's call."""
+        return 0 if self.copies is None else self.copies.lines
+
+    @property
+    def model(self) -> str | None:
+        """The one model that all lines name, if it is one."""
+        return next(iter(self.models)) if len(self.models) == 1 else None
+
+
+def survey(
+    file: BatchFile,
+    *,
+    max_line_bytes: int,
+    on_problem: Callable[[BatchProblem], None],
+    on_progress: Callable[[int], None] = lambda _: None,
+    dedupe: bool = False,
+) -> Survey:
+    """Read a file to its end and tell every problem of every line, in bounded memory.
+
+    Args:
+        on_problem: is told of each; those of repeated custom ids come last.
+        on_progress: is told how many bytes of the file are read.
+        dedupe: find the lines that ask the same (endpoint and body, whatever the order of its keys).
+
+    Raises:
+        InvalidRequest: the gzip data is damaged.
+    """
+    found = Survey()
+    ids = Repeats()
+    bodies = _Bodies() if dedupe else None
+    digest = hashlib.sha256()
+    read, models = BatchLine.read, found.models
+    for number, raw in file.lines(longest=max_line_bytes, digest=digest):
+        found.lines += 1
+        line = read(raw, number, max_bytes=max_line_bytes)
+        if isinstance(line, BatchLine):
+            ids.add(line.custom_id.encode(), number)
+            model, bound = str(line.body["model"]), output_bound(line.body)
+            asked = models.get(model)
+            if asked is None:
+                found.endpoint = found.endpoint or line.endpoint
+                asked = models.setdefault(model, Asked())
+            asked.add(len(raw), bound)
+            if bodies is not None:
+                bodies.add(line, len(raw), bound)
+        else:
+            found.bad_lines += 1
+            for problem in line:
+                found.problems += 1
+                on_problem(BatchProblem(line=number, message=problem.message, param=problem.field or None))
+        if found.lines % TELL_EVERY == 0:
+            on_progress(file.position)
+    _tell_repeated(found, ids, on_problem)
+    if bodies is not None:
+        found.copies = bodies.copies()
+        _called_once(models, found.copies.saved)
+    found.sha256 = digest.hexdigest()
+    on_progress(file.position)
+    return found
+
+
+def _tell_repeated(found: Survey, ids: Repeats, on_problem: Callable[[BatchProblem], None]) -> None:
+    for number, first in enumerate(ids.firsts()):
+        if first:
+            found.problems += 1
+            found.bad_lines += 1
+            message = f"stands in line {first:,} already; every line needs a custom_id of its own"
+            on_problem(BatchProblem(code="duplicate_custom_id", line=number, message=message, param="custom_id"))
+
+
+class _Bodies:
+    """What each line asks, until it is known which ask the same: 40 bytes a line."""
+
+    def __init__(self) -> None:
+        self._repeats = Repeats()
+        self._models: dict[str, int] = {}
+        self._numbers, self._sizes, self._bounds, self._model_of = array("I"), array("I"), array("Q"), array("I")
+
+    def add(self, line: BatchLine, size: int, bound: int) -> None:
+        """Remember a line."""
+        self._repeats.add(line.endpoint.encode() + jsontext.canonical(line.body), line.number)
+        self._numbers.append(line.number)
+        self._sizes.append(size)
+        self._bounds.append(bound)
+        self._model_of.append(self._models.setdefault(str(line.body["model"]), len(self._models)))
+
+    def copies(self) -> Copies:
+        """Which lines ask what another asks; ends this object."""
+        first = self._repeats.firsts()
+        answers = array("I", bytes(4 * len(first)))
+        names, saved, lines = list(self._models), dict[str, Asked](), 0
+        for at, number in enumerate(self._numbers):
+            before = first[number]
+            if before:
+                lines += 1
+                answers[before] = max(1, answers[before]) + 1
+                saved.setdefault(names[self._model_of[at]], Asked()).add(self._sizes[at], self._bounds[at])
+        return Copies(first, answers, lines, saved)
+
+
+def _called_once(models: dict[str, Asked], saved: dict[str, Asked]) -> None:
+    """Take what is not called for out of what the file asks."""
+    for name, less in saved.items():
+        asked = models[name]
+        asked.lines -= less.lines
+        asked.body_bytes -= less.body_bytes
+        asked.bounded -= less.bounded
+        asked.output_bound -= less.output_bound

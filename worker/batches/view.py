@@ -1,0 +1,65 @@
+"""A batch as OpenAI's batch object, with our additions behind it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, cast
+
+from api_schemas import jsontext
+from api_schemas.batch import Batch, BatchStatus, BatchUsage, InputDetails, OutputDetails, RequestCounts
+from worker.db.batches.records import BatchRow
+
+#: Where a batch's finish is told, by its status.
+_ENDS = {"completed": "completed_at", "expired": "expired_at", "cancelled": "cancelled_at"}
+
+
+def batch_object(row: BatchRow) -> Batch:
+    """The batch object. Files have no ids here: the input is named, results are read with `stockpot batch results`."""
+    ends: dict[str, Any] = {}
+    if row.finished_at is not None:
+        ends = {"finalizing_at": _unix(row.finished_at), _ENDS[row.status]: _unix(row.finished_at)}
+    return Batch(
+        id=row.id,
+        endpoint=row.endpoint,
+        model=row.model,
+        input_file_id=row.input_name,
+        completion_window=f"{row.window_seconds / 3600:g}h",
+        status=cast("BatchStatus", row.status),
+        created_at=int(row.created_at.timestamp()),
+        in_progress_at=_unix(row.due_at),
+        expires_at=_unix(row.expires_at),
+        cancelling_at=_unix(row.cancelling_at),
+        request_counts=RequestCounts(total=row.total, completed=row.completed, failed=row.failed),
+        usage=BatchUsage(
+            input_tokens=row.input_tokens,
+            input_tokens_details=InputDetails(cached_tokens=row.cached_tokens),
+            output_tokens=row.output_tokens,
+            output_tokens_details=OutputDetails(reasoning_tokens=row.reasoning_tokens),
+            total_tokens=row.total_tokens,
+        ),
+        metadata=None if row.metadata is None else jsontext.loads(row.metadata),
+        cost_usd=float(row.cost_usd),
+        **ends,
+        **_more(row),
+    )
+
+
+def _more(row: BatchRow) -> dict[str, Any]:
+    return {
+        "tenant": row.tenant,
+        "held": row.held,
+        "imported": row.imported,
+        "cancelled": row.cancelled,
+        "expired": row.expired,
+        "calls": row.calls,
+        "max_in_flight": row.most,
+        "finish_by": _unix(row.finish_by),
+        "retry_of": row.retry_of,
+        "duplicates": row.duplicates,
+        "copied": row.copied,
+        "saved_usd": float(row.saved_usd),
+    }
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())

@@ -1,0 +1,8 @@
+"""All that knows Celery: the app, its tasks, its consumer, the doorbell.
+
+app       The Celery app
+consumer  Celery's consumer as our worker needs it
+doorbell  The doorbell: Celery messages that say "there is work", and nothing else
+tasks     The Celery tasks
+watchdog  The watchdog
+"""

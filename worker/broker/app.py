@@ -1,0 +1,187 @@
+"""The Celery app: `celery -A worker worker` starts a production worker with the right pool and settings by default.
+
+Messages are acknowledged on receipt, nothing waits for a result, nothing is scheduled in the broker: recovery belongs
+to the leases in the database. The threads pool only carries doorbells to the engine; how many calls a process has in
+flight is `STOCKPOT_CONCURRENCY`, not Celery's `--concurrency`.
+"""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.apps.worker import Worker
+from celery.platforms import EX_FAILURE, EX_OK
+from celery.worker import state
+from kombu import Exchange, Queue
+from kombu.utils.objects import cached_property
+
+from api_schemas.jobs import LANES
+from worker import embedded
+from worker.base import telemetry
+from worker.base.settings import Settings, settings
+
+#: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
+#: for a worker that has one.
+CARRIERS = 2
+#: How often the consumer's loop says that it is alive.
+PULSE_SECONDS = 1.0
+#: A message that a killed worker had taken comes back after this long. Only `stockpot.submit` needs it.
+VISIBILITY_SECONDS = 300
+#: What asks a worker to stop: systemd and Kubernetes, a terminal, and whoever is in a hurry.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class StockpotWorker(Worker):
+    """Celery's worker without the parts that talk to other workers through Redis (RELIABILITY T14, T15)."""
+
+    def setup_instance(  # type: ignore[override]  # all of its arguments pass through by name
+        self, **options: Any
+    ) -> None:
+        """Turn gossip, mingle and heartbeats off; refuse pools that cannot share one event loop."""
+        options |= {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        pool = getattr(self, "pool_cls", None) or self.app.conf.worker_pool
+        if "thread" not in str(pool) and "solo" not in str(pool):
+            raise SystemExit(
+                f"stockpot: the pool {pool!r} cannot be used: all calls of a worker run in one event loop, and the"
+                " threads pool (the default) carries the messages to it. Start one worker per core instead."
+            )
+        super().setup_instance(**options)
+
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Celery's signal handlers, but for those that stop it.
+
+        Its second SIGINT and its SIGQUIT abandon threads that cannot be abandoned, from inside the handler, and may
+        end the process before the engine has given its jobs back.
+        """
+        super().install_platform_tweaks(worker)
+        for number in STOP_SIGNALS:
+            signal.signal(number, partial(_stop, worker))
+
+
+def _stop(worker: Any, number: int, _frame: Any) -> None:
+    """Stop claiming and let calls finish; at a second signal, or SIGQUIT, give back at once what runs."""
+    from worker.broker import tasks
+
+    again = number == signal.SIGQUIT or state.should_stop is not None
+    code = EX_FAILURE if number == signal.SIGINT else EX_OK
+    try:
+        tasks.stop_claiming()
+        if again:
+            tasks.hurry()
+        name = signal.Signals(number).name
+        signals.worker_shutting_down.send(sender=worker.hostname, sig=name, how="Warm", exitcode=code)
+    finally:
+        if state.should_stop is None:
+            state.should_stop = code  # type: ignore[assignment]  # None until somebody asks
+
+
+class StockpotCelery(Celery):
+    """A Celery app whose worker is `StockpotWorker`."""
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 -- Celery's own name for the hook
+        """What `celery -A worker worker` starts."""
+        return self.subclass_with_self(StockpotWorker)
+
+
+def _configuration(given: Settings | None = None) -> dict[str, Any]:
+    """Celery's settings, read when they are first needed; the process's own unless others are given."""
+    ours = given or settings()
+    transport = {
+        "visibility_timeout": VISIBILITY_SECONDS,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 5,
+    }
+    return {
+        "broker_url": embedded.broker_url(ours),
+        "broker_transport_options": transport,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_publish_retry": False,
+        "task_create_missing_queues": False,
+        "task_default_queue": "interactive",
+        "task_queues": [Queue(lane, Exchange(""), routing_key=lane) for lane in LANES],
+        "worker_prefetch_multiplier": 1,
+        "worker_pool": "threads",
+        "worker_consumer": "worker.broker.consumer:StockpotConsumer",
+        "worker_concurrency": CARRIERS,
+        "worker_enable_remote_control": False,
+        "worker_send_task_events": False,
+        "worker_hijack_root_logger": False,
+        "worker_soft_shutdown_timeout": 0,
+        "imports": ["worker.broker.tasks"],
+    }
+
+
+class EngineStep(bootsteps.StartStopStep):
+    """Starts the engine with the worker and drains it when the worker stops."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: Any) -> None:
+        """Make the engine and wait until it claims."""
+        from worker.broker import tasks
+
+        tasks.start_engine(parent)
+
+    def stop(self, parent: Any) -> None:
+        """Drain."""
+        from worker.broker import tasks
+
+        tasks.stop_engine(parent)
+
+    terminate = stop
+
+
+def app_of(given: Settings) -> StockpotCelery:
+    """An app for a producer: the broker of its own settings, which need not be the process's."""
+    theirs = StockpotCelery("stockpot", set_as_current=False)
+    theirs.add_defaults(lambda: _configuration(given))
+    return theirs
+
+
+class HeartbeatStep(bootsteps.StartStopStep):
+    """Tells the engine that Celery's consumer loop breathes: liveness wants both loops."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    _timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """The consumer is connected: beat with its own timer."""
+        from worker.broker import tasks
+
+        tasks.consumer_beats()
+        self._timer = parent.timer.call_repeatedly(PULSE_SECONDS, tasks.consumer_beats)
+
+    def stop(self, parent: Any) -> None:
+        """The connection is lost, maybe before `start` was reached, or the worker ends."""
+        from worker.broker import tasks
+
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks.consumer_lost()
+
+    shutdown = stop
+
+
+app = StockpotCelery("stockpot")
+app.add_defaults(_configuration)
+app.steps["worker"].add(EngineStep)
+app.steps["consumer"].add(HeartbeatStep)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    telemetry.configure(settings())

@@ -1,0 +1,120 @@
+"""The doorbell: Celery messages that say "there is work", and nothing else.
+
+A doorbell carries job ids or the name of a lane. It may be lost, doubled or late, and nothing bad happens: the row in
+the database is the job. So ringing never delays a submission: a thread of its own sends, with a short budget, and a
+broker that does not answer is left alone for a moment while the workers find the jobs by themselves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worker.base.crashpoints import crashpoint
+from worker.base.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.broker.app import StockpotCelery
+
+log = structlog.get_logger(__name__)
+
+#: Ids in one message: what a worker claims at once.
+SLICE = 64
+#: Ids that wait for a slow broker; more are left to the workers' own look.
+MOST_WAITING = 10_000
+#: After a failed ring the broker is left alone this long, in seconds.
+PAUSE = 2.0
+
+
+class Doorbell:
+    """Rings from a thread of its own. One per producer; `close` gives it the budget to send what waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._app: StockpotCelery | None = None
+        self.failed = 0
+
+    def ring(self, ids: Sequence[str], lane: str) -> None:
+        """Say that these jobs of a lane are due. Returns at once."""
+        if not ids or self._waiting.qsize() > MOST_WAITING:
+            return
+        crashpoint("submit.committed", ids[0])
+        self._idle.clear()
+        for job_id in ids:
+            self._waiting.put((lane, job_id))
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_all, name="stockpot-doorbell", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)
+
+    def close(self) -> None:
+        """Wait for what is not sent yet, within the publish budget."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._idle.wait(self._settings.publish_budget_seconds)
+        self._waiting.put(None)
+        thread.join(self._settings.publish_budget_seconds)
+        self._thread = None
+        if self._app is not None and not thread.is_alive():
+            self._app.close()
+            self._app = None
+        atexit.unregister(self.close)
+
+    def _send_all(self) -> None:
+        deaf_until = 0.0
+        while (first := self._waiting.get()) is not None:
+            slices = self._gather(first)
+            for lane, ids in slices.items():
+                if time.monotonic() < deaf_until:
+                    self.failed += 1
+                elif not self._send(lane, ids):
+                    self.failed += 1
+                    deaf_until = time.monotonic() + PAUSE
+            if self._waiting.empty():
+                self._idle.set()
+
+    def _gather(self, first: tuple[str, str]) -> dict[str, list[str]]:
+        """What waits by now, a slice at most, by lane."""
+        slices: dict[str, list[str]] = {}
+        item: tuple[str, str] | None = first
+        for _ in range(SLICE):
+            if item is None:
+                self._waiting.put(None)
+                break
+            slices.setdefault(item[0], []).append(item[1])
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return slices
+        else:
+            self._waiting.put(item)
+        return slices
+
+    def _send(self, lane: str, ids: list[str]) -> bool:
+        from kombu.exceptions import OperationalError
+
+        from worker.broker.app import app_of
+
+        if self._app is None:
+            self._app = app_of(self._settings)
+        try:
+            # Bulk work keeps its order and its share of a worker's slots: there the lane is all there is to say.
+            bell = {"lane": lane} if lane == "bulk" else {"ids": ids}
+            self._app.send_task("stockpot.run", kwargs=bell, queue=lane, retry=False, ignore_result=True)
+        except (OperationalError, OSError) as error:
+            log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
+            return False
+        return True

@@ -1,0 +1,109 @@
+"""`stockpot batch cancel`, `pause`, `resume`, `retry-failed` and `list`."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import get_args
+
+import click
+from rich.table import Table
+
+from api_schemas.batch import BatchStatus
+from worker.batches.view import batch_object
+from worker.cli import options
+from worker.cli.opening import database
+from worker.cli.output import age, money, put, put_json, say, screen, shown
+from worker.db.batches import changes, records
+from worker.db.batches.records import BatchRow
+from worker.db.jobs.settle import PICO
+from worker.producer import batch_control as control
+
+
+@click.command(epilog="\b\nExample:\n  stockpot batch cancel batch_0198… --in-flight finish\n")
+@click.argument("batch")
+@click.option(
+    "--in-flight",
+    type=click.Choice(("abort", "finish")),
+    default="abort",
+    show_default=True,
+    help="Calls in flight: close them, or let them be answered.",
+)
+@options.tenant
+@options.as_json
+def cancel(batch: str, in_flight: str, tenant: str, *, as_json: bool) -> None:
+    """Cancel BATCH: queued lines at once; it is `cancelling` until its calls in flight have ended. Keeps what is done."""
+    with database() as opened:
+        row = control.cancel(opened, batch, tenant=tenant, abort=in_flight == "abort")
+    _tell(row, as_json=as_json)
+
+
+@click.command()
+@click.argument("batch")
+@options.tenant
+@options.as_json
+def pause(batch: str, tenant: str, *, as_json: bool) -> None:
+    """Admit no more lines of BATCH within a second; calls in flight go on. `resume` goes on."""
+    with database() as opened:
+        row = opened.write(lambda conn: changes.pause(conn, batch, tenant=tenant))
+    _tell(row, as_json=as_json)
+
+
+@click.command(epilog="\b\nExample:\n  stockpot batch resume batch_0198… --max-cost 80\n")
+@click.argument("batch")
+@click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="The new bound.")
+@options.tenant
+@options.as_json
+def resume(batch: str, max_cost: float | None, tenant: str, *, as_json: bool) -> None:
+    """Admit lines of BATCH again; one that stopped at its --max-cost needs a higher one."""
+    most = None if max_cost is None else int(Decimal(str(max_cost)) * PICO)
+    with database() as opened:
+        row = opened.write(lambda conn: changes.resume(conn, batch, tenant=tenant, max_cost_picousd=most))
+    _tell(row, as_json=as_json)
+
+
+@click.command("retry-failed")
+@click.argument("batch")
+@options.tenant
+@options.as_json
+def retry_failed(batch: str, tenant: str, *, as_json: bool) -> None:
+    """Make a new batch of the failed and expired lines of BATCH, which is over; prints its id."""
+    with database() as opened:
+        row, created = control.retry_failed(opened, batch, tenant=tenant)
+    if not created:
+        say("They were submitted again before; this is that batch.")
+    if as_json:
+        put_json({"id": row.id, "status": row.status, "lines": row.total, "created": created})
+    else:
+        put(row.id)
+
+
+def _tell(row: BatchRow, *, as_json: bool) -> None:
+    put_json(batch_object(row).to_json()) if as_json else put(row.held or row.status)
+
+
+@click.command("list")
+@click.option("--status", type=click.Choice(get_args(BatchStatus)), help="Only batches of this status.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, metavar="N", help="At most.")
+@options.tenant
+@options.as_json
+def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> None:
+    """List batches, newest first. With --json one object per line."""
+    with database() as opened:
+        rows = opened.read(lambda conn: records.newest(conn, tenant=tenant, status=status, limit=limit))
+    if as_json:
+        for row in rows:
+            put_json(batch_object(row).to_json())
+        return
+    if not rows:
+        say("No batches match.")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("batch", "status", "file", "age"):
+        table.add_column(name, no_wrap=True)
+    for name in ("lines", "done", "failed", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        status_ = f"{row.status} ({row.held})" if row.held else row.status
+        counts = f"{row.total:,}", f"{row.done:,}", f"{row.failed + row.expired:,}", money(row.cost_usd)
+        table.add_row(row.id, status_, shown(row.input_name), age(row.created_at), *counts)
+    screen().print(table)

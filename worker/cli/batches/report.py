@@ -1,0 +1,96 @@
+"""A batch as a table for people, and `stockpot batch report`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from worker.batches.progress import Look, look
+from worker.batches.report import Report, make
+from worker.batches.report_files import write
+from worker.cli import options
+from worker.cli.opening import database
+from worker.cli.output import money, put_json, say, screen, shown, span
+from worker.db.batches.records import BatchRow
+from worker.db.connect import Database
+
+
+@click.command(epilog="\b\nExample:\n  stockpot batch report batch_0198… -o answers.jsonl\n")
+@click.argument("batch")
+@click.option("-o", "--output", metavar="OUT", help="Write OUT.report.json and OUT.report.html beside this file.")
+@options.tenant
+@options.as_json
+def report(batch: str, output: str | None, tenant: str, *, as_json: bool) -> None:
+    """Say what became of BATCH: lines by end, call times, retries, tokens, cost against the quote, failed lines.
+
+    Best when it is over; of a batch under way it is what there is so far.
+    """
+    with database() as opened:
+        found = opened.read(lambda conn: look(conn, batch, tenant=tenant))
+        made = opened.read(lambda conn: make(conn, batch))
+        for path in write(made, output) if output else ():
+            say(f"Report: {path}")
+        if as_json:
+            put_json(made.to_json())
+        elif not output:
+            show(opened, found, screen())
+
+
+def show(opened: Database, found: Look, console: Console) -> None:
+    """Show where a batch stands; one that is over with its percentiles and what failed."""
+    row = found.row
+    report = opened.read(lambda conn: make(conn, row.id)) if row.over else None
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in {**_facts(found), **(_outcome(report) if report else {})}.items():
+        if value:
+            table.add_row(name, shown(value))
+    console.print(table)
+
+
+def _facts(found: Look) -> dict[str, str | None]:
+    row = found.row
+    of = "" if row.quoted_picousd is None else f" of {money(row.quoted_picousd / 1e12)} quoted"
+    ended = {"completed": row.completed, "failed": row.failed, "expired": row.expired, "cancelled": row.cancelled}
+    counts = ", ".join(f"{count:,} {name}" for name, count in ended.items() if count) or "none is over"
+    return {
+        "batch": row.id,
+        "status": row.status + (f" ({row.held})" if row.held else ""),
+        "file": row.input_name,
+        "lines": f"{row.total:,}: {counts}",
+        "imported": f"{row.imported:,}" if row.imported < row.total else None,
+        "in flight": f"{found.running:,}" + (f" of {row.most:,} at most" if row.most else "") if not row.over else None,
+        "waits on": found.waits_on,
+        "dedupe": _saved(row) if row.duplicates else None,
+        "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
+        "cost": money(row.cost_usd) + of,
+        "retry of": row.retry_of,
+        "expires": None if row.over else _moment(row.expires_at),
+        "took": None if row.finished_at is None else span((row.finished_at - row.due_at).total_seconds()),
+    }
+
+
+def _outcome(report: Report) -> dict[str, str | None]:
+    seconds = report.call_seconds
+    return {
+        "calls": f"{report.calls:,}, {report.retries:,} of them again",
+        "call time": ", ".join(f"{name} {span(value)}" for name, value in seconds.items()) if seconds else None,
+        "errors": "; ".join(f"{count:,} {name}" for name, count in report.errors.items()) or None,
+        "slowest": ", ".join(f"{custom_id} {span(took)}" for custom_id, took in report.slowest[:3]) or None,
+        "failed lines": ", ".join(custom_id for custom_id, _ in report.failed_lines[:5]) or None,
+    }
+
+
+def _saved(row: BatchRow) -> str:
+    return (
+        f"{row.duplicates:,} lines ask what others ask; {row.copied:,} are answered with them so far,"
+        f" {money(row.saved_usd)} saved"
+    )
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M}"

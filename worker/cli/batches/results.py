@@ -1,0 +1,104 @@
+"""`stockpot batch results`: the answered lines in OpenAI's output format, at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import click
+
+from worker.batches.result_files import STDOUT, Exported, Files
+from worker.batches.results import Order, export, write_on
+from worker.cli import options
+from worker.cli.batches.watch import resuming
+from worker.cli.exit_codes import INTERRUPTED
+from worker.cli.opening import database
+from worker.cli.output import put_json, say
+from worker.db.batches import records
+
+
+@click.command(
+    epilog="\b\nExamples:\n  stockpot batch results batch_0198… -o answers.jsonl\n"
+    "  stockpot batch results batch_0198… -o - | jq -r .custom_id\n"
+    "  stockpot batch results batch_0198… -o answers.jsonl --follow\n"
+    "  stockpot batch results batch_0198… -o answers.jsonl --follow --offset 1200\n"
+)
+@click.argument("batch")
+@click.option("-o", "--output", required=True, metavar="OUT", help="The output file; - is stdout.")
+@click.option("--errors", metavar="ERR", help="The error file; beside OUT when left out (OUT.errors.jsonl).")
+@click.option("--follow", is_flag=True, help="Go on writing lines as they come until the batch is over.")
+@click.option("--offset", type=click.IntRange(min=0), metavar="N", help="Leave out the first N lines, append the rest.")
+@click.option(
+    "--order",
+    type=click.Choice([one.value for one in Order]),
+    help="As they stand in the file, or as they end (the default with --follow or --offset).",
+)
+@options.tenant
+@options.as_json
+def results(
+    batch: str,
+    output: str,
+    errors: str | None,
+    offset: int | None,
+    order: str | None,
+    tenant: str,
+    *,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Write what BATCH has answered so far, in the order of its file; with --follow in the order in which lines end.
+
+    Answers go to OUT, all else to ERR: every custom_id is in one of them once the batch is over. A batch may be read
+    as often as wanted, while it runs and afterwards. The offset that is printed counts the lines of both files;
+    --offset goes on from there, at any time, and writes each line once. Ctrl-C stops behind a whole line.
+    """
+    if as_json and output == STDOUT:
+        raise click.UsageError("--json and -o - both want stdout.")
+    wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
+    whole = wanted is Order.FILE and not follow and offset is None
+    stop = threading.Event()
+    with database() as opened, contextlib.nullcontext() if whole else _interrupts(stop):
+        opened.read(lambda conn: records.get(conn, batch, tenant=tenant))
+        with Files(output, errors, grows=follow, append=bool(offset)) as files:
+            if whole:
+                written = export(opened, batch, files)
+            else:
+                given = {"offset": offset or 0, "follow": follow, "order": wanted, "stop": stop}
+                written = write_on(opened, batch, files, **given)  # type: ignore[arg-type]
+        files.remove_stale_errors()
+    if as_json:
+        counts = {"output": written.output, "errors": written.errors, "offset": written.offset}
+        put_json({"id": batch, **counts, "complete": written.complete})
+    else:
+        _tell(batch, output, errors, files.errors_path, written, order=wanted, whole=whole)
+    if stop.is_set() and not written.complete:
+        click.get_current_context().exit(INTERRUPTED)
+
+
+def _tell(
+    batch: str, output: str, errors: str | None, beside: str, written: Exported, *, order: Order, whole: bool
+) -> None:
+    more = "" if written.complete else " so far; the batch goes on"
+    failed = f", {written.errors:,} errors in {beside}" if written.errors else ""
+    say(f"{written.output:,} answers{failed}{more}.")
+    if not written.complete and not whole:
+        say(resuming(batch, output, errors, written.offset) + (" --order file" if order is Order.FILE else ""))
+
+
+@contextlib.contextmanager
+def _interrupts(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C sets the event instead of ending the command in the middle of a line; a second one ends it."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

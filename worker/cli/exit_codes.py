@@ -1,0 +1,60 @@
+"""What an error costs: its words on stderr, and the exit code that scripts see. Expected errors have no traceback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import click
+
+from worker.base.errors import InvalidRequest, StockpotError, Unreachable, WaitTimeout
+from worker.cli.output import say
+
+#: The job or batch failed, or is not finished in the time that was given.
+FAILED = 1
+#: The caller must change something: arguments, the request, a setting.
+USAGE = 2
+#: A dependency does not answer, or is not ready for this version.
+UNREACHABLE = 3
+#: Ctrl-C, as shells spell it: 128 + SIGINT.
+INTERRUPTED = 130
+
+
+@contextlib.contextmanager
+def told(ctx: click.Context) -> Iterator[None]:
+    """Tell errors that are expected, in words, and exit with their code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        ctx.exit(INTERRUPTED)
+    except InvalidRequest as error:
+        problems = [
+            f"{problem.field}: {problem.message}" if problem.field else problem.message for problem in error.problems
+        ]
+        _tell("The request cannot be accepted:" if len(problems) > 1 else "The request cannot be accepted.", *problems)
+        ctx.exit(USAGE)
+    except Unreachable as error:
+        first, *mend = str(error).splitlines()
+        _tell(first, *mend)
+        ctx.exit(UNREACHABLE)
+    except WaitTimeout as error:
+        _tell(str(error))
+        ctx.exit(FAILED)
+    except StockpotError as error:
+        first, *more = str(error).splitlines() or [type(error).__name__]
+        _tell(first, *more, *getattr(error, "__notes__", []))
+        ctx.exit(USAGE)
+    except BrokenPipeError:
+        raise  # click's: whoever read our output has had enough
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _tell(f"{error.filename}: {error.strerror}")
+        ctx.exit(USAGE)
+
+
+def _tell(first: str, *more: str) -> None:
+    say(click.style("Error: ", fg="red", bold=True) + first)
+    for line in more:
+        say(f"  {line}")

@@ -1,0 +1,88 @@
+"""`stockpot list`: jobs, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.table import Table
+
+from api_schemas.jobs import LANES, STATUSES, Job
+from worker.cli import options
+from worker.cli.opening import database
+from worker.cli.output import age, put_json, say, screen, shown
+from worker.db.connect import Database
+from worker.db.jobs import lookup
+
+#: Rows that one statement reads; a longer list is read page by page, so that nothing is locked for long.
+_PAGE = 500
+
+
+@click.command(
+    "list",
+    epilog="\b\nExamples:\n  stockpot list --status failed --since 24h\n"
+    "  stockpot list --since 7d --json | jq -r .id\n",
+)
+@click.option("--status", type=click.Choice(STATUSES), help="Only jobs of this status.")
+@click.option("--lane", type=click.Choice(LANES), help="Only jobs of this lane.")
+@click.option("--batch", metavar="ID", help="Only jobs of this batch.")
+@click.option("--since", type=options.Moment(), help="Made since: 90m, 24h, 7d, a date or a time (UTC).")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most.")
+@options.tenant
+@options.as_json
+def listing(
+    status: str | None,
+    lane: str | None,
+    batch: str | None,
+    since: datetime | None,
+    limit: int,
+    tenant: str,
+    *,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first. With --json one object per line."""
+    which = {"tenant": tenant, "status": status, "lane": lane, "batch": batch, "since": since}
+    with database() as opened:
+        jobs = matching(opened, which, limit)
+        if as_json:
+            for job in jobs:
+                put_json(job.to_json())
+            return
+        table = _table(jobs)
+    if table.row_count:
+        screen().print(table)
+    else:
+        say("No jobs match.")
+
+
+def matching(opened: Database, which: Mapping[str, Any], limit: int | None = None) -> Iterator[Job]:
+    """The jobs that match, newest first, read page by page. `which` has the arguments of `lookup.jobs`."""
+    before: str | None = None
+    left = limit
+    while left is None or left > 0:
+        size = _PAGE if left is None else min(_PAGE, left)
+        page = opened.read(lambda conn, before=before, size=size: lookup.jobs(conn, **which, limit=size, before=before))  # type: ignore[misc]
+        yield from page
+        if len(page) < size:
+            return
+        before = page[-1].id
+        left = None if left is None else left - size
+
+
+def _table(jobs: Iterator[Job]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("job", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    table.add_column("lane", no_wrap=True)
+    table.add_column("age", no_wrap=True)
+    table.add_column("attempts", justify="right", no_wrap=True)
+    table.add_column("what", overflow="ellipsis", no_wrap=True)
+    for job in jobs:
+        what = f"{job.error_class}: {job.error_message or ''}" if job.error_class else job.text or ""
+        status = f"{job.status} ({job.waiting_on})" if job.waiting_on else job.status
+        line = shown(" ".join(what.split()))[:120]
+        table.add_row(job.id, status, shown(job.model), job.lane, age(job.created_at), str(job.attempts), line)
+    return table

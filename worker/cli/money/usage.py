@@ -1,0 +1,121 @@
+"""`stockpot usage`: what was used and what it cost."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import datetime
+
+import click
+from rich.table import Table
+
+from worker.cli import options
+from worker.cli.opening import database
+from worker.cli.output import money, put_json, say, screen, shown
+from worker.db.jobs import usage as using
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stockpot usage                                      by day and model
+  stockpot usage --by tenant --since 30d
+  stockpot usage --by day --plot
+  stockpot usage --by job --since 24h --csv > jobs.csv
+  stockpot usage --by model,metadata.team --json
+"""
+)
+@click.option(
+    "--by",
+    type=options.Names(),
+    default="day,model",
+    show_default=True,
+    metavar="A,B",
+    help=f"Groups: {', '.join(using.DIMENSIONS)}; empty for one sum.",
+)
+@click.option("--since", type=options.Moment(), help="Calls since: 90m, 24h, 7d, a date or a time (UTC).")
+@click.option("--tenant", metavar="T", help="Of one tenant; all of them when left out.")
+@click.option("--plot", is_flag=True, help="Bars of the cost instead of the table.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout, money to the last digit.")
+@options.as_json
+def usage(
+    by: tuple[str, ...], since: datetime | None, tenant: str | None, *, plot: bool, as_csv: bool, as_json: bool
+) -> None:
+    """Tokens and true cost of every call, failed attempts included. With --json one object per line."""
+    if plot + as_csv + as_json > 1:
+        raise click.UsageError("give one of --plot, --csv and --json")
+    with database() as opened:
+        rows = opened.read(lambda conn: using.usage(conn, tenant=tenant, by=by, since=since))
+    if as_json:
+        for row in rows:
+            put_json(row.to_json())
+        return
+    if as_csv:
+        _write_csv(rows)
+    elif not any(row.attempts for row in rows):
+        say("Nothing was used.")
+    elif plot:
+        screen().print(_bars(by, rows))
+    else:
+        screen().print(_table(by, rows))
+
+
+def _write_csv(rows: Sequence[using.UsageRow]) -> None:
+    lines = [row.exact() for row in rows]
+    if not lines:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    click.echo(text.getvalue(), nl=False)
+
+
+#: Characters of the longest bar.
+_BAR = 40
+#: An eighth of a character's width each.
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def _bars(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
+    """A bar for each group, as long as its share of the dearest one's cost."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in by:
+        table.add_column(name, no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
+    most = max(row.cost_usd for row in rows)
+    for row in rows:
+        groups = [shown(value) if value is not None else "–" for value in row.group.values()]
+        table.add_row(*groups, bar(float(row.cost_usd / most) if most else 0.0), money(row.cost_usd))
+    return table
+
+
+def bar(share: float) -> str:
+    """A bar as long as a share (0 to 1) of the longest."""
+    whole, eighth = divmod(round(share * _BAR * 8), 8)
+    return ("█" * whole + _EIGHTHS[eighth]).rstrip()
+
+
+def _table(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_footer=len(rows) > 1)
+    for at, name in enumerate(by):
+        table.add_column(name, "in all" if at == 0 else "", no_wrap=True)
+    sums = {
+        "jobs": [row.jobs for row in rows],
+        "attempts": [row.attempts for row in rows],
+        "input": [row.input_tokens for row in rows],
+        "output": [row.output_tokens for row in rows],
+    }
+    for name, values in sums.items():
+        # A job whose calls fall into two groups counts in both.
+        table.add_column(name, "" if name == "jobs" else f"{sum(values):,}", justify="right", no_wrap=True)
+    table.add_column("cost", money(sum(row.cost_usd for row in rows)), justify="right", no_wrap=True)
+    table.add_column("of which estimated", justify="right", no_wrap=True)
+    for at, row in enumerate(rows):
+        groups = [shown(value) if value is not None else "–" for value in row.group.values()]
+        counts = [f"{values[at]:,}" for values in sums.values()]
+        estimated = money(row.cost_estimated_usd) if row.cost_estimated_usd else ""
+        table.add_row(*groups, *counts, money(row.cost_usd), estimated)
+    return table

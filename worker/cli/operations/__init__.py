@@ -1,0 +1,11 @@
+"""Commands for whoever runs it.
+
+checks    The checks of `stockpot doctor`: each says what it found and how to mend it
+database  `stockpot db`: the schema's version, and its upgrade
+demo      `stockpot demo`: see it work
+doctor    `stockpot doctor`: is everything there, and how to mend what is not
+purge     `stockpot purge`: forget finished jobs
+routes    `stockpot routes`
+simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground
+up        `stockpot up`: everything for development, in the foreground
+"""

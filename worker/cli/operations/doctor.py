@@ -1,0 +1,40 @@
+"""`stockpot doctor`: is everything there, and how to mend what is not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from worker.base.settings import load
+from worker.cli import options
+from worker.cli.exit_codes import FAILED, UNREACHABLE
+from worker.cli.operations import checks
+from worker.cli.output import put, put_json, shown
+
+_MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "red"), "unreachable": ("✗", "red")}
+
+
+@click.command(
+    epilog="\b\nExamples:\n  stockpot doctor\n  stockpot doctor --json | jq '.checks[] | select(.outcome != \"ok\")'\n"
+)
+@options.as_json
+def doctor(*, as_json: bool) -> None:
+    """Check database, Redis, broker, upstream, key and clock, and say how to mend each.
+
+    Exits 3 if something is unreachable, 1 if something else is wrong, else 0.
+    """
+    found: list[checks.Check] = []
+    for check in checks.every(load()):
+        found.append(check)
+        if not as_json:
+            mark, colour = _MARKS[check.outcome]
+            put_line = click.style(mark, fg=colour)
+            click.echo(f"{put_line} {check.name:<18} {shown(check.detail)}")
+            if check.mend:
+                put(f"  {'':<18} → {check.mend}")
+    outcomes = {check.outcome for check in found}
+    code = UNREACHABLE if "unreachable" in outcomes else FAILED if "failed" in outcomes else 0
+    if as_json:
+        put_json({"ok": code == 0, "checks": [asdict(check) for check in found]})
+    click.get_current_context().exit(code)

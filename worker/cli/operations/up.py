@@ -1,0 +1,132 @@
+"""`stockpot up`: everything for development, in the foreground."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import click
+from sqlalchemy import make_url
+
+from api_schemas import jsontext
+from worker import embedded
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings, load
+from worker.cli.exit_codes import USAGE
+from worker.cli.output import put, say, shown
+from worker.db.ready import await_database
+from worker.local.supervise import Child, Supervisor, stopping
+
+#: What the simulator gets for a key; it takes any.
+_ANY_KEY = "simulated"
+_MODEL = "openai/gpt-5-1-chat-latest"
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stockpot up --simulate            no key needed: the bundled simulator answers
+  AIMLAPI_API_KEY=… stockpot up     the real API
+  stockpot up --workers 2
+"""
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="One per core.")
+@click.option("--simulate", is_flag=True, help="Let the bundled upstream simulator answer; nothing costs money.")
+def up(workers: int, *, simulate: bool) -> None:
+    """Run everything for development: embedded Valkey (unless STOCKPOT_REDIS_URL is set), the database, workers.
+
+    Ctrl-C drains: the workers finish what runs, within STOCKPOT_DRAIN_SECONDS. A second Ctrl-C hurries them.
+    """
+    settings = load()
+    if not simulate and settings.key is None:
+        say(click.style("Error: ", fg="red", bold=True) + "there is no API key.")
+        say("  Set AIMLAPI_API_KEY, or run `stockpot up --simulate`, which needs none.")
+        click.get_current_context().exit(USAGE)
+    with contextlib.ExitStack() as stack:
+        supervisor = stack.enter_context(Supervisor(_Lines(), drain=timedelta(seconds=settings.drain_seconds)))
+        redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
+        await_database(settings, lambda error, seconds: _wait(supervisor, error, seconds))
+        env = {"STOCKPOT_LOG_FORMAT": "console"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
+        upstream = settings.upstream_url
+        if simulate:
+            simulator = Child("simulator", [sys.executable, "-m", "worker.simulator"], awaited='{"url":')
+            stack.enter_context(stopping(supervisor, [simulator]))
+            supervisor.start(simulator)
+            line = supervisor.await_line(simulator)
+            if line is None:
+                return
+            address = jsontext.loads(line)["url"]
+            # Should it crash, it must come back where the workers look for it.
+            simulator.command = [*simulator.command, "--port", address.rpartition(":")[2]]
+            upstream = f"{address}/v1"
+            env |= {"STOCKPOT_UPSTREAM_URL": upstream, "AIMLAPI_API_KEY": _ANY_KEY}
+        children = [_worker(number, settings, env) for number in range(1, workers + 1)]
+        stack.enter_context(stopping(supervisor, children))
+        _tell_what_runs(settings, redis, upstream, workers, simulate=simulate)
+        for child in children:
+            supervisor.start(child)
+        supervisor.run(lambda: _tell_ready(settings))
+        say("Stopping: the workers finish what runs. Ctrl-C again hurries them.")
+    say("Stopped.")
+
+
+def _wait(supervisor: Supervisor, error: Unreachable, seconds: float) -> None:
+    """Say that the database is awaited, and wait; Ctrl-C gives up."""
+    first, *_ = str(error).splitlines()
+    say(f"{first}\n  Asking it again in {seconds:g} s; Ctrl-C gives up.")
+    if supervisor.pause(seconds):
+        raise KeyboardInterrupt
+
+
+def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:
+    own = dict(env)
+    if settings.http_port is not None:
+        own["STOCKPOT_HTTP_PORT"] = str(settings.http_port + number - 1)
+    name = f"worker-{number}"
+    command = [sys.executable, "-m", "celery", "--quiet", "-A", "worker", "worker", "-n", f"{name}@%h"]
+    return Child(name, command, own, awaited=" ready.")
+
+
+class _Lines:
+    """Writes the children's lines to stderr, each with its writer's name; whole lines, from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._colours: dict[str, str] = {}
+
+    def __call__(self, name: str, line: str) -> None:
+        with self._lock:
+            colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
+            # Colours of a worker's own console log pass: it is ours, and escapes what others wrote.
+            click.echo(click.style(f"{name:>9} │ ", fg=colour) + line, err=True)
+
+
+def _tell_what_runs(settings: Settings, redis: str, upstream: str, workers: int, *, simulate: bool) -> None:
+    database = make_url(settings.sqlalchemy_url).render_as_string(hide_password=True)
+    where = _without_password(redis) if settings.redis_url else f"embedded Valkey under {settings.home}"
+    facts = {
+        "database": database,
+        "redis": where,
+        "upstream": f"{upstream}{' (the simulator; nothing costs money)' if simulate else ''}",
+        "workers": f"{workers}, up to {settings.concurrency} calls in flight each",
+    }
+    for name, value in facts.items():
+        put(f"{name:>9}   {shown(value)}")
+
+
+def _tell_ready(settings: Settings) -> None:
+    here = settings.home == Path("var").absolute()
+    home = "" if here else f"STOCKPOT_HOME={shlex.quote(str(settings.home))} "
+    put("Ready. Submit from another terminal" + (" (in this directory)" if here else "") + ":")
+    put(f'  {home}stockpot submit -m {_MODEL} --stream "Why is the sky blue?"')
+    put("Ctrl-C stops everything that this command started.")
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -1,0 +1,154 @@
+"""`stockpot webhooks events`, `show`, `dead` and `replay`: what was sent, what was answered, and once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from worker.base.errors import NotFound
+from worker.cli import options
+from worker.cli.opening import database
+from worker.cli.output import age, put, put_json, say, screen, shown, span
+from worker.cli.webhooks.endpoints import plain, table_of
+from worker.db.jobs.lookup import moment
+from worker.db.webhooks.log import Filter
+from worker.webhooks import admin
+from worker.webhooks.envelope import EVENT_TYPES
+
+F = TypeVar("F", bound=Callable[..., Any])
+STATUSES = ("pending", "delivering", "delivered", "dead", "blocked")
+
+
+def _filters(command: F) -> F:
+    """Add the options of `_filter`."""
+    for option in (
+        click.option("--since", type=options.Moment(), help="Made since: 90m, 24h, 7d, a date or a time (UTC)."),
+        click.option("--batch", metavar="ID", help="Only events of this batch."),
+        click.option("--job", metavar="ID", help="Only events of this job."),
+        click.option("--endpoint", metavar="ID", help="Only events for this endpoint."),
+        click.option("--type", "type_", type=click.Choice(EVENT_TYPES), help="Only this type."),
+    ):
+        command = option(command)
+    return command
+
+
+def _filter(tenant: str, given: Mapping[str, Any], statuses: Sequence[str] = ()) -> Filter:
+    return Filter(
+        tenant=tenant,
+        statuses=statuses or None,
+        type=given["type_"],
+        endpoint_id=given["endpoint"],
+        job_id=given["job"],
+        batch_id=given["batch"],
+        since=given["since"],
+    )
+
+
+_status = click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only these; repeatable.")
+_limit = click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most."
+)
+
+
+@click.command()
+@_status
+@_filters
+@_limit
+@options.tenant
+@options.as_json
+def events(status: tuple[str, ...], limit: int, tenant: str, *, as_json: bool, **given: Any) -> None:
+    """List events, newest first (in --json with their attempts, one object per line)."""
+    which = _filter(tenant, given, status)
+    with database() as opened:
+        _tell_events(opened.read(lambda conn: admin.events(conn, which, limit=limit)), as_json=as_json)
+
+
+@click.command()
+@click.argument("event")
+@options.tenant
+@options.as_json
+def show(event: str, tenant: str, *, as_json: bool) -> None:
+    """Show EVENT and each attempt: when, the status, how long it took, the beginning of the answer."""
+    with database() as opened:
+        found = opened.read(lambda conn: admin.events(conn, Filter(tenant=tenant, ids=[event])))
+    if not found:
+        raise NotFound(f"no webhook event {event[:64]}")
+    if as_json:
+        put_json(plain(found[0]))
+        return
+    for name, value in found[0].items():
+        if name != "attempt_log" and value is not None:
+            put(f"{name:<17} {value}")
+    table = table_of("attempt", "at", "took", "status", "error", "answer")
+    for one in found[0]["attempt_log"]:
+        table.add_row(
+            str(one["attempt"]),
+            one["at"].isoformat(" ", "seconds"),
+            span(one["seconds"]),
+            str(one["status_code"] or "–"),
+            shown(one["error"] or ""),
+            " ".join(shown(one["response_head"] or "").split()),
+        )
+    if found[0]["attempt_log"]:
+        screen().print(table)
+
+
+@click.command()
+@_filters
+@_limit
+@options.tenant
+@options.as_json
+def dead(limit: int, tenant: str, *, as_json: bool, **given: Any) -> None:
+    """List events that will not be tried again by themselves; `replay` sends them again."""
+    which = _filter(tenant, given, admin.UNDELIVERABLE)
+    with database() as opened:
+        _tell_events(opened.read(lambda conn: admin.events(conn, which, limit=limit)), as_json=as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  stockpot webhooks replay evt_0198…
+  stockpot webhooks replay --all-dead --endpoint we_0198… --since 24h
+  stockpot webhooks replay --status delivered --job job_0198…
+"""
+)
+@click.argument("event", required=False)
+@click.option("--all-dead", is_flag=True, help="Every dead and blocked event, of those that match.")
+@_status
+@_filters
+@options.tenant
+@options.as_json
+def replay(
+    event: str | None, status: tuple[str, ...], tenant: str, *, all_dead: bool, as_json: bool, **given: Any
+) -> None:
+    """Deliver EVENT, or all that match, again, whatever became of them, with the same ids."""
+    by_filter, narrowed = all_dead or bool(status), any(value is not None for value in given.values())
+    if (event is not None) == by_filter or (event is not None and narrowed) or (all_dead and status):
+        raise click.UsageError("Give an EVENT alone; or one of --all-dead and --status, with what narrows it down.")
+    which = _filter(tenant, given, status)
+    with database() as opened:
+        if event is None:
+            ids = opened.write(lambda conn: admin.replay_all(conn, which))
+        else:
+            opened.write(lambda conn: admin.replay(conn, event, tenant=tenant))
+            ids = [event]
+    for one in ids:
+        put_json({"id": one, "status": "pending"}) if as_json else put(one)
+    say(f"{len(ids):,} will be delivered again.")
+
+
+def _tell_events(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        for event in found:
+            put_json(plain(event))
+        return
+    table = table_of("event", "type", "of", "status", "attempts", "age", "last")
+    for event in found:
+        last = event["last_error"] or event["last_status_code"] or ""
+        of = event["job_id"] or event["batch_id"] or event["endpoint_id"] or ""
+        made = age(moment(event["created_at"]))
+        table.add_row(event["id"], event["type"], of, event["status"], str(event["attempts"]), made, shown(str(last)))
+    screen().print(table) if found else say("No events match.")

@@ -1,0 +1,113 @@
+"""What may be asked of a batch that exists: hold it, let it go on, cancel it. The caller commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+from worker.base.errors import NotAllowed
+from worker.db.batches import records
+from worker.db.batches.records import BatchRow, Tally
+from worker.db.clock import is_postgres, now_sql
+
+#: Lines cancelled in one transaction: a tenth of a second, so that workers settle in between.
+SLICE = 5_000
+PAUSED = "paused"
+
+
+def pause(conn: Connection, batch: str, *, tenant: str) -> BatchRow:
+    """Admit no more lines; calls in flight go on. Pausing twice does no harm.
+
+    Raises:
+        NotFound: no such batch of this tenant.
+        NotAllowed: it is over, or being cancelled.
+    """
+    _in_progress(conn, batch, tenant, "paused")
+    conn.execute(text("UPDATE batches SET held = :held WHERE id = :id"), {"held": PAUSED, "id": batch})
+    return records.get(conn, batch, tenant=tenant)
+
+
+def resume(conn: Connection, batch: str, *, tenant: str, max_cost_picousd: int | None = None) -> BatchRow:
+    """Admit lines again; `max_cost_picousd` is a new bound for what the batch may cost.
+
+    Raises:
+        NotFound, NotAllowed: as `pause`.
+    """
+    _in_progress(conn, batch, tenant, "resumed")
+    conn.execute(
+        text("UPDATE batches SET held = NULL, max_cost_picousd = COALESCE(:most, max_cost_picousd) WHERE id = :id"),
+        {"most": max_cost_picousd, "id": batch},
+    )
+    return records.get(conn, batch, tenant=tenant)
+
+
+def _in_progress(conn: Connection, batch: str, tenant: str, verb: str) -> None:
+    lock = " FOR UPDATE" if is_postgres(conn) else ""
+    status = conn.execute(text(f"SELECT status FROM batches WHERE id = :id{lock}"), {"id": batch}).scalar()
+    records.get(conn, batch, tenant=tenant)
+    if status != "in_progress":
+        raise NotAllowed(f"{batch} is {status}; only a batch in progress can be {verb}")
+
+
+def begin_cancel(conn: Connection, batch: str, *, tenant: str) -> BatchRow:
+    """Admit no more lines, for good; lines that were never imported are no longer expected. Repeating it is fine.
+
+    Raises:
+        NotFound: no such batch of this tenant.
+        NotAllowed: it has ended in another way.
+    """
+    conn.execute(
+        text(f"""
+        UPDATE batches SET status = 'cancelling', held = NULL, total = imported, cancelling_at = {now_sql(conn)}
+        WHERE id = :id AND tenant = :tenant AND status = 'in_progress'
+        """),
+        {"id": batch, "tenant": tenant},
+    )
+    row = records.get(conn, batch, tenant=tenant)
+    if row.status not in {"cancelling", "cancelled"}:
+        raise NotAllowed(f"{batch} is {row.status} already; only a batch in progress can be cancelled")
+    return row
+
+
+def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> Tally:
+    """Cancel queued lines of a batch that is being cancelled; what they add to its counters."""
+    now = now_sql(conn)
+    skip = "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""
+    done = conn.execute(
+        # As a subquery PostgreSQL might run it once per row, each time with other rows, and the limit would be none.
+        text(f"""
+        WITH chosen AS MATERIALIZED (
+            SELECT id FROM jobs WHERE batch_id = :batch AND status = 'queued' ORDER BY due_at, id LIMIT :limit {skip}
+        )
+        UPDATE jobs SET status = 'cancelled', finished_at = {now}, waiting_on = NULL, error_class = 'cancelled',
+            error_message = 'the batch was cancelled', cancel_requested_at = COALESCE(cancel_requested_at, {now})
+        WHERE id IN (SELECT id FROM chosen) AND status = 'queued'
+        RETURNING id, answers
+        """),
+        {"batch": batch, "limit": limit},
+    )
+    tally = Tally()
+    for row in done:
+        tally.end("cancelled", row.id, row.answers)
+    return tally
+
+
+def ask_running_to_stop(conn: Connection, batch: str) -> Sequence[str]:
+    """Ask for the cancellation of the lines in flight; their ids, to tell the workers at once."""
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
+    found = [
+        row[0]
+        for row in conn.execute(
+            text(f"SELECT id FROM jobs {hint} WHERE status = 'in_progress' AND batch_id = :batch"), {"batch": batch}
+        )
+    ]
+    for job in found:
+        conn.execute(
+            text(f"""
+            UPDATE jobs SET cancel_requested_at = COALESCE(cancel_requested_at, {now_sql(conn)})
+            WHERE id = :id AND status = 'in_progress'
+            """),
+            {"id": job},
+        )
+    return found

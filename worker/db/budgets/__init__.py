@@ -1,0 +1,5 @@
+"""Budgets as SQL. The caller commits.
+
+reservations  Budgets
+tables        The budgets table
+"""

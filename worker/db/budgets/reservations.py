@@ -1,0 +1,340 @@
+"""Budgets: money is set aside before a call, and what the call cost is counted with its result.
+
+    reserve    before the call: it fits into every budget that governs it, or it does not, and those shut
+    charge     with the settlement, in its transaction: what the ledger says that the calls cost
+    tend       once in each sweep: a budget opens again when what was lacking is free
+    put        by people: set, raise, lower, remove
+
+A reservation is a number in the row of its attempt and counts while the job is in progress under that very claim. It
+ends with the claim, whatever ended it: an answer, a failure, a cancellation, or a sweep after its worker's death.
+Reservations of one budget are decided one after the other, under a lock on its row. The order of locks is everywhere
+jobs, attempts, budgets (by tenant and period).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+
+from worker.db.budgets.tables import EVERYBODY
+from worker.db.clock import after_sql, day_sql, is_postgres, midnight_sql, now_sql
+from worker.db.jobs.lookup import moment
+from worker.db.jobs.settle import PICO
+
+#: A claim that began before a budget was committed may not know of it; it has long begun by then, in seconds.
+UNAWARE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A call for which money is to be set aside.
+
+    `picousd` is None when nobody knows what it may cost; with `guess` it takes what is left when that is less.
+    """
+
+    job_id: str
+    attempt: int
+    fence: int
+    tenant: str
+    picousd: int | None
+    guess: bool = False
+
+
+@dataclass(slots=True)
+class Budget:
+    """A budget as it stands. `reserved_picousd` is what calls in flight have set aside."""
+
+    tenant: str
+    period: str
+    limit_picousd: int
+    spent_picousd: int
+    needs_picousd: int | None
+    set_at: datetime
+    recount: bool
+    reserved_picousd: int = 0
+
+    @property
+    def room(self) -> int:
+        """What is neither spent nor reserved, in 1e-12 US dollars; may be below 0."""
+        return self.limit_picousd - self.spent_picousd - self.reserved_picousd
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; money as a number of US dollars."""
+        return {
+            "tenant": self.tenant,
+            "period": self.period,
+            "limit_usd": float(Decimal(self.limit_picousd) / PICO),
+            "spent_usd": float(Decimal(self.spent_picousd) / PICO),
+            "reserved_usd": float(Decimal(self.reserved_picousd) / PICO),
+            "left_usd": float(Decimal(max(0, self.room)) / PICO),
+            "shut": self.needs_picousd is not None,
+        }
+
+
+def reserve(conn: Connection, asks: Sequence[Ask]) -> set[str]:
+    """Set money aside for calls; the ids of the jobs that do not fit. The caller commits.
+
+    What fits is decided in the order of `asks`. A call of which nobody knows the cost takes all that is left, so that it
+    is made, and no other beside it.
+    """
+    governed = _governed(conn, {ask.tenant for ask in asks})
+    ours = [ask for ask in asks if EVERYBODY in governed or ask.tenant in governed]
+    if not ours:
+        return set()
+    _lock_attempts(conn, ours)
+    budgets = _read(conn, governed, lock=True)
+    _add_reserved(conn, budgets, but={ask.job_id for ask in ours})  # what an earlier try of ours may have written
+    fits: list[tuple[Ask, int]] = []
+    refused: set[str] = set()
+    for ask in ours:
+        over = [budget for budget in budgets if budget.tenant in {ask.tenant, EVERYBODY}]
+        room = min(budget.room for budget in over)
+        wanted = room if ask.picousd is None else min(ask.picousd, room) if ask.guess else ask.picousd
+        if room > 0 and wanted <= room:
+            fits.append((ask, wanted))
+            for budget in over:
+                budget.reserved_picousd += wanted
+            continue
+        refused.add(ask.job_id)
+        least = 1 if ask.guess else max(1, ask.picousd or 0)
+        for budget in over:
+            if budget.room < least:
+                budget.needs_picousd = min(least, budget.needs_picousd or least)
+    _write_reserved(conn, fits)
+    _shut(conn, [budget for budget in budgets if refused and budget.needs_picousd is not None])
+    return refused
+
+
+def _governed(conn: Connection, tenants: set[str]) -> set[str]:
+    """Those of the tenants, and of everybody, that have a budget."""
+    statement = text("SELECT DISTINCT tenant FROM budgets WHERE tenant IN :tenants").bindparams(_listed("tenants"))
+    return {row[0] for row in conn.execute(statement, {"tenants": sorted({*tenants, EVERYBODY})})}
+
+
+def _lock_attempts(conn: Connection, asks: Sequence[Ask]) -> None:
+    """Before the budgets: a settlement, too, takes its attempts first."""
+    if is_postgres(conn):
+        statement = text(
+            "SELECT 1 FROM attempts WHERE job_id IN :ids AND outcome = 'running' ORDER BY job_id FOR UPDATE"
+        )
+        conn.execute(statement.bindparams(_listed("ids")), {"ids": [ask.job_id for ask in asks]})
+
+
+def _read(conn: Connection, tenants: Iterable[str] | None = None, *, lock: bool = False) -> list[Budget]:
+    where = "" if tenants is None else "WHERE tenant IN :tenants"
+    statement = text(f"""
+        SELECT tenant, period, limit_picousd, needs_picousd, set_at, recount,
+            CASE WHEN period = 'day' AND (day IS NULL OR day <> {day_sql(conn, now_sql(conn))}) THEN 0
+                ELSE spent_picousd END AS spent_picousd
+        FROM budgets {where} ORDER BY tenant, period {"FOR UPDATE" if lock and is_postgres(conn) else ""}
+    """)
+    if tenants is None:
+        rows = conn.execute(statement)
+    else:
+        rows = conn.execute(statement.bindparams(_listed("tenants")), {"tenants": sorted(tenants)})
+    return [_budget(row) for row in rows]
+
+
+def _budget(row: Any) -> Budget:
+    set_at = moment(row.set_at)
+    if set_at is None:
+        raise ValueError("a budget has no time at which it was set")
+    return Budget(
+        row.tenant, row.period, row.limit_picousd, row.spent_picousd, row.needs_picousd, set_at, bool(row.recount)
+    )
+
+
+def _add_reserved(conn: Connection, budgets: Sequence[Budget], but: Collection[str] = ()) -> None:
+    """Add up what the claims that stand, `but` these jobs', have set aside: as many rows as there are calls in flight."""
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
+    rows = conn.execute(
+        text(f"""
+        SELECT j.id, j.tenant, a.reserved_picousd FROM jobs AS j {hint}
+        JOIN attempts AS a ON a.job_id = j.id AND a.attempt = j.calls AND a.fence = j.fence
+        WHERE j.status = 'in_progress' AND a.reserved_picousd IS NOT NULL
+        """)
+    )
+    reserved: Counter[str] = Counter()
+    for row in rows:
+        if row.id not in but:
+            reserved[row.tenant] += row.reserved_picousd
+    for budget in budgets:
+        everybody = budget.tenant == EVERYBODY
+        budget.reserved_picousd = reserved.total() if everybody else reserved[budget.tenant]
+
+
+def _write_reserved(conn: Connection, fits: Sequence[tuple[Ask, int]]) -> None:
+    if not fits:
+        return
+    conn.execute(
+        text("""
+        UPDATE attempts SET reserved_picousd = :picousd
+        WHERE job_id = :job AND attempt = :attempt AND fence = :fence AND outcome = 'running'
+        """),
+        [{"job": ask.job_id, "attempt": ask.attempt, "fence": ask.fence, "picousd": amount} for ask, amount in fits],
+    )
+
+
+def _shut(conn: Connection, budgets: Sequence[Budget]) -> None:
+    for budget in budgets:
+        conn.execute(
+            text("UPDATE budgets SET needs_picousd = :needs WHERE tenant = :tenant AND period = :period"),
+            {"tenant": budget.tenant, "period": budget.period, "needs": budget.needs_picousd},
+        )
+
+
+def charge(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
+    """Count what calls (job id, attempt) that have just been written to the ledger cost. The caller commits."""
+    if not calls:
+        return
+    rows = conn.execute(
+        text(f"""
+        SELECT j.tenant, {day_sql(conn, "a.finished_at")} AS day, SUM(a.cost_picousd) AS cost
+        FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
+        WHERE (a.job_id, a.attempt) IN :calls AND a.cost_picousd <> 0 GROUP BY 1, 2
+        """).bindparams(_listed("calls")),
+        {"calls": list(calls)},
+    )
+    spend(conn, {(row.tenant, row.day): int(row.cost) for row in rows})
+
+
+def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
+    """Count costs, in 1e-12 US dollars by tenant and UTC day; below 0 where less was spent than was counted.
+
+    A day that is over has its budget no more; the total has it. The caller commits.
+    """
+    if not costs or not (governed := _governed(conn, {tenant for tenant, _ in costs})):
+        return
+    budgets = _read(conn, governed, lock=True)
+    for (tenant, day), cost in sorted(costs.items()):
+        if not any(budget.tenant in {tenant, EVERYBODY} for budget in budgets):
+            continue
+        conn.execute(
+            text("""
+            UPDATE budgets SET
+                spent_picousd = CASE WHEN period = 'total' OR day = :day THEN spent_picousd + :cost
+                    WHEN day IS NULL OR day < :day THEN :cost ELSE spent_picousd END,
+                day = CASE WHEN period = 'total' THEN NULL WHEN day IS NULL OR day < :day THEN :day ELSE day END
+            WHERE tenant IN (:tenant, '*')
+            """),
+            {"tenant": tenant, "day": day, "cost": cost},
+        )
+
+
+def tend(conn: Connection) -> None:
+    """Open what has room again, and count once what began before anybody counted. The caller commits."""
+    rows = conn.execute(text("SELECT tenant FROM budgets WHERE needs_picousd IS NOT NULL OR recount")).all()
+    if not rows:
+        return
+    budgets = _read(conn, {row.tenant for row in rows})
+    _add_reserved(conn, budgets)
+    for budget in budgets:
+        needs = budget.needs_picousd
+        if needs is not None and budget.room >= needs:
+            conn.execute(
+                text("""
+                UPDATE budgets SET needs_picousd = NULL
+                WHERE tenant = :tenant AND period = :period AND needs_picousd = :needs
+                """),
+                {"tenant": budget.tenant, "period": budget.period, "needs": needs},
+            )
+        if budget.recount and not _unaware(conn, budget):
+            _recount(conn, budget.tenant, budget.period, final=True)
+
+
+def _unaware(conn: Connection, budget: Budget) -> bool:
+    """Whether calls may be in flight that began before this budget, so that nobody will count them."""
+    mine = "" if budget.tenant == EVERYBODY else "AND j.tenant = :tenant"
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
+    margin = after_sql(conn, f"-{UNAWARE_SECONDS}")
+    found = conn.execute(
+        text(f"""
+        SELECT 1 WHERE EXISTS (
+            SELECT 1 FROM budgets WHERE tenant = :budget AND period = :period AND set_at > {margin}
+        ) OR EXISTS (
+            SELECT 1 FROM jobs AS j {hint} JOIN attempts AS a ON a.job_id = j.id AND a.attempt = j.calls
+            WHERE j.status = 'in_progress' {mine} AND a.started_at <= (
+                SELECT {_plus(conn, "set_at", UNAWARE_SECONDS)} FROM budgets
+                WHERE tenant = :budget AND period = :period
+            )
+        )
+        """),
+        {"budget": budget.tenant, "period": budget.period, "tenant": budget.tenant},
+    )
+    return found.first() is not None
+
+
+def _plus(conn: Connection, at: str, seconds: float) -> str:
+    if is_postgres(conn):
+        return f"{at} + make_interval(secs => {seconds})"
+    return f"strftime('%Y-%m-%d %H:%M:%f', {at}, '+{seconds} seconds')"
+
+
+def _recount(conn: Connection, tenant: str, period: str, *, final: bool) -> None:
+    """Add up the ledger under a lock on the budget's row: who settles now either is in the sum or adds to it."""
+    key = {"tenant": tenant, "period": period}
+    if is_postgres(conn):
+        conn.execute(text("SELECT 1 FROM budgets WHERE tenant = :tenant AND period = :period FOR UPDATE"), key)
+    mine = "" if tenant == EVERYBODY else "AND j.tenant = :tenant"
+    today = day_sql(conn, now_sql(conn))
+    days = f"AND a.finished_at >= {midnight_sql(conn)}" if period == "day" else ""
+    conn.execute(
+        text(f"""
+        UPDATE budgets SET recount = :again, day = CASE WHEN period = 'day' THEN {today} END, spent_picousd = (
+            SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
+            WHERE a.cost_picousd IS NOT NULL {mine} {days}
+        )
+        WHERE tenant = :tenant AND period = :period
+        """),
+        {**key, "again": not final},
+    )
+
+
+def put(conn: Connection, tenant: str, period: str, limit_picousd: int) -> None:
+    """Set, raise or lower a budget; a new one begins with what the ledger has of its day, or of all days.
+
+    The caller commits.
+    """
+    made = conn.execute(
+        text(f"""
+        INSERT INTO budgets (tenant, period, limit_picousd, set_at)
+        VALUES (:tenant, :period, :limit, {now_sql(conn)})
+        ON CONFLICT (tenant, period) DO NOTHING RETURNING tenant
+        """),
+        {"tenant": tenant, "period": period, "limit": limit_picousd},
+    ).first()
+    if made is not None:
+        _recount(conn, tenant, period, final=False)
+        return
+    conn.execute(
+        text("""
+        UPDATE budgets SET limit_picousd = :limit, needs_picousd = NULL WHERE tenant = :tenant AND period = :period
+        """),
+        {"tenant": tenant, "period": period, "limit": limit_picousd},
+    )
+
+
+def remove(conn: Connection, tenant: str, period: str) -> bool:
+    """Forget a budget; False when there was none. The caller commits."""
+    gone = conn.execute(
+        text("DELETE FROM budgets WHERE tenant = :tenant AND period = :period"), {"tenant": tenant, "period": period}
+    )
+    return bool(gone.rowcount)
+
+
+def every(conn: Connection) -> list[Budget]:
+    """All budgets as they stand, by tenant and period."""
+    budgets = _read(conn)
+    if budgets:
+        _add_reserved(conn, budgets)
+    return budgets
+
+
+def _listed(name: str) -> Any:
+    return bindparam(name, expanding=True)

@@ -1,0 +1,42 @@
+"""The budgets table: what a tenant, or all of them together, may cost in a UTC day or in all.
+
+    open ── a call does not fit ──▶ shut (`needs_picousd` says how much it lacked)
+    shut ── that much is free again: calls ended, the day turned, the budget was raised ──▶ open
+
+What calls in flight have reserved is not kept here: it stands in their rows of `attempts`, and counts for as long as
+the claim behind it does. So nobody can forget to give it back.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Table, Text, text
+
+from worker.db.columns import Instant, metadata
+
+#: Stands for all tenants together; no tenant can be called that.
+EVERYBODY = "*"
+
+#: SQL: whether the budget of `{tenant}` (an expression) is shut, so that none of its jobs is to be claimed.
+SHUT = "EXISTS (SELECT 1 FROM budgets AS b WHERE b.needs_picousd IS NOT NULL AND b.tenant IN ({tenant}, '*'))"
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("period", Text, primary_key=True),
+    Column("limit_picousd", BigInteger, nullable=False),
+    Column("spent_picousd", BigInteger, nullable=False, server_default=text("0")),
+    Column("day", Text),  # the UTC day that `spent_picousd` is of, YYYY-MM-DD; null for `total`
+    Column("needs_picousd", BigInteger),  # shut until so much is free; null: open
+    Column("set_at", Instant, nullable=False),
+    Column("recount", Boolean, nullable=False, server_default=text("true")),  # calls began before anybody counted
+    CheckConstraint("period IN ('day', 'total')", name="period"),
+    CheckConstraint("limit_picousd >= 0", name="limit_is_money"),
+)
+
+bookmarks = Table(
+    "bookmarks",
+    metadata,
+    Column("name", Text, primary_key=True),  # whose long walk, e.g. "reconcile"
+    Column("place", Text, nullable=False),  # JSON: where it goes on
+)

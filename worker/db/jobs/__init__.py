@@ -1,0 +1,13 @@
+"""Jobs as SQL, by the verbs of their life. The caller commits.
+
+cancel           Cancel and retry: what a caller may ask of a job that already exists
+claim            Claim
+leases           Leases
+ledger           The ledger against the provider's books
+lookup           Look up: a job with all that came of it, where it stands, and lists of jobs
+settle           Settle
+submit           Submit: insert jobs with their requests
+tables           The tables
+tenant_fairness  Whose turn it is
+usage            Usage
+"""

@@ -1,0 +1,295 @@
+"""Claim: take due jobs for this worker, with an attempt row each, in one statement and one commit.
+
+After `claim` returns, every call that may follow is on record. A claim raises the job's fence; every later write of
+this claim names that fence, and a worker that lost its lease finds no row to write to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from api_schemas import jsontext
+from worker.db.budgets.tables import SHUT
+from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
+from worker.db.jobs.tenant_fairness import ALONE, TenantFairness, Turn, groups
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that this worker holds: what it needs to call, and what every later write must name."""
+
+    id: str
+    fence: int
+    attempt: int  # ordinal of this call, from 1; the client request id is `<id>.<attempt>`
+    attempts: int  # attempts spent, this one included
+    max_attempts: int
+    tenant: str
+    endpoint: str
+    model: str
+    lane: str
+    stream: bool
+    on_ambiguous: str
+    body: str  # the request's JSON, verbatim
+    seq: int  # the last live event's number that the row knows of
+    batch_id: str | None
+    custom_id: str | None
+    webhook: str | None
+    metadata: str | None
+    last_error: str | None  # the class of the error that the attempt before this one ended with
+    max_cost_picousd: int | None  # what the job's calls may cost together, in 1e-12 US dollars
+    spent_picousd: int  # what its earlier calls cost; counted only where there is a bound
+    seconds_left: float  # until the job expires
+    queued_seconds: float  # from due to claimed
+    budgeted: bool = False  # there are budgets, maybe of this job
+    unasked: bool = False  # an earlier call may have been paid for, and the provider's log has not been asked
+
+    @property
+    def client_request_id(self) -> str:
+        """What `X-Client-Request-Id` carries."""
+        return f"{self.id}.{self.attempt}"
+
+    @property
+    def logged(self) -> bool:
+        """Whether its live events are kept for replay: not for a million lines of a batch."""
+        return self.stream or (self.batch_id is None and self.lane == "interactive")
+
+
+_COLUMNS = (
+    "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, seq, batch_id,"
+    # As text: the driver would parse PostgreSQL's json into Python.
+    " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body,"
+    " max_cost_picousd, CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
+    " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END AS spent_picousd,"
+    " EXISTS (SELECT 1 FROM budgets) AS budgeted,"
+    " CASE WHEN calls > 1 AND on_ambiguous = 'reconcile' THEN EXISTS (SELECT 1 FROM attempts AS a WHERE a.job_id = id"
+    " AND a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL) END AS unasked"
+)
+#: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
+_MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
+_UNBOUND = (
+    "EXISTS (SELECT 1 FROM batches AS b WHERE b.id = jobs.batch_id AND b.status = 'in_progress' AND b.held IS NULL"
+    " AND b.most IS NULL AND b.max_cost_picousd IS NULL)"
+)
+_AFFORDED = f"NOT {SHUT.format(tenant='jobs.tenant')}"
+#: More than any claim asks for.
+MOST = 1_000_000
+
+
+def claim_ids(
+    conn: Connection,
+    ids: Sequence[str],
+    *,
+    owner: str,
+    lease: float,
+    held: Sequence[str] = (),
+    any_lane: bool = False,
+) -> list[ClaimedJob]:
+    """Claim those of `ids` that are interactive, queued and due; the others are somebody else's or finished.
+
+    A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
+    wait for their route. `any_lane` claims bulk jobs, too: the one that is sent ahead to a route that was shut.
+    """
+    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND}) AND {_AFFORDED}"
+    if not any_lane:
+        where += " AND lane = 'interactive'"
+    if held:
+        where += f" AND {_not_held(conn)}"
+    return _claim(conn, where, {"ids": list(ids), **_held(conn, held)}, len(ids), owner, lease)
+
+
+def claim_due(
+    conn: Connection,
+    lane: str,
+    limit: int,
+    *,
+    owner: str,
+    lease: float,
+    held: Sequence[str] = (),
+    batch: str | None = None,
+    turns: TenantFairness | None = None,
+) -> list[ClaimedJob]:
+    """Claim up to `limit` due jobs of a lane, leaving out models whose route is held.
+
+    Jobs that belong to no batch, or the lines of one: `batch_claims` knows which batches admit any. The former take
+    `turns`, which a worker keeps from one claim to the next; of one tenant and model the longest due go first.
+    """
+    if batch is None:
+        return _claim_in_turns(conn, lane, limit, owner, lease, held, TenantFairness() if turns is None else turns)
+    where = "lane = :lane AND batch_id = :batch"
+    if held:
+        where += f" AND {_not_held(conn)}"
+    given = {"lane": lane, "ids": [], "batch": batch, **_held(conn, held)}
+    return _claim(conn, where, given, limit, owner, lease)
+
+
+def _not_held(conn: Connection) -> str:
+    if is_postgres(conn):
+        return "model <> ALL (CAST(:held AS text[]))"
+    return "model NOT IN (SELECT value FROM json_each(:held))"
+
+
+def _held(conn: Connection, held: Sequence[str]) -> dict[str, Any]:
+    if not held:
+        return {}
+    return {"held": list(held) if is_postgres(conn) else jsontext.dumps(list(held)).decode()}
+
+
+def _claim_in_turns(
+    conn: Connection, lane: str, limit: int, owner: str, lease: float, held: Sequence[str], turns: TenantFairness
+) -> list[ClaimedJob]:
+    jobs: list[ClaimedJob] = []
+    listed = False
+    while len(jobs) < limit:
+        dealt = [] if turns.stale and not listed else turns.deal(limit - len(jobs), held)
+        if not dealt:
+            if listed and turns.after is None:
+                break
+            listed = True
+            turns.learn(*groups(conn, lane, turns.after))
+            continue
+        taken = _claim_dealt(conn, lane, dealt, owner, lease)
+        found = Counter((job.tenant, job.model) for job in taken)
+        for turn in dealt:
+            if found[turn.tenant, turn.model] < turn.quota:
+                turns.dry(turn)
+        jobs += taken
+    return jobs
+
+
+def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str, lease: float) -> list[ClaimedJob]:
+    mine = f"{_MINE.format(now=now_sql(conn))} AND {ALONE} AND lane = :lane"
+    params: dict[str, Any] = {"lane": lane, "ids": [], "owner": owner, "lease": lease}
+    if is_postgres(conn):
+        due = f"""
+            SELECT d.id FROM unnest(CAST(:tenants AS text[]), CAST(:models AS text[]), CAST(:quotas AS int[]))
+                AS t(tenant, model, quota)
+            CROSS JOIN LATERAL (
+                SELECT id FROM jobs WHERE {mine} AND jobs.tenant = t.tenant AND jobs.model = t.model
+                ORDER BY due_at, id LIMIT t.quota FOR UPDATE SKIP LOCKED
+            ) AS d LIMIT :limit
+        """
+        # Of a limit that it cannot see PostgreSQL expects a tenth of the table, and would read all of it.
+        params["limit"] = sum(turn.quota for turn in dealt)
+        params["tenants"] = [turn.tenant for turn in dealt]
+        params["models"] = [turn.model for turn in dealt]
+        params["quotas"] = [turn.quota for turn in dealt]
+        return _postgres(conn, due, params)
+    parts = []
+    for at, turn in enumerate(dealt):
+        parts.append(
+            f"SELECT id FROM (SELECT id FROM jobs INDEXED BY ix_jobs_queued WHERE {mine}"
+            f" AND tenant = :t{at} AND model = :m{at} ORDER BY due_at, id LIMIT :q{at})"
+        )
+        params |= {f"t{at}": turn.tenant, f"m{at}": turn.model, f"q{at}": turn.quota}
+    return _sqlite(conn, " UNION ALL ".join(parts), params)
+
+
+def _claim(
+    conn: Connection, where: str, given: dict[str, Any], limit: int, owner: str, lease: float
+) -> list[ClaimedJob]:
+    postgres = is_postgres(conn)
+    due = f"""
+        SELECT id FROM jobs WHERE {_MINE.format(now=now_sql(conn))} AND {where}
+        ORDER BY due_at, id LIMIT :limit {"FOR UPDATE SKIP LOCKED" if postgres else ""}
+    """
+    statement = _postgres if postgres else _sqlite
+    return statement(conn, due, {**given, "limit": limit, "owner": owner, "lease": lease})
+
+
+def _postgres(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
+    now = now_sql(conn)
+    rows = conn.execute(
+        text(f"""
+        WITH given AS (SELECT unnest(CAST(:ids AS text[])) AS value),
+        due AS MATERIALIZED ({due}), claimed AS (
+            UPDATE jobs AS j SET status = 'in_progress', waiting_on = NULL, fence = j.fence + 1, calls = j.calls + 1,
+                attempts = j.attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
+                started_at = COALESCE(j.started_at, {now})
+            FROM due WHERE j.id = due.id RETURNING j.*
+        ), noted AS (
+            INSERT INTO attempts (job_id, attempt, fence, worker, started_at, queued_seconds)
+            SELECT id, calls, fence, :owner, {now}, EXTRACT(EPOCH FROM {now} - due_at) FROM claimed
+        )
+        SELECT {_COLUMNS}, {seconds_until_sql(conn, "expires_at")} AS seconds_left,
+            EXTRACT(EPOCH FROM {now} - due_at)::double precision AS queued_seconds
+        FROM claimed JOIN requests AS r ON r.job_id = claimed.id ORDER BY due_at, id
+        """),
+        params,
+    )
+    return [_job(row) for row in rows]
+
+
+def _sqlite(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
+    now = now_sql(conn)
+    ids = params.pop("ids")
+    placeholders = {f"v{index}": value for index, value in enumerate(ids)}
+    values = ", ".join(f":{name}" for name in placeholders)
+    due = due.replace("(SELECT value FROM given)", f"({values})")
+    params |= placeholders
+    claimed = [
+        row[0]
+        for row in conn.execute(
+            text(f"""
+            UPDATE jobs SET status = 'in_progress', waiting_on = NULL, fence = fence + 1, calls = calls + 1,
+                attempts = attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
+                started_at = COALESCE(started_at, {now})
+            WHERE id IN ({due})
+            RETURNING id
+            """),
+            params,
+        )
+    ]
+    if not claimed:
+        return []
+    names = {f"j{index}": job_id for index, job_id in enumerate(claimed)}
+    listed = ", ".join(f":{name}" for name in names)
+    queued = f"-({seconds_until_sql(conn, 'due_at')})"
+    conn.execute(
+        text(f"""
+        INSERT INTO attempts (job_id, attempt, fence, worker, started_at, queued_seconds)
+        SELECT id, calls, fence, :owner, {now}, {queued} FROM jobs WHERE id IN ({listed})
+        """),
+        {"owner": params["owner"], **names},
+    )
+    rows = conn.execute(
+        text(f"""
+        SELECT {_COLUMNS}, {seconds_until_sql(conn, "expires_at")} AS seconds_left, {queued} AS queued_seconds
+        FROM jobs JOIN requests AS r ON r.job_id = jobs.id WHERE id IN ({listed}) ORDER BY due_at, id
+        """),
+        names,
+    )
+    return [_job(row) for row in rows]
+
+
+def _job(row: Any) -> ClaimedJob:
+    return ClaimedJob(
+        id=row.id,
+        fence=row.fence,
+        attempt=row.calls,
+        attempts=row.attempts,
+        max_attempts=row.max_attempts,
+        tenant=row.tenant,
+        endpoint=row.endpoint,
+        model=row.model,
+        lane=row.lane,
+        stream=bool(row.stream),
+        on_ambiguous=row.on_ambiguous,
+        body=row.body,
+        seq=row.seq,
+        batch_id=row.batch_id,
+        custom_id=row.custom_id,
+        webhook=row.webhook,
+        metadata=row.metadata,
+        last_error=row.error_class,
+        max_cost_picousd=row.max_cost_picousd,
+        spent_picousd=int(row.spent_picousd),
+        seconds_left=float(row.seconds_left),
+        queued_seconds=max(0.0, float(row.queued_seconds)),
+        budgeted=bool(row.budgeted),
+        unasked=bool(row.unasked),
+    )

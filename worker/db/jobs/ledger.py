@@ -1,0 +1,190 @@
+"""The ledger against the provider's books: which attempts are still to be compared, and what came of it.
+
+`attempts.reconciled` says how an attempt stands in the provider's log:
+
+    matched     it is there, and we have its answer (and now its cost, if the answer did not say it)
+    orphaned    it was billed, and its answer is lost
+    unbilled    it is not there, or at no cost
+    late        it is not there yet, and the provider may still be writing it: to be asked for again
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Text, bindparam, text
+
+from worker.db.budgets import reservations
+from worker.db.clock import day_sql, is_postgres, now_sql
+from worker.db.columns import Instant
+from worker.db.jobs.lookup import moment
+from worker.db.jobs.settle import PICO
+
+#: What has no final mark yet. A call that still runs has no end to compare.
+_OPEN = "(a.reconciled IS NULL OR a.reconciled = 'late') AND a.outcome <> 'running'"
+_ENTRY = "a.job_id, a.attempt, a.outcome, a.started_at, a.finished_at, a.inference_id, a.cost_picousd, a.cost_source"
+
+#: PostgreSQL wants to know the type of a parameter that may be null.
+_TYPED: list[Any] = [
+    *(bindparam(name, type_=BigInteger()) for name in ("cost", "input", "output", "total")),
+    bindparam("inference_id", type_=Text()),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An attempt that is to be compared."""
+
+    job_id: str
+    attempt: int
+    outcome: str
+    started_at: datetime
+    finished_at: datetime
+    inference_id: str | None = None
+    cost_usd: Decimal | None = None
+    cost_source: str | None = None
+
+    @property
+    def client_request_id(self) -> str:
+        """What the provider's log calls it."""
+        return f"{self.job_id}.{self.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the comparison said. Tokens and cost are the provider's; None leaves what the ledger has."""
+
+    job_id: str
+    attempt: int
+    reconciled: str
+    cost_usd: Decimal | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    inference_id: str | None = None
+
+
+def now(conn: Connection) -> datetime:
+    """The database's clock."""
+    return _moment(conn.execute(text(f"SELECT {now_sql(conn)}")).scalar_one())
+
+
+def first_open(conn: Connection, since: datetime | None) -> datetime | None:
+    """When the oldest attempt without a final mark began; None when there is none."""
+    after = "AND a.started_at >= :since" if since is not None else ""
+    statement = text(f"SELECT MIN(a.started_at) FROM attempts AS a WHERE {_OPEN} {after}")
+    if since is not None:
+        statement = statement.bindparams(bindparam("since", since, type_=Instant()))
+    found = conn.execute(statement).scalar()
+    return None if found is None else _moment(found)
+
+
+def open_between(conn: Connection, begin: datetime, end: datetime) -> list[Entry]:
+    """The attempts without a final mark that began within [begin, end)."""
+    statement = text(f"""
+        SELECT {_ENTRY} FROM attempts AS a
+        WHERE {_OPEN} AND a.started_at >= :begin AND a.started_at < :end
+    """).bindparams(bindparam("begin", begin, type_=Instant()), bindparam("end", end, type_=Instant()))
+    return [_entry(row) for row in conn.execute(statement)]
+
+
+def entries(conn: Connection, jobs: Sequence[str]) -> list[Entry]:
+    """The attempts of these jobs that are over and have no final mark."""
+    statement = text(f"""
+        SELECT {_ENTRY} FROM attempts AS a
+        WHERE {_OPEN} AND a.job_id IN :jobs
+    """).bindparams(bindparam("jobs", expanding=True))
+    return [_entry(row) for row in conn.execute(statement, {"jobs": list(jobs)})]
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(
+        row.job_id,
+        row.attempt,
+        row.outcome,
+        _moment(row.started_at),
+        _moment(row.finished_at),
+        inference_id=row.inference_id,
+        cost_usd=None if row.cost_picousd is None else Decimal(row.cost_picousd) / PICO,
+        cost_source=row.cost_source,
+    )
+
+
+def _moment(value: Any) -> datetime:
+    found = moment(value)
+    if found is None:
+        raise ValueError("the ledger has an attempt that is over and has no time")
+    return found
+
+
+def mark(conn: Connection, marks: Sequence[Mark]) -> None:
+    """Write marks. A cost that the provider said is not overwritten; an estimate, or nothing, is.
+
+    What that adds to the ledger counts against the budgets. The caller commits.
+    """
+    if not marks:
+        return
+    found = _found(conn, marks)
+    conn.execute(
+        text("""
+        UPDATE attempts SET reconciled = :reconciled,
+            cost_picousd = CASE WHEN CAST(:cost AS bigint) IS NULL OR cost_source = 'provider' THEN cost_picousd ELSE CAST(:cost AS bigint) END,
+            cost_source = CASE WHEN CAST(:cost AS bigint) IS NULL THEN cost_source ELSE 'provider' END,
+            input_tokens = COALESCE(input_tokens, CAST(:input AS bigint)), output_tokens = COALESCE(output_tokens, CAST(:output AS bigint)),
+            total_tokens = COALESCE(total_tokens, CAST(:total AS bigint)), inference_id = COALESCE(inference_id, :inference_id)
+        WHERE job_id = :job AND attempt = :attempt AND (reconciled IS NULL OR reconciled = 'late')
+        """).bindparams(*_TYPED),
+        [
+            {
+                "job": one.job_id,
+                "attempt": one.attempt,
+                "reconciled": one.reconciled,
+                "cost": None if one.cost_usd is None else int(one.cost_usd * PICO),
+                "input": one.input_tokens,
+                "output": one.output_tokens,
+                "total": one.total_tokens,
+                "inference_id": one.inference_id,
+            }
+            for one in marks
+        ],
+    )
+    reservations.spend(conn, found)
+
+
+def _found(conn: Connection, marks: Sequence[Mark]) -> dict[tuple[str, str], int]:
+    """What these marks add to the cost of each tenant's days, in 1e-12 US dollars; nothing where no budget is set."""
+    costs = {(one.job_id, one.attempt): int(one.cost_usd * PICO) for one in marks if one.cost_usd is not None}
+    if not costs or conn.execute(text("SELECT 1 FROM budgets LIMIT 1")).first() is None:
+        return {}
+    rows = conn.execute(
+        text(f"""
+        SELECT a.job_id, a.attempt, a.cost_picousd, j.tenant, {day_sql(conn, "a.finished_at")} AS day
+        FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
+        WHERE (a.job_id, a.attempt) IN :calls AND {_OPEN} AND (a.cost_source IS NULL OR a.cost_source = 'estimated')
+        {"FOR UPDATE OF a" if is_postgres(conn) else ""}
+        """).bindparams(bindparam("calls", expanding=True)),
+        {"calls": list(costs)},
+    )
+    found: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        found[row.tenant, row.day] += costs[row.job_id, row.attempt] - (row.cost_picousd or 0)
+    return {key: cost for key, cost in found.items() if cost}
+
+
+def due_now(conn: Connection, jobs: Sequence[str]) -> list[tuple[str, str]]:
+    """Let queued jobs that waited for a look-up go on; lane and id of those that did. The caller commits."""
+    if not jobs:
+        return []
+    rows = conn.execute(
+        text(f"""
+        UPDATE jobs SET due_at = {now_sql(conn)}
+        WHERE id IN :ids AND status = 'queued' AND due_at > {now_sql(conn)} RETURNING lane, id
+        """).bindparams(bindparam("ids", expanding=True)),
+        {"ids": list(jobs)},
+    )
+    return [(row.lane, row.id) for row in rows]

@@ -1,0 +1,217 @@
+"""Look up: a job with all that came of it, where it stands, and lists of jobs. Reads only.
+
+The columns are those of the views; money alone is read from the tables, since SQLite's view divides in floating point.
+Stored JSON is read as text and parsed by `jsontext`: a driver's own parser stops at what providers do send.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, text
+from sqlalchemy.engine import RowMapping
+
+from api_schemas import jsontext
+from api_schemas.errors import JobError
+from api_schemas.jobs import TERMINAL_STATUSES, Attempt, Job, JobDetail
+from api_schemas.usage import Usage
+from worker.base.errors import NotFound
+from worker.db.columns import Instant
+
+PICO = Decimal(10) ** 12
+#: What one page of `jobs` holds unless told.
+PAGE = 100
+
+_JOB = (
+    "id, tenant, endpoint, model, lane, status, waiting_on, attempts, created_at, due_at, started_at, finished_at,"
+    " batch_id, custom_id, idempotency_key, CAST(metadata AS text) AS metadata, error_class, error_message,"
+    " finish_reason, text"
+)
+_ATTEMPT = (
+    "a.attempt, a.fence, a.started_at, a.finished_at, a.outcome, a.error_class, a.error_code, a.error_message,"
+    " a.status_code AS status, a.input_tokens, a.cached_tokens, a.output_tokens, a.reasoning_tokens, a.total_tokens,"
+    " a.cost_picousd, a.cost_source, a.inference_id, a.request_id, a.queued_seconds, a.first_token_seconds,"
+    " a.total_seconds"
+)
+_TIMES = ("created_at", "due_at", "started_at", "finished_at")
+_TOKENS = tuple(Usage.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a job stands, for those who ask often. `text` is there once the job is terminal, if it answered."""
+
+    id: str
+    status: str
+    fence: int
+    seq: int  # the last live event's number that the row knows of
+    attempts: int
+    logged: bool  # whether its live events are kept for replay
+    waiting_on: str | None = None
+    finish_reason: str | None = None
+    text: str | None = None
+    error: JobError | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job is over."""
+        return self.status in TERMINAL_STATUSES
+
+
+def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
+    """A job with its response, usage, cost and attempts. `tenant` None: whoever's it is.
+
+    `usage` is that of the call that completed it; `cost_usd` is what all of its calls cost, exactly, and None while
+    no call has a price; `error` says why it ended otherwise.
+
+    Raises:
+        NotFound: no such job of this tenant.
+    """
+    row = _one(conn, f"SELECT {_JOB}, error_code, error_status FROM jobs_v", job_id, tenant)
+    response = conn.execute(
+        text("SELECT CAST(response AS text) FROM results_v WHERE job_id = :id"), {"id": job_id}
+    ).scalar()
+    calls = conn.execute(
+        text(f"SELECT {_ATTEMPT} FROM attempts AS a WHERE a.job_id = :id ORDER BY a.attempt"),
+        {"id": job_id},
+    ).mappings()
+    attempts = [_attempt(job_id, call) for call in calls]
+    costs = [attempt.cost_usd for attempt in attempts if attempt.cost_usd is not None]
+    return JobDetail(
+        **_fields(row),
+        response=None if response is None else jsontext.loads(response),
+        usage=_usage(row["status"], attempts),
+        cost_usd=sum(costs, Decimal(0)) if costs else None,
+        error=_error(row),
+        attempt_log=attempts,
+    )
+
+
+def status(conn: Connection, job_id: str, *, tenant: str | None) -> Standing:
+    """Where a job stands: one row by its key, without response and attempts. `tenant` None: whoever's it is.
+
+    Raises:
+        NotFound: no such job of this tenant.
+    """
+    row = _one(
+        conn,
+        "SELECT j.id, j.status, j.fence, j.seq, j.attempts, j.waiting_on, j.finish_reason, j.error_class,"
+        " j.error_code, j.error_message, j.error_status, j.stream, j.lane, j.batch_id, r.text"
+        " FROM jobs AS j LEFT JOIN results AS r ON r.job_id = j.id",
+        job_id,
+        tenant,
+    )
+    return Standing(
+        id=row["id"],
+        status=row["status"],
+        fence=row["fence"],
+        seq=row["seq"],
+        attempts=row["attempts"],
+        logged=bool(row["stream"]) or (row["batch_id"] is None and row["lane"] == "interactive"),
+        waiting_on=row["waiting_on"],
+        finish_reason=row["finish_reason"],
+        text=row["text"],
+        error=_error(row),
+    )
+
+
+def jobs(
+    conn: Connection,
+    *,
+    tenant: str | None,
+    status: str | None = None,
+    lane: str | None = None,
+    batch: str | None = None,
+    model: str | None = None,
+    error_class: str | None = None,
+    since: datetime | None = None,
+    before: str | None = None,
+    limit: int = PAGE,
+) -> list[Job]:
+    """Jobs, newest first: by id, which begins with the time of its making.
+
+    Args:
+        tenant: None means all tenants.
+        batch: the batch's id.
+        since: made at or after this aware moment.
+        before: the last id of the page before, to go on from there.
+        limit: how many at most.
+    """
+    wanted = {
+        "tenant = :tenant": tenant,
+        "status = :status": status,
+        "lane = :lane": lane,
+        "batch_id = :batch": batch,
+        "model = :model": model,
+        "error_class = :error_class": error_class,
+        "created_at >= :since": since,
+        "id < :before": before,
+    }
+    given = [(condition, value) for condition, value in wanted.items() if value is not None]
+    where = " AND ".join(condition for condition, _ in given) or "1 = 1"
+    statement = text(f"SELECT {_JOB} FROM jobs_v WHERE {where} ORDER BY id DESC LIMIT :limit")
+    if since is not None:
+        statement = statement.bindparams(bindparam("since", type_=Instant()))
+    values = {condition.rsplit(":", 1)[1]: value for condition, value in given}
+    return [Job(**_fields(row)) for row in conn.execute(statement, {**values, "limit": limit}).mappings()]
+
+
+def _one(conn: Connection, select: str, job_id: str, tenant: str | None) -> RowMapping:
+    mine = "" if tenant is None else " AND tenant = :tenant"
+    found = conn.execute(text(f"{select} WHERE id = :id{mine}"), {"id": job_id, "tenant": tenant}).mappings().first()
+    if found is None:
+        whose = "" if tenant in {None, "default"} else f" of tenant {tenant}"
+        raise NotFound(f"there is no job {job_id[:64]}{whose}")
+    return found
+
+
+def _fields(row: RowMapping) -> dict[str, Any]:
+    fields = {name: row[name] for name in Job.model_fields}
+    fields.update((name, moment(row[name])) for name in _TIMES)
+    metadata = row["metadata"]
+    fields["metadata"] = None if metadata is None else jsontext.loads(metadata)
+    return fields
+
+
+def _attempt(job_id: str, row: RowMapping) -> Attempt:
+    fields = dict(row)
+    picousd = fields.pop("cost_picousd")
+    fields["started_at"], fields["finished_at"] = moment(row["started_at"]), moment(row["finished_at"])
+    return Attempt(
+        **fields,
+        cost_usd=None if picousd is None else Decimal(picousd) / PICO,
+        client_request_id=f"{job_id}.{row['attempt']}",
+    )
+
+
+def _usage(status: str, attempts: list[Attempt]) -> Usage | None:
+    if status != "completed":
+        return None
+    completing = next((attempt for attempt in reversed(attempts) if attempt.outcome == "completed"), None)
+    if completing is None or completing.total_tokens is None:
+        return None
+    return Usage(**{name: getattr(completing, name) or 0 for name in _TOKENS})
+
+
+def _error(row: RowMapping) -> JobError | None:
+    """Why the job ended. A queued job may carry the error of its last attempt, which is not its end."""
+    if row["error_class"] is None or row["status"] not in TERMINAL_STATUSES:
+        return None
+    return JobError(
+        error_class=row["error_class"],
+        code=row["error_code"],
+        message=row["error_message"] or row["error_class"],
+        status=row["error_status"],
+    )
+
+
+def moment(value: datetime | str | None) -> datetime | None:
+    """A time as the driver gave it, in UTC and aware: SQLite keeps text, PostgreSQL answers in its session's zone."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    return value.astimezone(UTC)

@@ -1,0 +1,169 @@
+"""The tables. A job is one narrow, hot row; what is large or grows stands beside it.
+
+    jobs 1──1 requests    what was asked, verbatim
+         1──1 results     what was answered, once
+         1──n attempts    every upstream call, on record before it is sent: the ledger
+
+The CHECK constraints are the state machine: a job has `finished_at` exactly when it is terminal and a lease exactly
+while it is in progress, so that no code path can leave a row that nobody owns.
+
+There are no foreign keys to `jobs`: the rows beside a job are written in the very statement that writes the job, and
+a key would cost a lookup per row on the hottest paths (import, claim, settle). Purge deletes all four together.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Double, Index, Integer, Table, Text, text
+from sqlalchemy.dialects import postgresql
+
+from worker.db.columns import Instant, RawJSON, metadata
+
+#: Ids are ASCII and compared byte by byte: on PostgreSQL the C collation spares the locale's rules in every index.
+Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+
+TERMINAL = ("completed", "failed", "cancelled", "expired")
+_TERMINAL_SQL = "('completed', 'failed', 'cancelled', 'expired')"
+_QUEUED = text("status = 'queued'")
+_QUEUED_ALONE = text("status = 'queued' AND batch_id IS NULL")
+_QUEUED_LINE = text("status = 'queued' AND batch_id IS NOT NULL")
+_RUNNING = text("status = 'in_progress'")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant", Text, nullable=False, server_default="default"),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("lane", Text, nullable=False, server_default="interactive"),
+    Column("stream", Boolean, nullable=False, server_default=text("false")),
+    Column("status", Text, nullable=False, server_default="queued"),
+    Column("waiting_on", Text),
+    Column("fence", Integer, nullable=False, server_default="0"),
+    Column("calls", Integer, nullable=False, server_default="0"),  # ordinal of the newest attempt row
+    Column("attempts", Integer, nullable=False, server_default="0"),  # attempts spent: waiting costs none
+    Column("max_attempts", Integer, nullable=False),
+    Column("on_ambiguous", Text, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Column("expires_at", Instant, nullable=False),
+    Column("cancel_requested_at", Instant),
+    Column("idempotency_key", Text),
+    Column("request_hash", Text),
+    Column("batch_id", Id),
+    Column("custom_id", Text),
+    Column("line", Integer),
+    Column("answers", Integer, nullable=False, server_default="1"),  # lines of the batch that its answer answers
+    Column("metadata", RawJSON),
+    Column("webhook", Text),
+    Column("max_cost_picousd", BigInteger),
+    Column("seq", Integer, nullable=False, server_default="0"),  # the last live event's number that the row knows of
+    Column("error_class", Text),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("error_status", Integer),
+    Column("finish_reason", Text),
+    CheckConstraint(f"status IN ('queued', 'in_progress', {_TERMINAL_SQL[1:]}", name="status"),
+    CheckConstraint("lane IN ('interactive', 'bulk')", name="lane"),
+    CheckConstraint(f"(finished_at IS NOT NULL) = (status IN {_TERMINAL_SQL})", name="finished_iff_terminal"),
+    CheckConstraint(
+        "(lease_owner IS NOT NULL) = (status = 'in_progress') AND (lease_until IS NOT NULL) = (status = 'in_progress')",
+        name="lease_iff_in_progress",
+    ),
+    CheckConstraint("attempts >= 0 AND attempts <= calls", name="attempts_within_calls"),
+    # The claim's order. Partial, so that it holds only what waits. Lines of batches have their own, batch by batch: a
+    # million lines of a paused batch stand in nobody's way.
+    # Tenant and model come before the due time, so that tenants take turns and held models are skipped (`turns`).
+    Index(
+        "ix_jobs_queued",
+        "lane",
+        "tenant",
+        "model",
+        "due_at",
+        "id",
+        postgresql_where=_QUEUED_ALONE,
+        sqlite_where=_QUEUED_ALONE,
+    ),
+    Index("ix_jobs_queued_line", "batch_id", "due_at", "id", postgresql_where=_QUEUED_LINE, sqlite_where=_QUEUED_LINE),
+    Index("ix_jobs_expiring", "expires_at", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
+    # Not on lease_until: renewing a lease must touch no index (a heap-only update on PostgreSQL).
+    Index("ix_jobs_running", "lease_owner", postgresql_where=_RUNNING, sqlite_where=_RUNNING),
+    Index(
+        "uq_jobs_idempotency",
+        "tenant",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_jobs_batch",
+        "batch_id",
+        "line",
+        postgresql_where=text("batch_id IS NOT NULL"),
+        sqlite_where=text("batch_id IS NOT NULL"),
+    ),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("body", RawJSON, nullable=False),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("response", RawJSON),  # null for what never had one: a cancelled or failed job with partial text
+    Column("text", Text, nullable=False),
+    Column("provider_id", Text),
+    Column("model", Text),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Id, primary_key=True),
+    Column("attempt", Integer, primary_key=True),  # client request id: <job_id>.<attempt>
+    Column("fence", Integer, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("outcome", Text, nullable=False, server_default="running"),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    Column("error_class", Text),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("status_code", Integer),
+    Column("error_body", Text),
+    Column("inference_id", Text),
+    Column("request_id", Text),
+    Column("input_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("total_tokens", BigInteger),
+    Column("cost_picousd", BigInteger),  # 1e-12 USD: a provider's credit is 5e-7 USD, and sums stay exact
+    Column("cost_source", Text),
+    Column("reserved_picousd", BigInteger),  # set aside in budgets; counts while the claim stands (`budgets`)
+    Column("queued_seconds", Double),
+    Column("first_token_seconds", Double),
+    Column("total_seconds", Double),
+    Column("partial_text", Text),
+    Column("reconciled", Text),
+    CheckConstraint("cost_source IN ('provider', 'estimated')", name="cost_source"),
+    CheckConstraint("(finished_at IS NULL) = (outcome = 'running')", name="finished_iff_over"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),  # what is held, e.g. "sweeper"
+    Column("owner", Text, nullable=False),
+    Column("until", Instant, nullable=False),
+)

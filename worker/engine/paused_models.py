@@ -1,0 +1,79 @@
+"""Models whose route is shut: none of their jobs is claimed, except one at a time, sent ahead to see.
+
+    open ── a job came back: its route is paused ──▶ held; that job is the scout
+    held ── its time is over: the scout is claimed ──▶ out
+    out ── the scout got through, or is not to be had ──▶ open        out ── it came back, too ──▶ held
+
+So a pause of a night costs a worker the jobs that it had in hand when it began, and then one claim in some seconds.
+Pure; times are seconds on one rising clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Seconds until the first scout goes, and between the later ones. It waits at the gate for a while, too, and is there
+#: when the route's own probing wants a call to be made.
+FIRST_SECONDS, MOST_SECONDS = 1.0, 4.0
+#: Seconds after a scout is due: the database's clock says so, and the row says milliseconds.
+DUE_SECONDS = 0.05
+#: A scout that nobody heard of again is given up after this long: its job is another worker's, or was cancelled.
+OUT_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Hold:
+    scout: str
+    until: float
+    out: bool = False
+
+
+class PausedModels:
+    """The held models of one worker."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _Hold] = {}
+
+    def turned_away(self, model: str, job: str, seconds: float, now: float) -> None:
+        """A job came back because its route is paused; it is due again in `seconds`."""
+        hold = self._held.get(model)
+        if hold is None:
+            self._held[model] = _Hold(job, now + max(FIRST_SECONDS, seconds + DUE_SECONDS))
+        elif hold.scout == job:
+            self._held[model] = _Hold(job, now + max(MOST_SECONDS, seconds + DUE_SECONDS))
+
+    def ended(self, model: str, job: str) -> bool:
+        """A job's story is over; True when it was the scout and got through, so that the model is open again."""
+        hold = self._held.get(model)
+        if hold is None or hold.scout != job or not hold.out:
+            return False
+        del self._held[model]
+        return True
+
+    def scouts(self, now: float) -> list[str]:
+        """The scouts whose time has come: claim them. One that is out for too long frees its model instead."""
+        due = []
+        for model, hold in list(self._held.items()):
+            if hold.until > now:
+                continue
+            if hold.out:
+                del self._held[model]
+                continue
+            hold.out, hold.until = True, now + OUT_SECONDS
+            due.append(hold.scout)
+        return due
+
+    def missed(self, job: str) -> None:
+        """A scout could not be claimed: it is another worker's, or over. Its model is open."""
+        for model, hold in list(self._held.items()):
+            if hold.scout == job:
+                del self._held[model]
+
+    def clear(self) -> None:
+        """Something was resumed: everything is open."""
+        self._held.clear()
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models to leave alone now."""
+        return frozenset(self._held)

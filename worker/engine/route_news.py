@@ -1,0 +1,128 @@
+"""Routes that were paused or resumed: who is told, and how an empty account is found to be filled again.
+
+The gate decides; here stands what the engine adds: the question for the balance, and one log line, one count and one
+webhook event (`route.paused`, `route.resumed`) per change in the whole fleet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import Connection
+
+from api_schemas import jsontext
+from worker.base import metrics
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings
+from worker.base.tasks import end_tasks
+from worker.db.threads import DatabaseThreads
+from worker.db.webhooks import outbox
+from worker.limits.account import Transition
+from worker.upstream.client import UpstreamClient
+from worker.webhooks.envelope import RouteChange
+from worker.webhooks.subscriptions import Subscriptions
+
+log = structlog.get_logger(__name__)
+
+#: A balance is taken at its word once in that many seconds. A key that is refused again within them has a limit of its
+#: own, which no balance shows; then one call is let out to see, instead of all of them.
+BELIEVED_SECONDS = 600.0
+#: Seconds between two tries to write a change's webhook events.
+_AGAIN_SECONDS = 1.0
+
+
+class RouteNews:
+    """What the gate of this worker asks (`balance`) and tells (`changed`)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: UpstreamClient,
+        database: DatabaseThreads,
+        *,
+        on_resumed: Callable[[], None],
+        on_hooks: Callable[[], None],
+    ) -> None:
+        """`on_resumed` is called when calls may go out again, `on_hooks` when webhook events were written."""
+        self._settings = settings
+        self._upstream = upstream
+        self._database = database
+        self._on_resumed = on_resumed
+        self._on_hooks = on_hooks
+        self._subscriptions = Subscriptions()
+        self._believed: dict[str, float] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def balance(self, key_id: str) -> bool | None:
+        """Whether the key of this id can pay; None when nobody can tell, so that a call must find out."""
+        if key_id != self._settings.key_id:
+            return None
+        try:
+            status, _, body = await self._upstream.get_json("/v2/billing", self._settings.key)
+        except Unreachable:
+            return None
+        if status == 401:
+            return False
+        pays = read_balance(body) if status == 200 else None
+        if not pays:
+            return pays
+        now = time.monotonic()
+        if now - self._believed.get(key_id, -BELIEVED_SECONDS) < BELIEVED_SECONDS:
+            return None
+        self._believed[key_id] = now
+        return True
+
+    def changed(self, change: Transition) -> None:
+        """An account or a route was paused or resumed, and this worker is the one to tell of it."""
+        metrics.ROUTE_CHANGES.labels(change.what, change.of, change.reason).inc()
+        told = {"of": change.of, "route": change.route, "key_id": change.key_id, "reason": change.reason}
+        if change.what == "paused":
+            log.error("route_paused", **told, detail=change.detail)
+        else:
+            log.info("route_resumed", **told)
+            self._on_resumed()
+        task = asyncio.create_task(self._tell(_news(change)))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, change: RouteChange) -> None:
+        """Write the webhook events, for as long as it takes; their ids stay the same."""
+        while True:
+            told = await self._database.try_write(lambda conn: self._write(conn, change), -1, "route_hooks_delayed")
+            if told >= 0:
+                break
+            await asyncio.sleep(_AGAIN_SECONDS)
+        if told:
+            self._on_hooks()
+
+    def _write(self, conn: Connection, change: RouteChange) -> int:
+        rows = self._subscriptions.route_rows(conn, change)
+        outbox.enqueue(conn, rows)
+        return len(rows)
+
+    async def aclose(self) -> None:
+        """Stop telling; what the database has not taken yet stays untold."""
+        await end_tasks(self._telling)
+
+
+def read_balance(body: bytes) -> bool | None:
+    """Whether `GET /v2/billing` shows money; None when it is not the answer that is documented."""
+    try:
+        said = jsontext.loads(body)
+    except ValueError:
+        return None
+    amount = said.get("current_balance") if isinstance(said, dict) else None
+    return amount > 0 if isinstance(amount, int | float) and not isinstance(amount, bool) else None
+
+
+def _news(change: Transition) -> RouteChange:
+    return RouteChange(
+        what=change.what,
+        id=change.route or f"key {change.key_id}",
+        reason=change.reason,
+        detail=change.detail,
+        changed_at=int(time.time()),
+    )

@@ -1,0 +1,58 @@
+"""What the story of a job needs at hand: one desk per worker, shared by all its stories."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from worker.base.settings import Settings
+from worker.db.jobs.claim import ClaimedJob
+from worker.job.budget_hold import BudgetHold
+from worker.job.group_writer import GroupWriter
+from worker.job.lookups import Lookups
+from worker.limits.admission import Admission
+from worker.limits.estimate import Estimator
+from worker.limits.route import UNLIMITED, Limits, Route, Scope
+from worker.live.publish import Publisher
+from worker.provider.prices import Prices
+from worker.upstream.client import UpstreamClient
+
+
+class Recall(Protocol):
+    """What a job that was not finished is handed back to: it is due again in `seconds`."""
+
+    def __call__(self, job: ClaimedJob, seconds: float, waiting_on: str | None, /) -> None:
+        """Look at the job again then."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """The worker's trades: limits, upstream, live streams, settling; and what decides with them."""
+
+    settings: Settings
+    upstream: UpstreamClient
+    admission: Admission
+    estimator: Estimator
+    publisher: Publisher
+    group_writer: GroupWriter
+    prices: Prices
+    budget_hold: BudgetHold
+    rng: random.Random
+    recall: Recall
+    lookups: Lookups
+    key_limits: Limits  # over all routes of the key
+    tenant_limits: Limits  # of each tenant
+
+    def route(self, model: str) -> Route:
+        """The route of a model under these settings: what limits live on."""
+        return Route(self.settings.upstream_url, self.settings.key_id, model)
+
+    def scopes(self, tenant: str) -> tuple[Scope, ...]:
+        """What a call counts against beside its route: the key's limits and the tenant's, where there are any."""
+        scopes: list[Scope] = []
+        if self.key_limits != UNLIMITED:
+            scopes.append(Scope(f"key:{self.settings.key_id}@{self.settings.upstream_url}", self.key_limits))
+        if self.tenant_limits != UNLIMITED:
+            scopes.append(Scope(f"tenant:{tenant}", self.tenant_limits))
+        return tuple(scopes)

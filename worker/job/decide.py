@@ -1,0 +1,196 @@
+"""What a call's outcome means for its job, pure: an outcome in, a `Settlement` out.
+
+The ledger columns are filled in whatever happened: money that was spent is on record for answers, broken streams,
+cancellations and calls given back alike.
+"""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+
+from api_schemas.usage import Usage
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.settle import PICO, Settlement
+from worker.job.retry import Fail, Policy, Retry, Wait, decide
+from worker.limits.permit import Held
+from worker.provider.prices import Prices
+from worker.upstream.call import Progress
+from worker.upstream.connections import NO_FILES
+from worker.upstream.outcome import Answer, Failure
+
+
+def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:
+    """The job is completed."""
+    cost, source = priced(job.model, answer.usage, answer.cost_usd, prices)
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status="completed",
+        outcome="completed",
+        finish_reason=answer.finish_reason,
+        response=answer.body.decode(),
+        text=answer.text,
+        provider_id=answer.provider_id,
+        model=answer.model,
+        inference_id=answer.inference_id,
+        request_id=answer.request_id,
+        error_status=answer.status,
+        usage=answer.usage,
+        cost_usd=cost,
+        cost_source=source,
+        first_token_seconds=answer.timings.first_token,
+        total_seconds=answer.timings.total,
+        batch_id=job.batch_id,
+    )
+
+
+def failed(
+    job: ClaimedJob, failure: Failure, policy: Policy, prices: Prices, rng: random.Random, *, seconds_left: float
+) -> Settlement:
+    """The job is tried again, waits, or is over; `seconds_left` until it expires."""
+    decision = decide(
+        failure, attempts=job.attempts, calls=job.attempt, seconds_left=seconds_left, policy=policy, rng=rng
+    )
+    cost, source = priced(job.model, failure.usage, failure.cost_usd, prices)
+    status, due_in, waiting_on = "queued", 0.0, None
+    match decision:
+        case Retry(seconds):
+            due_in, waiting_on = seconds, "retry"
+        case Wait(seconds, reason):
+            due_in, waiting_on = seconds, reason
+        case Fail(expired):
+            status = "expired" if expired else "failed"
+    over = status != "queued"
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status=status,
+        outcome=str(failure.kind),
+        spent=not isinstance(decision, Wait),
+        due_in=due_in,
+        waiting_on=waiting_on,
+        error_class="expired" if status == "expired" else failure.error_class,
+        error_code=failure.code,
+        error_message=failure.message,
+        error_status=failure.status,
+        error_body=None if failure.body is None else failure.body.decode(errors="replace"),
+        text=failure.partial_text or None if over else None,
+        partial_text=failure.partial_text or None,
+        inference_id=failure.inference_id,
+        request_id=failure.request_id,
+        usage=failure.usage,
+        cost_usd=cost,
+        cost_source=source,
+        first_token_seconds=failure.timings.first_token,
+        total_seconds=failure.timings.total,
+        batch_id=job.batch_id,
+    )
+
+
+def held(job: ClaimedJob, no: Held) -> Settlement:
+    """The job goes back, and says what it waits on."""
+    # A job whose route is paused stays due: no worker that knows of the pause claims it, and none waits afterwards.
+    due_in = 0.0 if no.reason == "paused" else min(no.seconds, max(job.seconds_left, 0.0))
+    return _back(job, due_in, no.reason)
+
+
+def asked_first(job: ClaimedJob, seconds: float) -> Settlement:
+    """The job goes back for so long at most, until the provider's log was asked about a lost call."""
+    return _back(job, min(seconds, max(job.seconds_left, 0.0) / 2), "retry")
+
+
+def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
+    """Nothing was sent: the job is queued as it was."""
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status="queued",
+        outcome="held",
+        spent=False,
+        called=False,
+        due_in=due_in,
+        waiting_on=waiting_on,
+        error_class=job.last_error,
+        batch_id=job.batch_id,
+    )
+
+
+def over_budget(job: ClaimedJob) -> Settlement | None:
+    """The end of a job whose calls have cost as much as it may cost; None while it may go on. Nothing was sent."""
+    if job.max_cost_picousd is None or job.spent_picousd < job.max_cost_picousd:
+        return None
+    spent, most = (Decimal(amount) / PICO for amount in (job.spent_picousd, job.max_cost_picousd))
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status="failed",
+        outcome="refused",
+        spent=False,
+        called=False,
+        error_class="account",
+        error_code="budget_exceeded",
+        error_message=f"its calls have cost {spent.normalize():f} USD; max_cost_usd is {most.normalize():f}",
+        batch_id=job.batch_id,
+    )
+
+
+def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: bool) -> Settlement:
+    """The call was cut off: by its submitter, and the job is over with the text so far; or by a drain, and it goes back.
+
+    A drain under `on_ambiguous=fail` ends a job whose call had been sent: that call may have been paid for.
+    """
+    cost, source = priced(job.model, progress.usage, progress.cost_usd, prices)
+    text = progress.text or None
+    if not cancelled and progress.sent and job.on_ambiguous == "fail":
+        status, outcome, error_class, message = "failed", "ambiguous", "ambiguous", "its worker was stopped in the call"
+    elif cancelled:
+        status, outcome, error_class, message = "cancelled", "cancelled", "cancelled", "cancelled on request"
+    else:
+        status, outcome, error_class, message = "queued", "released", None, None
+    over = status != "queued"
+    return Settlement(
+        job_id=job.id,
+        fence=job.fence,
+        attempt=job.attempt,
+        status=status,
+        outcome=outcome,
+        spent=over and progress.sent,  # what was not sent is no call and no attempt
+        called=progress.sent,
+        error_class=error_class,
+        error_message=message,
+        error_status=progress.status,
+        text=text if over else None,
+        partial_text=text,
+        inference_id=progress.inference_id,
+        request_id=progress.request_id,
+        usage=progress.usage,
+        cost_usd=cost,
+        cost_source=source,
+        first_token_seconds=progress.first_token_after,
+        total_seconds=progress.total,
+        batch_id=job.batch_id,
+    )
+
+
+def priced(model: str, usage: Usage | None, said: Decimal | None, prices: Prices) -> tuple[Decimal | None, str | None]:
+    """The cost and who says so: the provider's own word, else its price list times the tokens, else nothing."""
+    if said is not None:
+        return said, "provider"
+    if usage is None:
+        return None, None
+    cost = prices.cost(model, usage)
+    return (cost, "estimated") if cost is not None else (None, None)
+
+
+def ended(outcome: Answer | Failure) -> tuple[str, int | None]:
+    """How the limits see an outcome: its kind, and the tokens it took where they are known."""
+    tokens = outcome.usage.total_tokens if outcome.usage is not None else None
+    if isinstance(outcome, Answer):
+        return "answer", tokens
+    # A worker without file descriptors shall not shut the route for all others.
+    return ("unused" if outcome.code == NO_FILES else str(outcome.kind)), tokens

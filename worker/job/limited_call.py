@@ -1,0 +1,70 @@
+"""One call under the limits of its route: asked for, made, and told back to the limits however it ended."""
+
+from __future__ import annotations
+
+from worker.base.crashpoints import crashpoint
+from worker.job import decide
+from worker.job.context import JobContext
+from worker.job.slots import Slot
+from worker.limits.permit import Held, Permit
+from worker.live.publish import LiveStream
+from worker.upstream.call import Call, Progress
+from worker.upstream.outcome import Answer, Outcome
+
+#: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
+LINE_SECONDS = 3.0
+
+
+async def admit(slot: Slot, context: JobContext) -> Permit | Held:
+    """Ask the limits of the job's route, key and tenant; wait in line for a while, holding the lease."""
+    job = slot.job
+    tokens = context.estimator.estimate(job.model, len(job.body))
+    patience = min(LINE_SECONDS, job.seconds_left)
+    route = context.route(job.model)
+    scopes = context.scopes(job.tenant)
+    return await context.admission.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive")
+
+
+async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:
+    """Make the call; the live stream has each chunk as it comes."""
+    job = slot.job
+    crashpoint("call.before", job.id)
+    outcome: Outcome | None = None
+    try:
+        outcome = await context.upstream.call(_request(slot, context), live.chunk if job.stream else None, progress)
+    finally:
+        _give_back(permit, outcome, progress)
+    crashpoint("call.answered", job.id)
+    if outcome.usage is not None and outcome.usage.total_tokens:
+        context.estimator.learn(job.model, len(job.body), None, outcome.usage.total_tokens)
+    return outcome
+
+
+def _request(slot: Slot, context: JobContext) -> Call:
+    job, settings = slot.job, context.settings
+    return Call(
+        endpoint=job.endpoint,
+        body=job.body.encode(),
+        stream=job.stream,
+        client_request_id=job.client_request_id,
+        key=settings.key,
+        total_timeout=max(0.001, min(settings.total_timeout, slot.seconds_left)),
+    )
+
+
+def _give_back(permit: Permit, outcome: Outcome | None, progress: Progress) -> None:
+    """Tell the limits how it ended. A call that we cut off says nothing about the upstream, but it has cost something."""
+    if outcome is None:
+        permit.done("cut" if progress.sent else "unused", headers=progress.rate_limits)
+        return
+    kind, tokens = decide.ended(outcome)
+    failure = None if isinstance(outcome, Answer) else outcome
+    permit.done(
+        kind,
+        tokens,
+        retry_after=failure.retry_after if failure else None,
+        maintenance=failure is not None and failure.code == "maintenance",
+        status=failure.status if failure else None,
+        detail=failure.message if failure else "",
+        headers=progress.rate_limits,
+    )

@@ -1,0 +1,349 @@
+"""The face of the limits for the engine: `admit` before a call, `Permit.done` after it.
+
+One task per worker talks to Redis: everything that waits, ended or was seen since the last round trip goes out in one
+pipeline, one script call per route. Promises: limits hold over all workers; a dead worker's permits come back after one
+lease; a paused account or route lets out probes only; Redis away never blocks a job for more than a second, after
+which each worker keeps its share of the limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from worker.base.tasks import end_tasks
+from worker.limits import keys
+from worker.limits.account import Transition
+from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, RouteState
+from worker.limits.pauses import AWAY, Balance, Closing, Pauses
+from worker.limits.permit import Ended, Held, Permit
+from worker.limits.route import Limits, Route, Scope
+from worker.limits.route_limiter import RouteLimiter
+
+#: Seconds between two round trips: what arrives meanwhile shares one. At most 250 a second, some 5 % of a core.
+_GAP_SECONDS = 0.004
+#: Seconds beyond its own time that a call may wait: for the answer of a Redis that is slow, or just going away (one
+#: time-out to connect and one for the answer). Then it is told to come again, whatever the fleet says.
+GRACE_SECONDS = 2 * ANSWER_SECONDS + 0.5
+#: Seconds between two looks whether an absent Redis is back.
+_KNOCK_SECONDS = 1.0
+#: Seconds between two checks whether a paused account is due for its prober.
+_LOOK_SECONDS = 1.0
+#: Seconds after which a turnstile that nobody uses is forgotten.
+_FORGET_SECONDS = 600.0
+
+
+class Admission:
+    """Global limits for one worker process.
+
+    Args:
+        redis_url: where the limits live; None = no Redis, this worker alone.
+        limits: per route (`STOCKPOT_MAX_IN_FLIGHT`, `_RPM`, `_TPM`); what is None is learned or unlimited.
+        permit_ttl: seconds until a dead worker's permits are free again.
+        worker: a name no other worker has; random by default.
+        balance: asks whether the key of this id can pay: True resumes, False does not, None = it cannot tell, so one
+            call is let out to see. It does not raise. Without it calls are the probes.
+        on_change: told once in the fleet when an account or a route is paused or resumed.
+        rng: for jitter.
+        connect: makes the limiter from the URL and `permit_ttl`.
+    """
+
+    def __init__(
+        self,
+        redis_url: str | None,
+        limits: Limits | None = None,
+        *,
+        permit_ttl: float = 30.0,
+        worker: str | None = None,
+        balance: Balance | None = None,
+        on_change: Callable[[Transition], None] | None = None,
+        rng: random.Random | None = None,
+        connect: Callable[[str, float], Limiter] = Limiter.connect,
+    ) -> None:
+        self._connect = connect
+        self._url, self._limits, self._permit_ttl = redis_url, limits or Limits(), permit_ttl
+        self._worker = worker or uuid.uuid4().hex[:12]
+        self._balance = balance
+        self._rng = rng or random.Random()
+        self._limiter: Limiter | None = None
+        self._turnstiles: dict[tuple[Route, tuple[Scope, ...]], RouteLimiter] = {}
+        self._active: dict[RouteLimiter, None] = {}
+        self._closings: deque[Closing] = deque()
+        self._wake = asyncio.Event()
+        self._nap = 0.0  # when the pump wakes by itself
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._verdicts = Pauses(balance, on_change, self._rng, hurry=self._hurry, spawn=self._spawn)
+        self._workers = 1
+        self._named = 0
+        self._beat_at = self._look_at = self._knock_at = 0.0
+        self._stopped = True
+        self.away = redis_url is None
+        self.trouble = ""  # why Redis was last taken for away
+
+    # ── for the engine ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> asyncio.Task[None]:
+        """Begin to talk to Redis, which need not be there yet; the task that does lasts until `aclose`."""
+        if self._url is not None:
+            self._open()
+        self._stopped = False
+        return self._spawn(self._pump())
+
+    async def aclose(self) -> None:
+        """Give back what is held and stop. Calls that are still out keep their permits until those expire."""
+        self._stopped = True
+        await end_tasks(self._tasks)
+        for route_limiter in self._turnstiles.values():
+            route_limiter.close()
+        if self._limiter is None:
+            return
+        with contextlib.suppress(*AWAY):  # what cannot be given back expires
+            if not self.away:
+                await self._sync(self._limiter, list(self._active))
+                await self._limiter.leave(self._worker)
+        await self._limiter.aclose()
+        self._limiter = None
+
+    async def admit(
+        self,
+        route: Route,
+        tokens: int = 0,
+        timeout_hint: float = 0.0,
+        scopes: Sequence[Scope] = (),
+        *,
+        urgent: bool = False,
+    ) -> Permit | Held:
+        """Ask to make one call of about `tokens` tokens; wait in line for up to `timeout_hint` seconds.
+
+        → a `Permit`, whose `done` must be called, or `Held`, at the latest `GRACE_SECONDS` after the time is up. All of
+        `scopes` must have room, too. Who is `urgent` waits before everybody who is not.
+        """
+        if self._stopped:
+            return Held("concurrency", 1.0, "this worker's gate is not open")
+        loop = asyncio.get_running_loop()
+        route_limiter = self._turnstile(route, tuple(scopes))
+        now = loop.time()
+        permit = route_limiter.admit_now(tokens, now)
+        if permit is not None:
+            self._stir(route_limiter)
+            return permit
+        future = route_limiter.queue(tokens, now + timeout_hint, now, urgent=urgent)
+        latest = loop.call_at(now + timeout_hint + GRACE_SECONDS, route_limiter.give_up, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and isinstance(given := future.result(), Permit):
+                given.done("unused")
+            raise
+        finally:
+            latest.cancel()
+
+    def closed(self, route: Route) -> Held | None:
+        """What this worker knows to be paused, without asking: a reason not to claim jobs of the route."""
+        if route.key_id in self._verdicts.paused:
+            return Held("paused", _LOOK_SECONDS)
+        now = asyncio.get_running_loop().time()
+        told = (route_limiter.closed(now) for (its, _), route_limiter in self._turnstiles.items() if its == route)
+        return next((held for held in told if held is not None), None)
+
+    # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def snapshot(self) -> list[RouteState]:
+        """All routes of the fleet. Raises `redis.RedisError` without Redis."""
+        return await self._open().states()
+
+    async def pause(self, route: Route, detail: str = "") -> bool:
+        """Stop a route by hand until `resume`; True if it was open. Raises `redis.RedisError` without Redis."""
+        limiter = self._open()
+        await limiter.register(route)
+        first = await limiter.pause(keys.state(route), Pause("manual", detail))
+        if first:
+            self._verdicts.announce("paused", "route", route, "manual", detail)
+        self._hurry()
+        return first
+
+    async def resume(self, route: Route) -> bool:
+        """Let a route and its key's account go on, whatever stopped them; True if something had."""
+        limiter = self._open()
+        lifted = False
+        if await limiter.resume(keys.state(route), by_hand=True):
+            self._verdicts.announce("resumed", "route", route, "manual")
+            lifted = True
+        if await limiter.resume(keys.account(route.key_id), by_hand=True):
+            self._verdicts.announce("resumed", "account", route, "manual")
+            lifted = True
+        self._verdicts.paused.pop(route.key_id, None)
+        self._hurry()
+        return lifted
+
+    # ── turnstiles ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self) -> Limiter:
+        if self._limiter is None:
+            if self._url is None:
+                raise RedisError("there is no Redis: STOCKPOT_REDIS_URL is not set")
+            self._limiter = self._connect(self._url, self._permit_ttl)
+        return self._limiter
+
+    def _turnstile(self, route: Route, scopes: tuple[Scope, ...]) -> RouteLimiter:
+        found = self._turnstiles.get((route, scopes))
+        if found is None:
+            self._named += 1
+            found = RouteLimiter(
+                route,
+                scopes,
+                self._limits,
+                tell=self._hear_end,
+                wake=self._stir,
+                rng=self._rng,
+                holder=f"{self._worker}/{self._named}",
+            )
+            self._turnstiles[route, scopes] = found
+            if self.away:
+                found.go_alone(self._workers, asyncio.get_running_loop().time())
+        return found
+
+    def _stir(self, route_limiter: RouteLimiter) -> None:
+        """A turnstile has something to tell by its `due`."""
+        self._active[route_limiter] = None
+        if route_limiter.due < self._nap:
+            self._wake.set()
+
+    def _hurry(self) -> None:
+        """All turnstiles ask now: something was paused or resumed."""
+        for route_limiter in self._active:
+            route_limiter.due = 0.0
+        self._wake.set()
+
+    def _hear_end(self, route_limiter: RouteLimiter, permit: Permit, ended: Ended, failing: bool) -> None:
+        """A call's end says something about the account or the route as a whole."""
+        closing = Closing(route_limiter, permit, ended, failing)
+        self._active[route_limiter] = None
+        for other in self._active:
+            other.paused_locally = other.paused_locally or closing.hushes(other)
+        self._closings.append(closing)
+        self._wake.set()
+
+    # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _pump(self) -> None:
+        loop = asyncio.get_running_loop()
+        # Asked each time: before Python 3.12 `asyncio.wait_for`, which redis-py sends with, may swallow a cancellation.
+        while not self._stopped:
+            self._wake.clear()
+            now = loop.time()
+            if self._limiter is None:
+                self._serve_alone(now)
+            else:
+                await self._round(self._limiter, now)
+            await asyncio.sleep(_GAP_SECONDS)
+            now = loop.time()
+            soonest = min((route_limiter.due for route_limiter in self._active), default=now + 1.0)
+            self._nap = min(soonest, now + 1.0)
+            if self._nap <= now or self._wake.is_set():
+                continue
+            timer = loop.call_at(self._nap, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
+            self._nap = 0.0
+
+    async def _round(self, limiter: Limiter, now: float) -> None:
+        if self.away:
+            self._serve_alone(now)
+            if now >= self._knock_at:
+                self._knock_at = now + _KNOCK_SECONDS + ANSWER_SECONDS
+                self._spawn(self._knock(limiter))
+            return
+        try:
+            while self._closings:
+                await self._close(limiter, self._closings.popleft())
+            due = [route_limiter for route_limiter in self._active if route_limiter.due <= now]
+            if due:
+                await self._sync(limiter, due)
+            if now >= self._beat_at:
+                self._beat_at = now + self._permit_ttl / 3
+                self._workers = await limiter.beat(self._worker)
+                self._forget(now)
+            if now >= self._look_at and self._verdicts.paused:
+                self._look_at = now + _LOOK_SECONDS
+                await self._verdicts.look(limiter)
+        except AWAY as error:
+            self._go_away(error)
+
+    async def _close(self, limiter: Limiter, closing: Closing) -> None:
+        route_limiter = closing.route_limiter
+        try:
+            await self._verdicts.close(limiter, closing)
+        finally:
+            for other in self._active:
+                if other.route.key_id == route_limiter.route.key_id:
+                    # Calls that ended meanwhile may hush it again, until what they say is written, too.
+                    other.paused_locally = any(waiting.hushes(other) for waiting in self._closings)
+                    other.due = 0.0
+
+    def _go_away(self, error: Exception) -> None:
+        self.away, self.trouble = True, f"{type(error).__name__}: {error}"
+        now = asyncio.get_running_loop().time()
+        self._knock_at = now + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
+        self._serve_alone(now)
+
+    def _serve_alone(self, now: float) -> None:
+        for closing in self._closings:
+            closing.route_limiter.paused_locally = False
+        self._closings.clear()
+        for route_limiter in self._active:
+            route_limiter.paused_locally = False
+            if not route_limiter.alone or route_limiter.due <= now:
+                route_limiter.go_alone(self._workers, now)
+
+    async def _knock(self, limiter: Limiter) -> None:
+        """See whether Redis is back, beside the pump, so that nobody waits for the answer."""
+        try:
+            self._workers = await limiter.beat(self._worker)
+        except AWAY:
+            self._knock_at = asyncio.get_running_loop().time() + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
+            return
+        self.away = False
+        self._hurry()
+
+    async def _sync(self, limiter: Limiter, due: list[RouteLimiter]) -> None:
+        loop = asyncio.get_running_loop()
+        asks = [Ask(each.route, each.scopes, each.limits, each.ask(calls_probe=self._balance is None)) for each in due]
+        try:
+            replies = await limiter.sync(asks)
+        except BaseException:
+            for route_limiter in due:
+                route_limiter.unheard()
+            raise
+        for route_limiter, reply in zip(due, replies, strict=True):
+            if reply.stale:
+                route_limiter.unheard()
+                continue
+            first = not route_limiter.heard
+            route_limiter.hear(reply, loop.time())
+            if reply.paused == "account":
+                self._verdicts.paused[route_limiter.route.key_id] = route_limiter.route
+            if route_limiter.idle:
+                self._active.pop(route_limiter, None)
+            if first:
+                await limiter.register(route_limiter.route)
+            if reply.due is not None:
+                await self._verdicts.decide(limiter, route_limiter, reply, reply.due)
+
+    def _forget(self, now: float) -> None:
+        for key, route_limiter in list(self._turnstiles.items()):
+            if route_limiter not in self._active and now - route_limiter.due > _FORGET_SECONDS:
+                del self._turnstiles[key]

@@ -1,0 +1,400 @@
+"""One worker's side of one route: who waits, what is held, what is still to be told to Redis.
+
+Permits are leased in a block and passed from a finished call to the next one without a round trip; the block shrinks
+and grows with each `hear`. Where calls are counted per minute, each one is granted by Redis, many in one ask.
+While Redis is away the turnstile is `alone` and keeps this worker's share of the last limits it knew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from typing import Any
+
+import orjson
+
+from worker.limits.fallback import Fallback
+from worker.limits.learned import MIN_WINDOW, RAMP_WINDOW, known, start
+from worker.limits.limiter import Reply
+from worker.limits.minute import BUCKET_MS
+from worker.limits.permit import Ended, Held, Permit, WaitingOn
+from worker.limits.provider_clock import OtherClock, ProviderClock
+from worker.limits.route import Limits, Route, Scope
+
+#: Seconds between reports while calls come and go: bounds how stale the fleet's view of this worker is.
+REPORT_SECONDS = 0.1
+#: Seconds between reports while nothing changes; they renew the permits.
+QUIET_SECONDS = 1.0
+#: Seconds until a worker that found all permits taken asks again.
+HUNGRY_SECONDS = 0.05
+#: Seconds for which a permit refused with 429 stays out of use: as long as a call, within these bounds. A slot too many
+#: would else be refused hundreds of times a second, since a refusal takes no time.
+_LEAST_COOL, _MOST_COOL = 0.5, 5.0
+#: Waiting calls named in one ask: at least, and at most.
+_FEW, _MANY = 16, 256
+#: The longest a held job is told to stay away: a pause may end early, by hand or by a probe.
+_MOST_HELD = 15.0
+_REASONS: dict[str, WaitingOn] = {"concurrency": "concurrency", "rpm": "rpm", "tpm": "tpm"}
+
+
+@dataclass(slots=True)
+class _Waiter:
+    tokens: int
+    deadline: float
+    future: asyncio.Future[Permit | Held]
+    urgent: bool = False
+
+
+class RouteLimiter:
+    """See the module. `now` arguments are the loop's seconds; `tell` takes what one call's end means beyond its route."""
+
+    def __init__(
+        self,
+        route: Route,
+        scopes: Sequence[Scope],
+        limits: Limits,
+        *,
+        tell: Callable[[RouteLimiter, Permit, Ended, bool], None],
+        wake: Callable[[RouteLimiter], None],
+        rng: random.Random,
+        holder: str,
+    ) -> None:
+        self.route, self.scopes, self.limits, self.holder = route, tuple(scopes), limits, holder
+        self._tell, self._stir, self._rng = tell, wake, rng
+        self._loop = asyncio.get_running_loop()
+        self._all = (limits, *(scope.limits for scope in self.scopes))
+        self.rated = any(each.rated for each in self._all)
+        self._most_tokens = min((each.tpm for each in self._all if each.tpm is not None), default=None)
+        self.waiting: deque[_Waiter] = deque()
+        self.in_use = self.hold = self._peak = self._cooling = 0
+        self.due = 0.0  # when Redis is to be asked next
+        self._resting = 0.0  # until then a newcomer need not ask: the ones before it were told to wait
+        self.route_epoch = self.account_epoch = self.cuts = 0
+        self._why: WaitingOn = "concurrency"  # what was last waited for
+        self.heard = False  # whether Redis has ever answered
+        self._closed: tuple[float, str] | None = None
+        self.known = start(limits.concurrency).limit
+        self.holders = 1
+        self._trial = False  # the limit is a raised one on trial: the first overload ends it
+        self._hungry = False  # all permits were taken when Redis was last asked
+        self.paused_locally = False  # a pause is on its way to Redis; until it is there nothing goes out
+        self.call_seconds = 0.0
+        self._seq = self._ack = 0
+        self._asked: list[_Waiter] = []
+        self._last_n = 0
+        self._seen: dict[str, int] = {}
+        self._back: dict[int, list[int]] = {}
+        self._sent: tuple[dict[str, int], dict[int, list[int]]] = ({}, {})
+        self._clock, self._late = OtherClock(), ProviderClock()
+        self.alone = False  # Redis is away
+        self._own = Fallback(self._all, rng)
+
+    # ── admission ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def admit_now(self, tokens: int, now: float) -> Permit | None:
+        """A permit from the block in hand, or None when the call must wait its turn."""
+        if self.waiting or self.in_use >= self.hold or self.paused_locally:
+            return None
+        if self.alone:
+            return self._admit_alone(self._capped(tokens), now)
+        if self.rated:
+            return None
+        return self._grant(tokens, now, 0, None)
+
+    def queue(self, tokens: int, deadline: float, now: float, *, urgent: bool = False) -> asyncio.Future[Permit | Held]:
+        """Wait in line until `deadline`; the urgent stand before the others, each among themselves in order."""
+        waiter = _Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
+        if not urgent or not self.waiting or self.waiting[-1].urgent:
+            self.waiting.append(waiter)
+        else:
+            before = sum(1 for _ in takewhile(lambda other: other.urgent, self.waiting))
+            self.waiting.insert(before, waiter)
+        self._hasten(max(now, self._resting))
+        return waiter.future
+
+    def give_up(self, future: asyncio.Future[Permit | Held]) -> None:
+        """Nothing was said to one in line although its time is over: it may ask again."""
+        if not future.done():
+            future.set_result(Held(self._why, self._rng.uniform(0.5, 1.0)))
+
+    def closed(self, now: float) -> Held | None:
+        """The pause that Redis last told of; forgotten after a second, so that somebody asks again."""
+        if self._closed is None or now >= self._closed[0]:
+            return None
+        return Held("paused", self._closed[0] - now, self._closed[1])
+
+    def close(self) -> None:
+        """The worker stops: nobody waits any longer, and permits at rest are given back."""
+        for waiter in self.waiting:
+            if not waiter.future.done():
+                waiter.future.set_result(Held("concurrency", 1.0, "the worker is stopping"))
+        self.waiting.clear()
+        self.in_use -= self._cooling
+        self._peak, self._cooling = self.in_use, 0
+
+    def _capped(self, tokens: int) -> int:
+        return tokens if self._most_tokens is None else min(tokens, self._most_tokens)
+
+    def _grant(self, tokens: int, now: float, booked: float, probe: str | None) -> Permit:
+        self.in_use += 1
+        self._peak = max(self._peak, self.in_use)
+        return Permit(self, tokens, booked, now, probe)
+
+    def _pass_on(self, now: float) -> None:
+        """Give permits of the block to the first in line."""
+        while self.waiting and self.in_use < self.hold and not self.paused_locally:
+            if self.waiting[0].future.done():
+                self.waiting.popleft()
+                continue
+            if self.alone:
+                permit = self._admit_alone(self.waiting[0].tokens, now)
+                if permit is None:
+                    return
+            else:
+                permit = self._grant(self.waiting[0].tokens, now, 0, None)
+            self.waiting.popleft().future.set_result(permit)
+
+    # ── the end of a call ────────────────────────────────────────────────────────────────────────────────────────
+
+    def end(self, permit: Permit, ended: Ended) -> None:
+        """Account for a call that is over, and pass its permit on (a refused one only after a rest)."""
+        now = self._loop.time()
+        if ended.ok:
+            took = now - permit.granted
+            self.call_seconds += (took - self.call_seconds) * (0.1 if self.call_seconds else 1.0)
+            self._see("ok", 1)
+            self._see("ms", int(took * 1_000))
+        if ended.overloaded and permit.cuts == self.cuts:
+            self._see("overloaded", 1)
+        if ended.bad:
+            self._see("bad", 1)
+        if ended.retry_after > 0 and ended.kind != "account":
+            self._seen["after"] = max(self._seen.get("after", 0), int(ended.retry_after * 1_000))
+        if self.rated:
+            self._true_up(permit, ended, now)
+        if self.alone:
+            self._own.end(ended, now, probe=permit.probe == "alone")
+        else:
+            # The fleet's window closes once a second; a worker whose calls all fail at once does not wait for it.
+            failing = self._own.failing(ended, now)
+            if failing or permit.probe or ended.kind == "account" or ended.maintenance:
+                self._tell(self, permit, ended, failing)
+        if ended.kind == "busy":
+            if self._trial:
+                self._hasten(now)
+            self._cooling += 1
+            rest = min(_MOST_COOL, max(_LEAST_COOL, self.call_seconds)) * self._rng.uniform(0.75, 1.25)
+            self._loop.call_later(rest, self._rested)
+        else:
+            self._release(now)
+
+    def _see(self, what: str, count: int) -> None:
+        self._seen[what] = self._seen.get(what, 0) + count
+
+    def _true_up(self, permit: Permit, ended: Ended, now: float) -> None:
+        """Book what was really spent, and when: see `lateness`."""
+        spent = ended.spent(permit.tokens)
+        if ended.requests or self._clock.offset is None:
+            self._amend(permit.bucket, ended.requests, spent - permit.tokens)
+            return
+        counted = int(self._late.counted(permit.booked, self._clock.theirs(now)) // BUCKET_MS)
+        self._amend(permit.bucket, -1, -permit.tokens)
+        self._amend(counted, 1, spent)
+
+    def _amend(self, bucket: int, requests: int, tokens: int) -> None:
+        entry = self._back.setdefault(bucket, [0, 0])
+        entry[0] += requests
+        entry[1] += tokens
+        if entry == [0, 0]:
+            del self._back[bucket]
+
+    def _rested(self) -> None:
+        if self._cooling:
+            self._cooling -= 1
+            self._release(self._loop.time())
+
+    def _release(self, now: float) -> None:
+        self.in_use -= 1
+        if self._hungry and self.rated:
+            self._resting = now
+        if not self.rated or self.alone:
+            self._pass_on(now)
+        self._hasten(max(now, self._resting) if self.waiting and self.rated else now + REPORT_SECONDS)
+
+    def _hasten(self, at: float) -> None:
+        self.due = min(self.due, at)
+        self._stir(self)
+
+    # ── what Redis is told and says ──────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits, nothing is held and nothing is left to tell. Who is hushed has yet to hear that it is over."""
+        return not (self.waiting or self.in_use or self.hold or self._seen or self._back or self.paused_locally)
+
+    def ask(self, *, calls_probe: bool) -> dict[str, Any]:
+        """The body of the next request; `hear` or `unheard` must follow."""
+        while self.waiting and self.waiting[0].future.done():
+            self.waiting.popleft()
+        self._seq += 1
+        if self.rated and len(self.waiting) > 1 and self.waiting[0].urgent:
+            # One that stood behind a newcomer when it was served is done within the line, not at its head.
+            self.waiting = deque(waiter for waiter in self.waiting if not waiter.future.done())
+        self._asked = list(islice(self.waiting, min(_MANY, max(_FEW, 2 * self._last_n)))) if self.rated else []
+        want = self.in_use + len(self.waiting)
+        if not self.rated:
+            want, self._peak = max(want, self._peak), self.in_use
+        self._sent = (self._seen, self._back)
+        self._seen, self._back = {}, {}
+        seen, back = self._sent
+        return {
+            "h": self.holder,
+            "q": self._seq,
+            "ack": self._ack,
+            "use": self.in_use,
+            "want": want,
+            "costs": [waiter.tokens for waiter in self._asked],
+            "scopes": [limits.for_script() for limits in self._all],
+            "back": [[bucket, *amounts] for bucket, amounts in back.items()],
+            "seen": seen,
+            "known": self.known,
+            "seed": self._seed(),
+            "calls": calls_probe,
+        }
+
+    def _seed(self) -> dict[str, Any]:
+        """The route's first state, for a Redis that has none: a fresh one, or what this worker still knows."""
+        fresh = start(self.limits.concurrency)
+        if fresh.limit != self.known:
+            fresh = known(self.known)
+        return {
+            "limit": fresh.limit,
+            "learned": orjson.dumps(fresh.to_json()).decode(),
+            "length": int((RAMP_WINDOW if fresh.ramp else MIN_WINDOW) * 1_000),
+        }
+
+    def hear(self, reply: Reply, now: float) -> None:
+        """Take a reply in: resize the block, grant, and say when to ask next."""
+        self.alone, self.heard = False, True
+        self._ack = self._seq
+        self._sent = ({}, {})
+        self._clock.heard(reply.now, now)
+        if reply.limit < self.known:
+            self.cuts += 1
+        self.known, self.holders, self._trial = reply.limit, reply.holders, reply.trial
+        self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch
+        self.hold = 0 if self.paused_locally else reply.hold
+        if self.in_use > self.hold and self._cooling:
+            # The limit fell below what is in use: permits at rest are the first to go.
+            absorbed = min(self._cooling, self.in_use - self.hold)
+            self._cooling -= absorbed
+            self.in_use -= absorbed
+        if self.rated:
+            self._grant_asked(reply, now)
+        elif reply.probe:
+            self._grant_probe(reply, now)
+        else:
+            self._pass_on(now)
+        self._plan(reply, now)
+
+    def _grant_probe(self, reply: Reply, now: float) -> None:
+        """One call may go out to see whether others may; with nobody left to make it, say so."""
+        permit = self._grant(0, now, reply.now, reply.probe)
+        permit.trips = reply.trips
+        while self.waiting and not self.paused_locally:
+            waiter = self.waiting.popleft()
+            if not waiter.future.done():
+                waiter.future.set_result(permit)
+                return
+        permit.done("unused")
+
+    def _grant_asked(self, reply: Reply, now: float) -> None:
+        self._last_n = reply.n
+        granted = tokens = 0
+        for waiter in islice(self._asked, reply.n):
+            permit = self._grant(waiter.tokens, now, reply.now, reply.probe)
+            permit.trips = reply.trips
+            if waiter.future.done() or self.paused_locally:
+                permit.done("unused")
+                continue
+            waiter.future.set_result(permit)
+            granted, tokens = granted + 1, tokens + waiter.tokens
+        if granted:
+            self._own.note(granted, tokens, now)
+        while self.waiting and self.waiting[0].future.done():
+            self.waiting.popleft()
+        self._asked = []
+
+    def _plan(self, reply: Reply, now: float) -> None:
+        wait = reply.wait / 1_000
+        self._resting, self._hungry = now, reply.why == "concurrency"
+        shut = reply.why is not None and reply.why not in _REASONS
+        self._closed = (now + min(wait, QUIET_SECONDS), reply.detail or "") if shut else None
+        if not self.waiting:
+            busy = self._seen or self._back or self._peak > self.in_use or self.hold > self.in_use
+            self.due = now + (REPORT_SECONDS if busy else QUIET_SECONDS)
+            return
+        pause = 0.0
+        if reply.why is not None:
+            # Not longer than a second: who comes next may have less time, and what is spent may be given back.
+            pause = HUNGRY_SECONDS if reply.why == "concurrency" else min(wait, QUIET_SECONDS)
+        self._resting = self.due = now + pause * self._rng.uniform(1.0, 1.1)
+        if reply.why is not None:
+            self._turn_away(reply.why, wait, now, reply.detail or "")
+
+    def _turn_away(self, why: str, wait: float, now: float, detail: str = "") -> None:
+        """Tell those whose deadline comes first that it will not be in time."""
+        reason = self._why = _REASONS.get(why, "paused")
+        if reason == "concurrency":
+            wait = 0.0
+        kept: deque[_Waiter] = deque()
+        for waiter in self.waiting:
+            if waiter.future.done():
+                continue
+            if now + wait < waiter.deadline:
+                kept.append(waiter)
+                continue
+            seconds = min(_MOST_HELD, max(wait, 0.5)) * self._rng.uniform(1.0, 1.2)
+            waiter.future.set_result(Held(reason, seconds, detail))
+        self.waiting = kept
+
+    # ── alone ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def unheard(self) -> None:
+        """The reply to the last ask did not come; what it said must be said again, but no refund twice."""
+        seen, back = self._sent
+        for what, count in seen.items():
+            self._seen[what] = (
+                max(self._seen.get(what, 0), count) if what == "after" else self._seen.get(what, 0) + count
+            )
+        for bucket, (requests, tokens) in back.items():
+            self._amend(bucket, max(0, requests), max(0, tokens))
+        self._sent, self._asked = ({}, {}), []
+
+    def go_alone(self, workers: int, now: float) -> None:
+        """Redis is away: keep this worker's share of what was last known. Called again, it serves who waits."""
+        if not self.alone:
+            self.alone = True
+            share = max(1, workers, self.holders)
+            self.hold = max(1, self.known // share)
+            self._own.begin(share)
+        self._pass_on(now)
+        if self.waiting:
+            why, wait = self._own.wait(self.waiting[0].tokens, now)
+            self._turn_away(why, wait, now)
+            self.due = now + min(QUIET_SECONDS, max(wait, HUNGRY_SECONDS))
+        else:
+            self.due = now + QUIET_SECONDS
+
+    def _admit_alone(self, tokens: int, now: float) -> Permit | None:
+        if self._own.wait(tokens, now)[1] > 0:
+            return None
+        probe = "alone" if self._own.take(tokens, now) else None
+        booked = self._clock.theirs(now)
+        if self.rated and self._clock.offset is not None:
+            self._amend(int(booked // BUCKET_MS), 1, tokens)  # the fleet hears of it when Redis is back
+        return self._grant(tokens, now, booked, probe)

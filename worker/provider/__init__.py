@@ -1,0 +1,6 @@
+"""What only the provider of models has: its prices, its log of requests, its transactions.
+
+log     The provider's books
+market  What the provider says of its models now: prices, and how long an answer takes
+prices  Prices of models, from the provider's own list (`GET /v1/models?include=pricing`)
+"""

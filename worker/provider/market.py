@@ -1,0 +1,64 @@
+"""What the provider says of its models now: prices, and how long an answer takes. Either may be unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from api_schemas import jsontext
+from worker.base.errors import Unreachable
+from worker.base.settings import Settings
+from worker.provider.prices import Prices
+from worker.upstream.client import UpstreamClient
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """`seconds` has the median of a whole answer, by model (`GET /models/metrics`)."""
+
+    prices: Prices = field(default_factory=Prices)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def ask(settings: Settings) -> Market:
+    """Ask the upstream; what it does not answer stays unknown."""
+    return asyncio.run(_ask(settings))
+
+
+async def _ask(settings: Settings) -> Market:
+    client = UpstreamClient(
+        settings.upstream_url,
+        connect_timeout=settings.connect_timeout,
+        first_event_timeout=settings.first_event_timeout,
+        idle_timeout=settings.idle_timeout,
+        max_response_bytes=settings.max_response_bytes,
+    )
+    prices = Prices()
+    try:
+        _, seconds = await asyncio.gather(prices.refresh(client), _seconds(client))
+    finally:
+        await client.close()
+    return Market(prices, seconds)
+
+
+async def _seconds(client: UpstreamClient) -> dict[str, float]:
+    try:
+        status, _, body = await client.get_json("/models/metrics")
+        document = jsontext.loads(body) if status == 200 else None
+    except (Unreachable, ValueError):
+        return {}
+    listed = document.get("models") if isinstance(document, dict) else None
+    found: dict[str, float] = {}
+    for entry in listed if isinstance(listed, list) else []:
+        median = _median(entry)
+        if median is not None and isinstance(entry.get("alias"), str):
+            found[entry["alias"]] = median
+    return found
+
+
+def _median(entry: Any) -> float | None:
+    metrics = entry.get("metrics") if isinstance(entry, dict) else None
+    duration = metrics.get("duration_ms") if isinstance(metrics, dict) else None
+    median = duration.get("p50") if isinstance(duration, dict) else None
+    return median / 1000 if isinstance(median, int | float) and median > 0 else None

@@ -1,0 +1,176 @@
+"""Prices of models, from the provider's own list (`GET /v1/models?include=pricing`): what a call costs when nobody said.
+
+A price is an estimate and is marked as one; the provider's word for a call always wins. Without a list, or for a model
+that is not in it, there is no estimate: an invented cost would be worse than none.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import structlog
+
+from api_schemas import jsontext
+from api_schemas.usage import Usage
+from worker.base.errors import Unreachable
+from worker.upstream.client import UpstreamClient
+
+log = structlog.get_logger(__name__)
+
+
+#: English text runs at about four bytes a token in the common vocabularies.
+_BYTES_PER_TOKEN = 4
+#: Tokens an answer is taken to have when the request sets no bound, as the limits take it.
+_DEFAULT_OUTPUT = 512
+#: A cheaper call moves what is expected by this part of the difference.
+_SLOWLY = 10
+#: Models whose cost is remembered in a process; the one unused for longest goes first.
+_MODELS = 1_000
+#: Where a body says how many tokens it wants at most.
+_BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per token."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal
+
+    def cost(self, usage: Usage) -> Decimal:
+        """What these tokens cost. Cached tokens are part of the input, reasoning tokens part of the output."""
+        fresh = max(0, usage.input_tokens - usage.cached_tokens)
+        return fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a call may cost in US dollars; None when nobody knows. A `guess` has no experience behind it."""
+
+    cost_usd: Decimal | None
+    guess: bool = False
+
+
+class Prices:
+    """The price list that is known now; empty until `refresh`."""
+
+    def __init__(self) -> None:
+        self._prices: dict[str, Price] = {}
+        self._seen: OrderedDict[str, Decimal] = OrderedDict()
+        self._etag: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._prices)
+
+    def cost(self, model: str, usage: Usage) -> Decimal | None:
+        """The estimated cost in US dollars; None for a model without a fixed price."""
+        price = self._prices.get(model)
+        return None if price is None else price.cost(usage)
+
+    def expected(self, model: str, request: str) -> Expected:
+        """What a call with this request body (JSON) will cost, as far as anybody can tell before it.
+
+        By the list: a token per four bytes of the request, and the answer as long as the request allows. Without such a
+        bound, or without a price: what the model's calls have cost of late. Before any has been made it is a guess.
+        """
+        bound = asked_output(request)
+        given = -(-len(request.encode()) // _BYTES_PER_TOKEN)
+        usage = Usage(input_tokens=given, output_tokens=bound or _DEFAULT_OUTPUT)
+        quoted, seen = self.cost(model, usage), self._seen.get(model)
+        if quoted is not None and bound is not None:
+            return Expected(quoted)
+        if seen is not None:
+            least = self.cost(model, Usage(input_tokens=given)) or Decimal(0)
+            return Expected(max(seen, least))
+        if quoted is None:
+            # As dear as anything is: too much is given back after the call.
+            quoted = max((price.cost(usage) for price in self._prices.values()), default=None)
+        return Expected(quoted, guess=True)
+
+    def learn(self, model: str, cost: Decimal | None) -> None:
+        """Take note of what a call that was answered cost; None when nobody said and the list does not know either.
+
+        A dearer call counts at once, cheaper ones little by little.
+        """
+        before = self._seen.get(model)
+        if cost is None:
+            if before is None:
+                log.warning("cost_unknown", model=model)
+            cost = before or Decimal(0)
+        self._seen[model] = cost if before is None else max(cost, before + (cost - before) / _SLOWLY)
+        self._seen.move_to_end(model)
+        if len(self._seen) > _MODELS:
+            self._seen.popitem(last=False)
+
+    async def refresh(self, upstream: UpstreamClient) -> None:
+        """Fetch the list; an upstream that has none, or does not answer, leaves what is known."""
+        try:
+            status, _, body = await upstream.get_json("/v1/models", params={"include": "pricing"})
+            document = jsontext.loads(body) if status == 200 else None
+        except (Unreachable, ValueError) as error:
+            log.info("prices_not_read", error=str(error)[:200])
+            return
+        if isinstance(document, dict):
+            self.read(document)
+
+    def read(self, document: dict[str, Any]) -> None:
+        """Take the prices of a `GET /v1/models?include=pricing` answer."""
+        listed = document.get("data")
+        for entry in listed if isinstance(listed, list) else []:
+            price = _price(entry) if isinstance(entry, dict) else None
+            if price is None:
+                continue
+            aliases = entry.get("aliases")
+            for name in [entry.get("id"), *(aliases if isinstance(aliases, list) else [])]:
+                if isinstance(name, str):
+                    self._prices[name] = price
+
+
+def asked_output(request: str) -> int | None:
+    """The tokens that a request body (JSON) allows its answers to have together; None without such a bound."""
+    body = jsontext.loads(request)
+    return (output_bound(body) or None) if isinstance(body, dict) else None
+
+
+def output_bound(body: dict[str, Any]) -> int:
+    """The same of a body that is read already; 0 without a bound."""
+    bound: int = next((body[name] for name in _BOUNDS if type(body.get(name)) is int and body[name] > 0), 0)
+    choices = body.get("n")
+    return bound * choices if type(choices) is int and choices > 1 else bound
+
+
+def _price(entry: dict[str, Any]) -> Price | None:
+    pricing = entry.get("pricing")
+    if not isinstance(pricing, dict) or pricing.get("kind") != "fixed" or pricing.get("currency", "USD") != "USD":
+        return None
+    rates: dict[str, Decimal] = {}
+    units = pricing.get("units")
+    for unit in units if isinstance(units, list) else []:
+        side, rate = _rate(unit) if isinstance(unit, dict) else (None, None)
+        if side is not None and rate is not None:
+            rates[side] = rate
+    if "input" not in rates or "output" not in rates:
+        return None
+    return Price(rates["input"], rates["output"], rates.get("cached", rates["input"]))
+
+
+def _rate(unit: dict[str, Any]) -> tuple[str | None, Decimal | None]:
+    """One rate, per single token: `price` says nothing without `per`."""
+    name = str(unit.get("name", "")).lower()
+    try:
+        rate = Decimal(str(unit["price"])) / Decimal(str(unit.get("per", 1)))
+    except (KeyError, InvalidOperation, ZeroDivisionError):
+        return None, None
+    if not rate.is_finite() or rate < 0:
+        return None, None
+    if "cache" in name:
+        return ("cached", rate) if "write" not in name else (None, None)
+    if "input" in name or "prompt" in name:
+        return "input", rate
+    if "output" in name or "completion" in name:
+        return "output", rate
+    return None, None
