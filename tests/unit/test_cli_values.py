@@ -9,6 +9,7 @@ import click
 import pytest
 
 from worker.cli import app
+from worker.cli.batches.options import Span
 from worker.cli.options import Moment, Names, Pairs
 from worker.cli.output import money, shown, span
 
@@ -20,6 +21,11 @@ def test_a_duration_means_that_long_ago(given: str, seconds: int) -> None:
     """Within the time that the test takes."""
     then = Moment().convert(given, None, None)
     assert timedelta(0) <= datetime.now(UTC) - then - timedelta(seconds=seconds) < timedelta(minutes=1)
+
+
+def test_durations_to_come_are_spelled_as_those_that_are_past() -> None:
+    """One grammar: `--within 2w` and `--since 2w`."""
+    assert Span().convert("2w", None, None) == 14 * 86_400
 
 
 def test_a_time_without_an_offset_is_utc_and_one_with_an_offset_keeps_it() -> None:

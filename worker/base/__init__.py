@@ -3,6 +3,7 @@
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
 errors       The errors Stockpot raises, one class per decision a caller can take
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
+private      Files and directories that only their owner can read, whatever the umask
 settings     The configuration: one frozen object, the only reader of the environment
 tasks        Ending tasks
 telemetry    Logs

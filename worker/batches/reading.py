@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from api_schemas.errors import StockpotError
+from worker.base import private
 from worker.base.errors import InvalidRequest
 
 STDIN = "-"
@@ -109,7 +110,7 @@ class BatchFile:
 
 
 def _spooled(stdin: BinaryIO, home: Path) -> BinaryIO:
-    home.mkdir(parents=True, exist_ok=True)
+    private.make_directory(home)
     kept = tempfile.TemporaryFile(dir=home, buffering=_BUFFER)  # noqa: SIM115 -- closed by `BatchFile.close`
     with contextlib.ExitStack() as on_error:
         on_error.callback(kept.close)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from api_schemas import jsontext
+from worker.base import private
 from worker.batches.report import Report
 from worker.batches.result_files import STDOUT
 from worker.db.batches.report import Bucket
@@ -28,8 +29,8 @@ th {{ font-weight: normal; color: #777 }} svg {{ max-width: 100%; height: auto }
 """
 
 
-def write(report: Report, output: str) -> list[Path]:
-    """Write both files beside `output`; nothing beside stdout."""
+def write(report: Report, output: str, *, shared: bool = False) -> list[Path]:
+    """Write both files beside `output`; nothing beside stdout. Only the owner can read them, unless `shared`."""
     if output == STDOUT:
         return []
     path = Path(output)
@@ -38,7 +39,8 @@ def write(report: Report, output: str) -> list[Path]:
         path.with_name(f"{path.stem}.report.html"): page(report).encode(),
     }
     for target, content in pages.items():
-        target.write_bytes(content)
+        with private.open_binary(target, "wb", shared=shared) as file:
+            file.write(content)
     return list(pages)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from worker.base import private
 from worker.batches.line_text import answered, is_answered, not_answered
 from worker.db.batches.export import FinishedLine
 
@@ -32,18 +33,22 @@ class Files:
     What is written at one go appears whole under its name or not at all; what follows a batch grows in place.
     """
 
-    def __init__(self, output: str, errors: str | None, *, grows: bool, append: bool = False) -> None:
+    def __init__(
+        self, output: str, errors: str | None, *, grows: bool, append: bool = False, shared: bool = False
+    ) -> None:
         """Open them.
 
         Args:
             output: a path or `-`.
             errors: None puts it beside the output (`out.jsonl` → `out.errors.jsonl`).
             append: keep their whole lines, and grow behind them.
+            shared: let the umask decide who can read them; else only the owner can.
         """
         self.written = Exported()
         self.errors_path = errors or _beside(output)
         self._grows = grows or append
         self._append = append
+        self._shared = shared
         self._open: list[tuple[BinaryIO, str, str]] = []
         self._output = self._create(output)
         self._errors: BinaryIO | None = None
@@ -88,7 +93,8 @@ class Files:
         temporary = path if self._grows or special else f"{path}.{os.getpid()}.part"
         if self._append and not special:
             _cut_behind_last_line(Path(temporary))
-        file = Path(temporary).open("ab" if self._append else "wb", buffering=1024 * 1024)  # noqa: SIM115 -- closed by `__exit__`
+        mode = "ab" if self._append else "wb"
+        file = private.open_binary(Path(temporary), mode, buffering=1024 * 1024, shared=self._shared)
         self._open.append((file, temporary, path))
         return file
 

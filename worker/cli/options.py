@@ -15,6 +15,12 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
 _UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
+def duration_seconds(value: str) -> float | None:
+    """The seconds of a duration such as `90s`, `30m`, `24h`, `2d` or `1w`; None for what is none."""
+    found = _DURATION.fullmatch(value.strip())
+    return None if found is None else float(found[1]) * _UNIT_SECONDS[found[2]]
+
+
 class Moment(click.ParamType[datetime]):
     """A moment: a time in ISO 8601 (UTC unless it has an offset), a date, or how long ago (`90m`, `24h`, `7d`)."""
 
@@ -24,10 +30,10 @@ class Moment(click.ParamType[datetime]):
         """Read it. Fails with what would be accepted."""
         if isinstance(value, datetime):
             return value
-        ago = _DURATION.fullmatch(value.strip())
+        ago = duration_seconds(value)
         try:
             if ago is not None:
-                return datetime.now(UTC) - timedelta(seconds=float(ago[1]) * _UNIT_SECONDS[ago[2]])
+                return datetime.now(UTC) - timedelta(seconds=ago)
             given = datetime.fromisoformat(value)
         except (ValueError, OverflowError):
             what = "expected 90m, 24h, 7d, a date or a time such as 2026-08-01T06:00:00Z"
@@ -65,6 +71,12 @@ class Names(click.ParamType[tuple[str, ...]]):
 def as_json(command: F) -> F:
     """Add `--json`, passed as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="JSON on stdout, and nothing else there.")(command)
+
+
+def shared(command: F) -> F:
+    """Add `--shared`, passed as `shared`."""
+    text = "Let the umask decide who can read the files; else only you can: they hold prompts and answers."
+    return click.option("--shared", is_flag=True, help=text)(command)
 
 
 def tenant(command: F) -> F:

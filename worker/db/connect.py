@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from worker.base import private
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 
@@ -97,7 +98,7 @@ def _leave_read_only(context: ExceptionContext) -> None:
 def _sqlite(settings: Settings, pool_size: int) -> Engine:
     url = make_url(settings.sqlalchemy_url)
     if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        _make_private(Path(url.database), settings.home)
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -124,6 +125,18 @@ def _sqlite(settings: Settings, pool_size: int) -> Engine:
         conn.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _make_private(file: Path, home: Path) -> None:
+    """Make the database's file, or close an existing one, with its log: SQLite gives the log the file's own mode."""
+    try:
+        if file.parent == home or not file.parent.exists():
+            private.make_directory(file.parent)
+        private.make_file(file)
+        for beside in ("-wal", "-shm", "-journal"):
+            private.close_file(file.with_name(file.name + beside))
+    except OSError as error:
+        raise Unreachable("the database", f"cannot use {file}: {error.strerror}", _HOME) from error
 
 
 class Database:
@@ -188,6 +201,7 @@ class Database:
 
 
 _READ_ONLY = "25006"
+_HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
 _UPGRADE = "Run `stockpot db upgrade`."
 
 

@@ -29,6 +29,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
+from worker.base import private
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings, redis_server
 
@@ -205,8 +206,8 @@ def _directory(home: Path) -> Path:
 
 def _make_directory(directory: Path) -> None:
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        private.make_directory(directory.parent)
+        private.make_directory(directory)
     except OSError as error:
         raise Unreachable(
             DEPENDENCY, f"cannot use {directory}: {error.strerror}", "Set STOCKPOT_HOME to a directory you may write."

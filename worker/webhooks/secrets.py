@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
+from worker.base import private
 from worker.base.errors import InvalidRequest, SettingsError
 from worker.base.settings import Settings
 from worker.webhooks.signing import key_of, spell
@@ -128,9 +129,9 @@ def _kept_keys(settings: Settings) -> list[bytes]:
         if not path.exists():
             if not settings.sqlalchemy_url.startswith("sqlite"):
                 log.warning("webhook_key_made", mend="set STOCKPOT_SECRET_KEY, the same on every machine")
-            home.mkdir(parents=True, exist_ok=True)
+            private.make_directory(home)
             draft = home / f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with private.open_binary(draft, "xb") as file:
                 file.write(base64.urlsafe_b64encode(secrets.token_bytes(32)))
                 file.flush()
                 os.fsync(file.fileno())
@@ -138,6 +139,7 @@ def _kept_keys(settings: Settings) -> list[bytes]:
             with contextlib.suppress(FileExistsError):
                 os.link(draft, path)
             draft.unlink()
+        private.close_file(path)
         key = path.read_bytes().strip()
     except OSError as error:
         raise SettingsError(f"STOCKPOT_SECRET_KEY is not set and {path} cannot be kept: {error.strerror}") from error

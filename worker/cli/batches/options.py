@@ -10,15 +10,9 @@ import click
 
 from worker.batches.daily import to_utc
 from worker.batches.importing import When
+from worker.cli.options import duration_seconds
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)")
-_UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
-
-
-def _seconds(value: str) -> float | None:
-    found = _DURATION.fullmatch(value.strip())
-    return None if found is None else float(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 class Ahead(click.ParamType[When]):
@@ -31,7 +25,7 @@ class Ahead(click.ParamType[When]):
         if isinstance(value, When):
             return value
         now = datetime.now(UTC)
-        seconds, clock = _seconds(value), _CLOCK.fullmatch(value.strip())
+        seconds, clock = duration_seconds(value), _CLOCK.fullmatch(value.strip())
         try:
             if seconds is not None:
                 return When(now + timedelta(seconds=seconds), value)
@@ -65,7 +59,7 @@ class Span(click.ParamType[float]):
         """Read it. Fails with what would be accepted."""
         if isinstance(value, float):
             return value
-        seconds = _seconds(value)
+        seconds = duration_seconds(value)
         if not seconds:
             self.fail(f"expected 30m, 24h or 2d, got {value!r}", param, ctx)
         return seconds

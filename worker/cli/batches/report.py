@@ -21,9 +21,10 @@ from worker.db.connect import Database
 @click.command(epilog="\b\nExample:\n  stockpot batch report batch_0198… -o answers.jsonl\n")
 @click.argument("batch")
 @click.option("-o", "--output", metavar="OUT", help="Write OUT.report.json and OUT.report.html beside this file.")
+@options.shared
 @options.tenant
 @options.as_json
-def report(batch: str, output: str | None, tenant: str, *, as_json: bool) -> None:
+def report(batch: str, output: str | None, tenant: str, *, shared: bool, as_json: bool) -> None:
     """Say what became of BATCH: lines by end, call times, retries, tokens, cost against the quote, failed lines.
 
     Best when it is over; of a batch under way it is what there is so far.
@@ -31,7 +32,7 @@ def report(batch: str, output: str | None, tenant: str, *, as_json: bool) -> Non
     with database() as opened:
         found = opened.read(lambda conn: look(conn, batch, tenant=tenant))
         made = opened.read(lambda conn: make(conn, batch))
-        for path in write(made, output) if output else ():
+        for path in write(made, output, shared=shared) if output else ():
             say(f"Report: {path}")
         if as_json:
             put_json(made.to_json())

@@ -36,6 +36,7 @@ from worker.db.batches import records
     type=click.Choice([one.value for one in Order]),
     help="As they stand in the file, or as they end (the default with --follow or --offset).",
 )
+@options.shared
 @options.tenant
 @options.as_json
 def results(
@@ -47,6 +48,7 @@ def results(
     tenant: str,
     *,
     follow: bool,
+    shared: bool,
     as_json: bool,
 ) -> None:
     """Write what BATCH has answered so far, in the order of its file; with --follow in the order in which lines end.
@@ -62,7 +64,7 @@ def results(
     stop = threading.Event()
     with database() as opened, contextlib.nullcontext() if whole else _interrupts(stop):
         opened.read(lambda conn: records.get(conn, batch, tenant=tenant))
-        with Files(output, errors, grows=follow, append=bool(offset)) as files:
+        with Files(output, errors, grows=follow, append=bool(offset), shared=shared) as files:
             if whole:
                 written = export(opened, batch, files)
             else:

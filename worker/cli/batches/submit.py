@@ -88,6 +88,7 @@ Running the same command again, after a kill or a lost connection, goes on with 
 @click.option("--metadata", type=options.Pairs(), multiple=True, metavar="K=V", help="Yours to keep; repeatable.")
 @dedupe_option
 @click.option("--again", is_flag=True, help="Make a new batch although this file was submitted before.")
+@options.shared
 @options.tenant
 @options.as_json
 def submit(
@@ -101,6 +102,7 @@ def submit(
     wait: bool,
     again: bool,
     dedupe: bool,
+    shared: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -132,7 +134,7 @@ def submit(
             _submitted(batch, created=created, as_json=as_json)
             return
         say(click.style(batch.id, dim=True))
-        code = wait_for(opened, batch.id, output=output, errors=errors, as_json=as_json)
+        code = wait_for(opened, batch.id, output=output, errors=errors, shared=shared, as_json=as_json)
     click.get_current_context().exit(code)
 
 

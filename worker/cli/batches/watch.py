@@ -46,11 +46,13 @@ def status(batch: str, tenant: str, *, watch: bool, as_json: bool) -> None:
         show(opened, found, screen())
 
 
-def wait_for(opened: Database, batch: str, *, output: str | None, errors: str | None, as_json: bool) -> int:
+def wait_for(
+    opened: Database, batch: str, *, output: str | None, errors: str | None, shared: bool = False, as_json: bool
+) -> int:
     """Follow a batch to its end, writing what it answers meanwhile; then report. The exit code."""
     if output is None:
         return _followed(opened, batch, None, as_json=as_json)
-    with Files(output, errors, grows=True) as files, ThreadPoolExecutor(1) as pool:
+    with Files(output, errors, grows=True, shared=shared) as files, ThreadPoolExecutor(1) as pool:
         stop = threading.Event()
         writing = pool.submit(results.write_on, opened, batch, files, stop=stop)
         try:
@@ -62,7 +64,7 @@ def wait_for(opened: Database, batch: str, *, output: str | None, errors: str | 
     if writing.result().complete:
         files.remove_stale_errors()
         report = opened.read(lambda conn: make(conn, batch))
-        for path in write(report, output):
+        for path in write(report, output, shared=shared):
             say(f"Report: {path}")
     return code
 

@@ -1,0 +1,113 @@
+"""Files that hold prompts, answers and keys are their owner's, whatever the umask and whatever mode they had before."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from worker.base import private
+from worker.base.settings import Settings
+from worker.batches.result_files import Files
+from worker.db.connect import Database
+from worker.db.ready import ensure_schema
+from worker.webhooks.secrets import Vault
+
+
+@pytest.fixture(autouse=True, params=[0o000, 0o022, 0o277], ids=["umask-000", "umask-022", "umask-277"])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The most open one, the usual one, and one that takes the owner's own rights."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    """The permission bits."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def use(home: Path, url: str = "") -> None:
+    """Make the tables and hold a write open, so that the log and its index are there, then look at all modes."""
+    settings = Settings(home=home, database_url=url)
+    ensure_schema(settings)
+    Vault.of(settings).seal("x")
+    database = Database(settings, pool_size=1)
+    try:
+        with database.engine.begin() as conn:
+            conn.execute(text("UPDATE jobs SET tenant = tenant"))
+            file = Path(str(database.engine.url.database))
+            found = {one.name: mode(one) for one in file.parent.iterdir() if one.is_file()}
+            assert {file.name, f"{file.name}-wal", f"{file.name}-shm"} <= set(found)
+            assert set(found.values()) == {0o600}, found
+    finally:
+        database.close()
+
+
+def test_a_new_home_and_its_database_are_private(tmp_path: Path) -> None:
+    """The database, its log and index, the secret key; the directories above them that were missing, too."""
+    home = tmp_path / "deep" / "home"
+    use(home)
+    assert (mode(home), mode(home.parent)) == (0o700, 0o700)
+    assert mode(home / "secret.key") == 0o600
+
+
+def test_what_was_open_before_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home of an earlier version, with its files."""
+    home = tmp_path / "home"
+    use(home)
+    for one in home.iterdir():
+        one.chmod(0o644)
+    home.chmod(0o755)
+    use(home)
+    assert mode(home) == 0o700
+
+
+def test_a_database_elsewhere_is_closed_and_its_directory_is_left_alone(tmp_path: Path) -> None:
+    """The directory is the user's."""
+    place = tmp_path / "srv"
+    place.mkdir()
+    place.chmod(0o755)
+    use(tmp_path / "home", f"sqlite:///{place / 'jobs.db'}")
+    assert mode(place) == 0o755
+
+
+def test_directories_that_are_not_ours_alone_keep_their_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`STOCKPOT_HOME=.` closes no project, `STOCKPOT_HOME=/tmp` no machine, `~` no user."""
+    project = tmp_path / "project" / "sub"
+    private.make_directory(project)
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    for path, bits in ((project, 0o755), (project.parent, 0o755), (sticky, 0o1777)):
+        path.chmod(bits)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user").chmod(0o755)
+    for path in (project, project.parent, sticky, tmp_path / "user"):
+        private.make_directory(path)
+    assert [mode(path) for path in (project, project.parent, sticky, tmp_path / "user")] == [
+        0o755,
+        0o755,
+        0o1777,
+        0o755,
+    ]
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_exports_are_private_unless_they_are_shared(tmp_path: Path, *, grows: bool, umask: int) -> None:
+    """Also over a file that was there before with another mode."""
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b"old\n")
+    out.chmod(0o644)
+    with Files(str(out), None, grows=grows):
+        pass
+    assert mode(out) == 0o600
+    out.unlink()
+    with Files(str(out), None, grows=grows, shared=True):
+        pass
+    assert mode(out) == 0o666 & ~umask
