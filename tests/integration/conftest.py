@@ -9,7 +9,9 @@ import pytest
 
 from tests.batch_factories import submit, write_file
 from tests.factories import opened
+from tests.fakes import Provider, Workplace, workplace
 from tests.rig.deliveries import SECRET
+from tests.rig.gateway import Gateway
 from tests.rig.hookd import HookReceiver
 from tests.rig.receipts import unverified
 from worker.db.batches.records import BatchRow
@@ -49,3 +51,25 @@ def hooks() -> Iterator[HookReceiver]:
     with HookReceiver([SECRET]) as hooks:
         yield hooks
     assert list(unverified(hooks.deliveries(), hooks.secrets)) == []
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> Iterator[Provider]:
+    """A provider that answers at once."""
+    with Provider(tmp_path) as provider:
+        yield provider
+
+
+@pytest.fixture
+def served(provider: Provider, sqlite_url: str, redis_url: str) -> Iterator[Workplace]:
+    """A worker at its place, for those who call through `gateway`."""
+    with workplace(provider, sqlite_url, redis_url) as place:
+        place.start()
+        yield place
+
+
+@pytest.fixture
+def gateway(served: Workplace) -> Iterator[Gateway]:
+    """The HTTP gateway before that worker."""
+    with Gateway(served.settings) as gateway:
+        yield gateway

@@ -69,3 +69,9 @@ WEBHOOK_BREAKERS_OPEN = Gauge(
 )
 LIVE_DROPPED = Gauge("stockpot_live_events_dropped", "Live events dropped while Redis was away", registry=REGISTRY)
 LOOP_LAG = Gauge("stockpot_loop_lag_seconds", "How late the engine's loop last woke", registry=REGISTRY)
+REQUESTS = Counter(
+    "stockpot_requests",
+    "Requests that the gateway answered; status 0: the client went first",
+    ["route", "status"],
+    registry=REGISTRY,
+)

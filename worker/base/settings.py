@@ -115,6 +115,11 @@ class Settings(BaseSettings):
     webhook_retry_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     secret_key: SecretStr | None = None
 
+    gateway_port: Annotated[int, Field(ge=0, le=65_535)] = 8484
+    gateway_connections: Annotated[int, Field(ge=1)] = 10_000
+    gateway_wait_seconds: Seconds = 590
+    gateway_send_seconds: Seconds = 30
+
     http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -38,6 +38,7 @@ _COMMANDS = {
     ),
     "db": Place("operations.database", "database", "The database's schema: upgrade, current, check."),
     "doctor": Place("operations.doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
+    "serve": Place("operations.serve", "serve", "Serve OpenAI's wire over HTTP: point any OpenAI SDK at it."),
     "simulate": Place("operations.simulate", "simulate", "Run the upstream simulator by itself."),
 }
 

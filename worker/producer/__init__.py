@@ -2,6 +2,7 @@
 
 batch_control  Control: cancel a batch, and make a new one of its failed lines
 cancellation   Telling of a cancellation made by a producer
+models         The upstream's models with their prices
 reader         Following: a job's live events and its end, from Redis and the database together
 stockpot       For producers: submit, follow, wait, cancel, retry
 """

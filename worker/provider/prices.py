@@ -66,6 +66,10 @@ class Prices:
     def __len__(self) -> int:
         return len(self._prices)
 
+    def price(self, model: str) -> Price | None:
+        """What a model costs; None without a fixed price."""
+        return self._prices.get(model)
+
     def cost(self, model: str, usage: Usage) -> Decimal | None:
         """The estimated cost in US dollars; None for a model without a fixed price."""
         price = self._prices.get(model)

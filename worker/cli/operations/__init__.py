@@ -6,6 +6,7 @@ demo      `stockpot demo`: see it work
 doctor    `stockpot doctor`: is everything there, and how to mend what is not
 purge     `stockpot purge`: forget finished jobs
 routes    `stockpot routes`
+serve     `stockpot serve`: the HTTP gateway
 simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground
 up        `stockpot up`: everything for development, in the foreground
 """

@@ -67,10 +67,14 @@ def up(workers: int, *, simulate: bool) -> None:
             env |= {"STOCKPOT_UPSTREAM_URL": upstream, "AIMLAPI_API_KEY": _ANY_KEY}
         children = [_worker(number, settings, env) for number in range(1, workers + 1)]
         stack.enter_context(stopping(supervisor, children))
+        gateway = _gateway(settings, env)
+        if gateway is not None:
+            stack.enter_context(stopping(supervisor, [gateway]))
+            children.append(gateway)
         _tell_what_runs(settings, redis, upstream, workers, simulate=simulate)
         for child in children:
             supervisor.start(child)
-        supervisor.run(lambda: _tell_ready(settings))
+        supervisor.run(lambda: _tell_ready(settings, gateway))
         say("Stopping: the workers finish what runs. Ctrl-C again hurries them.")
     say("Stopped.")
 
@@ -90,6 +94,21 @@ def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:
     name = f"worker-{number}"
     command = [sys.executable, "-m", "celery", "--quiet", "-A", "worker", "worker", "-n", f"{name}@%h"]
     return Child(name, command, own, awaited=" ready.")
+
+
+def _gateway(settings: Settings, env: dict[str, str]) -> Child | None:
+    """The gateway, on a free port when its own is taken; None without its extra."""
+    try:
+        from worker.gateway import serving
+    except ModuleNotFoundError:
+        return None
+    try:
+        sock = serving.listen("127.0.0.1", settings.gateway_port)
+    except OSError:
+        sock = serving.listen("127.0.0.1", 0)
+    port = sock.getsockname()[1]  # should it crash, it must come back where clients look for it
+    sock.close()
+    return Child("gateway", serving.command("127.0.0.1", port), env, awaited=serving.READY)
 
 
 class _Lines:
@@ -119,11 +138,13 @@ def _tell_what_runs(settings: Settings, redis: str, upstream: str, workers: int,
         put(f"{name:>9}   {shown(value)}")
 
 
-def _tell_ready(settings: Settings) -> None:
+def _tell_ready(settings: Settings, gateway: Child | None) -> None:
     here = settings.home == Path("var").absolute()
     home = "" if here else f"STOCKPOT_HOME={shlex.quote(str(settings.home))} "
     put("Ready. Submit from another terminal" + (" (in this directory)" if here else "") + ":")
     put(f'  {home}stockpot submit -m {_MODEL} --stream "Why is the sky blue?"')
+    if gateway is not None and gateway.ready_line is not None:
+        put(f"Or point any OpenAI SDK at {gateway.ready_line.rpartition(' ')[2]}")
     put("Ctrl-C stops everything that this command started.")
 
 

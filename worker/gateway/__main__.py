@@ -1,0 +1,31 @@
+"""One gateway process: `python -m worker.gateway --port 8484`. `stockpot serve` and `stockpot up` start it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from worker.base import telemetry
+from worker.base.settings import settings
+from worker.gateway import serving
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m worker.gateway", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    telemetry.configure(settings())
+    sock = serving.listen(given.host, given.port, shared=True)
+    url = serving.address_of(sock)
+    serving.serve(settings(), sock, lambda: _say(f"{serving.READY}{url}/v1"))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Who calls: a key, or nobody on loopback while there are no keys.
+
+Without a key the call must come from this machine and look like it: a loopback address, a loopback `Host` (a page of
+another site that was rebound to 127.0.0.1 sends its own) and no trace of a proxy, behind which anybody may stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from starlette.requests import Request
+
+from worker.gateway.errors import ApiError
+
+#: Roles of a key.
+ADMIN, READ_ONLY = "admin", "read_only"
+#: Headers that a proxy adds: whoever calls is not on this machine then.
+_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls. Everything that a request reads or changes is its tenant's."""
+
+    tenant: str
+    key: str | None = None  # the key's id; None without keys
+    roles: frozenset[str] = field(default_factory=frozenset)
+    models: frozenset[str] | None = None  # None: all
+
+    def may_use(self, model: str) -> bool:
+        """Whether the caller's key admits a model."""
+        return self.models is None or model in self.models
+
+    def require(self, role: str) -> None:
+        """Refuse a caller without this role: 403."""
+        if role not in self.roles:
+            raise ApiError(403, f"This needs a key with the role {role}.", code="insufficient_permissions")
+
+
+async def authenticate(request: Request) -> Caller:
+    """The caller of a request. Raises ApiError 401."""
+    if not _local(request):
+        raise ApiError(
+            401,
+            "Without a key only this machine is served. Give one: Authorization: Bearer sk-sp-…"
+            " (`stockpot keys create`).",
+            code="invalid_api_key",
+        )
+    return Caller("default", roles=frozenset({ADMIN}))
+
+
+def bearer(request: Request) -> str | None:
+    """The key that a request carries."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
+
+
+def _local(request: Request) -> bool:
+    client = request.client.host if request.client is not None else None
+    if client is None or any(name in request.headers for name in _PROXIED):
+        return False
+    return is_loopback(client) and is_loopback(request.url.hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

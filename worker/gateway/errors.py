@@ -1,0 +1,144 @@
+"""The error body of every answer that is no success, and which status each error of the product has.
+
+    {"error": {"message": str, "type": str, "param": str | null, "code": str | null}}
+
+The SDKs repeat 408, 409, 429 and 5xx by themselves; `x-should-retry: false` stands wherever that mends nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api_schemas import jsontext
+from worker.base.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    StockpotError,
+    Unreachable,
+    WaitTimeout,
+)
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+#: Statuses that the SDKs repeat unless they are asked not to.
+_REPEATED = frozenset({408, 409, 429})
+
+
+class ApiError(Exception):
+    """An answer that is no success.
+
+    Args:
+        status: the HTTP status.
+        message: for people.
+        param: the field's path, e.g. `messages[0].role`.
+        code: for programs.
+        kind: the error's `type`; by default it follows from the status.
+        retry_after: seconds after which a repeat may succeed; None when waiting does not help.
+        should_retry: whether the SDKs are to repeat the call; None leaves it to them.
+        headers: more headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str | None = None,
+        retry_after: float | None = None,
+        should_retry: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.kind = kind or (SERVER if status >= 500 else INVALID)
+        if should_retry is None and retry_after is None and (status in _REPEATED or status >= 500):
+            should_retry = False
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(max(1, math.ceil(retry_after)))
+        if should_retry is not None:
+            self.headers["x-should-retry"] = "true" if should_retry else "false"
+
+    def body(self) -> dict[str, Any]:
+        """The error body."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        """The whole answer."""
+        return Response(jsontext.dumps(self.body()), self.status, headers=self.headers, media_type="application/json")
+
+
+def not_found(message: str) -> ApiError:
+    """404: there is no such thing, or it is another tenant's."""
+    return ApiError(404, message)
+
+
+def of(error: StockpotError) -> ApiError:
+    """The answer to an error of the product."""
+    message = str(error)
+    match error:
+        case InvalidRequest():
+            first = error.problems[0] if error.problems else None
+            return ApiError(
+                400, message, param=(first.field or None) if first else None, code=_code(first.message if first else "")
+            )
+        case NotFound():
+            return ApiError(404, message)
+        case IdempotencyConflict():
+            return ApiError(409, message, code="idempotency_conflict")
+        case NotAllowed():
+            return ApiError(409, message, code="conflict")
+        case WaitTimeout():
+            return ApiError(503, message, code="timeout", should_retry=True)
+        case Unreachable():
+            # Where a dependency is, and how to mend it, is for the operator's log.
+            return ApiError(
+                503, f"{error.dependency} is unreachable", code="unavailable", retry_after=1, should_retry=True
+            )
+        case _:
+            return ApiError(500, message)
+
+
+def _code(message: str) -> str:
+    if message.startswith("missing"):
+        return "missing_required_parameter"
+    return "invalid_type" if "got a" in message or "got an" in message else "invalid_value"
+
+
+async def answer_api_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler of `ApiError`."""
+    if not isinstance(error, ApiError):
+        raise error
+    return error.response()
+
+
+async def answer_stockpot_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler of the product's errors."""
+    if not isinstance(error, StockpotError):
+        raise error
+    return of(error).response()
+
+
+async def answer_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's handler of its own errors: 404 for an unknown path, 405 for another method, 400 for a bad form."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = error.detail
+    if error.status_code == 404:
+        message = f"Unknown request URL: {request.method} {request.url.path[:256]}. It is not served here."
+    elif error.status_code == 405:
+        message = f"Not allowed to {request.method} {request.url.path[:256]}."
+    return ApiError(error.status_code, message, headers=error.headers).response()

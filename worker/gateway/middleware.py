@@ -1,0 +1,66 @@
+"""What happens around every request: its id, its log line, OpenAI's headers, and the last resort.
+
+Log lines carry the method, the route, the status and ids; never a body, a key or a query.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from worker.base import metrics
+from worker.gateway.errors import ApiError
+
+log = structlog.get_logger(__name__)
+
+
+class Around:
+    """ASGI middleware around every request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run a request and account for it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                took = f"{(time.perf_counter() - began) * 1000:.0f}"
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-version", b"2020-10-01"),
+                    (b"openai-processing-ms", took.encode()),
+                ]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, named)
+            except Exception:
+                log.exception("request_failed")
+                if status:  # the answer has begun: only its end can say that it is broken
+                    raise
+                await ApiError(500, "The gateway failed. Its log has the request id.").response()(scope, receive, named)
+            finally:
+                route = getattr(scope.get("route"), "path", "unknown")
+                metrics.REQUESTS.labels(route, str(status)).inc()
+                log.info(
+                    "request_answered",
+                    method=scope["method"],
+                    route=route,
+                    status=status,
+                    seconds=round(time.perf_counter() - began, 4),
+                )

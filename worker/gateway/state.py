@@ -1,0 +1,42 @@
+"""What all requests of a process share: settings and producers, one for each tenant that calls."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from starlette.requests import HTTPConnection
+
+from worker.base.settings import Settings
+from worker.producer.models import Models
+from worker.producer.stockpot import AsyncStockpot
+
+
+class Gateway:
+    """The state of one gateway process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        #: Set when the process stops: streams end then, so that they can be resumed elsewhere.
+        self.closing = asyncio.Event()
+        self.models = Models(settings)
+        self._pots: dict[str, AsyncStockpot] = {}
+
+    @classmethod
+    def of(cls, connection: HTTPConnection) -> Self:
+        """The gateway of a request."""
+        found: Self = connection.app.state.gateway
+        return found
+
+    def pot(self, tenant: str) -> AsyncStockpot:
+        """The producer of a tenant."""
+        if tenant not in self._pots:
+            self._pots[tenant] = AsyncStockpot(self.settings, tenant=tenant)
+        return self._pots[tenant]
+
+    async def close(self) -> None:
+        """Close the producers."""
+        pots, self._pots = self._pots, {}
+        for pot in pots.values():
+            await pot.close()
+        await self.models.close()
