@@ -109,7 +109,7 @@ def test_a_worker_lives_two_hours_off(stage: SetStage, tmp_path: Path, offset: i
 
 #: The engine's event loop, and nothing else, runs one callback until `enough`.
 STAND_STILL = """
-from worker import tasks
+from worker.broker import tasks
 
 def stand_still():
     sys.stderr.write("the loop stands still\\n")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fault
 
 #: The engine's loop runs one callback for ever.
 STAND_STILL = """
-from worker import tasks
+from worker.broker import tasks
 tasks._engine._loop.call_soon_threadsafe(threading.Event().wait)
 """
 

@@ -169,7 +169,7 @@ def test_a_claim_does_not_wait_for_a_row_that_somebody_else_holds(postgres_url: 
 
 CLAIMER = """
 import sys
-from worker.db import claim
+from worker.db.jobs import claim
 from worker.db.connect import Database
 from worker.base.settings import Settings
 

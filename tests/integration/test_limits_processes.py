@@ -13,18 +13,18 @@ from tests.rig.procs import Process
 #: One worker: as many jobs as the gate lets out for some seconds, each one's moment written down.
 WORKER = """
 import asyncio, sys, time
-from worker.limits.admission import Gate
+from worker.limits.admission import Admission
 from worker.limits.permit import Permit
 from worker.limits.route import Limits, Route
 
 async def main(url, rpm, tpm, ends):
-    gate = Gate(url, Limits(rpm=rpm or None, tpm=tpm or None))
-    await gate.start()
+    admission = Admission(url, Limits(rpm=rpm or None, tpm=tpm or None))
+    await admission.start()
     route, moments = Route("http://upstream/v1", "k", "m"), []
 
     async def job():
         while time.time() < ends:
-            permit = await gate.admit(route, 50, 1.0)
+            permit = await admission.admit(route, 50, 1.0)
             if isinstance(permit, Permit):
                 moments.append(time.time())
                 await asyncio.sleep(0.02)
@@ -33,7 +33,7 @@ async def main(url, rpm, tpm, ends):
                 await asyncio.sleep(min(permit.seconds, 0.2))
 
     await asyncio.gather(*(job() for _ in range(20)))
-    await gate.aclose()
+    await admission.aclose()
     print("\\n".join(map(str, moments)))
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
