@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from migrations import HEAD
 from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import SetStage
@@ -21,15 +22,18 @@ pytestmark = pytest.mark.fault
 ROOT = Path(__file__).parents[2]
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 
+#: The number of the version after this one.
+AFTER = f"{int(HEAD) + 1:04d}"
+
 #: What the next version may do to the table that is used most: a column more, and an index.
-NEXT = '''
+NEXT = f'''
 """one column more"""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{AFTER}"
+down_revision = "{HEAD}"
 
 
 def upgrade() -> None:
@@ -44,8 +48,8 @@ def _next_version(directory: Path) -> dict[str, str]:
     for package in ("worker", "api_schemas", "migrations"):
         shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     history = directory / "migrations"
-    (history / "versions" / "0002_one_column_more.py").write_text(NEXT)
-    (history / "__init__.py").write_text('"""The next version."""\n\nHEAD = "0002"\n')
+    (history / "versions" / f"{AFTER}_one_column_more.py").write_text(NEXT)
+    (history / "__init__.py").write_text(f'"""The next version."""\n\nHEAD = "{AFTER}"\n')
     return {"PYTHONPATH": str(directory)}
 
 
@@ -77,7 +81,7 @@ def test_the_next_version_upgrades_under_load_and_works_beside_this_one(
         on.quiesce()
         mine = {row["job_id"]: row["worker"] for row in on.rows("SELECT job_id, worker FROM attempts_v")}
         revision = on.rows("SELECT version_num FROM alembic_version")[0]["version_num"]
-        witness.saw(revision == "0002" and len({mine[job] for job in last}) == 3)
+        witness.saw(revision == AFTER and len({mine[job] for job in last}) == 3)
     on.check()
     assert on.extra_calls() == 0
     assert "still waiting for" not in own_postgres.log

@@ -75,3 +75,8 @@ REQUESTS = Counter(
     ["route", "status"],
     registry=REGISTRY,
 )
+
+
+def loop_lag() -> float:
+    """How late the engine's loop last woke, in seconds."""
+    return REGISTRY.get_sample_value("stockpot_loop_lag_seconds") or 0.0

@@ -7,6 +7,8 @@ stockpot.submit   a submission by a producer that has the broker and no database
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +51,7 @@ def start_engine(worker: Any) -> None:
     if ours.redis_url is None:
         _open.enter_context(embedded.lease(ours.home))
     engine = Engine(ours)
+    engine.on_drain = lambda: os.kill(os.getpid(), signal.SIGTERM)  # as a supervisor would stop it
     engine.start()
     _engine = engine
     if ours.watchdog_seconds:

@@ -14,5 +14,6 @@ recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a ta
 schema     The schema's versions: upgrade, current, check
 threads    SQL off the event loop: a few threads, and patience for a database that is away
 views      The views: the stable surface that people read with SQL
+workers/   Worker processes as SQL: who lives, with what load, and who was asked to drain
 webhooks/  Webhook endpoints, events and attempts as SQL
 """

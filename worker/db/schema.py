@@ -27,6 +27,7 @@ from worker.db.columns import metadata
 from worker.db.connect import Database
 from worker.db.jobs import tables
 from worker.db.webhooks import tables as webhook_tables
+from worker.db.workers import tables as worker_tables
 
 __all__ = [
     "batch_tables",
@@ -39,6 +40,7 @@ __all__ = [
     "tables",
     "upgrade",
     "webhook_tables",
+    "worker_tables",
 ]
 
 #: Any number; every upgrade takes this lock first, so that two that start together run one after the other.

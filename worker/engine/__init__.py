@@ -7,6 +7,7 @@ feeder          The feeder: what this worker claims, and when
 health          The worker's HTTP door for machines: `/livez`, `/readyz`, `/metrics`
 heartbeat       The heartbeat
 paused_models   Models whose route is shut
+presence        This worker's row in the table of workers, renewed with each heartbeat; the request to drain
 redis_policy    A look at Redis's eviction policy when a worker starts
 restarting      Loops that last as long as the engine
 route_news      Routes that were paused or resumed

@@ -37,6 +37,7 @@ from worker.engine.collector import spare_the_lasting
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerHeartbeat, HealthServer
 from worker.engine.heartbeat import Heartbeat
+from worker.engine.presence import Presence
 from worker.engine.redis_policy import warn_if_redis_evicts
 from worker.engine.restarting import restarting
 from worker.engine.route_news import RouteNews
@@ -92,6 +93,8 @@ class Engine:
         self._hurry_asked = asyncio.Event()
         self._failed: BaseException | None = None
         self.closing = False
+        #: What ends this process in order when somebody asks its worker to drain; whoever hosts the engine sets it.
+        self.on_drain: Callable[[], object] = self.stop_claiming
 
     # ── the door, for other threads ──────────────────────────────────────────────────────────────────────────────
 
@@ -212,6 +215,14 @@ class Engine:
         heartbeat = Heartbeat(
             database, self.slots, owner=self.owner, lease=settings.lease_seconds, every=settings.heartbeat_seconds
         )
+        presence = Presence(
+            database,
+            self.slots,
+            owner=self.owner,
+            concurrency=settings.concurrency,
+            every=settings.heartbeat_seconds,
+            on_drain=self.on_drain,
+        )
         sweeper = Sweeper(
             database,
             owner=self.owner,
@@ -228,6 +239,7 @@ class Engine:
         loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self._feeder.run,
             heartbeat.run,
+            presence.run,
             sweeper.run,
             partial(Control(redis_url).listen, self._cancel),
             partial(self._keep_prices, context.prices, upstream),
@@ -253,6 +265,7 @@ class Engine:
         await news.aclose()
         await upstream.close()
         await health.close()
+        await presence.leave()
         await database.try_write(lambda conn: resign(conn, self.owner), None, "resign_failed")
         database.close()
         log.info("engine_stopped", owner=self.owner)

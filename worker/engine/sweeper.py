@@ -29,12 +29,15 @@ from worker.db.jobs import leases
 from worker.db.jobs.leases import Reclaimed
 from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
+from worker.db.workers import registry
 from worker.webhooks.envelope import Settled
 from worker.webhooks.subscriptions import Subscriptions
 
 log = structlog.get_logger(__name__)
 
 NAME = "sweeper"
+#: How often rows of workers that ended without a word are looked for, in seconds.
+TIDY_SECONDS = 3_600.0
 #: The election lasts this many sweeps: one missed beat does not unseat, a dead leader is followed within seconds.
 TERM_SWEEPS = 3
 #: A job whose call was lost with its worker waits so long at most for the look-up: it has waited for its lease already.
@@ -69,6 +72,7 @@ class Sweeper:
         self._subscriptions = Subscriptions()
         self._keeper = BatchKeeper()
         self.elected = False
+        self._tidy_at = 0.0  # monotonic seconds
 
     async def run(self) -> None:
         """Sweep every `every` seconds, for ever."""
@@ -90,6 +94,9 @@ class Sweeper:
         if elected:
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
             await self._database.try_write(reservations.tend, None, "budgets_delayed")
+            if time.monotonic() >= self._tidy_at:
+                self._tidy_at = time.monotonic() + TIDY_SECONDS
+                await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Reclaimed], int] = ([], 0)

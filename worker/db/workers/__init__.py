@@ -1,0 +1,5 @@
+"""Worker processes as SQL: who lives, with what load, and who was asked to drain. The caller commits.
+
+registry  A worker announces itself with each heartbeat; others list them and ask one to drain
+tables    The workers table: one row for each worker process that lives
+"""
