@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from sqlalchemy import text
 
@@ -14,8 +16,10 @@ PRESENCE = Presence("h:1:aa", "h", 1, "0.1.0", 10.0, 200, 3, 0.01, 50_000_000)
 
 
 @pytest.fixture
-def database(database_url: str) -> Database:
-    return Database(Settings(database_url=database_url), pool_size=1)
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(Settings(database_url=database_url), pool_size=1)
+    yield opened
+    opened.close()
 
 
 def test_a_worker_that_announces_itself_is_listed_as_alive(database: Database) -> None:
