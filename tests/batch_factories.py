@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api_schemas.ids import uuid7_hex
 from tests.factories import USAGE, chat, rows, settlement, time_is_up
 from worker.batches import importing, results
-from worker.batches.ends import count_lines
 from worker.batches.importing import Options, Quoted
 from worker.batches.reading import BatchFile
 from worker.batches.result_files import Files
 from worker.batches.survey import survey
 from worker.db.batches import claims, records
-from worker.db.batches.records import BatchRow, Tally
+from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
-from worker.db.jobs import leases, settle
+from worker.db.jobs import cancel, leases, settle
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.settle import Settlement
-from worker.webhooks.subscriptions import Subscriptions
+from worker.job.consequences import Consequences
+from worker.job.settlements import Settling
 
 #: Bytes of the longest line that the tests' files may have.
 LONGEST = 1024 * 1024
@@ -65,22 +65,37 @@ def claimed(database: Database, batch: str, limit: int = 100) -> list[ClaimedJob
     return database.write(lambda conn: claims.claim_lines(conn, found[0], limit, owner="w", lease=30, held=[]))
 
 
-def end(database: Database, *settlements: Settlement) -> None:
-    """Write settlements as the settler does."""
+def end(database: Database, *over: tuple[ClaimedJob, Settlement]) -> int:
+    """Write settlements as a worker does; how many webhook events that made."""
+
+    def write(conn: Any) -> int:
+        written = settle.write(conn, [settlement for _, settlement in over])
+        ends = [Settling(job, one, uuid7_hex()).ended(written[job.id]) for job, one in over if job.id in written]
+        return Consequences().write(conn, ends)
+
+    return database.write(write)
+
+
+def sweep(database: Database) -> None:
+    """Take back and expire what is due, as the sweeper does."""
+    database.write(lambda conn: Consequences().write(conn, leases.reclaim(conn) + leases.expire(conn)))
+
+
+def cancel_one(database: Database, job: str) -> None:
+    """Cancel a queued job, as a producer does."""
 
     def write(conn: Any) -> None:
-        written = settle.write(conn, settlements)
-        count_lines(conn, records.tallies(settlements, written), Subscriptions())
+        done = cancel.cancel(conn, job, tenant="default")
+        assert done.ended is not None
+        Consequences().write(conn, [done.ended])
 
     database.write(write)
 
 
-def over(job: ClaimedJob, status: str = "completed", **fields: Any) -> Settlement:
+def over(job: ClaimedJob, status: str = "completed", **fields: Any) -> tuple[ClaimedJob, Settlement]:
+    """A claimed job, and a settlement of it."""
     made = {"usage": USAGE, "cost_usd": Decimal("0.01"), "cost_source": "provider", "total_seconds": 2.0} | fields
-    return replace(
-        settlement(job, status=status, outcome="completed" if status == "completed" else "terminal", **made),
-        batch_id=job.batch_id,
-    )
+    return job, settlement(job, status=status, outcome="completed" if status == "completed" else "terminal", **made)
 
 
 def again(database: Database, batch: str) -> BatchRow:
@@ -118,15 +133,7 @@ def finished(database: Database, batch: BatchRow) -> list[ClaimedJob]:
     )
     [ninth] = rows(database, "SELECT id FROM jobs WHERE line = 9")
     time_is_up(database, ninth["id"])
-
-    def sweep(conn: Any) -> None:
-        expired = leases.expire(conn)
-        tally = Tally()
-        for one in expired:
-            tally.end(one.status, one.job_id, one.answers)
-        count_lines(conn, {batch.id: tally}, Subscriptions())
-
-    database.write(sweep)
+    sweep(database)
     return jobs
 
 

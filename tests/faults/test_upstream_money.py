@@ -16,6 +16,7 @@ from tests.rig.simulated import Knobs
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
+from worker.base.money import PICO
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Budget
 
@@ -71,7 +72,7 @@ def test_every_attempt_of_a_run_with_faults_is_matched_to_the_last_credit(stage:
     A budget counts along: what it has counted is the ledger's sum, and nothing is reserved any more.
     """
     on = stage(database, workers=2, concurrency=12, first_event_timeout=300, idle_timeout=300, total_timeout=400)
-    books.write(on, lambda conn: reservations.put(conn, "*", "day", int(100 * books.PICO)))
+    books.write(on, lambda conn: reservations.put(conn, "*", "day", int(100 * PICO)))
     rng = random.Random(18)
     doomed = [on.submit("stall@2" if number % 2 else "hold", stream=number % 2 == 1) for number in range(6)]
     jobs = [on.submit(rng.choice(SCRIPTS), stream=number % 2 == 0) for number in range(50)]
@@ -92,17 +93,17 @@ def test_every_attempt_of_a_run_with_faults_is_matched_to_the_last_credit(stage:
     books.reconcile(on)
     assert list(books.differences(on)) == []
     assert sum(books.billed(on).values()) == sum(
-        Decimal(row["cost_picousd"] or 0) / books.PICO for row in books.ledger(on).values()
+        Decimal(row["cost_picousd"] or 0) / PICO for row in books.ledger(on).values()
     )
     found = _budget(on)
     assert found.reserved_picousd == 0
-    assert Decimal(found.spent_picousd) / books.PICO == sum(books.billed(on).values())
+    assert Decimal(found.spent_picousd) / PICO == sum(books.billed(on).values())
 
 
 def test_what_a_dead_worker_had_reserved_is_free_again(stage: SetStage) -> None:
     """Its call, of unknown cost, had taken all that was left: nobody else could make any."""
     on = stage("postgres", workers=1)
-    books.write(on, lambda conn: reservations.put(conn, "default", "day", int(books.PICO) // 200))
+    books.write(on, lambda conn: reservations.put(conn, "default", "day", int(PICO) // 200))
     first = on.submit("stall@2", stream=True)
     victim = on.workers[0]
     with Witness("a worker died that had reserved all there was") as witness:

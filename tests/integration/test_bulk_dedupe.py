@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 
-from tests.batch_factories import ANSWER, DEDUPE, again, claimed, end, export, over, submit, write_asked
+from tests.batch_factories import (
+    ANSWER,
+    DEDUPE,
+    again,
+    cancel_one,
+    claimed,
+    end,
+    export,
+    over,
+    submit,
+    sweep,
+    write_asked,
+)
 from tests.factories import lease_run_out, rows
 from worker.base.errors import NotAllowed
 from worker.batches import importing
-from worker.batches.ends import count_lines
 from worker.batches.importing import Options
 from worker.batches.keeper import BatchKeeper
 from worker.db import purge as purging
@@ -20,11 +31,8 @@ from worker.db.batches import claims, lines_in, records
 from worker.db.batches.lines_in import ImportCopy
 from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
-from worker.db.jobs import leases
-from worker.engine.sweeper import _counted
+from worker.job.consequences import Consequences
 from worker.producer import batch_control as control
-from worker.producer.cancellation import hears_of_cancel
-from worker.webhooks.subscriptions import Subscriptions
 
 #: What the lines ask, in the order of the file: three requests, one of them five times.
 ASKED = ["a", "b", "a", "c", "a", "b", "a", "a"]
@@ -96,15 +104,9 @@ def test_a_copy_fails_with_its_line_and_is_retried_with_it(database: Database, b
 
 def test_cancelling_a_batch_or_one_line_cancels_its_copies(database: Database, batch: BatchRow, tmp_path: Path) -> None:
     """What is in flight answers its copies, too."""
-    from worker.db.jobs import cancel
-
     [running] = claimed(database, batch.id, 1)
     [second] = rows(database, "SELECT id FROM jobs WHERE line = 2")
-
-    def write(conn: Any) -> None:
-        hears_of_cancel(conn, cancel.cancel(conn, second["id"], tenant="default"), "default")
-
-    database.write(write)
+    cancel_one(database, second["id"])
     assert again(database, batch.id).cancelled == 2
     control.cancel(database, batch.id, tenant="default", abort=False)
     end(database, over(running, response=ANSWER, error_status=200))
@@ -122,7 +124,7 @@ def test_a_dead_workers_poisoned_line_takes_its_copies_with_it(database: Databas
     batch, _ = submit(database, path, Options(dedupe=True, max_attempts=1))
     [job] = claimed(database, batch.id, 1)
     lease_run_out(database, job.id)
-    database.write(lambda conn: count_lines(conn, _counted(leases.reclaim(conn)), Subscriptions()))
+    sweep(database)
     assert again(database, batch.id).failed == 5
 
 
@@ -213,7 +215,7 @@ def test_money_is_reserved_for_calls_and_not_for_copies(database: Database, tmp_
         conn.exec_driver_sql("UPDATE batches SET quoted_picousd = 30000000000")
     [job] = claimed(database, batch.id, 1)
     end(database, over(job, response=ANSWER))
-    database.write(BatchKeeper().keep)
+    database.write(BatchKeeper(Consequences().write).keep)
     assert again(database, batch.id).held is None
     row = again(database, batch.id)
     assert claims.line_picousd(row.cost_picousd, row.completed - row.copied, None, 3) == 10_000_000_000

@@ -6,28 +6,26 @@ import json
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.batch_factories import again, claimed, end, export, finished, over, submit, write_file
+from tests.batch_factories import again, cancel_one, claimed, end, export, finished, over, submit, sweep, write_file
 from tests.factories import lease_run_out, rows, sql, time_is_up
 from worker.base.errors import NotAllowed, NotFound
-from worker.batches.ends import count_lines
 from worker.batches.importing import Options
 from worker.batches.keeper import BatchKeeper
 from worker.db.batches import changes, claims, records
 from worker.db.batches.claims import OpenBatch
-from worker.db.batches.records import BatchRow, Tally
+from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
-from worker.db.jobs import cancel, claim, leases, settle
+from worker.db.jobs import cancel, claim, leases
+from worker.job.consequences import Consequences
 from worker.producer import batch_control as control
-from worker.webhooks.subscriptions import Subscriptions
 
 
 def kept(database: Database) -> None:
     """One round of the batch keeper."""
-    database.write(BatchKeeper().keep)
+    database.write(BatchKeeper(Consequences().write).keep)
 
 
 def test_lines_are_claimed_in_the_order_of_the_file_and_only_through_their_batch(
@@ -71,7 +69,7 @@ def test_a_settlement_that_is_repeated_after_a_lost_commit_is_not_counted_twice(
     jobs = claimed(database, batch.id, 2)
     for _ in range(3):
         end(database, over(jobs[0]))
-    end(database, replace(over(jobs[1]), fence=99))
+    end(database, (jobs[1], replace(over(jobs[1])[1], fence=99)))
     now = again(database, batch.id)
     assert (now.completed, now.calls, now.cost_usd) == (1, 1, Decimal("0.01"))
 
@@ -90,17 +88,15 @@ def test_the_end_of_a_batch_is_one_event(database: Database, tmp_path: Path) -> 
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 4), options)
     jobs = claimed(database, batch.id)
 
-    def write(conn: Any) -> list[Any]:
-        given = [over(job) for job in jobs]
-        return count_lines(conn, records.tallies(given, settle.write(conn, given)), Subscriptions())
-
-    [event] = database.write(write)
-    body = json.loads(event.body)
-    assert (event.type, event.url, event.batch_id) == ("batch.completed", "https://example.com/hook", batch.id)
+    assert end(database, *[over(job) for job in jobs]) == 1
+    [event] = rows(database, "SELECT type, url, batch_id, CAST(body AS text) AS body FROM webhook_events")
+    body = json.loads(event["body"])
+    assert (event["type"], event["url"]) == ("batch.completed", "https://example.com/hook")
+    assert event["batch_id"] == batch.id
     assert body["data"]["id"] == batch.id
     assert body["data"]["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
     assert (body["data"]["metadata"], body["data"]["usage"]["total_tokens"]) == ({"night": "1"}, 60)
-    assert database.write(lambda conn: count_lines(conn, {batch.id: Tally()}, Subscriptions())) == []
+    assert database.write(lambda conn: Consequences().write(conn, [], unexpected=[batch.id])) == 0
 
 
 def test_a_cancelled_batch_keeps_what_is_done_and_ends_with_its_last_call(database: Database, batch: BatchRow) -> None:
@@ -140,14 +136,8 @@ def test_what_a_killed_cancellation_left_the_keeper_finishes(database: Database,
 
 def test_a_cancelled_line_counts_as_one(database: Database, batch: BatchRow) -> None:
     """A single job can be cancelled, whatever it belongs to; it cannot be retried, since its result is final."""
-    from worker.producer.cancellation import hears_of_cancel
-
     [job] = rows(database, "SELECT id FROM jobs WHERE line = 3")
-
-    def write(conn: Any) -> None:
-        hears_of_cancel(conn, cancel.cancel(conn, job["id"], tenant="default"), "default")
-
-    database.write(write)
+    cancel_one(database, job["id"])
     assert again(database, batch.id).cancelled == 1
     with pytest.raises(NotAllowed, match="retry-failed"):
         database.write(lambda conn: cancel.retry(conn, job["id"], tenant="default", ttl=60))
@@ -155,18 +145,12 @@ def test_a_cancelled_line_counts_as_one(database: Database, batch: BatchRow) -> 
 
 def test_expired_and_poisoned_lines_are_counted_by_the_sweeper(database: Database, tmp_path: Path) -> None:
     """A batch with an expired line is expired."""
-    from worker.engine.sweeper import _counted
-
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 3), Options(max_attempts=1))
     jobs = claimed(database, batch.id, 2)
     lease_run_out(database, jobs[0].id)
     [last] = rows(database, "SELECT id FROM jobs WHERE line = 3")
     time_is_up(database, last["id"])
-
-    def sweep(conn: Any) -> None:
-        count_lines(conn, _counted(leases.reclaim(conn) + leases.expire(conn)), Subscriptions())
-
-    database.write(sweep)
+    sweep(database)
     now = again(database, batch.id)
     assert (now.failed, now.expired, now.status) == (1, 1, "in_progress")
     end(database, over(jobs[1]))

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection
 
 from tests.factories import claimed, lease_run_out, opened, request, rows, settlement, sql, submitted
+from worker.base.money import PICO
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Ask, Budget
 from worker.db.budgets.tables import EVERYBODY
@@ -29,7 +30,7 @@ from worker.db.connect import Database
 from worker.db.jobs import claim, leases, ledger, lookup
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ledger import Mark
-from worker.db.jobs.settle import PICO, Settlement, write
+from worker.db.jobs.settle import Settlement, write
 from worker.db.jobs.tenant_fairness import TenantFairness
 
 DOLLAR = int(PICO)

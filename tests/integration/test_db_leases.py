@@ -20,18 +20,18 @@ from tests.factories import (
 )
 from worker.db.connect import Database
 from worker.db.jobs import cancel, leases
-from worker.db.jobs.leases import Reclaimed
+from worker.db.jobs.ended import Ended
 
 
 def renew(database: Database, *ids: str, owner: str = "w", lease: float = 30) -> dict[str, Any]:
     return {one.job_id: one for one in database.write(lambda conn: leases.renew(conn, owner, ids, lease=lease))}
 
 
-def reclaim(database: Database, **options: Any) -> list[Reclaimed]:
+def reclaim(database: Database, **options: Any) -> list[Ended]:
     return database.write(lambda conn: leases.reclaim(conn, **options))
 
 
-def expire(database: Database, **options: Any) -> list[Reclaimed]:
+def expire(database: Database, **options: Any) -> list[Ended]:
     return database.write(lambda conn: leases.expire(conn, **options))
 
 
@@ -107,8 +107,9 @@ def test_a_job_that_has_cost_as_many_workers_as_it_has_attempts_is_poison(databa
     claimed(database, job)
     lease_run_out(database, job)
     [over] = reclaim(database)
-    assert (over.status, over.error_class) == ("failed", "poison")
-    assert over.error_message is not None
+    assert (over.status, over.error and over.error.error_class) == ("failed", "poison")
+    assert over.error is not None
+    assert over.error.message
     stored = row(database, job)
     assert (stored["status"], stored["error_class"], stored["attempts"]) == ("failed", "poison", 2)
     assert [one["outcome"] for one in attempt_rows(database, job)] == ["lost", "lost"]
@@ -130,7 +131,7 @@ def test_waiting_is_no_step_towards_poison(database: Database) -> None:
 def test_a_call_that_may_have_been_billed_is_not_repeated_under_fail(database: Database) -> None:
     job = lost(database, on_ambiguous="fail")
     [over] = reclaim(database)
-    assert (over.status, over.error_class) == ("failed", "ambiguous")
+    assert (over.status, over.error and over.error.error_class) == ("failed", "ambiguous")
     assert row(database, job)["finished_at"] is not None
 
 
@@ -139,7 +140,7 @@ def test_a_cancelled_jobs_lease_that_ran_out_ends_it_as_cancelled(database: Data
     job = lost(database, on_ambiguous="fail", max_attempts=1)
     database.write(lambda conn: cancel.cancel(conn, job, tenant="default"))
     [over] = reclaim(database)
-    assert (over.status, over.error_class) == ("cancelled", "cancelled")
+    assert (over.status, over.error and over.error.error_class) == ("cancelled", "cancelled")
     assert row(database, job)["status"] == "cancelled"
 
 
@@ -167,9 +168,9 @@ def test_a_queued_job_whose_time_is_up_expires_and_says_what_went_wrong_last(dat
     settled(database, settlement(mine, status="queued", outcome="busy", error_message="slow down"))
     time_is_up(database, job)
     [over] = expire(database)
-    assert (over.job_id, over.status, over.error_class) == (job, "expired", "expired")
+    assert (over.job_id, over.status, over.error and over.error.error_class) == (job, "expired", "expired")
     assert (over.webhook, over.metadata) == ("https://example.com/h", '{"k":"v"}')
-    assert "slow down" in (over.error_message or "")
+    assert over.error and "slow down" in over.error.message
     stored = row(database, job)
     assert (stored["status"], stored["waiting_on"]) == ("expired", None)
     assert expire(database) == []

@@ -220,7 +220,7 @@ def test_a_job_whose_cancellation_was_asked_for_is_not_called_again(database: Da
     settled(database, settlement(job, status="queued", outcome="retryable", error_class="upstream"))
     assert claimed(database, job.id) == []
     [over] = database.write(leases.expire)
-    assert (over.job_id, over.status, over.error_class) == (job.id, "cancelled", "cancelled")
+    assert (over.job_id, over.status, over.error and over.error.error_class) == (job.id, "cancelled", "cancelled")
     assert row(database, job.id)["status"] == "cancelled"
 
 

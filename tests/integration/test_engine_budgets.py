@@ -22,7 +22,8 @@ from worker.db.budgets.reservations import Ask, Budget
 from worker.db.jobs import claim, submit
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.threads import DatabaseThreads
-from worker.job.group_writer import GroupWriter
+from worker.job.consequences import Consequences
+from worker.job.settlements import SettlementWriter
 from worker.simulator.journal import calls, read_journal
 
 
@@ -181,8 +182,7 @@ async def test_where_no_budget_is_set_nothing_is_asked_of_the_database(database_
         try:
             event.listen(threads.database.engine, "before_cursor_execute", lambda *args: told.append(args[2]))
             told: list[str] = []
-            group_writer = GroupWriter(threads, lambda: None)
-            await group_writer.settle(settlement(jobs[0]))
+            await SettlementWriter(threads, Consequences()).settle(jobs[0], settlement(jobs[0]))
             assert told
             assert not [one for one in told if "budget" in one]
         finally:

@@ -29,10 +29,12 @@ from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
 from worker.base.settings import Settings
 from worker.db.jobs import leases
+from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.settle import Settlement
 from worker.db.schema import upgrade
 from worker.db.threads import DatabaseThreads
-from worker.job.group_writer import GroupWriter
+from worker.job.consequences import Consequences
+from worker.job.settlements import SettlementWriter
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -149,13 +151,13 @@ def test_answers_that_hurt_end_their_jobs_and_nobody_elses(
         assert {one["job_id"] for one in told} == {jobs[script] for script in TORTURE}
 
 
-def settle_all(settings: Settings, settlements: list[Settlement]) -> list[bool]:
+def settle_all(settings: Settings, settlements: list[tuple[ClaimedJob, Settlement]]) -> list[bool]:
     """Give settlements to one settler at once, as stories that end together do; whether each was written."""
 
     async def run() -> list[bool]:
         database = DatabaseThreads(settings)
-        group_writer = GroupWriter(database, lambda: None)
-        done = await asyncio.wait_for(asyncio.gather(*[group_writer.settle(one) for one in settlements]), 30)
+        writer = SettlementWriter(database, Consequences())
+        done = await asyncio.wait_for(asyncio.gather(*[writer.settle(*one) for one in settlements]), 30)
         database.close()
         return [one is not None for one in done]
 
@@ -170,9 +172,9 @@ def test_one_settlement_that_cannot_be_stored_spoils_no_other_and_keeps_its_mone
         done = settle_all(
             database.settings,
             [
-                settlement(good),
-                settlement(bad, response=deep, usage=USAGE, cost_usd=Decimal("0.5"), cost_source="provider"),
-                settlement(other),
+                (good, settlement(good)),
+                (bad, settlement(bad, response=deep, usage=USAGE, cost_usd=Decimal("0.5"), cost_source="provider")),
+                (other, settlement(other)),
             ],
         )
         assert done == [True, True, True]
@@ -185,7 +187,7 @@ def test_what_can_never_be_stored_is_left_to_its_lease_and_the_writer_lives(data
     """Whatever the defect that made it: other jobs' settlements are written, and nobody waits for ever."""
     with opened(database_url) as database:
         good, bad = claimed(database, *submitted(database, request("a"), request("b")))
-        done = settle_all(database.settings, [settlement(bad, seq=2**70), settlement(good)])
+        done = settle_all(database.settings, [(bad, settlement(bad, seq=2**70)), (good, settlement(good))])
         assert done == [False, True]
         assert [row(database, job.id)["status"] for job in (good, bad)] == ["completed", "in_progress"]
 
@@ -197,7 +199,9 @@ def test_an_old_and_a_new_claims_settlements_that_meet_are_told_apart(database_u
         lease_run_out(database, old.id)
         database.write(leases.reclaim)
         [new] = claimed(database, old.id)
-        assert settle_all(database.settings, [settlement(old, text="old"), settlement(new, text="new")]) == [
+        assert settle_all(
+            database.settings, [(old, settlement(old, text="old")), (new, settlement(new, text="new"))]
+        ) == [
             False,
             True,
         ]

@@ -15,10 +15,9 @@ from click.testing import CliRunner
 from tests.factories import attempt_rows, rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
+from worker.base.money import PICO
 from worker.cli.app import main
 from worker.simulator.journal import calls, read_journal
-
-PICO = Decimal(10) ** 12
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, text
 
 from tests.rig.stage import Stage
+from worker.base.money import PICO
 from worker.base.settings import Settings
 from worker.db.connect import Database
 from worker.simulator.journal import calls, read_journal
 
 T = TypeVar("T")
 
-PICO = Decimal(10) ** 12
 #: Seconds for one run of the command.
 _PATIENCE = 120
 

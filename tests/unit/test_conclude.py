@@ -41,9 +41,9 @@ def columns_fit(settlement: Settlement, attempts: int = 1, calls: int = 1) -> bo
 
 def test_an_answer_completes_its_job_with_everything_that_came() -> None:
     """Under the claim's fence and attempt, with the provider's word on the cost."""
-    job = claimed_job(fence=4, attempt=3, batch_id="batch_1")
+    job = claimed_job(fence=4, attempt=3)
     done = decide.answered(job, answer(status=201), Prices())
-    assert (done.job_id, done.fence, done.attempt, done.batch_id) == (job.id, 4, 3, "batch_1")
+    assert (done.job_id, done.fence, done.attempt) == (job.id, 4, 3)
     assert (done.status, done.outcome, done.spent, done.called) == ("completed", "completed", True, True)
     assert (done.response, done.text, done.finish_reason) == ('{"id": "gen-1"}', "hello", "stop")
     assert (done.usage, done.cost_usd, done.cost_source) == (USAGE, Decimal("0.001"), "provider")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import failure
-from worker.job.retry import ACCOUNT_SECONDS, Decision, Fail, Policy, Retry, Wait, backoff, decide
+from worker.base.backoff import backoff
+from worker.job.retry import ACCOUNT_SECONDS, Decision, Fail, Policy, Retry, Wait, decide
 from worker.upstream.outcome import Kind
 
 POLICY = Policy(max_attempts=3, on_ambiguous="retry", base=0.5, cap=60)
@@ -108,9 +109,8 @@ def test_backoff_doubles_up_to_its_cap_with_half_of_it_at_random(
     tries: int, seed: int, base: float, cap: float
 ) -> None:
     """The jitter comes after the cap: late waits differ too."""
-    policy = Policy(3, "retry", base, cap)
     whole = min(cap, base * 2.0 ** min(tries - 1, 32))
-    waits = [backoff(tries, policy, random.Random(seed + number)) for number in range(20)]
+    waits = [backoff(tries, base, cap, random.Random(seed + number)) for number in range(20)]
     assert all(whole / 2 <= wait <= whole for wait in waits)
     assert max(waits) - min(waits) > whole / 20
 

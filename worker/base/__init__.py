@@ -1,8 +1,10 @@
 """What everything stands on: settings, errors, logs, metrics. Knows no trade.
 
+backoff      Backoff: the pause after a failed try
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
 errors       The errors Stockpot raises, one class per decision a caller can take
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
+money        Money in whole numbers: 1e-12 US dollars
 private      Files and directories that only their owner can read, whatever the umask
 settings     The configuration: one frozen object, the only reader of the environment
 tasks        Ending tasks

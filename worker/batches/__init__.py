@@ -1,7 +1,6 @@
 """Batches of any size: quoted, imported, run by the workers, read while they run, reported.
 
 daily         Windows of the day: `HH:MM-HH:MM`, in which bulk work may run
-ends          The counters of batches and the events of those that ended with them
 importing     Submit: a surveyed file becomes a batch and its lines become jobs
 keeper        The batch keeper
 line_text     A line that is over as OpenAI's files have it

@@ -16,13 +16,13 @@ from decimal import Decimal
 from typing import Any, Generic, Self, TypeVar
 
 from api_schemas import jsontext
+from worker.base.money import PICO
 from worker.batches.reading import BatchFile, FileChanged
 from worker.batches.survey import Copies, Survey
 from worker.db.batches import lines_in, records
 from worker.db.batches.lines_in import ImportCopy, ImportLine
 from worker.db.batches.records import BatchRow, NewBatch
 from worker.db.connect import Database
-from worker.db.jobs.settle import PICO
 
 T = TypeVar("T")
 

@@ -9,26 +9,34 @@ import given up     at the end of the completion window the lines that never cam
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Protocol
 
 from sqlalchemy import Connection
 
 from worker.batches import daily, pace
-from worker.batches.ends import cancel_slice, ended
 from worker.batches.pace import Seen
-from worker.db.batches import claims, keeping, records
+from worker.db.batches import changes, claims, keeping, records
 from worker.db.batches.records import BatchRow
-from worker.db.webhooks import outbox
-from worker.webhooks.subscriptions import Subscriptions
+from worker.db.jobs.ended import Ended
 
 WINDOW, MAX_COST = "window", "max_cost"
+
+
+class WriteEnds(Protocol):
+    """Writes what follows from ends in their transaction: `worker.job.consequences`, which stands above this room."""
+
+    def __call__(self, conn: Connection, jobs: Sequence[Ended], /, *, unexpected: Collection[str] = ()) -> int:
+        """How many webhook events are due now."""
 
 
 class BatchKeeper:
     """Keeps the batches; remembers how long their lines take."""
 
-    def __init__(self) -> None:
-        self._subscriptions = Subscriptions()
+    def __init__(self, write_ends: WriteEnds) -> None:
+        """`write_ends` writes what follows from the ends of lines and batches."""
+        self._write_ends = write_ends
         self._seen: dict[str, Seen] = {}
 
     def keep(self, conn: Connection) -> None:
@@ -43,11 +51,11 @@ class BatchKeeper:
 
     def _keep_one(self, conn: Connection, row: BatchRow, now: datetime) -> None:
         if row.status == "cancelling":
-            cancel_slice(conn, row.id, self._subscriptions)
+            cancel_slice(conn, row.id, self._write_ends)
             return
         if row.imported < row.total and row.expires_at <= now:
             keeping.expect_no_more(conn, row.id)
-            outbox.enqueue(conn, ended(conn, records.end_if_done(conn, row.id), self._subscriptions))
+            self._write_ends(conn, [], unexpected=[row.id])
             return
         held = _held(conn, row, now)
         if held != row.held:
@@ -67,6 +75,13 @@ class BatchKeeper:
         if wanted is None or row.max_in_flight is None:
             return wanted if wanted is not None else row.max_in_flight
         return min(wanted, row.max_in_flight)
+
+
+def cancel_slice(conn: Connection, batch: str, write_ends: WriteEnds) -> int:
+    """Cancel a slice of a cancelled batch's queued lines; how many jobs. With the last of them the batch ends."""
+    cancelled = changes.cancel_lines(conn, batch)
+    write_ends(conn, cancelled, unexpected=[] if cancelled else [batch])
+    return len(cancelled)
 
 
 def _open_seconds(row: BatchRow, begin: datetime, end: datetime) -> float:

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from worker.base.money import PICO
 from worker.batches.view import batch_object
 from worker.db.batches import records, report
 from worker.db.batches.records import BatchRow
 from worker.db.batches.report import Bucket
-from worker.db.jobs.settle import PICO
 
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 #: Lines that are named: enough to look into, not a second results file.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from api_schemas import jsontext
 from worker.base import private
+from worker.base.money import PICO
 from worker.batches.report import Report
 from worker.batches.result_files import STDOUT
 from worker.db.batches.report import Bucket
-from worker.db.jobs.settle import PICO
 
 _WIDTH, _HEIGHT = 720, 160
 _PAGE = """<!doctype html>

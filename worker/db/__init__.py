@@ -7,6 +7,7 @@ budgets/   Budgets as SQL
 clock      The database's clock, as SQL
 columns    What every table is made of
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
+group_writer  Group commit
 jobs/      Jobs as SQL, by the verbs of their life
 purge      Purge
 ready      Whether the database may be used: the one rule of who migrates what

@@ -12,4 +12,5 @@ redis_policy    A look at Redis's eviction policy when a worker starts
 restarting      Loops that last as long as the engine
 route_news      Routes that were paused or resumed
 sweeper         The sweeper: one elected worker puts right what crashes and the clock leave behind
+wiring          Wiring: the parts of one worker, built once and connected
 """

@@ -21,6 +21,7 @@ from types import MappingProxyType
 import structlog
 
 from worker.base import metrics
+from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
 from worker.db.batches import claims
@@ -39,18 +40,17 @@ log = structlog.get_logger(__name__)
 SLICE = 64
 #: Doorbell ids remembered while no slot is free; the look by itself finds the rest.
 MOST_IDS = 4_096
-#: The longest pause after a failed claim, in seconds.
-LONGEST_PAUSE = 2.0
+#: The pause after a failed claim doubles from the first to the second, in seconds.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
 class Feeder:
-    """Claims jobs and hands them to `start`."""
+    """Claims jobs and hands each to the function that `run` is given."""
 
     def __init__(
         self,
         database: DatabaseThreads,
         slots: Slots,
-        start: Callable[[ClaimedJob], None],
         *,
         owner: str,
         lease: float,
@@ -59,7 +59,7 @@ class Feeder:
     ) -> None:
         self._database = database
         self._slots = slots
-        self._start = start
+        self._start: Callable[[ClaimedJob], None] | None = None
         self._owner = owner
         self._lease = lease
         self._look_every = look_every
@@ -86,6 +86,13 @@ class Feeder:
             self.ring(lane=lane)
         else:
             self.ring([job_id])
+
+    def recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None) -> None:
+        """Look at a job that was not finished again in `seconds`; a route that is shut is left alone meanwhile."""
+        if waiting_on == "paused":
+            self.turned_away(job.model, job.id, seconds)
+        else:
+            asyncio.get_running_loop().call_later(seconds + 0.002, self.due, job.lane, job.id)
 
     def freed(self) -> None:
         """A slot is free; matters only while there is known to be work."""
@@ -115,23 +122,23 @@ class Feeder:
         self.ring(lane="interactive")
         self.ring(lane="bulk")
 
-    async def run(self) -> None:
-        """Claim for as long as `open`."""
+    async def run(self, start: Callable[[ClaimedJob], None]) -> None:
+        """Claim for as long as `open`, and hand each claimed job to `start`."""
+        self._start = start
         self._bell.set()
         look = asyncio.create_task(self._look_by_itself(), name="feeder-look")
-        pause = 0.0
+        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         try:
             while self.open:
                 await self._bell.wait()
                 self._bell.clear()
                 try:
                     await self._claim_all()
-                    pause = 0.0
+                    pauses.reset()
                 except Unreachable as error:
                     metrics.DATABASE_ERRORS.inc()
                     log.warning("claim_delayed", error=str(error).splitlines()[0])
-                    pause = min(max(pause * 2, 0.1), LONGEST_PAUSE)
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(pauses.next())
                     self._bell.set()
         finally:
             look.cancel()
@@ -282,7 +289,8 @@ class Feeder:
             crashpoint("claim.committed", job.id)
             metrics.CLAIMED.labels(job.lane).inc()
             metrics.QUEUED_SECONDS.labels(job.lane).observe(job.queued_seconds)
-            self._start(job)
+            if self._start is not None:
+                self._start(job)
 
     def _held_now(self) -> list[str]:
         held = self._holds.models

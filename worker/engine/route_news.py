@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy import Connection
 
 from api_schemas import jsontext
 from worker.base import metrics
@@ -19,11 +18,9 @@ from worker.base.errors import Unreachable
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.threads import DatabaseThreads
-from worker.db.webhooks import outbox
+from worker.job.consequences import Consequences, RouteChange
 from worker.limits.account import Transition
 from worker.upstream.client import UpstreamClient
-from worker.webhooks.envelope import RouteChange
-from worker.webhooks.subscriptions import Subscriptions
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +40,15 @@ class RouteNews:
         upstream: UpstreamClient,
         database: DatabaseThreads,
         *,
+        consequences: Consequences,
         on_resumed: Callable[[], None],
-        on_hooks: Callable[[], None],
     ) -> None:
-        """`on_resumed` is called when calls may go out again, `on_hooks` when webhook events were written."""
+        """`on_resumed` is called when calls may go out again."""
         self._settings = settings
         self._upstream = upstream
         self._database = database
         self._on_resumed = on_resumed
-        self._on_hooks = on_hooks
-        self._subscriptions = Subscriptions()
+        self._consequences = consequences
         self._believed: dict[str, float] = {}
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -88,20 +84,26 @@ class RouteNews:
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
+    async def watch(self, closed: Callable[[], bool], every: float) -> None:
+        """Notice that the key's account is open again when another worker found it out; ask every so many seconds."""
+        shut = False
+        while True:
+            before, shut = shut, closed()
+            if before and not shut:
+                self._on_resumed()
+            await asyncio.sleep(every)
+
     async def _tell(self, change: RouteChange) -> None:
         """Write the webhook events, for as long as it takes; their ids stay the same."""
         while True:
-            told = await self._database.try_write(lambda conn: self._write(conn, change), -1, "route_hooks_delayed")
-            if told >= 0:
+            events = await self._database.try_write(
+                lambda conn: self._consequences.write_route_change(conn, change), -1, "route_hooks_delayed"
+            )
+            if events >= 0:
                 break
             await asyncio.sleep(_AGAIN_SECONDS)
-        if told:
-            self._on_hooks()
-
-    def _write(self, conn: Connection, change: RouteChange) -> int:
-        rows = self._subscriptions.route_rows(conn, change)
-        outbox.enqueue(conn, rows)
-        return len(rows)
+        if events:
+            self._consequences.wake()
 
     async def aclose(self) -> None:
         """Stop telling; what the database has not taken yet stays untold."""
@@ -124,5 +126,4 @@ def _news(change: Transition) -> RouteChange:
         id=change.route or f"key {change.key_id}",
         reason=change.reason,
         detail=change.detail,
-        changed_at=int(time.time()),
     )

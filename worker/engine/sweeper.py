@@ -13,33 +13,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 from sqlalchemy import Connection
 
-from api_schemas.errors import JobError
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
-from worker.batches.ends import count_lines
 from worker.batches.keeper import BatchKeeper
-from worker.db.batches.records import Tally
-from worker.db.budgets import reservations
 from worker.db.jobs import leases
-from worker.db.jobs.leases import Reclaimed
+from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
-from worker.db.webhooks import outbox
 from worker.db.workers import registry
-from worker.webhooks.envelope import Settled
-from worker.webhooks.subscriptions import Subscriptions
+from worker.job.consequences import Consequences
 
 log = structlog.get_logger(__name__)
 
 NAME = "sweeper"
-#: How often rows of workers that ended without a word are looked for, in seconds.
-TIDY_SECONDS = 3_600.0
 #: The election lasts this many sweeps: one missed beat does not unseat, a dead leader is followed within seconds.
 TERM_SWEEPS = 3
+#: How often rows of workers that ended without a word are looked for, in seconds.
+TIDY_SECONDS = 3_600.0
 #: A job whose call was lost with its worker waits so long at most for the look-up: it has waited for its lease already.
 LOST_HOLD_SECONDS = 3.0
 
@@ -50,12 +44,12 @@ class Sweeper:
     def __init__(
         self,
         database: DatabaseThreads,
+        consequences: Consequences,
         *,
         owner: str,
         every: float,
-        on_over: Callable[[Reclaimed], None],
+        on_over: Callable[[Ended], None],
         on_due: Callable[[str, str], None],
-        on_hooks: Callable[[], None],
         hold: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """`on_over` is told of each job that ended here, `on_due` of lane and id of each to be claimed again.
@@ -67,12 +61,11 @@ class Sweeper:
         self._every = every
         self._on_over = on_over
         self._on_due = on_due
-        self._on_hooks = on_hooks
         self._hold = hold
-        self._subscriptions = Subscriptions()
-        self._keeper = BatchKeeper()
-        self.elected = False
+        self._consequences = consequences
+        self._keeper = BatchKeeper(consequences.write)
         self._tidy_at = 0.0  # monotonic seconds
+        self.elected = False
 
     async def run(self) -> None:
         """Sweep every `every` seconds, for ever."""
@@ -93,62 +86,29 @@ class Sweeper:
             pass
         if elected:
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
-            await self._database.try_write(reservations.tend, None, "budgets_delayed")
+            await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + TIDY_SECONDS
                 await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
 
     async def _sweep_once(self) -> bool:
-        nothing: tuple[list[Reclaimed], int] = ([], 0)
+        nothing: tuple[list[Ended], int] = ([], 0)
         swept, hooks = await self._database.try_write(self._transaction, nothing, "sweep_delayed")
         for job in swept:
-            if job.status == "queued":
+            if not job.over:
                 metrics.RECLAIMED.inc()
                 log.warning("job_reclaimed", job=job.job_id, fence=job.fence)
                 self._on_due(job.lane, job.job_id)
             else:
-                log.info("job_over", job=job.job_id, status=job.status, error_class=job.error_class)
+                log.info("job_over", job=job.job_id, status=job.status, error_class=job.error and job.error.error_class)
                 self._on_over(job)
         if hooks:
-            self._on_hooks()
+            self._consequences.wake()
         return bool(swept)
 
-    def _transaction(self, conn: Connection) -> tuple[list[Reclaimed], int]:
+    def _transaction(self, conn: Connection) -> tuple[list[Ended], int]:
         swept = leases.reclaim(conn, hold=min(self._hold(), LOST_HOLD_SECONDS)) + leases.expire(conn)
-        rows = self._subscriptions.rows(conn, [_told(job) for job in swept if job.status != "queued"])
-        rows += count_lines(conn, _counted(swept), self._subscriptions)
-        outbox.enqueue(conn, rows)
+        events = self._consequences.write(conn, swept)
         if swept:
             crashpoint("sweep.reclaimed")
-        return swept, len(rows)
-
-
-def _counted(swept: Sequence[Reclaimed]) -> dict[str, Tally]:
-    """What the lines among them add to the counters of their batches."""
-    counted: dict[str, Tally] = {}
-    for job in swept:
-        if job.batch_id is not None and job.status != "queued":
-            counted.setdefault(job.batch_id, Tally()).end(job.status, job.job_id, job.answers)
-    return counted
-
-
-def _told(job: Reclaimed) -> Settled:
-    return Settled(
-        kind="job",
-        id=job.job_id,
-        tenant=job.tenant,
-        status=job.status,
-        settled_at=int(time.time()),
-        custom_id=job.custom_id,
-        metadata=job.metadata,
-        error=error_of(job),
-        webhook=job.webhook,
-        batch_id=job.batch_id,
-    )
-
-
-def error_of(job: Reclaimed) -> JobError | None:
-    """The error of a job that ended without its worker."""
-    if job.error_class is None:
-        return None
-    return JobError(error_class=job.error_class, message=job.error_message or job.error_class)
+        return swept, events

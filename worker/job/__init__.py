@@ -1,14 +1,16 @@
 """THE STORY of one claimed job: admission, call, decide, settle with its consequences, announce. Start with `run_job`.
 
 accept        Accept: the one gate that every submission passes, whoever brings it
-announce      How the beginning and the end of a job are told
-budget_hold   The purse: money for a call is set aside before it is made, where a budget governs it
-context       What the story of a job needs at hand: one desk per worker, shared by all its stories
+admission     Admission: whether a claimed job's call may be made now
+announce      What others see of a job while it runs and when it ends: its live events, and the worker's counters
+budget_hold   Money for a call is set aside before it is made, where a budget governs it
+consequences  Consequences: all that follows from an end, in the transaction that writes it, whoever ended it
+context       What the story of a job needs at hand: one context per worker, shared by all its jobs
 decide        What a call's outcome means for its job, pure: an outcome in, a `Settlement` out
-group_writer  The settler: one writer that commits everybody's settlements together
 limited_call  One call under the limits of its route
 lookups       Calls that may have been paid
 retry         Retry policy, pure: what follows from a failed call
-run_job       The story of one claimed job: admit, call, settle
+run_job       The story of one claimed job: admit, call, decide, settle
+settlements   Settlements: one writer commits everybody's together, each with its consequences
 slots         Slots: the jobs in hand, each an asyncio task, and how they are told to stop
 """

@@ -1,19 +1,17 @@
-"""How the beginning and the end of a job are told: live events, the webhook, the counters."""
+"""What others see of a job while it runs and when it ends: its live events, and the worker's counters."""
 
 from __future__ import annotations
 
 import functools
-import time
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from prometheus_client import Counter, Histogram
 
-from api_schemas.errors import ErrorClass, JobError
 from worker.base import metrics
 from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.ended import Ended
 from worker.db.jobs.settle import Settlement
-from worker.live.publish import LiveStream
-from worker.webhooks.envelope import Settled
+from worker.live.publish import LiveStream, Publisher
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -25,7 +23,7 @@ def end_fields(settlement: Settlement) -> dict[str, Any]:
         "cost_usd": None if settlement.cost_usd is None else float(settlement.cost_usd),
         "finish_reason": settlement.finish_reason,
     }
-    error = error_of(settlement)
+    error = settlement.error
     if error is not None:
         fields["error"] = error.wire()
     return fields
@@ -44,37 +42,11 @@ def announce_end(live: LiveStream, settlement: Settlement) -> None:
     live.emit(f"job.{settlement.status}", end_fields(settlement))
 
 
-def error_of(settlement: Settlement) -> JobError | None:
-    """The error that a settlement tells, if any."""
-    if settlement.error_class is None:
-        return None
-    return JobError(
-        error_class=cast("ErrorClass", settlement.error_class),
-        code=settlement.error_code,
-        message=settlement.error_message or settlement.error_class,
-        status=settlement.error_status,
-    )
-
-
-def hook_of(job: ClaimedJob, settlement: Settlement) -> Settled | None:
-    """What the webhooks are told; None while the job is not over."""
-    if not settlement.terminal:
-        return None
-    return Settled(
-        kind="job",
-        id=job.id,
-        tenant=job.tenant,
-        status=settlement.status,
-        settled_at=int(time.time()),
-        custom_id=job.custom_id,
-        metadata=job.metadata,
-        usage=settlement.usage,
-        cost_usd=settlement.cost_usd,
-        response=None if settlement.response is None else settlement.response.encode(),
-        error=error_of(settlement),
-        webhook=job.webhook,
-        batch_id=job.batch_id,
-    )
+def announce_over(publisher: Publisher, ended: Ended) -> None:
+    """Publish the terminal event of a job that ended without its worker."""
+    live = publisher.open(ended.job_id, ended.fence, ended.seq, log=ended.logged, ours=False)
+    error = ended.error.wire() if ended.error is not None else None
+    live.emit(f"job.{ended.status}", {"usage": None, "cost_usd": None, "error": error})
 
 
 def count(job: ClaimedJob, settlement: Settlement) -> None:

@@ -1,4 +1,4 @@
-"""What the story of a job needs at hand: one desk per worker, shared by all its stories."""
+"""What the story of a job needs at hand: one context per worker, shared by all its jobs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Protocol
 from worker.base.settings import Settings
 from worker.db.jobs.claim import ClaimedJob
 from worker.job.budget_hold import BudgetHold
-from worker.job.group_writer import GroupWriter
 from worker.job.lookups import Lookups
+from worker.job.settlements import SettlementWriter
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
 from worker.limits.route import UNLIMITED, Limits, Route, Scope
@@ -35,7 +35,7 @@ class JobContext:
     admission: Admission
     estimator: Estimator
     publisher: Publisher
-    group_writer: GroupWriter
+    settlements: SettlementWriter
     prices: Prices
     budget_hold: BudgetHold
     rng: random.Random

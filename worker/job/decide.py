@@ -7,17 +7,40 @@ cancellations and calls given back alike.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from decimal import Decimal
 
 from api_schemas.usage import Usage
+from worker.base.money import PICO
 from worker.db.jobs.claim import ClaimedJob
-from worker.db.jobs.settle import PICO, Settlement
+from worker.db.jobs.settle import Settlement
+from worker.job.context import JobContext
 from worker.job.retry import Fail, Policy, Retry, Wait, decide
+from worker.job.slots import Slot
 from worker.limits.permit import Held
 from worker.provider.prices import Prices
 from worker.upstream.call import Progress
 from worker.upstream.connections import NO_FILES
-from worker.upstream.outcome import Answer, Failure
+from worker.upstream.outcome import Answer, Failure, Kind, Outcome
+
+
+def decided(slot: Slot, outcome: Outcome, context: JobContext) -> Settlement:
+    """What the outcome of its call means for a job."""
+    job, settings = slot.job, context.settings
+    if isinstance(outcome, Answer):
+        return answered(job, outcome, context.prices)
+    policy = Policy(job.max_attempts, job.on_ambiguous, settings.retry_base_seconds, settings.retry_max_seconds)
+    settlement = failed(job, outcome, policy, context.prices, context.rng, seconds_left=slot.seconds_left)
+    if to_be_looked_up(job, settlement):
+        held = min(context.lookups.hold_seconds, slot.seconds_left / 2)
+        settlement = replace(settlement, due_in=max(settlement.due_in, held))
+    return settlement
+
+
+def to_be_looked_up(job: ClaimedJob, settlement: Settlement) -> bool:
+    """Whether the provider's log is to be asked before the call is made again."""
+    again = settlement.outcome == Kind.AMBIGUOUS and not settlement.terminal
+    return again and job.on_ambiguous == "reconcile"
 
 
 def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:
@@ -42,7 +65,6 @@ def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:
         cost_source=source,
         first_token_seconds=answer.timings.first_token,
         total_seconds=answer.timings.total,
-        batch_id=job.batch_id,
     )
 
 
@@ -86,7 +108,6 @@ def failed(
         cost_source=source,
         first_token_seconds=failure.timings.first_token,
         total_seconds=failure.timings.total,
-        batch_id=job.batch_id,
     )
 
 
@@ -115,7 +136,6 @@ def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
         due_in=due_in,
         waiting_on=waiting_on,
         error_class=job.last_error,
-        batch_id=job.batch_id,
     )
 
 
@@ -135,7 +155,6 @@ def over_budget(job: ClaimedJob) -> Settlement | None:
         error_class="account",
         error_code="budget_exceeded",
         error_message=f"its calls have cost {spent.normalize():f} USD; max_cost_usd is {most.normalize():f}",
-        batch_id=job.batch_id,
     )
 
 
@@ -173,7 +192,6 @@ def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: b
         cost_source=source,
         first_token_seconds=progress.first_token_after,
         total_seconds=progress.total,
-        batch_id=job.batch_id,
     )
 
 

@@ -1,4 +1,4 @@
-"""One call under the limits of its route: asked for, made, and told back to the limits however it ended."""
+"""One call under the limits of its route. However it ends, the limits learn how, and its permit is given back."""
 
 from __future__ import annotations
 
@@ -6,23 +6,10 @@ from worker.base.crashpoints import crashpoint
 from worker.job import decide
 from worker.job.context import JobContext
 from worker.job.slots import Slot
-from worker.limits.permit import Held, Permit
+from worker.limits.permit import Permit
 from worker.live.publish import LiveStream
 from worker.upstream.call import Call, Progress
 from worker.upstream.outcome import Answer, Outcome
-
-#: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
-LINE_SECONDS = 3.0
-
-
-async def admit(slot: Slot, context: JobContext) -> Permit | Held:
-    """Ask the limits of the job's route, key and tenant; wait in line for a while, holding the lease."""
-    job = slot.job
-    tokens = context.estimator.estimate(job.model, len(job.body))
-    patience = min(LINE_SECONDS, job.seconds_left)
-    route = context.route(job.model)
-    scopes = context.scopes(job.tenant)
-    return await context.admission.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive")
 
 
 async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:

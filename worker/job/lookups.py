@@ -21,6 +21,7 @@ from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
 from worker.db.jobs import ledger
+from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ledger import Entry, Mark
 from worker.db.threads import DatabaseThreads
 from worker.reconcile import NoLog, ProviderLog, look_up
@@ -65,9 +66,16 @@ class Lookups:
         """How long a job is to be held for its look-up; 0 when the provider has no log."""
         return 0.0 if self._off else HOLD_SECONDS
 
-    def owed(self, job_id: str) -> float:
-        """How long a job with a call that nobody has looked up is to be held for that; 0 when this process has tried."""
-        return 0.0 if job_id in self._asked else self.hold_seconds
+    def owed(self, job: ClaimedJob) -> float:
+        """How long a claimed job must wait, in seconds, until its earlier calls are looked up; 0 when it need not.
+
+        It must if nobody has looked up a call of it that may have been paid for (the one who was to do it has died), and
+        this process has not tried yet. It is looked up now, which takes less time than giving the job back.
+        """
+        if not job.unasked or job.id in self._asked:
+            return 0.0
+        self.add(job.id)
+        return self.hold_seconds
 
     def add(self, job_id: str) -> None:
         """Look up soon what those calls of a job came to that are over."""

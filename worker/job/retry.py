@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from worker.base.backoff import backoff
 from worker.upstream.outcome import Failure, Kind
 
 
@@ -72,7 +73,7 @@ def decide(
     if waits and seconds_left <= 0:
         return Fail(expired=True)
     if failure.kind in (Kind.BUSY, Kind.NOT_SENT):
-        return Wait(_within(told, backoff(calls, policy, rng), seconds_left), "retry")
+        return Wait(_within(told, backoff(calls, policy.base, policy.cap, rng), seconds_left), "retry")
     if failure.kind is Kind.ACCOUNT or failure.code == "maintenance":
         return Wait(_within(told, ACCOUNT_SECONDS, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
@@ -80,18 +81,10 @@ def decide(
     most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code == "wrong_content" else policy.max_attempts)
     if attempts >= most:
         return Fail()
-    seconds = max(told or 0.0, backoff(attempts, policy, rng))
+    seconds = max(told or 0.0, backoff(attempts, policy.base, policy.cap, rng))
     return Retry(seconds) if seconds < seconds_left else Fail(expired=True)
 
 
 def _within(told: float | None, own: float, seconds_left: float) -> float:
     """A wait never reaches past the deadline: the job shall expire as waiting, and say on what."""
     return min(max(told or 0.0, own), seconds_left)
-
-
-def backoff(tries: int, policy: Policy, rng: random.Random) -> float:
-    """Seconds before the next try: doubled each time up to the cap, then half of it at random.
-
-    The jitter comes after the cap; before it, every late wait would be the same and all jobs would return together.
-    """
-    return min(policy.cap, policy.base * 2.0 ** min(tries - 1, 32)) * rng.uniform(0.5, 1.0)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from worker.base.errors import NotAllowed
-from worker.batches.ends import cancel_slice
+from worker.batches.keeper import cancel_slice
 from worker.db.batches import changes, lines_in, records, retry
 from worker.db.batches.records import BatchRow, NewBatch
 from worker.db.connect import Database
+from worker.job.consequences import Consequences
 from worker.producer.cancellation import announce_lines_cancelled
-from worker.webhooks.subscriptions import Subscriptions
 
 #: Lines copied in one transaction when a batch is made of failed ones.
 RETRY_SLICE = 1_000
@@ -41,9 +41,9 @@ def cancel(
         running = database.write(lambda conn: changes.ask_running_to_stop(conn, batch))
         if running:
             announce_lines_cancelled(database.settings, running)
-    subscriptions = Subscriptions()
+    write_ends = Consequences().write
     done = 0
-    while cancelled := database.write(lambda conn: cancel_slice(conn, batch, subscriptions)):
+    while cancelled := database.write(lambda conn: cancel_slice(conn, batch, write_ends)):
         done += cancelled
         on_progress(done)
     return database.read(lambda conn: records.get(conn, batch, tenant=tenant))

@@ -29,9 +29,9 @@ from worker.db.jobs import lookup
 from worker.db.jobs import usage as using
 from worker.db.jobs.submit import Submitted, insert
 from worker.db.ready import ensure_schema
-from worker.db.webhooks import outbox
 from worker.job.accept import Request, accept
-from worker.producer.cancellation import announce_cancelled, forget_log, hears_of_cancel
+from worker.job.consequences import Consequences
+from worker.producer.cancellation import announce_cancelled, forget_log
 from worker.producer.reader import Follower, Loop
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class Stockpot:
         self.tenant = check_tenant(tenant)
         self._database = Database(self.settings, pool_size=8)
         self._doorbell = Doorbell(self.settings)
+        self._consequences = Consequences()
         self.follower = Follower(self.settings, self._database, self.tenant)
         self._loop: Loop | None = None
         self._lock = threading.Lock()
@@ -211,7 +212,7 @@ class Stockpot:
 
         def write(conn: Any) -> cancelling.Cancelled:
             done = cancelling.cancel(conn, job_id, tenant=self.tenant)
-            outbox.enqueue(conn, hears_of_cancel(conn, done, self.tenant))
+            self._consequences.write(conn, [] if done.ended is None else [done.ended])
             return done
 
         done = self._database.write(write)

@@ -6,6 +6,7 @@ that is not in it, there is no estimate: an invented cost would be worse than no
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -21,6 +22,8 @@ from worker.upstream.client import UpstreamClient
 log = structlog.get_logger(__name__)
 
 
+#: A price list changes seldom; an hour old is fresh enough for an estimate.
+FRESH_SECONDS = 3600.0
 #: English text runs at about four bytes a token in the common vocabularies.
 _BYTES_PER_TOKEN = 4
 #: Tokens an answer is taken to have when the request sets no bound, as the limits take it.
@@ -109,6 +112,12 @@ class Prices:
         self._seen.move_to_end(model)
         if len(self._seen) > _MODELS:
             self._seen.popitem(last=False)
+
+    async def keep_fresh(self, upstream: UpstreamClient) -> None:
+        """Fetch the list now and again, for ever."""
+        while True:
+            await self.refresh(upstream)
+            await asyncio.sleep(FRESH_SECONDS if len(self) else FRESH_SECONDS / 60)
 
     async def refresh(self, upstream: UpstreamClient) -> None:
         """Fetch the list; an upstream that has none, or does not answer, leaves what is known."""

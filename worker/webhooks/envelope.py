@@ -26,7 +26,7 @@ class Settled:
 
     Attributes:
         kind: `job` or `batch`; the event's type is `<kind>.<status>`.
-        settled_at: Unix seconds.
+        settled_at: Unix seconds by the database's clock; None until its rows are made.
         metadata: a JSON object as text, verbatim.
         response: the answer's JSON text, verbatim; None where there was none.
         webhook: the URL given with the job or batch.
@@ -40,7 +40,7 @@ class Settled:
     id: str
     tenant: str
     status: str
-    settled_at: int
+    settled_at: int | None = None
     custom_id: str | None = None
     metadata: str | None = None
     usage: Usage | None = None
@@ -66,7 +66,7 @@ class RouteChange:
         id: the route's name, or `key <key id>` for all routes of a key.
         reason: credits, key, maintenance, failures, manual; how it was found out when it was resumed.
         detail: the provider's words.
-        changed_at: Unix seconds.
+        changed_at: Unix seconds by the database's clock; None until its rows are made.
         seed: of the event's ids, as in `Settled`.
     """
 
@@ -74,7 +74,7 @@ class RouteChange:
     id: str
     reason: str
     detail: str
-    changed_at: int
+    changed_at: int | None = None
     seed: str = field(default_factory=uuid7_hex)
 
     @property

@@ -1,4 +1,4 @@
-"""Group commit: verdicts that come while one transaction is being written go into the next one together.
+"""Verdicts on record: those that come while one transaction is being written go into the next one together.
 
 What the receiver has answered is true whatever the database does, so a failed write is repeated until it succeeds or
 the event's lease is long gone; the send is not repeated for it.
@@ -6,9 +6,8 @@ the event's lease is long gone; the send is not repeated for it.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import structlog
@@ -18,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
-from worker.base.tasks import end_tasks
+from worker.db.group_writer import GroupWriter, first
 from worker.db.webhooks import health as endpoint_health
 from worker.db.webhooks import outbox
 from worker.db.webhooks.health import Disabled
@@ -27,7 +26,6 @@ from worker.webhooks.schedule import patience
 from worker.webhooks.verdicts import Health, Judgement
 
 T = TypeVar("T")
-_RETRY_SECONDS = 0.5
 _LARGEST = 500
 """Verdicts in one transaction: a few milliseconds of writing."""
 
@@ -50,49 +48,39 @@ class Recorder:
     def __init__(self, run_sql: RunSql, *, scale: float) -> None:
         self._run_sql = run_sql
         self._patience = patience(scale)
-        self._waiting: list[tuple[Judgement, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._group: GroupWriter[Judgement, None] = GroupWriter(
+            self._commit,
+            name="webhooks-record",
+            choose=first(_LARGEST),
+            on_delay=_log_delay,
+            delays=(Unreachable, OperationalError),
+        )
 
     async def record(self, judgement: Judgement) -> None:
         """Commit one judgement, together with whatever else is waiting."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((judgement, done))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_all(), name="webhooks-record")
-        await done
+        await self._group.put(judgement)
 
     async def close(self) -> None:
         """Give up what could not be written; its events are delivered again."""
-        if self._writer is not None:
-            await end_tasks([self._writer])
+        await self._group.close()
 
-    async def _write_all(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting[:_LARGEST], self._waiting[_LARGEST:]
-            judgements = [judgement for judgement, _ in group]
-            try:
-                recorded, disabled = await self._run_sql(functools.partial(self._write, judgements=judgements))
-            except (Unreachable, OperationalError) as error:
-                log.warning("webhook_record_failed", error=type(error).__name__, events=len(group))
-                self._waiting[:0] = group
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            except Exception as error:  # noqa: BLE001 -- handed to those who wait for it, who must not wait for ever
-                _tell(group, error)
-                continue
-            _count(judgements, recorded)
-            for endpoint in disabled:
-                metrics.WEBHOOK_ENDPOINTS_DISABLED.labels(endpoint.reason).inc()
-                log.error(
-                    "webhook_endpoint_disabled",
-                    endpoint_id=endpoint.id,
-                    tenant=endpoint.tenant,
-                    reason=endpoint.reason,
-                    given_up=endpoint.given_up,
-                )
-            _tell(group, None)
+    async def _commit(self, judgements: Sequence[Judgement]) -> list[None]:
+        recorded, disabled = await self._run_sql(functools.partial(self._write, judgements=judgements))
+        _count(judgements, recorded)
+        for endpoint in disabled:
+            metrics.WEBHOOK_ENDPOINTS_DISABLED.labels(endpoint.reason).inc()
+            log.error(
+                "webhook_endpoint_disabled",
+                endpoint_id=endpoint.id,
+                tenant=endpoint.tenant,
+                reason=endpoint.reason,
+                given_up=endpoint.given_up,
+            )
+        return [None] * len(judgements)
 
-    def _write(self, conn: Connection, judgements: list[Judgement]) -> tuple[dict[str, float | None], list[Disabled]]:
+    def _write(
+        self, conn: Connection, judgements: Sequence[Judgement]
+    ) -> tuple[dict[str, float | None], list[Disabled]]:
         recorded = outbox.record(conn, [judgement.verdict for judgement in judgements])
         health: dict[Health, set[str]] = {kind: set() for kind in Health}
         for judgement in judgements:
@@ -112,7 +100,7 @@ class Recorder:
         return recorded, disabled
 
 
-def _count(judgements: list[Judgement], recorded: dict[str, float | None]) -> None:
+def _count(judgements: Sequence[Judgement], recorded: dict[str, float | None]) -> None:
     """The metrics of what was sent and is on record."""
     for verdict in (judgement.verdict for judgement in judgements):
         if verdict.sent and verdict.id in recorded:
@@ -122,10 +110,5 @@ def _count(judgements: list[Judgement], recorded: dict[str, float | None]) -> No
                 metrics.WEBHOOK_SECONDS.observe(seconds)
 
 
-def _tell(group: list[tuple[Judgement, asyncio.Future[None]]], error: Exception | None) -> None:
-    for _, done in group:
-        if not done.done():
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+def _log_delay(events: int, error: Exception) -> None:
+    log.warning("webhook_record_failed", error=type(error).__name__, events=events)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from worker.base.errors import InvalidRequest
+from worker.db.clock import unix_seconds
 from worker.db.webhooks.endpoints import Subscriber, subscribers
 from worker.db.webhooks.outbox import EventRow
 from worker.webhooks.envelope import RouteChange, Settled, event_body, event_id_of
@@ -38,16 +40,16 @@ class Subscriptions:
         if not settled:
             return []
         by_tenant = self._current(conn)
+        wanted = [(one, to) for one in settled if (to := _subscribed(one, by_tenant)) or one.webhook is not None]
+        if not wanted:
+            return []
+        now = int(unix_seconds(conn))
         found: list[EventRow] = []
-        for one in settled:
+        for bare, endpoints in wanted:
+            one = bare if bare.settled_at is not None else replace(bare, settled_at=now)
             if one.webhook is not None:
                 found.append(_own_row(one, one.webhook))
-            if one.kind == "batch" or one.batch_id is None:
-                found += [
-                    _endpoint_row(one, endpoint.id)
-                    for endpoint in by_tenant.get(one.tenant, ())
-                    if not endpoint.events or one.type in endpoint.events
-                ]
+            found += [_endpoint_row(one, endpoint) for endpoint in endpoints]
         return found
 
     def route_rows(self, conn: Connection, change: RouteChange) -> list[EventRow]:
@@ -56,6 +58,14 @@ class Subscriptions:
         An endpoint that asks for "all types" means its jobs and batches; how the operator's account stands is not
         every tenant's business.
         """
+        wanted = [
+            endpoint
+            for endpoints in self._current(conn).values()
+            for endpoint in endpoints
+            if change.type in endpoint.events
+        ]
+        if wanted and change.changed_at is None:
+            change = replace(change, changed_at=int(unix_seconds(conn)))
         return [
             EventRow(
                 id=(event_id := event_id_of(change.seed, endpoint.id)),
@@ -65,9 +75,7 @@ class Subscriptions:
                 destination=endpoint.id,
                 endpoint_id=endpoint.id,
             )
-            for endpoints in self._current(conn).values()
-            for endpoint in endpoints
-            if change.type in endpoint.events
+            for endpoint in wanted
         ]
 
     def _current(self, conn: Connection) -> dict[str, list[Subscriber]]:
@@ -79,6 +87,13 @@ class Subscriptions:
                     fresh.setdefault(endpoint.tenant, []).append(endpoint)
                 self._by_tenant, self._read_at = fresh, now
             return self._by_tenant
+
+
+def _subscribed(one: Settled, by_tenant: Mapping[str, Sequence[Subscriber]]) -> list[str]:
+    """The endpoints that want to know of it; of a batch's jobs none does."""
+    if one.kind == "job" and one.batch_id is not None:
+        return []
+    return [e.id for e in by_tenant.get(one.tenant, ()) if not e.events or one.type in e.events]
 
 
 def destination_of(tenant: str, url: str) -> str:

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from api_schemas.jobs import check_tenant
 from worker.base.errors import NotFound
+from worker.base.money import PICO
 from worker.cli import options
 from worker.cli.opening import database
 from worker.cli.output import money, put_json, say, screen
 from worker.db.budgets import reservations
 from worker.db.budgets.tables import EVERYBODY
-from worker.db.jobs.settle import PICO
 
 F = TypeVar("F", bound=Callable[..., Any])
 

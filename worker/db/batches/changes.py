@@ -8,8 +8,9 @@ from sqlalchemy import Connection, text
 
 from worker.base.errors import NotAllowed
 from worker.db.batches import records
-from worker.db.batches.records import BatchRow, Tally
+from worker.db.batches.records import BatchRow
 from worker.db.clock import is_postgres, now_sql
+from worker.db.jobs.ended import RETURNED, Ended, ended
 
 #: Lines cancelled in one transaction: a tenth of a second, so that workers settle in between.
 SLICE = 5_000
@@ -70,8 +71,8 @@ def begin_cancel(conn: Connection, batch: str, *, tenant: str) -> BatchRow:
     return row
 
 
-def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> Tally:
-    """Cancel queued lines of a batch that is being cancelled; what they add to its counters."""
+def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> list[Ended]:
+    """Cancel queued lines of a batch that is being cancelled; those that ended."""
     now = now_sql(conn)
     skip = "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""
     done = conn.execute(
@@ -81,16 +82,13 @@ def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> Tally:
             SELECT id FROM jobs WHERE batch_id = :batch AND status = 'queued' ORDER BY due_at, id LIMIT :limit {skip}
         )
         UPDATE jobs SET status = 'cancelled', finished_at = {now}, waiting_on = NULL, error_class = 'cancelled',
-            error_message = 'the batch was cancelled', cancel_requested_at = COALESCE(cancel_requested_at, {now})
+            error_code = NULL, error_status = NULL, error_message = 'the batch was cancelled', cancel_requested_at = COALESCE(cancel_requested_at, {now})
         WHERE id IN (SELECT id FROM chosen) AND status = 'queued'
-        RETURNING id, answers
+        RETURNING {RETURNED}
         """),
         {"batch": batch, "limit": limit},
     )
-    tally = Tally()
-    for row in done:
-        tally.end("cancelled", row.id, row.answers)
-    return tally
+    return [ended(row) for row in done]
 
 
 def ask_running_to_stop(conn: Connection, batch: str) -> Sequence[str]:

@@ -16,10 +16,11 @@ from sqlalchemy import Connection, bindparam, text
 
 from api_schemas.ids import JOB, batch_id
 from worker.base.errors import NotFound
+from worker.base.money import PICO, picousd
 from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.columns import Instant
+from worker.db.jobs.ended import Ended
 from worker.db.jobs.lookup import moment
-from worker.db.jobs.settle import PICO, Settlement
 
 _MOMENTS = ("finish_by", "created_at", "due_at", "expires_at", "finished_at", "cancelling_at")
 ACTIVE = ("in_progress", "cancelling")
@@ -150,37 +151,34 @@ class Tally:
         """How many lines ended."""
         return self.completed + self.failed + self.cancelled + self.expired
 
-    def end(self, status: str, job: str, answers: int) -> None:
-        """A job has ended with this status, and with it the `answers` lines that it answers."""
-        setattr(self, status, getattr(self, status) + answers)
-        self.jobs.append(job)
-        if status in {"completed", "failed"}:
-            self.copied += answers - 1
-
-    def call(self, settlement: Settlement, answers: int) -> None:
-        """A call has come to an end, and perhaps its job."""
-        if settlement.terminal:
-            self.end(settlement.status, settlement.job_id, answers)
-        if not settlement.called:
+    def add(self, ended: Ended) -> None:
+        """Count a call that has come to its end, and its job with the lines that it answers if that is over."""
+        if ended.over:
+            setattr(self, ended.status, getattr(self, ended.status) + ended.answers)
+            self.jobs.append(ended.job_id)
+            if ended.status in {"completed", "failed"}:
+                self.copied += ended.answers - 1
+        call = ended.call
+        if call is None:
             return
         self.calls += 1
-        self.call_seconds += settlement.total_seconds or 0.0
-        if settlement.cost_usd is not None:
-            cost = int(settlement.cost_usd * PICO)
+        self.call_seconds += call.seconds
+        if call.cost_usd is not None:
+            cost = picousd(call.cost_usd)
             self.cost_picousd += cost
-            if settlement.terminal:
-                self.saved_picousd += cost * (answers - 1)
-        if settlement.usage is not None:
-            for name, tokens in settlement.usage.model_dump().items():
+            if ended.over:
+                self.saved_picousd += cost * (ended.answers - 1)
+        if call.usage is not None:
+            for name, tokens in call.usage.model_dump().items():
                 setattr(self, name, getattr(self, name) + tokens)
 
 
-def tallies(settlements: Iterable[Settlement], written: Mapping[str, int]) -> dict[str, Tally]:
-    """What those of `settlements` that were `written` add, by batch; `written` has the lines that each job answers."""
+def tallies(ended: Iterable[Ended]) -> dict[str, Tally]:
+    """What ends add to the counters of their batches."""
     found: dict[str, Tally] = {}
-    for one in settlements:
-        if one.batch_id is not None and one.job_id in written:
-            found.setdefault(one.batch_id, Tally()).call(one, written[one.job_id])
+    for one in ended:
+        if one.batch_id is not None and (one.over or one.call is not None):
+            found.setdefault(one.batch_id, Tally()).add(one)
     return found
 
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
+from worker.base.money import PICO
 from worker.db.budgets.tables import EVERYBODY
 from worker.db.clock import after_sql, day_sql, is_postgres, midnight_sql, now_sql
 from worker.db.jobs.lookup import moment
-from worker.db.jobs.settle import PICO
 
 #: A claim that began before a budget was committed may not know of it; it has long begun by then, in seconds.
 UNAWARE_SECONDS = 10.0

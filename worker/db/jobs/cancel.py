@@ -8,21 +8,20 @@ from sqlalchemy import Connection, text
 
 from worker.base.errors import NotAllowed, NotFound
 from worker.db.clock import after_sql, now_sql
+from worker.db.jobs.ended import RETURNED, Ended, ended
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What a cancellation did: `status` is `cancelled`, or `in_progress` while its worker is being told."""
+    """What a cancellation did: `status` is `cancelled`, or `in_progress` while its worker is being told.
+
+    `ended` is there when this cancellation ended the job.
+    """
 
     job_id: str
     status: str
-    fence: int
-    seq: int
-    logged: bool
     changed: bool
-    metadata: str | None = None
-    webhook: str | None = None
-    answers: int = 1  # lines of its batch that it answers
+    ended: Ended | None = None
 
 
 def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
@@ -43,20 +42,20 @@ def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
             waiting_on = NULL,
             error_class = CASE WHEN status = 'queued' THEN 'cancelled' ELSE error_class END,
             error_message = CASE WHEN status = 'queued' THEN 'cancelled on request' ELSE error_message END,
+            error_code = CASE WHEN status = 'queued' THEN NULL ELSE error_code END,
+            error_status = CASE WHEN status = 'queued' THEN NULL ELSE error_status END,
             cancel_requested_at = COALESCE(cancel_requested_at, {now})
         WHERE id = :id AND tenant = :tenant AND status IN ('queued', 'in_progress')
-        RETURNING status, fence, seq, stream, lane, batch_id, CAST(metadata AS text) AS metadata, webhook, answers
+        RETURNING {RETURNED}
         """),
         {"id": job_id, "tenant": tenant},
     ).first()
     if row is not None:
-        logged = bool(row.stream) or (row.batch_id is None and row.lane == "interactive")
-        told = {"metadata": row.metadata, "webhook": row.webhook, "answers": row.answers}
-        return Cancelled(job_id, row.status, row.fence, row.seq, logged, changed=True, **told)
+        return Cancelled(job_id, row.status, changed=True, ended=ended(row) if row.status == "cancelled" else None)
     status = _status(conn, job_id, tenant)
     if status != "cancelled":
         raise NotAllowed(f"{job_id} is {status} already; only a queued or running job can be cancelled")
-    return Cancelled(job_id, status, 0, 0, logged=False, changed=False)
+    return Cancelled(job_id, status, changed=False)
 
 
 def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from api_schemas import jsontext
 from worker.db.budgets.tables import SHUT
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
+from worker.db.jobs.ended import is_logged
 from worker.db.jobs.tenant_fairness import ALONE, TenantFairness, Turn, groups
 
 
@@ -56,7 +57,7 @@ class ClaimedJob:
     @property
     def logged(self) -> bool:
         """Whether its live events are kept for replay: not for a million lines of a batch."""
-        return self.stream or (self.batch_id is None and self.lane == "interactive")
+        return is_logged(stream=self.stream, lane=self.lane, batch_id=self.batch_id)
 
 
 _COLUMNS = (

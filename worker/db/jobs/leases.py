@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 
 from api_schemas import jsontext
-from api_schemas.errors import ErrorClass
 from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.jobs.ended import RETURNED, Ended, ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +20,6 @@ class Renewed:
     job_id: str
     fence: int
     cancel: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reclaimed:
-    """A job taken back from a worker that let its lease run out, and what became of it."""
-
-    job_id: str
-    status: str
-    fence: int
-    seq: int
-    tenant: str
-    lane: str
-    endpoint: str
-    error_class: ErrorClass | None
-    error_message: str | None
-    batch_id: str | None
-    custom_id: str | None
-    metadata: str | None
-    webhook: str | None
-    logged: bool
-    answers: int = 1  # lines of its batch that it answers
 
 
 def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> list[Renewed]:
@@ -62,11 +41,6 @@ def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> 
     return [Renewed(row.id, row.fence, row.cancel_requested_at is not None) for row in rows]
 
 
-_RETURNED = (
-    "id, status, fence, seq, tenant, endpoint, error_class, error_message, batch_id, custom_id,"
-    " CAST(metadata AS text) AS metadata, webhook, stream, lane, answers"
-)
-
 #: What a lost lease means for its job. Cancelled first; then policy: a call that may have been made is not repeated
 #: under `fail`, and a job that has cost `max_attempts` workers their lives (or leases) is poison.
 _VERDICT = """CASE
@@ -75,7 +49,7 @@ _VERDICT = """CASE
     ELSE 'queued' END"""
 
 
-def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[Reclaimed]:
+def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[Ended]:
     """Take back jobs whose lease ran out: their attempt becomes `lost`, they are queued again or end.
 
     Those under `on_ambiguous=reconcile` are due in `hold` seconds, so that their lost call can be looked up before.
@@ -101,13 +75,14 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[Re
         UPDATE jobs SET status = {_VERDICT}, lease_owner = NULL, lease_until = NULL,
             due_at = CASE WHEN on_ambiguous = 'reconcile' THEN {after_sql(conn, ":hold")} ELSE {now} END,
             finished_at = CASE WHEN {_VERDICT} = 'queued' THEN NULL ELSE {now} END,
+            error_code = NULL, error_status = NULL,
             error_class = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
                 WHEN on_ambiguous = 'fail' THEN 'ambiguous' WHEN attempts >= max_attempts THEN 'poison' END,
             error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
                 WHEN on_ambiguous = 'fail' THEN 'the worker died during the call, which may have been billed'
                 WHEN attempts >= max_attempts THEN 'every one of ' || attempts || ' attempts ended with its worker' END
         WHERE id IN :ids AND status = 'in_progress'
-        RETURNING {_RETURNED}
+        RETURNING {RETURNED}
         """).bindparams(listed),
         {"ids": ids, "hold": hold},
     ).all()
@@ -119,30 +94,10 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[Re
         """).bindparams(listed),
         {"ids": ids},
     )
-    return [_reclaimed(row) for row in rows]
+    return [ended(row) for row in rows]
 
 
-def _reclaimed(row: Any) -> Reclaimed:
-    return Reclaimed(
-        job_id=row.id,
-        status=row.status,
-        fence=row.fence,
-        seq=row.seq,
-        tenant=row.tenant,
-        lane=row.lane,
-        endpoint=row.endpoint,
-        error_class=row.error_class,
-        error_message=row.error_message,
-        batch_id=row.batch_id,
-        custom_id=row.custom_id,
-        metadata=row.metadata,
-        webhook=row.webhook,
-        logged=bool(row.stream) or (row.batch_id is None and row.lane == "interactive"),
-        answers=row.answers,
-    )
-
-
-def expire(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
+def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
     """End queued jobs whose time is up. The caller commits.
 
     `settle` ends the time of a job that goes back to the queue although its cancellation was asked for.
@@ -160,11 +115,11 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Reclaimed]:
             error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
                 ELSE 'not finished within its time to live' || COALESCE('; last error: ' || error_message, '') END
         WHERE id IN (SELECT id FROM due) AND status = 'queued'
-        RETURNING {_RETURNED}
+        RETURNING {RETURNED}
         """),
         {"limit": limit},
     )
-    return [_reclaimed(row) for row in rows]
+    return [ended(row) for row in rows]
 
 
 def elect(conn: Connection, name: str, owner: str, *, seconds: float) -> bool:

@@ -19,11 +19,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Text, bindparam, text
 
+from worker.base.money import PICO
 from worker.db.budgets import reservations
 from worker.db.clock import day_sql, is_postgres, now_sql
 from worker.db.columns import Instant
 from worker.db.jobs.lookup import moment
-from worker.db.jobs.settle import PICO
 
 #: What has no final mark yet. A call that still runs has no end to compare.
 _OPEN = "(a.reconciled IS NULL OR a.reconciled = 'late') AND a.outcome <> 'running'"

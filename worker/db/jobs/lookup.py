@@ -19,9 +19,10 @@ from api_schemas.errors import JobError
 from api_schemas.jobs import TERMINAL_STATUSES, Attempt, Job, JobDetail
 from api_schemas.usage import Usage
 from worker.base.errors import NotFound
+from worker.base.money import PICO
 from worker.db.columns import Instant
+from worker.db.jobs.ended import is_logged
 
-PICO = Decimal(10) ** 12
 #: What one page of `jobs` holds unless told.
 PAGE = 100
 
@@ -110,7 +111,7 @@ def status(conn: Connection, job_id: str, *, tenant: str | None) -> Standing:
         fence=row["fence"],
         seq=row["seq"],
         attempts=row["attempts"],
-        logged=bool(row["stream"]) or (row["batch_id"] is None and row["lane"] == "interactive"),
+        logged=is_logged(stream=bool(row["stream"]), lane=row["lane"], batch_id=row["batch_id"]),
         waiting_on=row["waiting_on"],
         finish_reason=row["finish_reason"],
         text=row["text"],

@@ -12,16 +12,16 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, TextClause, text
 
+from api_schemas.errors import ErrorClass, JobError
 from api_schemas.text import storable
 from api_schemas.usage import Usage
+from worker.base.money import picousd
 from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.recordset import records, recordset
-
-PICO = Decimal(10) ** 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,23 @@ class Settlement:
     first_token_seconds: float | None = None
     total_seconds: float | None = None
     partial_text: str | None = None
-    batch_id: str | None = None
-    budgeted: bool = False  # its cost may count against budgets
 
     @property
     def terminal(self) -> bool:
         """Whether the job is over."""
         return self.status != "queued"
+
+    @property
+    def error(self) -> JobError | None:
+        """Why the job, or this call of it, did not complete."""
+        if self.error_class is None:
+            return None
+        return JobError(
+            error_class=cast("ErrorClass", self.error_class),
+            code=self.error_code,
+            message=self.error_message or self.error_class,
+            status=self.error_status,
+        )
 
     def row(self) -> dict[str, Any]:
         """The bound parameters of the statements below; text is made storable (no NUL, no lone surrogate)."""
@@ -95,7 +105,7 @@ class Settlement:
             "output_tokens": usage.output_tokens if usage else None,
             "reasoning_tokens": usage.reasoning_tokens if usage else None,
             "total_tokens": usage.total_tokens if usage else None,
-            "cost_picousd": None if self.cost_usd is None else int(self.cost_usd * PICO),
+            "cost_picousd": picousd(self.cost_usd),
             "cost_source": self.cost_source,
             "first_token_seconds": self.first_token_seconds,
             "total_seconds": self.total_seconds,

@@ -17,13 +17,13 @@ from sqlalchemy.engine import RowMapping
 
 from api_schemas.errors import FieldProblem
 from worker.base.errors import InvalidRequest
+from worker.base.money import PICO
 from worker.db.clock import day_sql, is_postgres
 from worker.db.columns import Instant
 
 DIMENSIONS = ("day", "model", "lane", "tenant", "batch", "job", "metadata.KEY")
 _METADATA = "metadata."
 _COLUMNS = {"model": "j.model", "lane": "j.lane", "tenant": "j.tenant", "batch": "j.batch_id", "job": "j.id"}
-_PICO = Decimal(10) ** 12
 #: Groupings at most: beyond that nobody reads the table.
 _MAX_DIMENSIONS = 8
 _COUNTED = (
@@ -161,8 +161,8 @@ def _row(row: RowMapping, by: Sequence[str]) -> UsageRow:
         output_tokens=int(row["output_tokens"] or 0),
         reasoning_tokens=int(row["reasoning_tokens"] or 0),
         total_tokens=int(row["total_tokens"] or 0),
-        cost_provider_usd=Decimal(int(row["provider"] or 0)) / _PICO,
-        cost_estimated_usd=Decimal(int(row["estimated"] or 0)) / _PICO,
+        cost_provider_usd=Decimal(int(row["provider"] or 0)) / PICO,
+        cost_estimated_usd=Decimal(int(row["estimated"] or 0)) / PICO,
         unpriced=int(row["unpriced"] or 0),
     )
 

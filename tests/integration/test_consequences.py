@@ -1,0 +1,105 @@
+"""One place for a job's end: whoever ends it, every consequence is written in that very transaction, on both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from tests.batch_factories import claimed as claimed_lines
+from tests.batch_factories import end, over, write_file
+from tests.batch_factories import submit as submit_batch
+from tests.factories import claimed, lease_run_out, request, rows, settlement, sql, submitted, time_is_up
+from worker.batches.keeper import BatchKeeper
+from worker.db.batches import changes
+from worker.db.connect import Database
+from worker.db.threads import DatabaseThreads
+from worker.engine.sweeper import Sweeper
+from worker.job import consequences
+from worker.job.consequences import Consequences, Ends
+from worker.job.settlements import SettlementWriter
+from worker.producer import batch_control
+from worker.producer.stockpot import Stockpot
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What a made-up consequence is called with: the status of each job and batch that is over."""
+    found: dict[str, str] = {}
+
+    def made_up(conn: Connection, ends: Ends) -> None:
+        assert conn.in_transaction()
+        found.update({one.job_id: one.status for one in ends.jobs if one.over})
+        found.update({batch.id: batch.status for batch in ends.batches})
+
+    monkeypatch.setattr(consequences, "STEPS", [*consequences.STEPS, made_up])
+    return found
+
+
+async def sweep(database: Database) -> None:
+    """One sweep of an elected worker."""
+    threads = DatabaseThreads(database.settings)
+    await Sweeper(
+        threads, Consequences(), owner="s", every=0.1, on_over=lambda _: None, on_due=lambda _, __: None
+    ).sweep()
+    threads.close()
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "expired"])
+async def test_a_settlement_has_all_consequences(database: Database, seen: dict[str, str], status: str) -> None:
+    """A worker ends its job; one that goes back to the queue is not over."""
+    job, other = claimed(database, *submitted(database, request("a"), request("b")))
+    threads = DatabaseThreads(database.settings)
+    writer = SettlementWriter(threads, Consequences())
+    await writer.settle(job, settlement(job, status=status, outcome="terminal"))
+    await writer.settle(other, settlement(other, status="queued", outcome="busy"))
+    threads.close()
+    assert seen == {job.id: status}
+
+
+async def test_a_sweep_has_all_consequences(database: Database, seen: dict[str, str]) -> None:
+    """A job whose worker has died for the last time, and one whose time is up."""
+    [poison] = submitted(database, max_attempts=1)
+    claimed(database, poison)
+    lease_run_out(database, poison)
+    [late] = submitted(database)
+    time_is_up(database, late)
+    await sweep(database)
+    assert seen == {poison: "failed", late: "expired"}
+
+
+async def test_a_cancellation_has_all_consequences(database: Database, seen: dict[str, str]) -> None:
+    """A producer cancels a queued job; a running one's end is its worker's to write."""
+    queued, running = submitted(database)[0], submitted(database)[0]
+    claimed(database, running)
+    with Stockpot(database.settings) as pot:
+        assert pot.cancel(queued) == "cancelled"
+        assert pot.cancel(running) == "in_progress"
+    assert seen == {queued: "cancelled"}
+
+
+async def test_a_cancelled_batch_has_all_consequences(database: Database, tmp_path: Path, seen: dict[str, str]) -> None:
+    """A producer cancels its lines; what a killed command leaves is the keeper's."""
+    first, _ = submit_batch(database, write_file(tmp_path / "a.jsonl", 2))
+    batch_control.cancel(database, first.id, tenant="default", abort=False)
+    second, _ = submit_batch(database, write_file(tmp_path / "b.jsonl", 3))
+    database.write(lambda conn: changes.begin_cancel(conn, second.id, tenant="default"))
+    database.write(BatchKeeper(Consequences().write).keep)
+    lines = {one["id"]: "cancelled" for one in rows(database, "SELECT id FROM jobs")}
+    assert seen == {**lines, first.id: "cancelled", second.id: "cancelled"}
+
+
+async def test_an_import_that_is_given_up_has_all_consequences(
+    database: Database, tmp_path: Path, seen: dict[str, str]
+) -> None:
+    """Its lines are over; those that were to come are no longer expected at the end of the window."""
+    batch, _ = submit_batch(database, write_file(tmp_path / "a.jsonl", 1))
+    sql(database, "UPDATE batches SET total = 5")
+    end(database, *[over(job) for job in claimed_lines(database, batch.id)])
+    sql(database, "UPDATE batches SET expires_at = created_at")
+    seen.clear()
+    database.write(BatchKeeper(Consequences().write).keep)
+    assert seen == {batch.id: "completed"}

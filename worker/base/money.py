@@ -1,0 +1,19 @@
+"""Money in whole numbers: 1e-12 US dollars, so that a provider's credit (5e-7) is exact and sums stay exact."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import overload
+
+PICO = Decimal(10) ** 12
+#: The largest amount that a column of 64 bits holds, in US dollars.
+MOST_USD = Decimal(2**63 - 1) / PICO
+
+
+@overload
+def picousd(usd: Decimal) -> int: ...
+@overload
+def picousd(usd: None) -> None: ...
+def picousd(usd: Decimal | None) -> int | None:
+    """US dollars as a whole number of 1e-12."""
+    return None if usd is None else int(usd * PICO)

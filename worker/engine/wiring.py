@@ -1,0 +1,161 @@
+"""Wiring: the parts of one worker, built once and connected. Nothing runs yet; `Engine.run` starts them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker import embedded
+from worker.base.settings import Settings
+from worker.db.threads import DatabaseThreads
+from worker.engine.feeder import Feeder
+from worker.engine.heartbeat import Heartbeat
+from worker.engine.presence import Presence
+from worker.engine.route_news import RouteNews
+from worker.engine.sweeper import Sweeper
+from worker.job.announce import announce_over
+from worker.job.budget_hold import BudgetHold
+from worker.job.consequences import Consequences
+from worker.job.context import JobContext
+from worker.job.lookups import Lookups
+from worker.job.settlements import SettlementWriter
+from worker.job.slots import Slots
+from worker.limits.admission import Admission
+from worker.limits.estimate import Estimator
+from worker.limits.route import Limits
+from worker.live.control import Control
+from worker.live.publish import Publisher
+from worker.provider.prices import Prices
+from worker.reconcile import ProviderLog
+from worker.upstream.client import UpstreamClient
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that one worker's loop runs."""
+
+    redis_url: str
+    database: DatabaseThreads
+    upstream: UpstreamClient
+    publisher: Publisher
+    admission: Admission
+    consequences: Consequences
+    feeder: Feeder
+    heartbeat: Heartbeat
+    presence: Presence
+    sweeper: Sweeper
+    lookups: Lookups
+    control: Control
+    news: RouteNews
+    context: JobContext
+
+
+def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[], object]) -> Parts:
+    """The parts of a worker called `owner`. Call it on the loop that will run them.
+
+    `on_drain` is called when somebody asks this worker to finish and end.
+    """
+    redis_url = embedded.redis_url(settings)
+    database = DatabaseThreads(settings)
+    upstream = _upstream(settings)
+    publisher = _publisher(settings, redis_url)
+    consequences = Consequences.of(settings, database, owner=owner)
+    feeder = Feeder(
+        database,
+        slots,
+        owner=owner,
+        lease=settings.lease_seconds,
+        look_every=settings.sweep_seconds,
+        weights=settings.weights,
+    )
+    news = RouteNews(settings, upstream, database, consequences=consequences, on_resumed=feeder.reopen)
+    admission = Admission(
+        redis_url,
+        Limits(settings.max_in_flight, settings.rpm, settings.tpm),
+        permit_ttl=settings.lease_seconds,
+        worker=owner,
+        balance=news.balance,
+        on_change=news.changed,
+    )
+    lookups = Lookups(database, ProviderLog(upstream, lambda: settings.key), on_due=feeder.due)
+    prices = Prices()
+    context = JobContext(
+        settings=settings,
+        upstream=upstream,
+        admission=admission,
+        estimator=Estimator(),
+        publisher=publisher,
+        settlements=SettlementWriter(database, consequences),
+        prices=prices,
+        budget_hold=BudgetHold(database, prices),
+        rng=random.Random(),
+        recall=feeder.recall,
+        lookups=lookups,
+        key_limits=Limits(settings.key_max_in_flight, settings.key_rpm, settings.key_tpm),
+        tenant_limits=Limits(settings.tenant_max_in_flight, settings.tenant_rpm, settings.tenant_tpm),
+    )
+    sweeper = Sweeper(
+        database,
+        consequences,
+        owner=owner,
+        every=settings.sweep_seconds,
+        on_over=lambda ended: announce_over(publisher, ended),
+        on_due=_reclaimed(lookups, feeder),
+        hold=lambda: lookups.hold_seconds,
+    )
+    return Parts(
+        redis_url=redis_url,
+        database=database,
+        upstream=upstream,
+        publisher=publisher,
+        admission=admission,
+        consequences=consequences,
+        feeder=feeder,
+        heartbeat=Heartbeat(
+            database, slots, owner=owner, lease=settings.lease_seconds, every=settings.heartbeat_seconds
+        ),
+        presence=Presence(
+            database,
+            slots,
+            owner=owner,
+            concurrency=settings.concurrency,
+            every=settings.heartbeat_seconds,
+            on_drain=on_drain,
+        ),
+        sweeper=sweeper,
+        lookups=lookups,
+        control=Control(redis_url),
+        news=news,
+        context=context,
+    )
+
+
+def _upstream(settings: Settings) -> UpstreamClient:
+    return UpstreamClient(
+        settings.upstream_url,
+        connect_timeout=settings.connect_timeout,
+        first_event_timeout=settings.first_event_timeout,
+        idle_timeout=settings.idle_timeout,
+        max_response_bytes=settings.max_response_bytes,
+    )
+
+
+def _publisher(settings: Settings, redis_url: str) -> Publisher:
+    return Publisher(
+        redis_url,
+        window_seconds=settings.live_window_seconds,
+        log_entries=settings.live_log_entries,
+        ttl_seconds=settings.live_ttl_seconds,
+        max_ttl_seconds=settings.job_ttl_seconds,
+    )
+
+
+def _reclaimed(lookups: Lookups, feeder: Feeder) -> Callable[[str, str], None]:
+    """What is done with a job whose lease ran out: the call that was lost with it may have been billed."""
+
+    def reclaimed(lane: str, job_id: str) -> None:
+        lookups.add(job_id)
+        feeder.due(lane, job_id)
+
+    return reclaimed

@@ -1,0 +1,163 @@
+"""Consequences: all that follows from an end, in the transaction that writes it, whoever ended it.
+
+The statement that ends a job (a settlement, a sweep, a cancellation, an expiry) writes the job, its result and its
+attempt, and returns an `Ended`. Whoever runs that transaction hands those values to `Consequences.write`, which runs
+every step of `STEPS` on them before the commit:
+
+    batches     the counters of the lines' batches; with its last line a batch ends
+    webhooks    the events of jobs and batches that are over, for the outbox
+    budgets     what the calls cost counts as spent
+
+So an end and what follows from it are one fact. A new consequence is one more step here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from sqlalchemy import Connection
+
+from api_schemas.usage import Usage
+from worker.base.settings import Settings
+from worker.db.batches import records
+from worker.db.batches.records import BatchRow
+from worker.db.budgets import reservations
+from worker.db.jobs.ended import Ended
+from worker.db.threads import DatabaseThreads
+from worker.db.webhooks import outbox
+from worker.webhooks.deliver import Deliverer
+from worker.webhooks.envelope import RouteChange, Settled
+from worker.webhooks.subscriptions import Subscriptions
+
+__all__ = ["STEPS", "Consequences", "Ends", "RouteChange", "Step"]
+
+
+@dataclass(slots=True)
+class Ends:
+    """The ends of one transaction, and what the steps before have found out about them.
+
+    Attributes:
+        jobs: what was ended.
+        unexpected: batches of which lines are no longer expected, so that they may be over without another line.
+        batches: those that ended with these lines.
+        events: how many webhook events were written.
+    """
+
+    jobs: Sequence[Ended]
+    subscriptions: Subscriptions
+    unexpected: Collection[str] = ()
+    batches: list[BatchRow] = field(default_factory=list)
+    events: int = 0
+
+
+Step = Callable[[Connection, Ends], None]
+
+
+class Consequences:
+    """Writes what follows from ends; in a worker, sends it too. One per process; safe to share between threads."""
+
+    def __init__(self, deliverer: Deliverer | None = None) -> None:
+        self._subscriptions = Subscriptions()
+        self._deliverer = deliverer
+
+    @classmethod
+    def of(cls, settings: Settings, database: DatabaseThreads, *, owner: str) -> Self:
+        """A worker's: webhook events are delivered, too. Raises SettingsError as `Deliverer.of`."""
+        return cls(Deliverer.of(settings, database.write, owner=owner))
+
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to deliver events, on the running loop; the tasks that do last until `stop`."""
+        return [] if self._deliverer is None else self._deliverer.start()
+
+    def wake(self) -> None:
+        """Events were committed: deliver them. Call it on the loop."""
+        if self._deliverer is not None:
+            self._deliverer.wake()
+
+    async def stop(self, drain: float) -> None:
+        """Let deliveries finish for `drain` seconds and give the rest back."""
+        if self._deliverer is not None:
+            await self._deliverer.stop(drain)
+
+    def write(self, conn: Connection, jobs: Sequence[Ended], *, unexpected: Collection[str] = ()) -> int:
+        """Write what follows from these ends; how many webhook events are due. The caller commits.
+
+        Args:
+            jobs: every job that this transaction ended, and every job of which it ended a call.
+            unexpected: batches that expect fewer lines than before, and may be over with that.
+        """
+        ends = Ends(jobs, self._subscriptions, unexpected)
+        if jobs or unexpected:
+            for step in STEPS:
+                step(conn, ends)
+        return ends.events
+
+    def write_route_change(self, conn: Connection, change: RouteChange) -> int:
+        """Write the events of a route that was paused or resumed; how many. The caller commits."""
+        rows = self._subscriptions.route_rows(conn, change)
+        outbox.enqueue(conn, rows)
+        return len(rows)
+
+    def tend(self, conn: Connection) -> None:
+        """Look after what the clock changes without an end: budgets that have room again. The caller commits."""
+        reservations.tend(conn)
+
+
+def count_in_batches(conn: Connection, ends: Ends) -> None:
+    """Raise the counters of the batches, and end those whose lines are all over."""
+    ends.batches += records.add(conn, records.tallies(ends.jobs))
+    for batch in ends.unexpected:
+        ends.batches += records.end_if_done(conn, batch)
+
+
+def enqueue_webhooks(conn: Connection, ends: Ends) -> None:
+    """Write the webhook events of jobs and batches that are over into the outbox."""
+    over = [_job_event(one) for one in ends.jobs if one.over] + [_batch_event(one) for one in ends.batches]
+    rows = ends.subscriptions.rows(conn, over)
+    outbox.enqueue(conn, rows)
+    ends.events += len(rows)
+
+
+def charge_budgets(conn: Connection, ends: Ends) -> None:
+    """Count as spent what the calls cost, where budgets may govern them."""
+    calls = [(one.job_id, one.call.attempt) for one in ends.jobs if one.call is not None and one.call.charged]
+    reservations.charge(conn, calls)
+
+
+#: In this order: a batch that ends has an event, and locks are taken on batches before budgets everywhere.
+STEPS: list[Step] = [count_in_batches, enqueue_webhooks, charge_budgets]
+
+
+def _job_event(ended: Ended) -> Settled:
+    return Settled(
+        kind="job",
+        id=ended.job_id,
+        tenant=ended.tenant,
+        status=ended.status,
+        custom_id=ended.custom_id,
+        metadata=ended.metadata,
+        usage=None if ended.call is None else ended.call.usage,
+        cost_usd=None if ended.call is None else ended.call.cost_usd,
+        response=None if ended.response is None else ended.response.encode(),
+        error=ended.error,
+        webhook=ended.webhook,
+        batch_id=ended.batch_id,
+        seed=ended.seed,
+    )
+
+
+def _batch_event(batch: BatchRow) -> Settled:
+    return Settled(
+        kind="batch",
+        id=batch.id,
+        tenant=batch.tenant,
+        status=batch.status,
+        metadata=batch.metadata,
+        usage=Usage(**{name: getattr(batch, name) for name in Usage.model_fields}),
+        cost_usd=batch.cost_usd,
+        webhook=batch.webhook,
+        request_counts={"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+    )

@@ -1,0 +1,163 @@
+"""Settlements: one writer commits everybody's together, each with its consequences.
+
+A settlement is tried until it is written or refused by its fence: an answer that was paid for is saved with retries,
+never called for again. One settlement that the database cannot store does not spoil its group: they are then written
+one by one. What cannot be stored even without its answer is left to its lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+
+from api_schemas.ids import uuid7_hex
+from worker.base import metrics
+from worker.base.crashpoints import crashpoint
+from worker.db.group_writer import GroupWriter
+from worker.db.jobs.claim import ClaimedJob
+from worker.db.jobs.ended import Ended, EndedCall
+from worker.db.jobs.settle import Settlement, already, write
+from worker.db.threads import DatabaseThreads
+from worker.job.consequences import Consequences
+
+log = structlog.get_logger(__name__)
+
+#: Settlements in one transaction: about 20 ms of writing, and the next group has gathered by then.
+SLICE = 128
+#: Answers in one transaction, in characters: PostgreSQL takes no message of a gigabyte.
+SLICE_TEXT = 64 * 1024 * 1024
+#: What the values themselves are to blame for. (An `OperationalError` that is left is a limit of PostgreSQL's own.)
+NOT_STORABLE = (DataError, IntegrityError, OperationalError, ValueError, TypeError, OverflowError)
+_CODE = "not_storable"
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """One claimed job, what became of it, and the seed of its webhook events' ids, the same for every try."""
+
+    job: ClaimedJob
+    settlement: Settlement
+    seed: str
+
+    def ended(self, answers: int) -> Ended:
+        """What came to its end with this settlement, for its consequences."""
+        job, settlement = self.job, self.settlement
+        return Ended(
+            job_id=job.id,
+            tenant=job.tenant,
+            status=settlement.status,
+            fence=job.fence,
+            seq=settlement.seq,
+            lane=job.lane,
+            logged=job.logged,
+            answers=answers,
+            batch_id=job.batch_id,
+            custom_id=job.custom_id,
+            metadata=job.metadata,
+            webhook=job.webhook,
+            error=settlement.error,
+            response=settlement.response,
+            call=_call(job, settlement) if settlement.called else None,
+            seed=self.seed,
+        )
+
+
+class SettlementWriter:
+    """Writes settlements. `settle` returns when its own is committed, or was refused."""
+
+    def __init__(self, database: DatabaseThreads, consequences: Consequences) -> None:
+        self._database = database
+        self._consequences = consequences
+        self._group: GroupWriter[Settling, Settlement | None] = GroupWriter(
+            self._commit, name="settle", choose=_next_slice, on_delay=_log_delay
+        )
+
+    async def settle(self, job: ClaimedJob, settlement: Settlement) -> Settlement | None:
+        """Write one settlement and what follows from it.
+
+        The settlement as it was written (the answer may not have been storable); None when it was fenced off.
+        """
+        written = await self._group.put(Settling(job, settlement, uuid7_hex()))
+        if written is None:
+            metrics.FENCED.inc()
+            log.warning("settlement_fenced", job=job.id, fence=job.fence)
+        return written
+
+    async def _commit(self, slice_: Sequence[Settling]) -> list[Settlement | None]:
+        try:
+            written, events = await self._database.write(partial(self._transaction, slice_))
+        except NOT_STORABLE as error:
+            if len(slice_) > 1:
+                return [one for each in slice_ for one in await self._commit([each])]
+            [one] = slice_
+            log.error("settlement_not_storable", job=one.job.id, error=type(error).__name__)
+            if one.settlement.error_code == _CODE:
+                return [None]
+            return await self._commit([replace(one, settlement=_without_answer(one.settlement))])
+        _pass("settle.committed", slice_)
+        if events:
+            self._consequences.wake()
+        return [one.settlement if one.job.id in written else None for one in slice_]
+
+    def _transaction(self, slice_: Sequence[Settling], conn: Connection) -> tuple[set[str], int]:
+        _pass("settle.before", slice_)
+        now = write(conn, [one.settlement for one in slice_])
+        before = already(conn, [one.settlement for one in slice_ if one.job.id not in now])
+        # What an earlier try had committed has its consequences already.
+        events = self._consequences.write(conn, [one.ended(now[one.job.id]) for one in slice_ if one.job.id in now])
+        _pass("settle.written", slice_)
+        return set(now) | before, events + len(before)
+
+
+def _next_slice(waiting: Sequence[Settling]) -> list[bool]:
+    """What goes into the next transaction; of one job's settlements (an old claim's, a new one's) only the first."""
+    chosen: list[bool] = []
+    ids, room = set[str](), SLICE_TEXT
+    for one in waiting:
+        settlement = one.settlement
+        takes = not ids or (len(ids) < SLICE and room > 0 and one.job.id not in ids)
+        chosen.append(takes)
+        if takes:
+            ids.add(one.job.id)
+            room -= sum(len(text or "") for text in (settlement.response, settlement.text, settlement.partial_text))
+    return chosen
+
+
+def _log_delay(jobs: int, error: Exception) -> None:
+    log.warning("settle_delayed", jobs=jobs, error=str(error).splitlines()[0])
+
+
+def _pass(point: str, slice_: Sequence[Settling]) -> None:
+    """Pass a crash point with each job of the slice."""
+    for one in slice_:
+        crashpoint(point, one.job.id)
+
+
+def _call(job: ClaimedJob, settlement: Settlement) -> EndedCall:
+    return EndedCall(
+        attempt=job.attempt,
+        usage=settlement.usage,
+        cost_usd=settlement.cost_usd,
+        seconds=settlement.total_seconds or 0.0,
+        charged=job.budgeted and bool(settlement.cost_usd),
+    )
+
+
+def _without_answer(settlement: Settlement) -> Settlement:
+    """The same end of the call without what cannot be stored; the money stays on record."""
+    return replace(
+        settlement,
+        status="failed",
+        response=None,
+        text=None,
+        error_class="upstream",
+        error_code=_CODE,
+        error_message="the database refused to store the upstream's answer",
+        error_body=None,
+        partial_text=None,
+    )
