@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-from worker.base.settings import _NOT_SETTINGS, PREFIX, Settings
+from worker.base.settings import NOT_SETTINGS, PREFIX, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 #: Defaults that follow from other settings are told in words.
@@ -34,6 +34,8 @@ def test_every_default_on_the_page_is_the_one_in_force() -> None:
             expected = told == IN_WORDS[name]
         elif field.default is None:
             expected = told == "none"
+        elif isinstance(field.default, bool):
+            expected = told.strip("`") == str(field.default).lower()
         elif isinstance(field.default, int | float):
             expected = float(told.strip("`")) == field.default
         else:
@@ -45,4 +47,4 @@ def test_every_default_on_the_page_is_the_one_in_force() -> None:
 
 def test_variables_that_are_no_settings_are_named_too() -> None:
     """What the prefix reserves is on the page."""
-    assert all(f"`{name}`" in PAGE.read_text() for name in _NOT_SETTINGS)
+    assert all(f"`{name}`" in PAGE.read_text() for name in NOT_SETTINGS)

@@ -30,7 +30,9 @@ def test_an_upstream_that_cannot_be_reached_costs_nothing(stage: SetStage, tmp_p
             "dns": "http://nobody.invalid/v1",
             "tls": f"https://127.0.0.1:{stranger.port}/v1",
         }
-        workers = [on.worker(code, ready=False, upstream_url=url) for code, url in lost.items()]
+        workers = [
+            on.worker(code, ready=False, upstream_url=url, upstream_plain_http=True) for code, url in lost.items()
+        ]
         for worker in workers:
             worker.wait_for_line("engine_started")
         witness.inject(partial(on.load, 15))

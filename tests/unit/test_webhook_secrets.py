@@ -95,9 +95,8 @@ def test_a_secret_from_the_settings_is_the_default_tenants_only(tmp_path: Path) 
     assert given.tenant_secret("other") == vault(tmp_path, OLD).tenant_secret("other")
 
 
-@pytest.mark.parametrize(("key", "secret"), [("short", None), (OLD, "whsec_short")])
-def test_what_cannot_be_a_key_is_refused_by_the_settings_name(tmp_path: Path, key: str, secret: str | None) -> None:
+def test_what_cannot_be_a_secret_is_refused_by_the_settings_name(tmp_path: Path) -> None:
     """And not repeated."""
-    with pytest.raises(SettingsError, match=r"STOCKPOT_(SECRET_KEY|WEBHOOK_SECRET)") as caught:
-        vault(tmp_path, key, **({"webhook_secret": secret} if secret else {}))
-    assert (secret or key) not in str(caught.value).replace("STOCKPOT_", "")
+    with pytest.raises(SettingsError, match="STOCKPOT_WEBHOOK_SECRET") as caught:
+        vault(tmp_path, OLD, webhook_secret="whsec_short")
+    assert "whsec_short" not in str(caught.value)

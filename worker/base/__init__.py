@@ -6,7 +6,10 @@ errors       The errors Stockpot raises, one class per decision a caller can tak
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
 private      Files and directories that only their owner can read, whatever the umask
+redis_urls   Redis URLs: checked, and in the one form from which every client is made
 settings     The configuration: one frozen object, the only reader of the environment
+sources      Where settings come from: the environment, `.env`, `stockpot.toml`
 tasks        Ending tasks
 telemetry    Logs
+urls         URLs of settings: checked, and shown without credentials
 """

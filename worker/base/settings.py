@@ -1,7 +1,7 @@
-"""The configuration: one frozen object, the only reader of the environment.
+"""The configuration: one frozen object, and with `sources` the only reader of the environment.
 
 Sources, first wins: arguments, environment (`STOCKPOT_*`), `.env`, `stockpot.toml`. An unknown `STOCKPOT_`
-key and a value that does not fit are refused at start with the key's name.
+key and a value that does not fit are refused at start with the key's name, and never with the value.
 """
 
 from __future__ import annotations
@@ -9,28 +9,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.base import redis_urls, urls
 from worker.base.errors import SettingsError
+from worker.base.sources import NOT_SETTINGS, PREFIX, Everything
 
-PREFIX = "STOCKPOT_"
-#: Keys that other programs or the Makefile read; they are ours by prefix and no setting.
-_NOT_SETTINGS = frozenset({"STOCKPOT_CRASH_AT", "STOCKPOT_REDIS_SERVER"})
+__all__ = ["NOT_SETTINGS", "PREFIX", "SHORTEST_SECRET_KEY", "Settings", "crash_at", "load", "redis_server", "settings"]
 
 #: One tenant's weight at most: beyond that the others might as well have no work.
 _MOST_WEIGHT = 1_000
+
+#: Characters of each key in `STOCKPOT_SECRET_KEY`: with less, a copy of the database could be opened by guessing.
+SHORTEST_SECRET_KEY = 16
 
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
 
@@ -39,10 +35,12 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-def _http_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("expected a URL that starts with http:// or https://")
-    return url.rstrip("/")
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+#: A word of a list, in any case.
+_Lower = BeforeValidator(_lower)
 
 
 def _weights(said: str | None) -> dict[str, int]:
@@ -60,18 +58,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
-        toml_file="stockpot.toml",
         extra="forbid",
         frozen=True,
         populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     home: Annotated[Path, AfterValidator(_absolute)] = Field(Path("var"), validate_default=True)
-    database_url: str = ""
-    redis_url: str | None = None
-    broker_url: str | None = None
-    upstream_url: Annotated[str, AfterValidator(_http_url)] = "https://api.aimlapi.com/v1"
+    database_url: Annotated[str, AfterValidator(urls.database)] = ""
+    redis_url: Annotated[str, AfterValidator(redis_urls.check)] | None = None
+    redis_ca_file: Annotated[Path, AfterValidator(_absolute)] | None = None
+    redis_namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,40}$")] = redis_urls.DEFAULT_NAMESPACE
+    broker_url: Annotated[str, AfterValidator(redis_urls.check_broker)] | None = None
+    upstream_url: Annotated[str, AfterValidator(urls.upstream)] = "https://api.aimlapi.com/v1"
+    upstream_plain_http: bool = False
     api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("AIMLAPI_API_KEY", "STOCKPOT_API_KEY"))
     api_key_file: Path | None = None
 
@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     retry_base_seconds: Seconds = 0.5
     retry_max_seconds: Seconds = 60
 
-    on_ambiguous: Literal["reconcile", "retry", "fail"] = "reconcile"
+    on_ambiguous: Annotated[Literal["reconcile", "retry", "fail"], _Lower] = "reconcile"
     max_request_bytes: Annotated[int, Field(ge=1_024, le=64 * 1024 * 1024)] = 1024 * 1024
     max_response_bytes: Annotated[int, Field(ge=1_024, le=1024 * 1024 * 1024)] = 32 * 1024 * 1024
 
@@ -121,13 +121,18 @@ class Settings(BaseSettings):
     gateway_send_seconds: Seconds = 30
 
     http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lower] = "info"
+    log_format: Annotated[Literal["auto", "json", "console"], _Lower] = "auto"
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.api_key is not None and not self.api_key.get_secret_value().strip():
             raise ValueError("STOCKPOT_API_KEY is set but empty; unset it or give the key")
+        if any(len(key) < SHORTEST_SECRET_KEY for key in self.secret_keys):
+            raise ValueError(
+                f"STOCKPOT_SECRET_KEY: each key needs at least {SHORTEST_SECRET_KEY} characters; make it random"
+            )
+        self._refuse_plain_http()
         if self.first_event_timeout > self.total_timeout or self.idle_timeout > self.total_timeout:
             raise ValueError(
                 "STOCKPOT_FIRST_EVENT_TIMEOUT and STOCKPOT_IDLE_TIMEOUT must not exceed STOCKPOT_TOTAL_TIMEOUT"
@@ -138,6 +143,26 @@ class Settings(BaseSettings):
         if self.sweep_seconds > self.lease_seconds:
             raise ValueError("STOCKPOT_SWEEP_SECONDS must not exceed STOCKPOT_LEASE_SECONDS")
         return self
+
+    def _refuse_plain_http(self) -> None:
+        parts = urls.split(self.upstream_url, ("http", "https"))
+        if parts.scheme == "http" and not urls.is_loopback(parts.hostname) and not self.upstream_plain_http:
+            raise ValueError(
+                "STOCKPOT_UPSTREAM_URL: http:// would send the key and the prompts over the network as they are; use"
+                " https://, or set STOCKPOT_UPSTREAM_PLAIN_HTTP=true for a network that is yours alone"
+            )
+
+    def __repr_args__(self) -> Any:
+        """As pydantic's, without the credentials of URLs."""
+        for name, value in super().__repr_args__():
+            hidden = isinstance(value, str) and name is not None and name.endswith("_url") and value
+            yield name, urls.without_credentials(value) if hidden else value
+
+    @property
+    def secret_keys(self) -> list[str]:
+        """The keys that encrypt webhook secrets: the first encrypts, all decrypt. Empty: the home's key file."""
+        value = self.secret_key.get_secret_value() if self.secret_key is not None else ""
+        return [part.strip() for part in value.split(",") if part.strip()]
 
     @property
     def weights(self) -> dict[str, int]:
@@ -154,7 +179,8 @@ class Settings(BaseSettings):
         """The database's URL as SQLAlchemy wants it (psycopg 3; the home's SQLite file by default)."""
         url = self.database_url
         if not url:
-            return f"sqlite:///{self.home / 'stockpot.db'}"
+            # In a URL `?` begins the options and `%` a byte in hexadecimal; a directory may be called either.
+            return "sqlite:///" + quote(str(self.home / "stockpot.db"), safe="/")
         for short in ("postgres://", "postgresql://"):
             if url.startswith(short):
                 return "postgresql+psycopg://" + url.removeprefix(short)
@@ -189,28 +215,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        own = _OwnDotEnv(settings_cls)
-        return init_settings, env_settings, own, TomlConfigSettingsSource(settings_cls)
-
-
-class _OwnDotEnv(DotEnvSettingsSource):
-    """The `.env` file, which the application around us may share: only keys with our prefix are our business."""
-
-    def __call__(self) -> dict[str, Any]:
-        unknown = _unknown(key.upper() for key in self.env_vars)
-        if unknown:
-            raise SettingsError(f".env: unknown setting {', '.join(unknown)}; `docs/settings.md` lists the names")
-        return EnvSettingsSource.__call__(self)
+        return init_settings, Everything(settings_cls)
 
 
 @functools.lru_cache(maxsize=16)
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:12]
-
-
-def _unknown(keys: Iterable[str]) -> list[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
-    return sorted(key for key in keys if key.startswith(PREFIX) and key not in known)
 
 
 def load(**given: Any) -> Settings:
@@ -219,9 +229,6 @@ def load(**given: Any) -> Settings:
     Raises:
         SettingsError: an unknown key, or a value that does not fit; the message names the key.
     """
-    unknown = _unknown(os.environ)
-    if unknown:
-        raise SettingsError(f"unknown setting {', '.join(unknown)}; `docs/settings.md` lists the names")
     try:
         return Settings(**given)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, even
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from worker.base import private
+from worker.base import private, urls
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 
@@ -192,7 +192,7 @@ class Database:
     def _mend(self, error: DBAPIError) -> str:
         if _missing_table(error):
             return _UPGRADE
-        where = make_url(self.settings.sqlalchemy_url).render_as_string(hide_password=True)
+        where = urls.without_credentials(self.settings.sqlalchemy_url)
         return f"Is it running? STOCKPOT_DATABASE_URL is {where}; `stockpot doctor` checks it."
 
     def close(self) -> None:

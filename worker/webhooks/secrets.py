@@ -28,15 +28,13 @@ from pydantic import SecretStr
 
 from worker.base import private
 from worker.base.errors import InvalidRequest, SettingsError
-from worker.base.settings import Settings
+from worker.base.settings import SHORTEST_SECRET_KEY, Settings
 from worker.webhooks.signing import key_of, spell
 
 log = structlog.get_logger("stockpot.webhooks")
 
 KEY_FILE = "secret.key"
 DEFAULT_TENANT = "default"
-_SHORTEST_KEY = 16
-"""Characters of `STOCKPOT_SECRET_KEY` at least: with less, a copy of the database could be opened by guessing."""
 
 
 class Vault:
@@ -56,14 +54,9 @@ class Vault:
         """The vault of a configuration. Without a key it makes the key file under the home at the first need.
 
         Raises:
-            SettingsError: a key that is too short, or a secret that is none.
+            SettingsError: STOCKPOT_WEBHOOK_SECRET is none.
         """
-        keys = _listed(settings.secret_key)
-        if any(len(key) < _SHORTEST_KEY for key in keys):
-            raise SettingsError(
-                f"STOCKPOT_SECRET_KEY: each key needs at least {_SHORTEST_KEY} characters; make it random"
-            )
-        masters = [key.encode() for key in keys] or functools.partial(_kept_keys, settings)
+        masters = [key.encode() for key in settings.secret_keys] or functools.partial(_kept_keys, settings)
         try:
             return cls(masters, tenant_secrets=_listed(settings.webhook_secret))
         except InvalidRequest as error:
@@ -143,7 +136,7 @@ def _kept_keys(settings: Settings) -> list[bytes]:
         key = path.read_bytes().strip()
     except OSError as error:
         raise SettingsError(f"STOCKPOT_SECRET_KEY is not set and {path} cannot be kept: {error.strerror}") from error
-    if len(key) < _SHORTEST_KEY:
+    if len(key) < SHORTEST_SECRET_KEY:
         raise SettingsError(f"{path} holds no key; set STOCKPOT_SECRET_KEY, or restore the file")
     return [key]
 

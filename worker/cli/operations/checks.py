@@ -17,10 +17,11 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
 from worker import embedded
+from worker.base import urls
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.db.clock import now_sql
@@ -60,7 +61,7 @@ def every(settings: Settings) -> Iterator[Check]:
 
 def database(settings: Settings) -> Iterator[Check]:
     """Reachable, of this version, writable, and its clock."""
-    where = make_url(settings.sqlalchemy_url).render_as_string(hide_password=True)
+    where = urls.without_credentials(settings.sqlalchemy_url)
     opened = Database(settings, pool_size=1)
     try:
         before = datetime.now(UTC)
@@ -104,7 +105,11 @@ def redis(settings: Settings) -> Iterator[Check]:
             mend = "Start it, or mend STOCKPOT_REDIS_URL; unset it to use the embedded Valkey."
             yield Check("redis", "unreachable", f"{type(error).__name__}: {error}", mend)
             return
-    yield Check("redis", "ok", _place(settings.redis_url) if settings.redis_url else f"embedded under {settings.home}")
+    yield Check(
+        "redis",
+        "ok",
+        urls.without_credentials(settings.redis_url) if settings.redis_url else f"embedded under {settings.home}",
+    )
     yield from _redis_facts(info)
 
 
@@ -151,9 +156,9 @@ def broker(settings: Settings) -> Iterator[Check]:
             with socket.create_connection((parts.hostname or "", parts.port or 5672), timeout=_ANSWER_SECONDS):
                 pass
     except (RedisError, OSError, ValueError) as error:
-        yield Check("broker", "unreachable", f"{_place(url)}: {type(error).__name__}: {error}", mend)
+        yield Check("broker", "unreachable", f"{urls.without_credentials(url)}: {type(error).__name__}: {error}", mend)
         return
-    yield Check("broker", "ok", _place(url))
+    yield Check("broker", "ok", urls.without_credentials(url))
 
 
 async def upstream(settings: Settings) -> list[Check]:
@@ -234,12 +239,6 @@ def _client(url: str) -> Redis:
     return Redis.from_url(
         url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS, retry=Retry(NoBackoff(), 0)
     )
-
-
-def _place(url: str) -> str:
-    """A URL without its user and password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _first_line(error: Exception) -> str:

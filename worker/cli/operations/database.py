@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import click
-from sqlalchemy import make_url
 
+from worker.base import urls
 from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
@@ -89,4 +89,4 @@ def _revision(settings: Settings) -> tuple[str | None, list[str]]:
 
 
 def _name(settings: Settings) -> str:
-    return make_url(settings.sqlalchemy_url).render_as_string(hide_password=True)
+    return urls.without_credentials(settings.sqlalchemy_url)

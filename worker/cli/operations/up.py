@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import click
-from sqlalchemy import make_url
 
 from api_schemas import jsontext
 from worker import embedded
+from worker.base import urls
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings, load
 from worker.cli.exit_codes import USAGE
@@ -126,8 +126,8 @@ class _Lines:
 
 
 def _tell_what_runs(settings: Settings, redis: str, upstream: str, workers: int, *, simulate: bool) -> None:
-    database = make_url(settings.sqlalchemy_url).render_as_string(hide_password=True)
-    where = _without_password(redis) if settings.redis_url else f"embedded Valkey under {settings.home}"
+    database = urls.without_credentials(settings.sqlalchemy_url)
+    where = urls.without_credentials(redis) if settings.redis_url else f"embedded Valkey under {settings.home}"
     facts = {
         "database": database,
         "redis": where,
@@ -146,8 +146,3 @@ def _tell_ready(settings: Settings, gateway: Child | None) -> None:
     if gateway is not None and gateway.ready_line is not None:
         put(f"Or point any OpenAI SDK at {gateway.ready_line.rpartition(' ')[2]}")
     put("Ctrl-C stops everything that this command started.")
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
