@@ -4,6 +4,7 @@
     bodies             a request body: which endpoint, what is wrong with it
     chat, responses    the two endpoints' requests, results and stream events
     events             live events of a job
+    event_numbers      which number (`seq`) an event has
     batch              OpenAI's batch files and batch object
     webhooks           the webhook's body, and `verify` for receivers
     usage, errors      tokens; errors of ours

@@ -1,6 +1,6 @@
 """Live events: what a job publishes while it runs, one JSON object each.
 
-`seq` starts at 1 and rises by one for the life of the job; `epoch` is the fence of the claim that published it. After
+`seq` rises for the life of the job (`event_numbers`); `epoch` is the fence of the claim that published it. After
 `attempt.reset` a reader drops what it showed. Exactly one terminal event ends the stream, and it is always sent.
 """
 
@@ -47,7 +47,7 @@ class AttemptReset(_Envelope):
 
     type: Literal["attempt.reset"] = "attempt.reset"
     reason: str
-    attempt: int
+    attempt: int | None = None
 
 
 class JobCompleted(_Envelope):

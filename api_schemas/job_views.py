@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ Lane = Literal["interactive", "bulk"]
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "expired"]
 WaitingOn = Literal["concurrency", "rpm", "tpm", "budget", "paused", "scheduled", "retry", "fair_share"]
 CostSource = Literal["provider", "estimated"]
+TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
 
 
 class Job(BaseModel):
@@ -45,6 +48,27 @@ class Job(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: times in ISO 8601, money as a number of US dollars."""
         return _fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a job stands, for those who ask often. What is below `seq` is there once it is over."""
+
+    status: str
+    tenant: str = "default"
+    seq: int = 0  # the terminal event's number
+    at: str = ""  # when it ended, RFC 3339
+    age: float = 0.0  # seconds since it ended
+    text: str = ""
+    usage: Mapping[str, Any] | None = None  # of the call that ended it
+    cost_usd: float | None = None  # of all its calls
+    finish_reason: str | None = None
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job is over."""
+        return self.status in TERMINAL_STATUSES
 
 
 class Attempt(BaseModel):

@@ -20,7 +20,7 @@ from api_schemas import jsontext
 from api_schemas.bodies import ENDPOINTS, Endpoint, body_problems, infer_endpoint, parse_body
 from api_schemas.errors import FieldProblem, InvalidRequest
 from api_schemas.ids import is_job_id
-from api_schemas.job_views import Attempt, Job, JobDetail, Lane, Status
+from api_schemas.job_views import TERMINAL_STATUSES, Attempt, Job, JobDetail, Lane, Status
 from api_schemas.problems import problems_of
 from api_schemas.targets import check_metadata, check_webhook
 
@@ -48,7 +48,6 @@ __all__ = [
 OnAmbiguous = Literal["reconcile", "retry", "fail"]
 LANES: tuple[str, ...] = get_args(Lane)
 STATUSES: tuple[str, ...] = get_args(Status)
-TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
 ON_AMBIGUOUS: tuple[str, ...] = get_args(OnAmbiguous)
 
 MAX_REQUEST_BYTES = 1024 * 1024

@@ -81,7 +81,6 @@ def claimed_job(**fields: Any) -> ClaimedJob:
         stream=False,
         on_ambiguous="reconcile",
         body="{}",
-        seq=0,
         batch_id=None,
         custom_id=None,
         webhook=None,

@@ -71,7 +71,7 @@ async def test_a_publisher_closes_although_its_client_swallowed_the_cancellation
     with monkeypatch.context() as patched:
         patched.setattr(publisher, "_send", wait)
         await publisher.start()
-        publisher.open("job_x", 1, 0, log=False).emit("job.completed", {})
+        publisher.open("job_x", 1, log=False).emit("job.completed", {})
         await waits.wait()
         patched.undo()
         await closes(publisher.aclose())

@@ -222,11 +222,11 @@ def test_a_writer_waits_for_another_processes_transaction(sqlite_url: str) -> No
         taken: list[ClaimedJob] = []
         thread = threading.Thread(target=lambda: taken.extend(claimed(other, job)))
         with database.engine.begin() as conn:
-            conn.exec_driver_sql("UPDATE jobs SET seq = 7")
+            conn.exec_driver_sql("UPDATE jobs SET calls = 7")
             thread.start()
             eventually(lambda: other.engine.pool.checkedout() == 1)  # type: ignore[attr-defined]
         thread.join()
-        assert [one.seq for one in taken] == [7]
+        assert [one.attempt for one in taken] == [8]
 
 
 def test_a_clock_of_the_worker_that_is_wrong_changes_nothing(

@@ -101,29 +101,16 @@ def test_a_failed_job_says_why_it_ended(database: Database) -> None:
     assert found.error is not None
     assert found.error.wire() == {"class": "invalid_request", "code": "bad", "message": "no such field", "status": 400}
     assert (found.response, found.usage, found.cost_usd) == (None, None, None)
-    standing = database.read(lambda conn: lookup.status(conn, job, tenant="default"))
-    assert standing.terminal and standing.error == found.error
 
 
 def test_another_tenants_job_is_not_found(database: Database) -> None:
     """A tenant sees its own jobs only; None sees all."""
     job = submitted(database, tenant="acme")
-    for look in (lookup.job, lookup.status):
-        with pytest.raises(NotFound, match=job):
-            database.read(lambda conn, look=look: look(conn, job, tenant="default"))  # type: ignore[misc]
-        assert database.read(lambda conn, look=look: look(conn, job, tenant=None)).id == job  # type: ignore[misc]
+    with pytest.raises(NotFound, match=job):
+        database.read(lambda conn: lookup.job(conn, job, tenant="default"))
+    assert database.read(lambda conn: lookup.job(conn, job, tenant=None)).id == job
     with pytest.raises(NotFound, match="of tenant b"):
         database.read(lambda conn: lookup.job(conn, job_id(), tenant="b"))
-
-
-def test_the_standing_follows_the_job(database: Database) -> None:
-    """Status, fence and seq are the row's; the text comes with the end."""
-    job = submitted(database)
-    first = database.read(lambda conn: lookup.status(conn, job, tenant="default"))
-    assert (first.status, first.fence, first.terminal, first.logged, first.text) == ("queued", 0, False, True, None)
-    settled(database, job, text="done", seq=9)
-    last = database.read(lambda conn: lookup.status(conn, job, tenant="default"))
-    assert (last.status, last.fence, last.seq, last.text) == ("completed", 1, 9, "done")
 
 
 def test_jobs_are_listed_newest_first_page_by_page_and_filtered(database: Database) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
 import redis
 
-from tests.rig.live import JOB, Reader, assembled, completed, publishing, say, sent, until
+from api_schemas.event_numbers import BLOCK, FIRST_END, KEPT_FREE, number
+from api_schemas.job_views import Standing
+from tests.rig.live import JOB, RUNNING, Reader, assembled, completed, over, publishing, say, sent, until
 from tests.rig.servers import ValkeyServer
 from worker.live.control import Control, publish_cancel
-from worker.live.cursor import FinalState
 from worker.live.feed import Feed
 from worker.live.keys import job_key
 from worker.live.publish import Publisher, announce
-from worker.live.subscribe import follow
+from worker.live.subscribe import Follow
+from worker.live.watch import Watch
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_late_reader_gets_everything_once_and_in_order(redis_url: str) -> None:
     """The log is replayed, then live events follow, the upstream's objects verbatim."""
     async with publishing(redis_url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         stream.emit("job.started", {"attempt": 1, "model": "m"})
         say(stream, "a")
         await sent(stream, 2)
@@ -32,33 +35,36 @@ async def test_a_late_reader_gets_everything_once_and_in_order(redis_url: str) -
         say(stream, "b")
         say(stream, "c")
         await reader.sees("abc")
-        reader.final = FinalState("completed", "abc")
+        reader.final = over("abc", stream.end())
         completed(stream)
         events = await reader.end()
-    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["seq"] for event in events[:-1]] == list(range(1, len(events)))
+    assert events[-1]["seq"] == len(events) + KEPT_FREE
     assert [event["type"] for event in events][-1] == "job.completed"
     assert events[1]["data"] == [{"choices": [{"delta": {"content": "a"}}]}]
     assert assembled(events) == "abc"
 
 
 async def test_a_reader_that_comes_back_continues_where_it_was(redis_url: str) -> None:
-    """`after` skips what was seen; a reader beyond the end gets nothing and ends."""
+    """`after` skips what was seen; a reader at the end or beyond it gets the terminal event again."""
     async with publishing(redis_url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         say(stream, "a")
         await sent(stream, 1)
         say(stream, "b")
+        final = over("ab", stream.end())
         completed(stream)
-        await sent(stream, 3)
-        events = await Reader(redis_url, after=1, final=FinalState("completed", "ab")).end()
-        assert [event["seq"] for event in events] == [2, 3]
-        assert await Reader(redis_url, after=3, final=FinalState("completed", "ab")).end() == []
+        await sent(stream, final.seq)
+        events = await Reader(redis_url, after=1, final=final).end()
+        assert [event["seq"] for event in events] == [2, final.seq]
+        for after in (final.seq, final.seq + 10**12):
+            assert await Reader(redis_url, after=after, final=final).end() == events[-1:]
 
 
 async def test_a_flushed_log_costs_a_late_reader_tokens_and_never_the_text(own_valkey: ValkeyServer) -> None:
     """FLUSHALL in mid-stream: who was there misses nothing, who comes later gets the whole text at the end."""
     async with publishing(own_valkey.url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         early = Reader(own_valkey.url)
         say(stream, "a")
         await early.sees("a")
@@ -66,8 +72,8 @@ async def test_a_flushed_log_costs_a_late_reader_tokens_and_never_the_text(own_v
         say(stream, "b")
         await early.sees("ab")
         late = Reader(own_valkey.url)
-        early.final = late.final = FinalState("completed", "abc")
         say(stream, "c")
+        early.final = late.final = over("abc", stream.end())
         completed(stream)
         assert assembled(await early.end()) == "abc"
         events = await late.end()
@@ -78,7 +84,7 @@ async def test_a_flushed_log_costs_a_late_reader_tokens_and_never_the_text(own_v
 
 async def test_no_log_and_no_redis_end_with_the_databases_text(own_valkey: ValkeyServer) -> None:
     """A log that is gone, then a server that is gone: the database answers both."""
-    final = FinalState("completed", "all of it", finish_reason="stop")
+    final = over("all of it")
     events = await Reader(own_valkey.url, final=final).end()
     assert assembled(events) == "all of it"
     own_valkey.kill9()
@@ -90,12 +96,12 @@ async def test_no_log_and_no_redis_end_with_the_databases_text(own_valkey: Valke
 async def test_a_frozen_server_delays_tokens_and_doubles_none(own_valkey: ValkeyServer) -> None:
     """The flush whose reply is lost is executed after all; its repetition adds nothing."""
     async with publishing(own_valkey.url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         reader = Reader(own_valkey.url)
         say(stream, "a")
         await reader.sees("a")
         own_valkey.freeze()
-        fresh = publisher.open(JOB + "b", 1, 0, log=True)
+        fresh = publisher.open(JOB + "b", 1, log=True)
         say(fresh, "x")
         say(stream, "b")
         # The second window finds the first flush without an answer: its events are folded apart from the later ones.
@@ -104,9 +110,9 @@ async def test_a_frozen_server_delays_tokens_and_doubles_none(own_valkey: Valkey
         await until(lambda: len(stream._tails) == 2, what="a flush that failed, and its repetition")
         own_valkey.thaw()
         await reader.sees("abc")
-        other = Reader(own_valkey.url, JOB + "b", final=FinalState("in_progress"))
+        other = Reader(own_valkey.url, JOB + "b", final=RUNNING)
         await other.sees("x")
-        reader.final = FinalState("completed", "abc")
+        reader.final = over("abc", stream.end())
         completed(stream)
         assert assembled(await reader.end()) == "abc"
         await other.leave()
@@ -116,7 +122,7 @@ async def test_a_frozen_server_delays_tokens_and_doubles_none(own_valkey: Valkey
 async def test_a_killed_server_comes_back_and_no_token_is_missing(own_valkey: ValkeyServer) -> None:
     """Publisher and reader connect again by themselves and the reader replays what it missed."""
     async with publishing(own_valkey.url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         reader = Reader(own_valkey.url)
         say(stream, "a")
         await reader.sees("a")
@@ -124,7 +130,7 @@ async def test_a_killed_server_comes_back_and_no_token_is_missing(own_valkey: Va
         say(stream, "b")
         own_valkey.start()
         await reader.sees("ab")
-        reader.final = FinalState("completed", "ab")
+        reader.final = over("ab", stream.end())
         completed(stream)
         assert assembled(await reader.end()) == "ab"
 
@@ -133,7 +139,7 @@ async def test_readers_whose_connections_are_killed_miss_nothing(own_valkey: Val
     """As a slow reader is kicked: the shared connection is made again, and every reader replays."""
     client = redis.Redis.from_url(own_valkey.url)
     async with publishing(own_valkey.url) as publisher, Feed(own_valkey.url) as feed:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         readers = [Reader(feed) for _ in range(20)]
         text = ""
         for letter in "abcdefgh":
@@ -144,7 +150,7 @@ async def test_readers_whose_connections_are_killed_miss_nothing(own_valkey: Val
             # The text may come from the log while the connection is still being made again.
             await until(lambda: client.client_kill_filter(_type="pubsub") == 1, what="the one connection is killed")
         for reader in readers:
-            reader.final = FinalState("completed", text)
+            reader.final = over(text, stream.end())
         completed(stream)
         for reader in readers:
             assert assembled(await reader.end()) == text
@@ -155,16 +161,17 @@ async def test_a_slow_reader_is_kept_short_and_still_gets_all(redis_url: str) ->
     """More envelopes than a queue holds, between two looks of the reader: the log takes the queue's place."""
     publisher = Publisher(redis_url, window_seconds=1, log_entries=20_000, ttl_seconds=60, max_ttl_seconds=600)
     async with Feed(redis_url) as feed:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         text = "".join(chr(97 + n % 26) for n in range(600))
 
-        async def read_final() -> FinalState:
-            return FinalState("completed" if stream.seq > len(text) else "in_progress", text)
+        async def read(ids: Sequence[str]) -> Mapping[str, Standing]:
+            return dict.fromkeys(ids, over(text, stream.end()) if stream.seq > len(text) else RUNNING)
 
         say(stream, text[0])
         await publisher._flush()
         events = []
-        async for event in follow(feed, JOB, read_final=read_final, poll_seconds=0.1):
+        watch = Watch(read, 0.1)
+        async for event in Follow(feed, watch, JOB):
             events.append(event)
             if len(events) == 1:
                 for letter in text[1:]:
@@ -172,51 +179,52 @@ async def test_a_slow_reader_is_kept_short_and_still_gets_all(redis_url: str) ->
                     await publisher._flush()
                 completed(stream)
                 await publisher._flush()
+        await watch.aclose()
     await publisher.aclose()
-    assert [event["seq"] for event in events] == list(range(1, len(text) + 2))
+    assert [event["seq"] for event in events] == [*range(1, len(text) + 1), stream.end()]
     assert assembled(events) == text
 
 
 async def test_a_new_attempt_resets_and_the_zombie_is_refused(redis_url: str) -> None:
     """After epoch 2 wrote, epoch 1 writes nothing more and knows it."""
     async with publishing(redis_url) as publisher:
-        zombie = publisher.open(JOB, 1, 0, log=True)
+        zombie = publisher.open(JOB, 1, log=True)
         reader = Reader(redis_url)
         say(zombie, "old")
         await reader.sees("old")
-        stream = publisher.open(JOB, 2, 0, log=True)  # the floor in the database was older than the log
+        stream = publisher.open(JOB, 2, log=True)
         stream.emit("attempt.reset", {"reason": "lease_lost", "attempt": 2})
         say(stream, "new")
         await reader.sees("new")
         say(zombie, "er")
         await until(lambda: zombie.fenced, what="the zombie is fenced")
-        reader.final = FinalState("completed", "new")
+        reader.final = over("new", number(2, stream.end()))
         completed(stream)
         events = await reader.end()
         assert publisher.fenced == 1
     assert assembled(events) == "new"
-    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["seq"] for event in events] == [1, BLOCK + 1, BLOCK + 2, BLOCK + 5]
 
 
 async def test_a_zombie_whose_log_was_lost_harms_no_reader(redis_url: str) -> None:
-    """Its number is above all others in the new log, so Redis takes it; who reads sees the lower epoch, and the hole."""
+    """Its numbers are below those of the claim that wrote the new log, and Redis refuses them."""
     client = redis.Redis.from_url(redis_url)
     async with publishing(redis_url) as publisher:
-        zombie = publisher.open(JOB, 1, 0, log=True)
-        for number in range(1, 6):
+        zombie = publisher.open(JOB, 1, log=True)
+        for seq in range(1, 6):
             say(zombie, "old")
-            await sent(zombie, number)
+            await sent(zombie, seq)
         client.flushall()
         reader = Reader(redis_url)
-        stream = publisher.open(JOB, 2, 0, log=True)
+        stream = publisher.open(JOB, 2, log=True)
         stream.emit("attempt.reset", {"reason": "lease_lost", "attempt": 2})
         say(stream, "new")
         await reader.sees("new")
         say(zombie, "er")
-        await sent(zombie, 6)
+        await until(lambda: zombie.fenced, what="the zombie is fenced")
         say(stream, "er")
-        await sent(stream, 7)
-        final = FinalState("completed", "newer")
+        await sent(stream, number(2, 3))
+        final = over("newer", number(2, stream.end()))
         reader.final = final
         late = Reader(redis_url)
         late.final = final
@@ -235,14 +243,14 @@ async def test_an_unlogged_job_publishes_its_end_and_leaves_no_key(redis_url: st
         reader = Reader(redis_url, poll_seconds=60)
         client = redis.Redis.from_url(redis_url)
         await until(lambda: reader.asked, what="the reader has subscribed and looked")
-        stream = publisher.open(JOB, 3, 6, log=False)
+        stream = publisher.open(JOB, 3, log=False)
         say(stream, "unheard")
-        reader.final = FinalState("completed", "text")
+        reader.final = over("text", number(3, stream.end()))
         completed(stream)
         events = await reader.end()
         assert client.keys() == []
         client.close()
-    assert events[-1]["seq"] == 7
+    assert events[-1]["seq"] == number(3, FIRST_END)
     assert assembled(events) == "text"
 
 
@@ -250,7 +258,7 @@ async def test_every_log_expires_also_one_that_was_lost(redis_url: str) -> None:
     """No key without a TTL: while the job runs, after FLUSHALL, and shorter once it is finished."""
     client = redis.Redis.from_url(redis_url)
     async with publishing(redis_url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         for number in (1, 2, 3):
             say(stream, "a")
             await sent(stream, number)
@@ -258,7 +266,7 @@ async def test_every_log_expires_also_one_that_was_lost(redis_url: str) -> None:
             if number == 2:
                 client.flushall()
         completed(stream)
-        await sent(stream, 4)
+        await sent(stream, stream.end())
         assert 0 < client.ttl(job_key(JOB)) <= 60
     client.close()
 
@@ -267,9 +275,11 @@ async def test_announce_ends_a_queued_job_and_logs_expire(redis_url: str) -> Non
     """A process without a publisher ends a stream with the same script; the log gets its TTL."""
     client = redis.Redis.from_url(redis_url)
     reader = Reader(redis_url)
+    await until(lambda: reader.asked, what="the reader is there")
+    reader.final = over("", number(2, FIRST_END), "cancelled")
     error = {"class": "cancelled", "code": None, "message": "cancelled", "status": None}
-    seq = announce(client, JOB, 1, 0, "job.cancelled", {"error": error}, log=True, log_entries=100, ttl_seconds=60)
-    assert seq == 1
+    seq = announce(client, JOB, 2, "job.cancelled", {"error": error}, log=True, log_entries=100, ttl_seconds=60)
+    assert seq == number(2, FIRST_END)
     events = await reader.end()
     assert [event["type"] for event in events] == ["job.cancelled"]
     assert 0 < client.ttl(job_key(JOB)) <= 60
@@ -280,27 +290,27 @@ async def test_a_full_server_keeps_the_terminal_event_until_there_is_room(own_va
     """With `noeviction` and no memory writes are refused: the publisher waits and goes on by itself."""
     client = redis.Redis.from_url(own_valkey.url)
     async with publishing(own_valkey.url) as publisher:
-        stream = publisher.open(JOB, 1, 0, log=True)
+        stream = publisher.open(JOB, 1, log=True)
         client.config_set("maxmemory", 1)
         say(stream, "a")
         completed(stream)
         await until(lambda: client.info("errorstats").get("errorstat_OOM"), what="OOM errors")
         assert stream.seq == 0
         client.config_set("maxmemory", 0)
-        await sent(stream, 2)
+        await sent(stream, stream.end())
     client.close()
 
 
 async def test_two_thousand_cancelled_flushes_never_cross_replies(redis_url: str) -> None:
     """S10: a publisher torn down in mid-flush leaves no reply for the next; each job's seq and log are its own."""
     publisher = Publisher(redis_url, window_seconds=0.001, log_entries=10_000, ttl_seconds=60, max_ttl_seconds=60)
-    streams = [publisher.open(f"job_{n}", 1, n * 1000, log=True) for n in range(4)]
+    streams = [publisher.open(f"job_{n}", n + 1, log=True) for n in range(4)]
     cancelled = 0
-    for number in range(2_000):
+    for turn in range(2_000):
         for stream in streams:
-            say(stream, f"{number},")
+            say(stream, f"{turn},")
         flush = asyncio.create_task(publisher._flush())
-        for _ in range(number % 5):
+        for _ in range(turn % 5):
             await asyncio.sleep(0)
         flush.cancel()
         cancelled += isinstance((await asyncio.gather(flush, return_exceptions=True))[0], asyncio.CancelledError)
@@ -310,9 +320,9 @@ async def test_two_thousand_cancelled_flushes_never_cross_replies(redis_url: str
     client = redis.Redis.from_url(redis_url)
     for n, stream in enumerate(streams):
         events = [json.loads(fields[b"e"]) for _, fields in client.xrange(stream.key)]  # type: ignore[index, union-attr]
-        assert assembled(events) == "".join(f"{number}," for number in range(2_000))
+        assert assembled(events) == "".join(f"{turn}," for turn in range(2_000))
         assert {event["job"] for event in events} == {f"job_{n}"}
-        assert stream.seq == events[-1]["seq"] == n * 1000 + len(events)
+        assert stream.seq == events[-1]["seq"] == number(n + 1, len(events))
     client.close()
 
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
+from api_schemas.event_numbers import FIRST_END
+from api_schemas.job_views import Standing
 from tests.rig.waiting import eventually_async
-from worker.live.cursor import Event, FinalState
+from worker.live.cursor import Event
 from worker.live.feed import Feed
 from worker.live.publish import LiveStream, Publisher
-from worker.live.subscribe import follow
+from worker.live.subscribe import Follow
+from worker.live.watch import Watch
 
 JOB = "job_0199"
-RUNNING = FinalState("in_progress")
+RUNNING = Standing("in_progress")
+
+
+def over(text: str, seq: int = FIRST_END, status: str = "completed", age: float = 0.0) -> Standing:
+    """What the database says of a job that is over."""
+    return Standing(status, seq=seq, text=text, finish_reason="stop", age=age)
 
 
 async def until(predicate: Callable[[], object], what: str) -> None:
@@ -55,7 +63,7 @@ class Reader:
     """A follower that runs in the background, with a database that can be told the outcome."""
 
     def __init__(
-        self, source: str | Feed, job: str = JOB, after: int = 0, final: FinalState = RUNNING, poll_seconds: float = 0.1
+        self, source: str | Feed, job: str = JOB, after: int = 0, final: Standing = RUNNING, poll_seconds: float = 0.1
     ) -> None:
         self.events: list[Event] = []
         self.final = final
@@ -64,14 +72,17 @@ class Reader:
         self._task = asyncio.create_task(self._run(source, job, after))
 
     async def _run(self, source: str | Feed, job: str, after: int) -> None:
-        async for event in follow(
-            source, job, after=after, read_final=self._read_final, poll_seconds=self._poll_seconds
-        ):
-            self.events.append(event)
+        async with AsyncExitStack() as stack:
+            feed = source if isinstance(source, Feed) else await stack.enter_async_context(Feed(source))
+            watch = Watch(self._read, self._poll_seconds)
+            stack.push_async_callback(watch.aclose)
+            async with aclosing(Follow(feed, watch, job, after=after)) as events:
+                async for event in events:
+                    self.events.append(event)
 
-    async def _read_final(self) -> FinalState:
+    async def _read(self, ids: Sequence[str]) -> Mapping[str, Standing]:
         self.asked += 1
-        return self.final
+        return dict.fromkeys(ids, self.final)
 
     async def sees(self, text: str) -> None:
         await until(lambda: assembled(self.events) == text, what=f"the reader sees {text!r}")

@@ -1,6 +1,6 @@
 """Logs: structured, one static event name each, with ids and never a prompt, a key or a URL with a token.
 
-JSON lines when stderr is no terminal, colours when it is. `docs/events.md` lists the events.
+JSON lines when stderr is no terminal, colours when it is. `docs/logs.md` lists the events.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def announce_start(live: LiveStream, job: ClaimedJob) -> None:
     if job.attempt == 1:
         live.emit("job.started", {"attempt": 1, "model": job.model})
     else:
-        live.emit("attempt.reset", {"reason": job.last_error or "worker_lost", "attempt": job.attempt})
+        reason = job.last_error or ("restarted" if job.attempts == 1 else "worker_lost")
+        live.emit("attempt.reset", {"reason": reason, "attempt": job.attempt})
 
 
 def announce_end(live: LiveStream, settlement: Settlement) -> None:
@@ -44,7 +45,7 @@ def announce_end(live: LiveStream, settlement: Settlement) -> None:
 
 def announce_over(publisher: Publisher, ended: Ended) -> None:
     """Publish the terminal event of a job that ended without its worker."""
-    live = publisher.open(ended.job_id, ended.fence, ended.seq, log=ended.logged, ours=False)
+    live = publisher.open(ended.job_id, ended.fence, log=ended.logged)
     error = ended.error.wire() if ended.error is not None else None
     live.emit(f"job.{ended.status}", {"usage": None, "cost_usd": None, "error": error})
 

@@ -30,7 +30,7 @@ from worker.upstream.call import Progress
 async def run_job(slot: Slot, context: JobContext) -> None:
     """Run one claimed job to its settlement."""
     job = slot.job
-    live = context.publisher.open(job.id, job.fence, job.seq, log=job.logged)
+    live = context.publisher.open(job.id, job.fence, log=job.logged)
     progress = Progress()
     try:
         match await admission(slot, context):
@@ -55,7 +55,9 @@ async def _settle(slot: Slot, context: JobContext, settlement: Settlement, live:
         crashpoint("release.before", job.id)
     if settlement.status == "completed":
         context.prices.learn(job.model, settlement.cost_usd)
-    written = await context.settlements.settle(job, replace(settlement, seq=live.seq))
+    # The number of the terminal event is stored with the end.
+    settlement = replace(settlement, seq=live.end() if settlement.terminal else 0)
+    written = await context.settlements.settle(job, settlement)
     if written is None:
         return
     count(job, written)

@@ -11,4 +11,5 @@
     publish    The publisher
     script     The Lua script that every event goes through, and the JSON that is spliced into it
     subscribe  Following a job
+    watch      The database's side of following
 """

@@ -2,8 +2,11 @@
 
 A cursor takes events as they come (from the log or live, doubled, late, with holes) and gives those to show: each
 once, in order, never mixed between attempts. After a hole that the log cannot fill it shows no more chunks of that
-attempt, so that a reader's last seq stays before the hole and a reader who comes back meets it again; at the end
-the whole text comes from the database instead.
+attempt, so that a reader's last seq stays before the hole and a reader who comes back meets it again.
+
+The end is the database's: the terminal event is made from its row, and before it comes the whole text, unless the text
+that the reader has is provably the same. A reader who comes back is proven, too: the log is read again from where the
+attempt began, and what the reader had is counted without being shown.
 """
 
 from __future__ import annotations
@@ -11,40 +14,22 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from worker.live.script import TERMINAL_TYPES, timestamp
+from api_schemas.event_numbers import BLOCK, KEPT_FREE, block_start, opens_block
+from api_schemas.events import TERMINAL_TYPES
+from api_schemas.job_views import Standing
 
 Event = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class FinalState:
-    """What the database says of a job. `seq` is the terminal event's where it is known."""
-
-    status: str
-    text: str = ""
-    usage: Mapping[str, Any] | None = None
-    cost_usd: str | float | None = None
-    finish_reason: str | None = None
-    error: Mapping[str, Any] | None = None
-    epoch: int = 0
-    seq: int | None = None
-
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing more will happen to the job."""
-        return f"job.{self.status}" in TERMINAL_TYPES
 
 
 class Step(enum.Enum):
     """What an event is to the cursor."""
 
     SHOW = "show"
-    DROP = "drop"  # seen before, or a zombie's
+    DROP = "drop"  # seen before
     GAP = "gap"  # something before it is missing: ask the log, then `skip`
-    END = "end"  # the terminal event: close with `ending`
+    END = "end"  # a terminal event: ask the database, then `ending`, or `void` if it says otherwise
 
 
 class Cursor:
@@ -52,98 +37,99 @@ class Cursor:
 
     def __init__(self, job_id: str, after: int = 0) -> None:
         self.job_id = job_id
-        self.seq = after
-        self.epoch = 0
+        self.seq = after  # of the last event that the reader has
+        self.read = block_start(after)  # of the last event that was taken in, shown or not
         self.lost = False  # chunks of this attempt are missing for good
-        self._whole = after == 0  # the text since the attempt's start is all known here
+        self._proven = after == 0  # `_text` is what the reader has on its screen
         self._text = hashlib.blake2b(digest_size=16)
-        self._shown = False  # some text of this attempt was shown
+        self._blank = after == 0  # nothing is on its screen
 
     def step(self, event: Event) -> Step:
         """Say what an event is, without taking it."""
-        if event["seq"] <= self.seq or event["epoch"] < self.epoch:
+        seq, end = event["seq"], event["type"] in TERMINAL_TYPES
+        if seq <= self.read:
             return Step.DROP
-        if event["seq"] > self.seq + 1 and not self.lost:
+        if seq > self._expected(seq, end=end) and not self.lost:
             return Step.GAP
-        return Step.END if event["type"] in TERMINAL_TYPES else Step.SHOW
+        return Step.END if end else Step.SHOW
 
-    def skip(self) -> None:
-        """Accept that what is missing before the next event cannot be had."""
-        self.lost = True
+    def _expected(self, seq: int, *, end: bool) -> int:
+        """The highest number that this event can have if none is missing before it."""
+        before = self.read if block_start(seq) == block_start(self.read) else block_start(seq)
+        return before + 1 + (KEPT_FREE if end else 0)
+
+    def skip(self, event: Event) -> None:
+        """Accept that what is missing before this event cannot be had."""
+        self._proven = False
+        if self.read < self.seq:
+            self._blank = False
+        # What is missing may be what the reader has: then it goes on without a hole.
+        self.lost = event["seq"] > self.seq + 1 or block_start(event["seq"]) != block_start(self.seq)
+        self.read = event["seq"] - 1 - (KEPT_FREE if event["type"] in TERMINAL_TYPES else 0)
 
     def show(self, event: Event) -> Iterator[Event]:
-        """Take an event of step SHOW; yields what to show, which is nothing after a loss."""
-        kind = event["type"]
-        if kind == "attempt.reset":
-            yield from self._begin(event)
-            return
-        if event["epoch"] > self.epoch:
-            if self._shown:
-                # The reset itself was lost: what was shown belongs to an attempt that is over.
-                yield self._made("attempt.reset", self.seq, {"reason": "log_lost", "attempt": None})
-                self._forget()
-            self.epoch = event["epoch"]
+        """Take an event of step SHOW; yields what to show: nothing after a loss, and nothing that the reader has."""
+        seq = event["seq"]
+        if opens_block(seq):
+            self._begin()
+        elif block_start(seq) > self.seq and not self._blank:
+            # The reset itself was lost: what the reader has belongs to an attempt that is over.
+            self.seq = block_start(seq)
+            yield self._made(self.seq, "attempt.reset", {"at": event["at"], "reason": "log_lost", "attempt": None})
+            self._forget()
+            self._proven = False
+        self.read = seq
         if self.lost:
             return
-        self.seq = event["seq"]
-        if kind == "chunk":
-            self._shown = True
-            self._text.update(event["text"].encode("utf-8", "surrogatepass"))
-        yield event
+        if event["type"] == "chunk":
+            self._blank = self._blank and not event["text"]
+            self._text.update(_bytes(event["text"]))
+        if seq > self.seq:
+            self.seq = seq
+            yield event
 
-    def needs_text(self, event: Event) -> bool:
-        """Whether the terminal event must be compared with the database before it is shown."""
-        return self.lost or (event["type"] == "job.completed" and self._whole)
+    def void(self, event: Event) -> None:
+        """Take a terminal event that is no longer true: the job was retried."""
+        self.read = max(self.read, event["seq"])
 
-    def ending(self, event: Event | None, final: FinalState | None) -> Iterator[Event]:
-        """Close the stream with its terminal event, or, where none came, with the one the database gives.
+    def ending(self, final: Standing) -> Iterator[Event]:
+        """Close the stream with the terminal event that the database gives; who has it already gets it again.
 
-        When the text shown is not provably the final one, a reset and the whole text go first, so that what a
-        reader puts together is always the final text.
+        When the text that the reader has is not provably the final one, a reset and the whole text go first, under the
+        two numbers that are kept free for them.
         """
-        if final is not None and (self._differs(final) or (event is None and not self._whole)):
-            if self._shown or not self._whole:
-                yield self._next("attempt.reset", {"reason": "log_lost", "attempt": None})
-            if final.text:
-                yield self._next("chunk", {"data": [], "text": final.text})
-        if event is not None:
-            self.seq = max(self.seq + 1, event["seq"])
-            yield {**event, "seq": self.seq}
-        elif final is not None:
-            self.epoch = max(self.epoch, final.epoch)
-            self.seq = max(self.seq, (final.seq or 0) - 1)
-            yield self._next(f"job.{final.status}", _outcome(final))
+        reset, whole, end = final.seq - 2, final.seq - 1, final.seq
+        if self.seq < reset and not (self._proven and self._text.digest() == _digest(final.text)):
+            if not self._blank:
+                yield self._made(reset, "attempt.reset", {"at": final.at, "reason": "log_lost", "attempt": None})
+            self.seq = reset
+        if self.seq == reset and final.text:
+            yield self._made(whole, "chunk", {"at": final.at, "data": [], "text": final.text})
+        self.seq = end
+        yield self._made(end, f"job.{final.status}", {"at": final.at, **_outcome(final)})
 
-    def _differs(self, final: FinalState) -> bool:
-        if self.lost:
-            return True
-        if not self._whole or final.status != "completed":
-            return False
-        shown = hashlib.blake2b(final.text.encode("utf-8", "surrogatepass"), digest_size=16)
-        return shown.digest() != self._text.digest()
-
-    def _begin(self, reset: Event) -> Iterator[Event]:
-        self.epoch = reset["epoch"]
-        self.seq = reset["seq"]
+    def _begin(self) -> None:
+        """An attempt begins, and whatever was shown of an earlier one is void."""
         self.lost = False
-        self._whole = True
+        self._proven = True
         self._forget()
-        yield reset
 
     def _forget(self) -> None:
         self._text = hashlib.blake2b(digest_size=16)
-        self._shown = False
+        self._blank = True
 
-    def _next(self, kind: str, fields: Mapping[str, Any]) -> Event:
-        """An event of our own, in the place after the last one."""
-        self.seq += 1
-        return self._made(kind, self.seq, fields)
-
-    def _made(self, kind: str, seq: int, fields: Mapping[str, Any]) -> Event:
-        return {"job": self.job_id, "epoch": self.epoch, "seq": seq, "type": kind, "at": timestamp(), **fields}
+    def _made(self, seq: int, kind: str, fields: Mapping[str, Any]) -> Event:
+        return {"job": self.job_id, "epoch": seq // BLOCK + 1, "seq": seq, "type": kind, **fields}
 
 
-def _outcome(final: FinalState) -> dict[str, Any]:
-    if final.status == "completed":
-        return {"usage": final.usage, "cost_usd": final.cost_usd, "finish_reason": final.finish_reason}
-    return {"error": final.error}
+def _outcome(final: Standing) -> dict[str, Any]:
+    fields = {"usage": final.usage, "cost_usd": final.cost_usd, "finish_reason": final.finish_reason}
+    return fields if final.status == "completed" else {**fields, "error": final.error}
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(_bytes(text), digest_size=16).digest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

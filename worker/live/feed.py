@@ -1,7 +1,7 @@
 """One pub/sub connection for all the readers of a process.
 
 Every reader has a short queue of envelopes. When it overflows, or the connection was lost and made again, the queue
-is emptied and the reader is told to replay the log: a slow reader costs no memory, and nothing is missed.
+is emptied and the reader replays the log: a slow reader costs no memory, and nothing is missed.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=1)
 class Signal(enum.Enum):
     """What a reader gets instead of an envelope."""
 
-    REPLAY = "replay"
-    SILENCE = "silence"
+    REPLAY = "replay"  # read the log: it holds whatever is missing here
+    OVER = "over"  # the database says that the job is over
+    SILENCE = "silence"  # nothing for as long as was asked
 
 
 class Tail:
-    """One reader's queue."""
+    """One reader's queue. Offered to and read on one event loop."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque()
         self._replay = False
+        self._over = False
         self._wake = asyncio.Event()
 
     def offer(self, envelope: bytes) -> None:
@@ -57,24 +59,32 @@ class Tail:
             self._wake.set()
 
     def replay(self) -> None:
-        """Tell the reader to read the log; it holds whatever waits here."""
+        """Make the reader read the log; it holds whatever waits here."""
         self._waiting.clear()
         self._replay = True
         self._wake.set()
 
-    async def next(self, seconds: float) -> bytes | Signal:
-        """The next envelope, or why there is none after at most `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return Signal.SILENCE
+    def over(self) -> None:
+        """Make the reader look at the end that the database has."""
+        self._over = True
+        self._wake.set()
+
+    async def next(self, seconds: float | None) -> bytes | Signal:
+        """The next envelope, or why there is none, SILENCE after `seconds`. Being cancelled loses nothing."""
+        if not self._wake.is_set():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                return Signal.SILENCE
+        found: bytes | Signal
         if self._replay:
-            self._replay = False
-            found: bytes | Signal = Signal.REPLAY
-        else:
+            self._replay, found = False, Signal.REPLAY
+        elif self._waiting:
             found = self._waiting.popleft()
-        if not self._waiting:
+        else:
+            self._over, found = False, Signal.OVER
+        if not (self._waiting or self._replay or self._over):
             self._wake.clear()
         return found
 
@@ -98,6 +108,8 @@ class Feed:
         )
         self._tails: dict[str, set[Tail]] = {}
         self._confirmed: set[str] = set()
+        self._changed: set[str] = set()  # channels to subscribe to, or to leave
+        self._changer: asyncio.Task[None] | None = None
         self._pubsub: PubSub | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -110,34 +122,50 @@ class Feed:
 
     async def aclose(self) -> None:
         """Stop listening and disconnect."""
-        if self._task is not None:
-            await end_tasks([self._task])
-            self._task = None
+        await end_tasks([task for task in (self._task, self._changer) if task is not None])
+        self._task = self._changer = None
         await self._live.aclose()
         await self._log.aclose()
 
-    @contextlib.asynccontextmanager
-    async def tail(self, job_id: str) -> AsyncIterator[Tail]:
-        """Join a job's channel. The first signal is REPLAY, once the subscription stands."""
+    def join(self, job_id: str) -> Tail:
+        """A tail of a job's channel. Its first signal is REPLAY, once the subscription stands."""
         tail, channel = Tail(), job_key(job_id)
         readers = self._tails.setdefault(channel, set())
         readers.add(tail)
-        try:
-            if channel in self._confirmed:
-                tail.replay()
-            elif len(readers) == 1 and self._pubsub is not None:
-                # A failure here shows in the listener too, which then subscribes to everything again.
-                with contextlib.suppress(*AWAY):
-                    await self._pubsub.subscribe(channel)
-            yield tail
-        finally:
-            readers.discard(tail)
-            if not readers and self._tails.get(channel) is readers:
-                del self._tails[channel]
-                self._confirmed.discard(channel)
-                if self._pubsub is not None:
-                    with contextlib.suppress(*AWAY):
-                        await self._pubsub.unsubscribe(channel)
+        if channel in self._confirmed:
+            tail.replay()
+        elif len(readers) == 1:
+            self._change(channel)
+        return tail
+
+    def leave(self, job_id: str, tail: Tail) -> None:
+        """End a tail."""
+        channel = job_key(job_id)
+        readers = self._tails.get(channel, set())
+        readers.discard(tail)
+        if not readers and self._tails.pop(channel, None) is not None:
+            self._confirmed.discard(channel)
+            self._change(channel)
+
+    def _change(self, channel: str) -> None:
+        self._changed.add(channel)
+        if self._pubsub is not None and (self._changer is None or self._changer.done()):
+            self._changer = asyncio.create_task(self._subscribe(), name="live-subscribe")
+
+    async def _subscribe(self) -> None:
+        """Subscribe to the channels that have readers now, and leave those that have none, as many as there are at once.
+
+        A failure shows in the listener too, which then subscribes to everything again.
+        """
+        with contextlib.suppress(*AWAY):
+            while self._changed and self._pubsub is not None:
+                changed, self._changed = self._changed, set()
+                wanted = [channel for channel in changed if channel in self._tails]
+                left = [channel for channel in changed if channel not in self._tails]
+                if left:
+                    await self._pubsub.unsubscribe(*left)
+                if wanted:
+                    await self._pubsub.subscribe(*wanted)
 
     async def entries(self, job_id: str, after: int) -> AsyncIterator[bytes]:
         """Yield the log's envelopes with a seq above `after`, oldest first.
@@ -154,15 +182,6 @@ class Feed:
                 return
             first = "(" + page[-1][0].decode()
 
-    async def last_entry(self, job_id: str) -> bytes | None:
-        """The log's last envelope; None when the log is gone.
-
-        Raises:
-            redis.exceptions.RedisError, OSError: Redis does not answer.
-        """
-        found = await self._read("XREVRANGE", job_key(job_id), "+", "-", "COUNT", 1)
-        return found[0][1][ENTRY_FIELD] if found else None
-
     async def _read(self, command: str, *args: str | int) -> list[tuple[bytes, dict[bytes, bytes]]]:
         run: Callable[..., Awaitable[list[tuple[bytes, dict[bytes, bytes]]]]] = self._log.execute_command
         return await run(command, *args)
@@ -175,6 +194,7 @@ class Feed:
                     # The bare prefix is no job's channel: it keeps the connection open without readers.
                     await pubsub.subscribe(JOB_PREFIX)
                     self._pubsub = pubsub
+                    self._changed.clear()
                     if self._tails:
                         await pubsub.subscribe(*self._tails)
                     async for message in messages(pubsub):

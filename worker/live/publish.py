@@ -1,15 +1,16 @@
 """The publisher: all live events of one worker process, one flush per window for all its jobs.
 
-Trouble with Redis costs live tokens, never the job: nothing here raises into the caller or makes it wait. While
-Redis is away events are kept up to a bound; beyond it chunks are dropped and counted, and the seq jumps, so that
-every reader sees the gap and turns to the database. A flush whose reply was lost is repeated, and `append.lua`
-skips what it had already written, so no token is doubled. At most one flush is in flight: when Redis is slow, the
-next one carries more.
+Trouble with Redis costs live tokens, never the job: nothing here raises into the caller or makes it wait. An event has
+its number (`event_numbers`) before it is sent, and keeps it. While Redis is away events are kept up to a bound; beyond
+it chunks are dropped and counted, and their numbers are missing, so that every reader sees the gap and turns to the
+database. A flush whose reply was lost is repeated, and `append.lua` skips what it had already written, so no token is
+doubled. At most one flush is in flight: when Redis is slow, the next one carries more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -22,6 +23,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from api_schemas.event_numbers import FIRST_END, KEPT_FREE, MOST_EVENTS, number
+from api_schemas.events import TERMINAL_TYPES
 from worker.base.crashpoints import crashpoint
 from worker.base.tasks import end_tasks
 from worker.live import script
@@ -47,8 +50,11 @@ class LiveStream:
 
     __slots__ = (
         "_bytes",
+        "_end",
         "_finished",
-        "_mode",
+        "_lasting",
+        "_numbers",
+        "_place",
         "_publisher",
         "_queued",
         "_raws",
@@ -62,15 +68,18 @@ class LiveStream:
         "seq",
     )
 
-    def __init__(self, publisher: Publisher, job_id: str, epoch: int, seq: int, *, log: bool, ours: bool) -> None:
+    def __init__(self, publisher: Publisher, job_id: str, epoch: int, *, log: bool) -> None:
         self._publisher = publisher
         self.key = job_key(job_id)
         self.epoch = epoch
-        self.seq = seq
         self.log = log
         self.fenced = False
-        self._mode = script.FIRST_CALL if ours else script.NO_SKIP
+        self.seq = number(epoch, 0)  # of the last event that Redis has taken
+        self._place = 0  # of the last event that has a number
+        self._end: int | None = None
+        self._lasting = False  # the log has its TTL
         self._tails: list[bytes] = []
+        self._numbers: list[int] = []  # of the tails
         self._wanted: list[bool] = []  # for each tail: it is no chunk and outlives shedding
         self._raws: list[bytes] = []
         self._texts: list[str] = []
@@ -80,44 +89,68 @@ class LiveStream:
 
     def chunk(self, raw: bytes, text: str) -> None:
         """Add one of the upstream's event objects, verbatim JSON, and its visible text."""
-        if self.fenced or self._finished or not self.log:
+        if self.fenced or self._end is not None or not self.log or self._place >= MOST_EVENTS:
             return
         crashpoint("call.chunk", self.key.removeprefix(JOB_PREFIX))
         self._raws.append(raw)
         self._texts.append(text)
         self._publisher.hold(self, len(raw) + len(text))
 
+    def end(self) -> int:
+        """The place in its block that the terminal event has; the row of the job keeps it. No chunk follows."""
+        if self._end is None:
+            self._fold(script.timestamp().encode())
+            self._end = self._place + 1 + KEPT_FREE
+        return self._end
+
     def emit(self, event_type: str, fields: Mapping[str, Any]) -> None:
         """Add an event of another type, after the chunks so far. Of an unlogged job only the terminal one counts."""
-        terminal = event_type in script.TERMINAL_TYPES
+        terminal = event_type in TERMINAL_TYPES
         if self.fenced or self._finished or not (self.log or terminal):
             return
         at = script.timestamp()
-        self._fold(at.encode())
-        tail = script.event_tail(event_type, at, fields)
-        self._tails.append(tail)
-        self._wanted.append(True)
+        if terminal:
+            self._place = self.end()
+        else:
+            self._fold(at.encode())
+            self._place += 1
+        self._add(script.event_tail(event_type, at, fields), wanted=True)
         self._finished = terminal
-        self._publisher.hold(self, len(tail))
+        self._publisher.hold(self, len(self._tails[-1]))
+
+    def _taken(self, last: int) -> None:
+        """Redis has the events up to number `last`. What was shed meanwhile is not among those that are left."""
+        events = bisect.bisect_right(self._numbers, last)
+        del self._tails[:events], self._numbers[:events], self._wanted[:events]
+        self.seq = last
+        self._lasting = self.log
+
+    def _size(self) -> int:
+        return sum(map(len, self._tails)) + sum(map(len, self._raws)) + sum(map(len, self._texts))
+
+    def _add(self, tail: bytes, *, wanted: bool) -> None:
+        self._tails.append(tail)
+        self._numbers.append(number(self.epoch, self._place))
+        self._wanted.append(wanted)
 
     def _fold(self, at: bytes) -> None:
         if self._raws:
-            self._tails.append(script.chunk_tail(at, self._raws, self._texts))
-            self._wanted.append(False)
+            self._place += 1
+            self._add(script.chunk_tail(at, self._raws, self._texts), wanted=False)
             self._raws = []
             self._texts = []
 
     def _shed(self) -> int:
-        """Drop the chunks held and let the seq jump over them; returns how many events went."""
-        held = len(self._tails) + bool(self._raws)
-        kept = [tail for tail, wanted in zip(self._tails, self._wanted, strict=True) if wanted]
-        self.seq += held
-        self._mode = script.NO_SKIP
-        self._tails = kept
+        """Drop the chunks held; their numbers stay theirs. Returns how many events went."""
+        dropped = int(bool(self._raws))
+        self._place += dropped
+        self._raws, self._texts = [], []
+        kept = [at for at, wanted in enumerate(self._wanted) if wanted]
+        dropped += len(self._tails) - len(kept)
+        self._tails = [self._tails[at] for at in kept]
+        self._numbers = [self._numbers[at] for at in kept]
         self._wanted = [True] * len(kept)
-        self._raws = []
-        self._texts = []
-        return held - len(kept)
+        return dropped
 
 
 class Publisher:
@@ -169,13 +202,9 @@ class Publisher:
         self._due = []
         await self._redis.aclose()
 
-    def open(self, job_id: str, epoch: int, seq: int, *, log: bool, ours: bool = True) -> LiveStream:
-        """Begin an attempt's stream; `seq` is the last one known of the job, 0 for a new one.
-
-        `ours` is False for the end of an attempt that another worker (a dead one, or one that gave the job back) made:
-        what the log holds of this epoch is then not taken for something that we wrote.
-        """
-        return LiveStream(self, job_id, epoch, seq, log=log, ours=ours)
+    def open(self, job_id: str, epoch: int, *, log: bool) -> LiveStream:
+        """Begin the stream of one fence, the caller's own: nobody else numbers events of this epoch."""
+        return LiveStream(self, job_id, epoch, log=log)
 
     def hold(self, stream: LiveStream, size: int) -> None:
         """Note that a stream has `size` bytes more to send."""
@@ -192,7 +221,7 @@ class Publisher:
         for stream in self._due:
             self.dropped += stream._shed()
             self._held -= stream._bytes
-            stream._bytes = sum(map(len, stream._tails))
+            stream._bytes = stream._size()
             self._held += stream._bytes
         finished = [stream for stream in self._due if stream._finished]
         for stream in finished[: max(0, len(finished) - HELD_FINISHED)]:
@@ -240,12 +269,14 @@ class Publisher:
         """
         at = script.timestamp().encode()
         args: list[Any] = [*self._limits]
-        sent: list[tuple[int, int]] = []
+        sent: list[tuple[int, int]] = []  # of each stream: events, the last one's number
         for stream in streams:
             stream._fold(at)
             log = (script.FINISHED if stream._finished else script.RUNNING) if stream.log else script.NO_LOG
-            args += (stream.epoch, stream.seq, log, stream._mode, len(stream._tails), *stream._tails)
-            sent.append((len(stream._tails), stream._bytes))
+            args += (stream.epoch, log, int(stream._lasting), len(stream._tails))
+            for numbered in zip(stream._numbers, stream._tails, strict=True):
+                args += numbered
+            sent.append((len(stream._tails), stream._numbers[-1] if stream._numbers else stream.seq))
         try:
             replies = await _call(self._redis, [stream.key for stream in streams], args)
         except AWAY:
@@ -255,16 +286,13 @@ class Publisher:
             raise
         return [
             stream
-            for stream, (events, size), reply in zip(streams, sent, replies, strict=True)
-            if not self._take(stream, events, size, reply)
+            for stream, (events, last), reply in zip(streams, sent, replies, strict=True)
+            if not self._take(stream, events, last, reply)
         ]
 
-    def _take(self, stream: LiveStream, events: int, size: int, reply: int) -> bool:
+    def _take(self, stream: LiveStream, events: int, last: int, reply: int) -> bool:
         """Book one job's reply; False when its events must be sent again."""
         if reply == script.REFUSED:
-            if stream._mode == script.NO_SKIP:
-                # Sent or not, these chunks may not be repeated: the jump of the seq is right either way.
-                self.dropped += stream._shed()
             return False
         if reply == script.FENCED:
             stream.fenced = True
@@ -273,21 +301,19 @@ class Publisher:
             self._forget(stream)
             return True
         self.published += events
-        stream.seq = reply
-        stream._mode = script.KNOWN_FLOOR
-        del stream._tails[:events], stream._wanted[:events]
-        stream._bytes -= size
-        self._held -= size
+        stream._taken(last)
+        self._held -= stream._bytes
+        stream._bytes = 0
         stream._queued = False
         if stream._tails or stream._raws:
-            self.hold(stream, 0)
+            self.hold(stream, stream._size())
         return True
 
     def _forget(self, stream: LiveStream) -> None:
         self._held -= stream._bytes
         stream._bytes = 0
         stream._queued = False
-        stream._tails, stream._wanted, stream._raws, stream._texts = [], [], [], []
+        stream._tails, stream._numbers, stream._wanted, stream._raws, stream._texts = [], [], [], [], []
 
 
 class _Packed:
@@ -310,7 +336,6 @@ def announce(
     redis: SyncRedis,
     job_id: str,
     epoch: int,
-    seq: int,
     event_type: str,
     fields: Mapping[str, Any],
     *,
@@ -318,22 +343,20 @@ def announce(
     log_entries: int,
     ttl_seconds: float,
 ) -> int | None:
-    """Publish one terminal event of a job that no worker runs (cancelled while queued, expired).
+    """Publish the terminal event of a job that no worker runs (cancelled while queued).
 
     Args:
         redis: a synchronous client with short timeouts; the call blocks for as long as they allow.
-        epoch: the job's fence.
-        seq: the last seq known, 0 when none is.
+        epoch: the job's fence, which was raised for this end.
 
     Returns:
         The event's seq; None when Redis did not take it or a higher epoch has written. The database answers then.
     """
+    kept, seq = int(max(ttl_seconds, 1)), number(epoch, FIRST_END)
     tail = script.event_tail(event_type, script.timestamp(), fields)
-    kept = int(max(ttl_seconds, 1))
-    args: list[Any] = [log_entries, kept, kept, epoch, seq]
-    args += [script.FINISHED if log else script.NO_LOG, script.NO_SKIP, 1, tail]
+    args: list[Any] = [log_entries, kept, kept, epoch, script.FINISHED if log else script.NO_LOG, 0, 1, seq, tail]
     try:
         reply = int(redis.eval(script.source(), 1, job_key(job_id), *args)[0])
     except RedisError:
         return None
-    return reply if reply > 0 else None
+    return seq if reply == 0 else None

@@ -11,13 +11,9 @@ from typing import Any
 
 from api_schemas.jsontext import dumps
 
-TERMINAL_TYPES = frozenset({"job.completed", "job.failed", "job.cancelled", "job.expired"})
-
-# How `append.lua` treats entries that an earlier call with a lost reply may have written.
-FIRST_CALL, KNOWN_FLOOR, NO_SKIP = 0, 1, 2
-# What it does with the log.
+# What `append.lua` does with the log.
 NO_LOG, RUNNING, FINISHED = 0, 1, 2
-# What it answers instead of a seq.
+# What it answers for a job whose events it did not take.
 FENCED, REFUSED = -1, -2
 
 

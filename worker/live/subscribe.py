@@ -1,124 +1,146 @@
 """Following a job: subscribe first, replay the log, then go live; nothing missed, nothing twice.
 
-A lost message, a lost log and a lost Redis end no reader and leave none hanging: silence makes it look into the log
-and then into the database, whose text is the final one.
+A lost message, a lost log and a lost Redis end no reader and leave none hanging: the database is watched beside Redis,
+and its text is the final one. `docs/streams.md` is what is promised.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Self
 
+from api_schemas.job_views import Standing
 from api_schemas.jsontext import loads
-from worker.live.cursor import Cursor, Event, FinalState, Step
-from worker.live.feed import Feed, Signal
+from worker.live.cursor import Cursor, Event, Step
+from worker.live.feed import Feed, Signal, Tail
 from worker.live.listening import AWAY
-from worker.live.script import TERMINAL_TYPES
+from worker.live.script import timestamp
+from worker.live.watch import Watch
 
-__all__ = ["Feed", "FinalState", "follow"]
+#: Seconds after which a log that could not be read is tried again.
+AGAIN = 1.0
+#: The terminal event is published a moment after the commit: the end is made from the database when it is this old and
+#: no event has come.
+GRACE = 1.0
 
-ReadFinal = Callable[[], Awaitable[FinalState]]
 
+class Follow(AsyncIterator[Event]):
+    """A job's events after seq `after`, ending with its terminal event. Close it, or let it be collected.
 
-async def follow(
-    redis_url: str | Feed, job_id: str, *, after: int = 0, read_final: ReadFinal, poll_seconds: float = 1.0
-) -> AsyncIterator[Event]:
-    """Yield a job's events after seq `after`, ending with its terminal event.
+    A step that is cancelled (`asyncio.wait_for(anext(events), 1)`) loses nothing: the next one goes on.
 
     Args:
-        redis_url: where; or the process's `Feed`, which many readers share.
-        read_final: asks the database; called when the log is gone, Redis is away, or the stream is silent.
-        poll_seconds: how long silence may last before the log and the database are asked.
-
-    Raises:
-        Exception: whatever `read_final` raises.
+        heartbeat: after so many seconds of silence an event `heartbeat`, without a number, is yielded.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        feed = redis_url if isinstance(redis_url, Feed) else await stack.enter_async_context(Feed(redis_url))
-        reader = _Reader(feed, job_id, after, read_final)
-        async with feed.tail(job_id) as tail:
-            while not reader.done:
-                item = await tail.next(poll_seconds)
-                for event in await reader.take(item):
-                    yield event
 
-
-class _Reader:
-    """One reader's questions to the log and the database, around its `Cursor`."""
-
-    def __init__(self, feed: Feed, job_id: str, after: int, read_final: ReadFinal) -> None:
+    def __init__(
+        self, feed: Feed, watch: Watch, job_id: str, *, after: int = 0, heartbeat: float | None = None
+    ) -> None:
         self._feed = feed
+        self._watch = watch
         self._job_id = job_id
-        self._after = after
-        self._read_final = read_final
+        self._heartbeat = heartbeat
         self._cursor = Cursor(job_id, after)
-        self._database_said_done = False
-        self.done = False
+        self._ready: deque[Event] = deque()
+        self._done = False
+        self._loop = asyncio.get_running_loop()
+        self._tail: Tail | None = feed.join(job_id)
+        watch.join(job_id, self._tail.over)
+        self._tail.over()  # a job that is over already is not waited for, not even for a subscription
 
-    async def take(self, item: bytes | Signal) -> list[Event]:
-        """Turn what the tail gave into events to show."""
-        live = [] if isinstance(item, Signal) else [loads(item)]
-        reachable, logged = True, []
-        if not live or self._cursor.step(live[0]) is Step.GAP:
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._ready:
+            tail = self._tail
+            if self._done or tail is None:
+                await self.aclose()
+                raise StopAsyncIteration
+            item = await tail.next(self._heartbeat)
+            if item is Signal.SILENCE:
+                return {"job": self._job_id, "type": "heartbeat", "at": timestamp()}
             try:
-                logged = [loads(entry) async for entry in self._feed.entries(self._job_id, self._cursor.seq)]
-            except AWAY:
-                # The event stays unseen: the next one, or silence, asks the log again.
-                reachable, live = False, []
-        shown = [event async for event in self._show(logged + live)]
-        if not self.done and not shown and not live:
-            shown += [event async for event in self._ask_database(reachable=reachable)]
-        return shown
+                await self._take(item, tail)
+            except BaseException:
+                tail.replay()  # what was taken and not shown is in the log, or is made from the database
+                tail.over()
+                raise
+        return self._ready.popleft()
 
-    async def _show(self, events: list[Event]) -> AsyncIterator[Event]:
-        for event in events:
-            step = self._cursor.step(event)
-            if step is Step.GAP:
-                self._cursor.skip()
-                step = self._cursor.step(event)
-            if step is Step.SHOW:
-                for shown in self._cursor.show(event):
-                    yield shown
-            elif step is Step.END:
-                async for shown in self._end(event):
-                    yield shown
-                return
+    async def aclose(self) -> None:
+        """Leave the job."""
+        self._leave()
 
-    async def _end(self, event: Event) -> AsyncIterator[Event]:
-        final = await self._read_final() if self._cursor.needs_text(event) else None
-        if final is not None and not final.terminal:
-            if self._cursor.lost:
-                # The database is behind; the log or the next silence brings us here again.
-                return
-            final = None
-        self.done = True
-        for shown in self._cursor.ending(event, final):
-            yield shown
+    def _leave(self) -> None:
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            self._watch.leave(self._job_id, tail.over)
+            self._feed.leave(self._job_id, tail)
 
-    async def _ask_database(self, *, reachable: bool) -> AsyncIterator[Event]:
-        """Nothing new in the log: end when the database says the job has."""
-        if reachable and self._after and await self._ended_before():
-            self.done = True
-            return
-        final = await self._read_final()
+    def __del__(self) -> None:
+        """A reader that was dropped without being closed, maybe on another thread, is left on its own loop."""
+        if self._tail is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the feed with it
+                self._loop.call_soon_threadsafe(_leave, self._feed, self._watch, self._job_id, self._tail)
+
+    async def _take(self, item: bytes | Signal, tail: Tail) -> None:
+        """Turn what the tail gave into events that are ready."""
+        if item is Signal.OVER:
+            await self._over(tail)
+        elif item is Signal.REPLAY:
+            await self._replay(tail)
+        elif isinstance(item, bytes):
+            event = loads(item)
+            # Where the log cannot be read, the event stays unseen: the log has it when it can be read again.
+            if self._cursor.step(event) is not Step.GAP or await self._replay(tail):
+                await self._show(event)
+
+    async def _replay(self, tail: Tail) -> bool:
+        """Show what the log has; False when it cannot be read, which is then tried again."""
+        try:
+            logged = [loads(entry) async for entry in self._feed.entries(self._job_id, self._cursor.read)]
+        except AWAY:
+            self._loop.call_later(AGAIN, tail.replay)
+            return False
+        for event in logged:
+            await self._show(event)
+        return True
+
+    async def _over(self, tail: Tail) -> None:
+        """The job may be over: show what the log has, and end, unless the terminal event is just coming."""
+        final = await self._watch.look(self._job_id)
         if not final.terminal:
             return
-        if final.seq is not None and final.seq <= self._after:
-            self.done = True
-            return
-        # The commit comes a moment before the terminal event: give that one more look before closing without it.
-        if reachable and self._cursor.seq and not self._database_said_done:
-            self._database_said_done = True
-            return
-        self.done = True
-        for shown in self._cursor.ending(None, final):
-            yield shown
+        reachable = await self._replay(tail)
+        coming = reachable and final.age < GRACE and self._cursor.seq and final.seq > self._cursor.seq
+        if not self._done and not coming:
+            self._end(final)
 
-    async def _ended_before(self) -> bool:
-        """Whether the log ends with a terminal event that this reader has seen."""
-        try:
-            entry = await self._feed.last_entry(self._job_id)
-        except AWAY:
-            return False
-        last = loads(entry) if entry is not None else None
-        return last is not None and last["type"] in TERMINAL_TYPES and last["seq"] <= self._after
+    async def _show(self, event: Event) -> None:
+        if self._done:
+            return
+        step = self._cursor.step(event)
+        if step is Step.GAP:
+            self._cursor.skip(event)
+            step = self._cursor.step(event)
+        if step is Step.SHOW:
+            self._ready.extend(self._cursor.show(event))
+        elif step is Step.END:
+            final = await self._watch.look(self._job_id)
+            if final.terminal and final.seq <= event["seq"]:
+                self._end(final)
+            else:
+                self._cursor.void(event)  # the job was retried: this end is not its end any more
+
+    def _end(self, final: Standing) -> None:
+        self._done = True
+        self._ready.extend(self._cursor.ending(final))
+
+
+def _leave(feed: Feed, watch: Watch, job_id: str, tail: Tail) -> None:
+    watch.leave(job_id, tail.over)
+    feed.leave(job_id, tail)

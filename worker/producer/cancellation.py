@@ -15,7 +15,6 @@ from worker.base.errors import Unreachable
 from worker.base.settings import Settings
 from worker.db.jobs.cancel import Cancelled
 from worker.live.control import publish_cancel
-from worker.live.keys import job_key
 from worker.live.publish import announce
 
 
@@ -34,7 +33,6 @@ def announce_cancelled(settings: Settings, done: Cancelled) -> None:
             redis,
             ended.job_id,
             ended.fence,
-            ended.seq,
             f"job.{ended.status}",
             {"usage": None, "cost_usd": None, "error": None if ended.error is None else ended.error.wire()},
             log=ended.logged,
@@ -48,11 +46,6 @@ def announce_cancelled(settings: Settings, done: Cancelled) -> None:
 def announce_lines_cancelled(settings: Settings, job_ids: Sequence[str]) -> None:
     """Tell the workers to stop these lines of a batch, within the publish budget; the heartbeat finds the others."""
     _try(settings, lambda redis: [publish_cancel(redis, job_id) for job_id in job_ids])
-
-
-def forget_log(settings: Settings, job_id: str) -> None:
-    """Drop a job's replay log, within the publish budget."""
-    _try(settings, lambda redis: redis.delete(job_key(job_id)))
 
 
 def _try(settings: Settings, command: Callable[[Redis], object]) -> None:

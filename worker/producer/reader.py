@@ -5,98 +5,148 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from functools import partial
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from anyio import CancelScope, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from api_schemas.job_views import TERMINAL_STATUSES, JobDetail, Standing
 from worker import embedded
-from worker.base.errors import Unreachable, WaitTimeout
+from worker.base.errors import NotFound, Unreachable, WaitTimeout
 from worker.base.settings import Settings
 from worker.db.connect import Database
 from worker.db.jobs import lookup
-from worker.live.cursor import FinalState
-from worker.live.subscribe import Feed, follow
+from worker.db.jobs.standings import standings
+from worker.live.cursor import Event
+from worker.live.feed import Feed
+from worker.live.subscribe import Follow
+from worker.live.watch import Watch
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
-#: How long a stream may be silent before the log and the database are asked, in seconds: the price of a lost message.
-POLL_SECONDS = 1.0
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What the readers on one event loop share."""
+
+    feed: Feed
+    watch: Watch
 
 
 class Follower:
-    """Reads one tenant's jobs as they run. All readers on one event loop share one subscription to Redis."""
+    """Reads jobs as they run. All readers on one event loop share one subscription to Redis and one look per second."""
 
-    def __init__(self, settings: Settings, database: Database, tenant: str) -> None:
+    def __init__(self, settings: Settings, database: Database, prepare: Callable[[], None]) -> None:
+        """`prepare` makes sure that the database can be used."""
         self._settings = settings
         self._database = database
-        self._tenant = tenant
-        self._feeds: dict[asyncio.AbstractEventLoop, Feed] = {}
+        self._prepare = prepare
+        self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
 
     async def aclose(self) -> None:
         """End the subscription of the running loop."""
-        feed = self._feeds.pop(asyncio.get_running_loop(), None)
-        if feed is not None:
-            await feed.aclose()
+        live = self._live.pop(asyncio.get_running_loop(), None)
+        if live is not None:
+            await live.watch.aclose()
+            await live.feed.aclose()
 
-    async def events(self, job_id: str, after: int = 0) -> AsyncGenerator[dict[str, Any]]:
-        """The events after `after`, ending with the terminal one. Raises NotFound, Unreachable."""
-        final = partial(self._final, job_id)
-        await final()  # an unknown job is refused before anything is awaited
-        feed = await self._feed()
-        stream = follow(feed, job_id, after=after, read_final=final, poll_seconds=POLL_SECONDS)
-        async with contextlib.aclosing(stream) as events:  # type: ignore[type-var]  # it is a generator
-            async for event in events:
-                yield event
+    def events(self, job_id: str, tenant: str, after: int = 0, heartbeat: float | None = None) -> Events:
+        """The events after `after`, ending with the terminal one. Raises NotFound, Unreachable at the first step."""
+        return Events(self, job_id, tenant, after, heartbeat)
 
-    async def wait(self, job_id: str, timeout: float | None) -> None:
-        """Return when the job is over. Raises WaitTimeout, NotFound, Unreachable."""
+    async def wait(self, job_id: str, tenant: str, timeout: float | None) -> JobDetail:
+        """The job once it is over, and as it is then. Raises WaitTimeout, NotFound, Unreachable."""
+        after = 0
         try:
-            async with asyncio.timeout(timeout), contextlib.aclosing(self.events(job_id)) as events:
-                async for _ in events:
-                    pass
+            async with asyncio.timeout(timeout):
+                while True:
+                    async with contextlib.aclosing(self.events(job_id, tenant, after)) as events:
+                        async for event in events:
+                            after = event["seq"]
+                    detail = await self._detail(job_id, tenant)
+                    if detail.status in TERMINAL_STATUSES:  # else it was retried in this moment, and goes on
+                        return detail
         except TimeoutError:
-            if (await to_thread.run_sync(self._look, job_id)).terminal:
-                return
+            detail = await self._detail(job_id, tenant)
+            if detail.status in TERMINAL_STATUSES:
+                return detail
             raise WaitTimeout(f"{job_id} is not finished after {timeout:g} s; it goes on") from None
 
-    async def _feed(self) -> Feed:
+    async def check(self, job_id: str, tenant: str) -> _Live:
+        """What to follow a job with. Raises NotFound where this tenant has no such job, Unreachable."""
         loop = asyncio.get_running_loop()
-        if loop not in self._feeds:
+        if loop not in self._live:
             url = await to_thread.run_sync(self._redis_url)
-            if loop not in self._feeds:  # another reader may have been quicker
-                self._feeds[loop] = await Feed(url).__aenter__()
-        return self._feeds[loop]
+            if loop not in self._live:  # another reader may have been quicker
+                self._live[loop] = _Live(await Feed(url).__aenter__(), Watch(self._read))
+        live = self._live[loop]
+        if (await live.watch.look(job_id)).tenant != tenant:
+            raise NotFound(f"there is no job {job_id[:64]}" + ("" if tenant == "default" else f" of tenant {tenant}"))
+        return live
 
-    async def _final(self, job_id: str) -> FinalState:
-        standing = await to_thread.run_sync(self._look, job_id)
-        if not standing.terminal:
-            return FinalState(status=standing.status, epoch=standing.fence)
-        detail = await to_thread.run_sync(
-            lambda: self._database.read(lambda conn: lookup.job(conn, job_id, tenant=self._tenant))
-        )
-        return FinalState(
-            status=detail.status,
-            text=detail.text or "",
-            usage=None if detail.usage is None else detail.usage.model_dump(),
-            cost_usd=None if detail.cost_usd is None else float(detail.cost_usd),
-            finish_reason=detail.finish_reason,
-            error=None if detail.error is None else detail.error.wire(),
-            epoch=standing.fence,
-        )
+    async def _read(self, ids: Sequence[str]) -> Mapping[str, Standing]:
+        return await to_thread.run_sync(lambda: self._database.read(lambda conn: standings(conn, ids)))
 
-    def _look(self, job_id: str) -> lookup.Standing:
-        return self._database.read(lambda conn: lookup.status(conn, job_id, tenant=self._tenant))
+    async def _detail(self, job_id: str, tenant: str) -> JobDetail:
+        return await to_thread.run_sync(
+            lambda: self._database.read(lambda conn: lookup.job(conn, job_id, tenant=tenant))
+        )
 
     def _redis_url(self) -> str:
         """Where the events are. An embedded server that runs no more is not started for a reader."""
+        self._prepare()
         if self._settings.redis_url is not None:
             return self._settings.redis_url
         with contextlib.suppress(Unreachable):
             return embedded.find(self._settings.home) or embedded.redis_url(self._settings)
         return "redis://127.0.0.1:1/0"  # nobody listens there: the database answers
+
+
+class Events(AsyncIterator[Event]):
+    """A job's events. A step that is cancelled loses nothing; the job is looked for at the first one."""
+
+    def __init__(self, follower: Follower, job_id: str, tenant: str, after: int, heartbeat: float | None) -> None:
+        self._follower, self._job_id, self._tenant = follower, job_id, tenant
+        self._after, self._heartbeat = after, heartbeat
+        self._follow: Follow | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._closed:
+            raise StopAsyncIteration
+        await self.open()
+        return await anext(cast("Follow", self._follow))
+
+    async def open(self) -> None:
+        """Begin, unless it has begun. Raises NotFound, Unreachable."""
+        if self._follow is None:
+            live = await self._follower.check(self._job_id, self._tenant)
+            self._follow = Follow(live.feed, live.watch, self._job_id, after=self._after, heartbeat=self._heartbeat)
+
+    async def aclose(self) -> None:
+        """Leave the job."""
+        self._closed = True
+        if self._follow is not None:
+            await self._follow.aclose()
+
+
+class Closing(Protocol[T_co]):
+    """An asynchronous iterator that can be closed: a generator, or `Events`."""
+
+    def __aiter__(self) -> AsyncIterator[T_co]:
+        """It is its own iterator."""
+
+    async def __anext__(self) -> T_co:
+        """The next one."""
+
+    async def aclose(self) -> None:
+        """End it."""
 
 
 class Loop:
@@ -118,7 +168,7 @@ class Loop:
                 concurrent.futures.wait([future])
             raise
 
-    def iterate(self, events: AsyncGenerator[T]) -> Iterator[T]:
+    def iterate(self, events: Closing[T]) -> Iterator[T]:
         """Iterate over an asynchronous generator; leaving the loop closes it."""
         iteration = _Iteration(events)
         self._open.add(iteration)
@@ -152,7 +202,7 @@ class _Iteration(Generic[T]):
     the middle of a step cuts it off and waits for it.
     """
 
-    def __init__(self, events: AsyncGenerator[T]) -> None:
+    def __init__(self, events: Closing[T]) -> None:
         self._events = events
         self._turn = asyncio.Lock()
         self._under_way: CancelScope | None = None

@@ -7,7 +7,6 @@ process's own, which the blocking face borrows.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from anyio import to_thread
 
 from api_schemas.errors import FieldProblem
+from api_schemas.event_numbers import after_number
 from api_schemas.jobs import Job, JobDetail, JobRequest, check_tenant
 from worker.base.errors import InvalidRequest
 from worker.base.settings import Settings
@@ -31,8 +31,8 @@ from worker.db.jobs.submit import Submitted, insert
 from worker.db.ready import ensure_schema
 from worker.job.accept import Request, accept
 from worker.job.consequences import Consequences
-from worker.producer.cancellation import announce_cancelled, forget_log
-from worker.producer.reader import Follower, Loop
+from worker.producer.cancellation import announce_cancelled
+from worker.producer.reader import Events, Follower, Loop
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -56,7 +56,7 @@ class Stockpot:
         self._database = Database(self.settings, pool_size=8)
         self._doorbell = Doorbell(self.settings)
         self._consequences = Consequences()
-        self.follower = Follower(self.settings, self._database, self.tenant)
+        self.follower = Follower(self.settings, self._database, self.prepare)
         self._loop: Loop | None = None
         self._lock = threading.Lock()
         self._ready = False
@@ -225,24 +225,24 @@ class Stockpot:
         self.prepare()
         ttl = self.settings.job_ttl_seconds
         self._database.write(lambda conn: cancelling.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
-        forget_log(self.settings, job_id)  # it ends with the old terminal event, and so would its readers
         self._doorbell.ring([job_id], "interactive")
 
     # ── follow ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def events(self, job_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
+    def events(self, job_id: str, after: int | str = 0, *, heartbeat: float | None = None) -> Iterator[dict[str, Any]]:
         """A job's live events after number `after`, from the log and then live, ending with the terminal event.
 
-        Raises NotFound, Unreachable.
+        With `heartbeat` an event of type `heartbeat`, without a number, comes after so many seconds of silence.
+
+        Raises InvalidRequest (`after` is no number), NotFound, Unreachable.
         """
         self.prepare()
-        yield from self._reading().iterate(self.follower.events(job_id, after))
+        yield from self._reading().iterate(self.follower.events(job_id, self.tenant, after_number(after), heartbeat))
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """Wait until a job is over. Raises WaitTimeout after `timeout` seconds (the job goes on), NotFound."""
         self.prepare()
-        self._reading().call(self.follower.wait, job_id, timeout)
-        return self.get(job_id)
+        return self._reading().call(self.follower.wait, job_id, self.tenant, timeout)
 
     def _reading(self) -> Loop:
         with self._lock:
@@ -311,18 +311,13 @@ class AsyncStockpot:
         """As `Stockpot.retry`."""
         await to_thread.run_sync(self._blocking.retry, job_id)
 
-    async def events(self, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]:
-        """As `Stockpot.events`."""
-        await to_thread.run_sync(self._blocking.prepare)
-        async with contextlib.aclosing(self._blocking.follower.events(job_id, after)) as events:
-            async for event in events:
-                yield event
+    def events(self, job_id: str, after: int | str = 0, *, heartbeat: float | None = None) -> Events:
+        """As `Stockpot.events`. A step that is cancelled (`asyncio.wait_for(anext(events), 1)`) loses nothing."""
+        return self._blocking.follower.events(job_id, self._blocking.tenant, after_number(after), heartbeat)
 
     async def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """As `Stockpot.wait`."""
-        await to_thread.run_sync(self._blocking.prepare)
-        await self._blocking.follower.wait(job_id, timeout)
-        return await self.get(job_id)
+        return await self._blocking.follower.wait(job_id, self._blocking.tenant, timeout)
 
 
 def _slices(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:

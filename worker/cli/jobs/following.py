@@ -77,7 +77,7 @@ class Follower:
                 async with (
                     asyncio.timeout(timeout),
                     _word_when_idle(pot, self._job_id) as begun,
-                    contextlib.aclosing(pot.events(self._job_id, after=self._after)) as events,  # type: ignore[type-var]
+                    contextlib.aclosing(pot.events(self._job_id, after=self._after)) as events,
                 ):
                     async for event in events:
                         begun()

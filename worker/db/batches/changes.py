@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+from api_schemas.event_numbers import FIRST_END
 from worker.base.errors import NotAllowed
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
@@ -82,7 +83,8 @@ def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> list[En
             SELECT id FROM jobs WHERE batch_id = :batch AND status = 'queued' ORDER BY due_at, id LIMIT :limit {skip}
         )
         UPDATE jobs SET status = 'cancelled', finished_at = {now}, waiting_on = NULL, error_class = 'cancelled',
-            error_code = NULL, error_status = NULL, error_message = 'the batch was cancelled', cancel_requested_at = COALESCE(cancel_requested_at, {now})
+            error_code = NULL, error_status = NULL, error_message = 'the batch was cancelled',
+            cancel_requested_at = COALESCE(cancel_requested_at, {now}), fence = fence + 1, seq = {FIRST_END}
         WHERE id IN (SELECT id FROM chosen) AND status = 'queued'
         RETURNING {RETURNED}
         """),

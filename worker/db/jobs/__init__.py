@@ -5,8 +5,9 @@ claim            Claim
 ended            Ended: the one value that says what came to its end, whoever ended it
 leases           Leases
 ledger           The ledger against the provider's books
-lookup           Look up: a job with all that came of it, where it stands, and lists of jobs
+lookup           Look up: a job with all that came of it, and lists of jobs
 settle           Settle
+standings        Where many jobs stand, in one look
 submit           Submit: insert jobs with their requests
 tables           The tables
 tenant_fairness  Whose turn it is

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from api_schemas.event_numbers import FIRST_END
 from worker.base.errors import NotAllowed, NotFound
 from worker.db.clock import after_sql, now_sql
 from worker.db.jobs.ended import RETURNED, Ended, ended
@@ -39,6 +40,7 @@ def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
         UPDATE jobs SET
             status = CASE WHEN status = 'queued' THEN 'cancelled' ELSE status END,
             finished_at = CASE WHEN status = 'queued' THEN {now} ELSE finished_at END,
+            fence = fence + CASE WHEN status = 'queued' THEN 1 ELSE 0 END, seq = {FIRST_END},
             waiting_on = NULL,
             error_class = CASE WHEN status = 'queued' THEN 'cancelled' ELSE error_class END,
             error_message = CASE WHEN status = 'queued' THEN 'cancelled on request' ELSE error_message END,
@@ -61,7 +63,8 @@ def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
 def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:
     """Queue a failed, cancelled or expired job again, with its attempts given back. The caller commits.
 
-    The ledger keeps every call that was made; what the job had answered so far is dropped.
+    The ledger keeps every call that was made; what the job had answered so far is dropped. The fence rises: no event of
+    the old end counts any more.
 
     Raises:
         NotFound: no such job of this tenant.
@@ -70,6 +73,7 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:
     done = conn.execute(
         text(f"""
         UPDATE jobs SET status = 'queued', finished_at = NULL, due_at = {now_sql(conn)}, attempts = 0,
+            fence = fence + 1,
             expires_at = {after_sql(conn, ":ttl")}, cancel_requested_at = NULL, waiting_on = NULL, finish_reason = NULL,
             error_class = NULL, error_code = NULL, error_message = NULL, error_status = NULL
         WHERE id = :id AND tenant = :tenant AND status IN ('failed', 'cancelled', 'expired') AND batch_id IS NULL

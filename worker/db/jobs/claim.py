@@ -36,7 +36,6 @@ class ClaimedJob:
     stream: bool
     on_ambiguous: str
     body: str  # the request's JSON, verbatim
-    seq: int  # the last live event's number that the row knows of
     batch_id: str | None
     custom_id: str | None
     webhook: str | None
@@ -61,7 +60,7 @@ class ClaimedJob:
 
 
 _COLUMNS = (
-    "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, seq, batch_id,"
+    "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, batch_id,"
     # As text: the driver would parse PostgreSQL's json into Python.
     " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body,"
     " max_cost_picousd, CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
@@ -281,7 +280,6 @@ def _job(row: Any) -> ClaimedJob:
         stream=bool(row.stream),
         on_ambiguous=row.on_ambiguous,
         body=row.body,
-        seq=row.seq,
         batch_id=row.batch_id,
         custom_id=row.custom_id,
         webhook=row.webhook,

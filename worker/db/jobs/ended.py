@@ -32,7 +32,7 @@ class Ended:
     """A job that is over, or one of its calls that is.
 
     Attributes:
-        seq: the last live event's number that the row knows of.
+        seq: the place of the terminal event in its block of numbers (`event_numbers`).
         logged: whether its live events are kept for replay.
         answers: lines of its batch that it answers.
         metadata: a JSON object as text, verbatim.

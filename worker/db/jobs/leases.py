@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 
 from api_schemas import jsontext
+from api_schemas.event_numbers import FIRST_END
 from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.jobs.ended import RETURNED, Ended, ended
 
@@ -54,7 +55,8 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[En
 
     Those under `on_ambiguous=reconcile` are due in `hold` seconds, so that their lost call can be looked up before.
 
-    The caller commits. The old worker is shut out at once: its writes name a claim in progress, and there is none.
+    The caller commits. The old worker is shut out at once: its writes name a claim in progress, and there is none. An
+    end raises the fence, so that its terminal event has a number that the old worker cannot give to another.
     """
     now = now_sql(conn)
     ids = [
@@ -73,6 +75,7 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[En
     rows = conn.execute(
         text(f"""
         UPDATE jobs SET status = {_VERDICT}, lease_owner = NULL, lease_until = NULL,
+            fence = fence + CASE WHEN {_VERDICT} = 'queued' THEN 0 ELSE 1 END, seq = {FIRST_END},
             due_at = CASE WHEN on_ambiguous = 'reconcile' THEN {after_sql(conn, ":hold")} ELSE {now} END,
             finished_at = CASE WHEN {_VERDICT} = 'queued' THEN NULL ELSE {now} END,
             error_code = NULL, error_status = NULL,
@@ -112,6 +115,7 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
             ORDER BY expires_at LIMIT :limit {_for_update(conn)}
         )
         UPDATE jobs SET status = {verdict}, finished_at = {now}, waiting_on = NULL, error_class = {verdict},
+            fence = fence + 1, seq = {FIRST_END},
             error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
                 ELSE 'not finished within its time to live' || COALESCE('; last error: ' || error_message, '') END
         WHERE id IN (SELECT id FROM due) AND status = 'queued'

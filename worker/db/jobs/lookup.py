@@ -1,4 +1,4 @@
-"""Look up: a job with all that came of it, where it stands, and lists of jobs. Reads only.
+"""Look up: a job with all that came of it, and lists of jobs. Reads only.
 
 The columns are those of the views; money alone is read from the tables, since SQLite's view divides in floating point.
 Stored JSON is read as text and parsed by `jsontext`: a driver's own parser stops at what providers do send.
@@ -6,7 +6,6 @@ Stored JSON is read as text and parsed by `jsontext`: a driver's own parser stop
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -21,7 +20,6 @@ from api_schemas.usage import Usage
 from worker.base.errors import NotFound
 from worker.base.money import PICO
 from worker.db.columns import Instant
-from worker.db.jobs.ended import is_logged
 
 #: What one page of `jobs` holds unless told.
 PAGE = 100
@@ -39,27 +37,6 @@ _ATTEMPT = (
 )
 _TIMES = ("created_at", "due_at", "started_at", "finished_at")
 _TOKENS = tuple(Usage.model_fields)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a job stands, for those who ask often. `text` is there once the job is terminal, if it answered."""
-
-    id: str
-    status: str
-    fence: int
-    seq: int  # the last live event's number that the row knows of
-    attempts: int
-    logged: bool  # whether its live events are kept for replay
-    waiting_on: str | None = None
-    finish_reason: str | None = None
-    text: str | None = None
-    error: JobError | None = None
-
-    @property
-    def terminal(self) -> bool:
-        """Whether the job is over."""
-        return self.status in TERMINAL_STATUSES
 
 
 def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
@@ -86,36 +63,8 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
         response=None if response is None else jsontext.loads(response),
         usage=_usage(row["status"], attempts),
         cost_usd=sum(costs, Decimal(0)) if costs else None,
-        error=_error(row),
+        error=error_of(row),
         attempt_log=attempts,
-    )
-
-
-def status(conn: Connection, job_id: str, *, tenant: str | None) -> Standing:
-    """Where a job stands: one row by its key, without response and attempts. `tenant` None: whoever's it is.
-
-    Raises:
-        NotFound: no such job of this tenant.
-    """
-    row = _one(
-        conn,
-        "SELECT j.id, j.status, j.fence, j.seq, j.attempts, j.waiting_on, j.finish_reason, j.error_class,"
-        " j.error_code, j.error_message, j.error_status, j.stream, j.lane, j.batch_id, r.text"
-        " FROM jobs AS j LEFT JOIN results AS r ON r.job_id = j.id",
-        job_id,
-        tenant,
-    )
-    return Standing(
-        id=row["id"],
-        status=row["status"],
-        fence=row["fence"],
-        seq=row["seq"],
-        attempts=row["attempts"],
-        logged=is_logged(stream=bool(row["stream"]), lane=row["lane"], batch_id=row["batch_id"]),
-        waiting_on=row["waiting_on"],
-        finish_reason=row["finish_reason"],
-        text=row["text"],
-        error=_error(row),
     )
 
 
@@ -197,7 +146,7 @@ def _usage(status: str, attempts: list[Attempt]) -> Usage | None:
     return Usage(**{name: getattr(completing, name) or 0 for name in _TOKENS})
 
 
-def _error(row: RowMapping) -> JobError | None:
+def error_of(row: RowMapping) -> JobError | None:
     """Why the job ended. A queued job may carry the error of its last attempt, which is not its end."""
     if row["error_class"] is None or row["status"] not in TERMINAL_STATUSES:
         return None

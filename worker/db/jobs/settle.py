@@ -37,7 +37,7 @@ class Settlement:
     called: bool = True  # False: nothing was sent; the attempt row goes, its number is free again
     due_in: float = 0.0  # seconds until the job is due again, for `queued`
     waiting_on: str | None = None
-    seq: int = 0
+    seq: int = 0  # the place of the terminal event in its block of numbers (`event_numbers`)
     error_class: str | None = None
     error_code: str | None = None
     error_message: str | None = None
@@ -198,7 +198,7 @@ _POSTGRES = f"""
             due_at = CASE WHEN g.status = 'queued' THEN {{due}} ELSE j.due_at END,
             expires_at = CASE WHEN g.status = 'queued' AND j.cancel_requested_at IS NOT NULL THEN {{now}}
                 ELSE j.expires_at END,
-            attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = GREATEST(j.seq, g.seq),
+            attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = g.seq,
             {", ".join(f"{name} = g.{name}" for name in _ERROR)}
         FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status = 'in_progress'
         RETURNING j.id, j.fence, j.answers
@@ -238,7 +238,7 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
             due_at = CASE WHEN :status = 'queued' THEN {after_sql(conn, ":due_in")} ELSE due_at END,
             expires_at = CASE WHEN :status = 'queued' AND cancel_requested_at IS NOT NULL THEN {now}
                 ELSE expires_at END,
-            attempts = attempts - :refund, calls = calls - :uncall, seq = MAX(seq, :seq),
+            attempts = attempts - :refund, calls = calls - :uncall, seq = :seq,
             {", ".join(f"{name} = :{name}" for name in _ERROR)}
         WHERE id = :id AND fence = :fence AND status = 'in_progress'
         RETURNING answers

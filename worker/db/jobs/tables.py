@@ -61,7 +61,7 @@ jobs = Table(
     Column("metadata", RawJSON),
     Column("webhook", Text),
     Column("max_cost_picousd", BigInteger),
-    Column("seq", Integer, nullable=False, server_default="0"),  # the last live event's number that the row knows of
+    Column("seq", Integer, nullable=False, server_default="0"),  # the terminal event's place in its block
     Column("error_class", Text),
     Column("error_code", Text),
     Column("error_message", Text),

@@ -1,4 +1,4 @@
-"""`docs/events.md` and the log calls in the code say the same."""
+"""`docs/logs.md` and the log calls in the code say the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "logs.md").read_text(encoding="utf-8")
 LEVELS = {
     "debug": "debug",
     "info": "info",
