@@ -76,6 +76,36 @@ REQUESTS = Counter(
     registry=REGISTRY,
 )
 
+# The whole fleet, as every worker with a status port reads it; take the maximum, not the sum (`engine/fleet_gauges`).
+OLDEST_DUE_SECONDS = Gauge(
+    "stockpot_oldest_due_seconds", "How long the oldest due job of a lane has waited", ["lane"], registry=REGISTRY
+)
+BACKLOG = Gauge(
+    "stockpot_backlog_jobs", "Jobs that are not over, by where they stand", ["lane", "state"], registry=REGISTRY
+)
+WAITING_JOBS = Gauge(
+    "stockpot_waiting_jobs", "Queued jobs outside batches, by what they wait on", ["waiting_on"], registry=REGISTRY
+)
+HELD_BATCHES = Gauge("stockpot_held_batches", "Batches that admit no lines, by reason", ["reason"], registry=REGISTRY)
+PAUSED_ROUTES = Gauge(
+    "stockpot_paused_routes", "Routes that take no calls, by what paused them", ["of", "reason"], registry=REGISTRY
+)
+WEBHOOKS_OLDEST_SECONDS = Gauge(
+    "stockpot_webhooks_oldest_seconds", "Age of the oldest webhook event that waits to be sent", registry=REGISTRY
+)
+WORKERS = Gauge("stockpot_workers", "Worker processes that announced themselves", ["state"], registry=REGISTRY)
+SWEEPER_TERM_SECONDS = Gauge(
+    "stockpot_sweeper_term_seconds",
+    "How long the elected sweeper's term still lasts; below zero nobody sweeps",
+    registry=REGISTRY,
+)
+BUDGET_LEFT_RATIO = Gauge(
+    "stockpot_budget_left_ratio", "What is left of a budget, 1 to 0", ["budget"], registry=REGISTRY
+)
+FLEET_READ_AT = Gauge(
+    "stockpot_fleet_read_timestamp_seconds", "When the gauges of the fleet were last read, Unix time", registry=REGISTRY
+)
+
 
 def loop_lag() -> float:
     """How late the engine's loop last woke, in seconds."""

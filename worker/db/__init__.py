@@ -8,6 +8,7 @@ clock      The database's clock, as SQL
 columns    What every table is made of
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
 group_writer  Group commit
+fleet      The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard
 jobs/      Jobs as SQL, by the verbs of their life
 purge      Purge
 ready      Whether the database may be used: the one rule of who migrates what

@@ -183,6 +183,7 @@ class Engine:
             partial(parts.feeder.run, lambda job: self._begin(job, parts.context)),
             parts.heartbeat.run,
             parts.presence.run,
+            *([parts.gauges.run] if self.settings.http_port is not None else []),
             parts.sweeper.run,
             partial(parts.control.listen, self._cancel),
             partial(parts.context.prices.keep_fresh, parts.upstream),

@@ -10,6 +10,7 @@ from worker import embedded
 from worker.base.settings import Settings
 from worker.db.threads import DatabaseThreads
 from worker.engine.feeder import Feeder
+from worker.engine.fleet_gauges import FleetGauges
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.presence import Presence
 from worker.engine.route_news import RouteNews
@@ -44,6 +45,7 @@ class Parts:
     feeder: Feeder
     heartbeat: Heartbeat
     presence: Presence
+    gauges: FleetGauges
     sweeper: Sweeper
     lookups: Lookups
     control: Control
@@ -123,6 +125,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
             every=settings.heartbeat_seconds,
             on_drain=on_drain,
         ),
+        gauges=FleetGauges(database, admission.snapshot),
         sweeper=sweeper,
         lookups=lookups,
         control=Control(redis_url),
