@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic_core import PydanticUndefined
 
-from worker.base.settings import NOT_SETTINGS, PREFIX, Settings
+from worker.base.settings import NOT_SETTINGS, Settings
+from worker.base.sources import variable
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 #: Defaults that follow from other settings are told in words.
@@ -21,14 +22,14 @@ def rows() -> dict[str, str]:
 
 def test_the_page_lists_exactly_the_settings_that_exist() -> None:
     """A new setting needs its row; a row without a setting is a lie."""
-    assert sorted(rows()) == sorted(PREFIX + name.upper() for name in Settings.model_fields)
+    assert sorted(rows()) == sorted(variable(name) for name in Settings.model_fields)
 
 
 def test_every_default_on_the_page_is_the_one_in_force() -> None:
     """Numbers are compared as numbers, what has no default says none."""
     wrong = {}
     for name, field in Settings.model_fields.items():
-        told = rows()[PREFIX + name.upper()]
+        told = rows()[variable(name)]
         assert field.default is not PydanticUndefined
         if name in IN_WORDS:
             expected = told == IN_WORDS[name]

@@ -80,7 +80,7 @@ def test_the_next_version_upgrades_under_load_and_works_beside_this_one(
         last = on.load(60, "slow=10", hooks=False)
         on.quiesce()
         mine = {row["job_id"]: row["worker"] for row in on.rows("SELECT job_id, worker FROM attempts_v")}
-        revision = on.rows("SELECT version_num FROM alembic_version")[0]["version_num"]
+        revision = on.rows("SELECT version_num FROM stockpot_version")[0]["version_num"]
         witness.saw(revision == AFTER and len({mine[job] for job in last}) == 3)
     on.check()
     assert on.extra_calls() == 0

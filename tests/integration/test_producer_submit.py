@@ -24,6 +24,7 @@ from worker.base.errors import IdempotencyConflict, InvalidRequest, NotAllowed, 
 from worker.base.settings import Settings
 from worker.broker import tasks
 from worker.db.connect import Database
+from worker.db.url import database_url
 from worker.producer.stockpot import AsyncStockpot, Stockpot
 
 
@@ -65,7 +66,7 @@ def test_a_job_in_the_callers_transaction_exists_when_that_commits(
     pot: Stockpot, database: Database, settings: Settings
 ) -> None:
     """Outbox style: their row and the job are one fact."""
-    engine = create_engine(settings.sqlalchemy_url)
+    engine = create_engine(database_url(settings))
     with Session(engine) as session:
         job = pot.submit(chat("hi"), session=session)
         if not database.is_sqlite:

@@ -23,7 +23,7 @@ def test_everything_has_a_default(nowhere: Path) -> None:
     """As the contract says."""
     given = load()
     assert given.home == nowhere / "var"
-    assert given.sqlalchemy_url == f"sqlite:///{nowhere}/var/stockpot.db"
+    assert given.database_url == ""
     assert (given.redis_url, given.upstream_url, given.key) == (None, "https://api.aimlapi.com/v1", None)
     assert (given.concurrency, given.lease_seconds, given.sweep_seconds, given.drain_seconds) == (200, 30, 1, 30)
     assert (given.max_attempts, given.job_ttl_seconds, given.on_ambiguous) == (5, 86_400, "reconcile")
@@ -136,19 +136,6 @@ def test_a_refused_value_of_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyP
     with pytest.raises(SettingsError) as refused:
         load()
     assert "sk-secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "wanted"),
-    [
-        ("postgres://u:p@h/d", "postgresql+psycopg://u:p@h/d"),
-        ("postgresql://h/d?x=1", "postgresql+psycopg://h/d?x=1"),
-        ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"),
-        ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
-    ],
-)
-def test_database_urls_are_spelled_for_the_driver(url: str, wanted: str) -> None:
-    assert Settings(database_url=url).sqlalchemy_url == wanted
 
 
 def test_settings_are_read_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ StockpotError
 ├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
 ├── WaitTimeout             the job goes on; the caller stopped waiting
 └── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
+    └── StatementTimeout    the database answers, and has cancelled a statement that took too long
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "SettingsError",
+    "StatementTimeout",
     "StockpotError",
     "Unreachable",
     "WaitTimeout",
@@ -56,6 +58,14 @@ class Unreachable(StockpotError):
         self.dependency = dependency
         self.mend = mend
         super().__init__(f"{dependency} is unreachable: {detail}" + (f"\n{mend}" if mend else ""))
+
+
+class StatementTimeout(Unreachable):
+    """The database has cancelled a statement: it took too long, or somebody asked for it. Nothing was committed."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the database", detail)
+        self.args = (f"the database has cancelled the statement: {detail}",)
 
 
 def out_of_files(error: BaseException | None) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -37,6 +37,12 @@ def _absolute(path: Path) -> Path:
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _schema(name: str | None) -> str | None:
+    if name is not None and (not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_")):
+        raise ValueError("expected a PostgreSQL schema's name: lower-case letters, digits and underscores")
+    return name
 
 
 #: A word of a list, in any case.
@@ -66,6 +72,7 @@ class Settings(BaseSettings):
 
     home: Annotated[Path, AfterValidator(_absolute)] = Field(Path("var"), validate_default=True)
     database_url: Annotated[str, AfterValidator(urls.database)] = ""
+    schema_name: Annotated[str | None, AfterValidator(_schema)] = None
     redis_url: Annotated[str, AfterValidator(redis_urls.check)] | None = None
     redis_ca_file: Annotated[Path, AfterValidator(_absolute)] | None = None
     redis_namespace: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,40}$")] = redis_urls.DEFAULT_NAMESPACE
@@ -173,18 +180,6 @@ class Settings(BaseSettings):
     def heartbeat_seconds(self) -> float:
         """A lease is renewed three times in its life, so that two renewals may fail."""
         return self.lease_seconds / 3
-
-    @property
-    def sqlalchemy_url(self) -> str:
-        """The database's URL as SQLAlchemy wants it (psycopg 3; the home's SQLite file by default)."""
-        url = self.database_url
-        if not url:
-            # In a URL `?` begins the options and `%` a byte in hexadecimal; a directory may be called either.
-            return "sqlite:///" + quote(str(self.home / "stockpot.db"), safe="/")
-        for short in ("postgres://", "postgresql://"):
-            if url.startswith(short):
-                return "postgresql+psycopg://" + url.removeprefix(short)
-        return url
 
     @property
     def key(self) -> str | None:

@@ -24,8 +24,8 @@ ENVIRONMENT, DOTENV, TOML = "the environment", ".env", "stockpot.toml"
 
 #: Keys that other programs or the Makefile read; they are ours by prefix and no setting.
 NOT_SETTINGS = frozenset({"STOCKPOT_CRASH_AT", "STOCKPOT_REDIS_SERVER"})
-#: The provider's own name for the key, which many already have in their environment.
-_ALIASES = {"AIMLAPI_API_KEY": "api_key"}
+#: The provider's own name for the key, which many already have in their environment; and a name that pydantic has taken.
+_ALIASES = {"AIMLAPI_API_KEY": "api_key", "STOCKPOT_SCHEMA": "schema_name"}
 
 #: What Kubernetes puts into every pod beside a Service called `stockpot` or `stockpot-…`.
 _SERVICE_NAME = re.compile(
@@ -35,6 +35,12 @@ _SERVICE_PORT = re.compile(r"STOCKPOT_(?:\w+_)?PORT")
 _SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
 
 _ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+def variable(field: str) -> str:
+    """The variable of a setting."""
+    ours = (name for name, of in _ALIASES.items() if of == field and name.startswith(PREFIX))
+    return next(ours, PREFIX + field.upper())
 
 
 class Everything(PydanticBaseSettingsSource):

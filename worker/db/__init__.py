@@ -11,10 +11,12 @@ group_writer  Group commit
 fleet      The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard
 jobs/      Jobs as SQL, by the verbs of their life
 purge      Purge
+ownership  What in a database is Stockpot's, and what is somebody else's
 ready      Whether the database may be used: the one rule of who migrates what
 recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
 schema     The schema's versions: upgrade, current, check
 threads    SQL off the event loop: a few threads, and patience for a database that is away
+url        The database's URL: what it may say, and why the rest is refused
 views      The views: the stable surface that people read with SQL
 workers/   Worker processes as SQL: who lives, with what load, and who was asked to drain
 webhooks/  Webhook endpoints, events and attempts as SQL

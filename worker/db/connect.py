@@ -1,5 +1,10 @@
 """The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode.
 
+On PostgreSQL each transaction sets what it depends on by itself, in the round trip of its BEGIN: timeouts, the date
+format, the schema, and for the engine the planner's. Nothing depends on a session, on a role's or a database's defaults,
+or on what the URL's `options` say, so that a pooler in transaction mode may stand in between. No statement is prepared
+on the server for the same reason, and since a plan that is kept is one for yesterday's rows.
+
 Every SQLite transaction begins with BEGIN IMMEDIATE: a deferred one that reads first and writes later fails at once
 with "database is locked", and the busy timeout does not apply to it (RELIABILITY D3). `synchronous=NORMAL` survives
 kill -9 of any process; a power loss may cost the last commits of SQLite. PostgreSQL is for those who cannot have that.
@@ -12,13 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from worker.base import private, urls
-from worker.base.errors import SettingsError, Unreachable
+from worker.base import private
+from worker.base.errors import StatementTimeout, Unreachable
 from worker.base.settings import Settings
+from worker.db.url import database_url, display_url
 
 T = TypeVar("T")
 
@@ -26,16 +32,26 @@ T = TypeVar("T")
 SQLITE_BUSY_MS = 10_000
 #: No statement of ours takes seconds; one that does is stuck behind something that will not move. A transaction that
 #: idles is that of a frozen process: while it lasts, nobody can take back the jobs that it has locked.
-PG_TIMEOUTS = "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=5000"
+#: A compiled plan (`jit`) costs more than any statement of ours takes.
+_TRANSACTION = {
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "5s",
+    "DateStyle": "ISO",
+    "jit": "off",
+}
+#: The engine's statements are each made for one index. Statistics may be hours old, from before a million rows came or
+#: went; by them the planner would read another index whole and sort what it finds (measured: 2 ms became 600).
+_BY_INDEX = {"enable_seqscan": "off", "enable_sort": "off"}
 
 #: A server that has not answered by then stands still: `statement_timeout` would have ended whatever it works at.
 ANSWER_SECONDS = 40.0
 
-#: A connection whose other end has gone without a word is given up after about ten seconds, not after two hours.
-PG_CONNECTION = {
+#: A connection whose other end has gone without a word is given up after about ten seconds, not after two hours. What
+#: the URL says stands before this.
+_PG_CONNECTION = {
     "connect_timeout": 5,
-    "options": PG_TIMEOUTS,
-    "application_name": "stockpot",
+    "fallback_application_name": "stockpot",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -43,40 +59,34 @@ PG_CONNECTION = {
 }
 
 
-def connect(settings: Settings, *, pool_size: int = 4, ask_first: bool = True, patient: bool = False) -> Engine:
-    """An engine for `settings.sqlalchemy_url`; connects at first use.
+def connect(
+    settings: Settings, *, pool_size: int = 4, ask_first: bool = True, patient: bool = False, by_index: bool = False
+) -> Engine:
+    """An engine for the settings' database; connects at first use.
 
     `ask_first` asks a pooled connection whether it still stands before it is used: 0.1 ms for callers that do not try
     again, so that a restarted PostgreSQL costs them nothing. The engine tries again, and does without. `patient` waits
-    for each answer for as long as it takes; others give up after `ANSWER_SECONDS`.
+    for each answer for as long as it takes; others give up after `ANSWER_SECONDS`. `by_index` is for statements that
+    are each made for one index, and shall have no other plan whatever the statistics say.
 
     Raises:
         SettingsError: the URL is not one, or names a database that Stockpot does not speak.
     """
-    try:
-        url = make_url(settings.sqlalchemy_url)
-        backend = url.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise SettingsError(f"STOCKPOT_DATABASE_URL: {error}") from None
-    if backend == "sqlite":
-        return _sqlite(settings, pool_size)
-    if backend != "postgresql":
-        raise SettingsError(f"STOCKPOT_DATABASE_URL: {backend} is not spoken here; use postgresql:// or sqlite:///")
-    try:
-        engine = create_engine(
-            url,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=10,
-            pool_pre_ping=ask_first,
-            hide_parameters=True,
-            connect_args=PG_CONNECTION,
-        )
-        from worker.db.bounded import BoundedConnection  # psycopg is optional
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"STOCKPOT_DATABASE_URL: {error.name} is missing; pip install 'stockpot[postgres]'"
-        ) from None
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, settings, pool_size)
+    from worker.db.bounded import BoundedConnection  # psycopg is optional
+
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=ask_first,
+        hide_parameters=True,
+        connect_args={name: value for name, value in _PG_CONNECTION.items() if name not in url.query}
+        | {"client_encoding": "utf8", "prepare_threshold": None},
+    )
     event.listen(engine, "handle_error", _leave_read_only)
     within = None if patient else ANSWER_SECONDS
 
@@ -86,7 +96,26 @@ def connect(settings: Settings, *, pool_size: int = 4, ask_first: bool = True, p
         connection.answer_within = within
         return connection
 
+    @event.listens_for(engine, "connect")
+    def begin_ourselves(connection: Any, _record: object) -> None:
+        connection.autocommit = True
+
+    begin = _begin(settings, by_index=by_index)
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(conn: Connection) -> None:
+        conn.exec_driver_sql(begin)
+
     return engine
+
+
+def _begin(settings: Settings, *, by_index: bool) -> str:
+    """BEGIN and all that the transaction depends on: several statements, one round trip."""
+    given = _TRANSACTION | (_BY_INDEX if by_index else {})
+    statements = [f"SET LOCAL {name} = '{value}'" for name, value in given.items()]
+    if settings.schema_name is not None:
+        statements.append(f'SET LOCAL search_path = "{settings.schema_name}"')
+    return "; ".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *statements])
 
 
 def _leave_read_only(context: ExceptionContext) -> None:
@@ -95,10 +124,8 @@ def _leave_read_only(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite(settings: Settings, pool_size: int) -> Engine:
-    url = make_url(settings.sqlalchemy_url)
-    if url.database and url.database != ":memory:":
-        _make_private(Path(url.database), settings.home)
+def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
+    _make_private(Path(str(url.database)), settings.home)
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -143,11 +170,17 @@ class Database:
     """One engine with the two ways in: `write` (one transaction) and `read` (a snapshot, no lock on SQLite)."""
 
     def __init__(
-        self, settings: Settings, *, pool_size: int = 4, ask_first: bool = True, patient: bool = False
+        self,
+        settings: Settings,
+        *,
+        pool_size: int = 4,
+        ask_first: bool = True,
+        patient: bool = False,
+        by_index: bool = False,
     ) -> None:
         """See `connect`."""
         self.settings = settings
-        self.engine = connect(settings, pool_size=pool_size, ask_first=ask_first, patient=patient)
+        self.engine = connect(settings, pool_size=pool_size, ask_first=ask_first, patient=patient, by_index=by_index)
 
     @property
     def is_sqlite(self) -> bool:
@@ -158,6 +191,7 @@ class Database:
         """Run `verb` in a transaction and commit it.
 
         Raises:
+            StatementTimeout: PostgreSQL has cancelled a statement; nothing was committed.
             Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
         """
         with self._told(), self.engine.begin() as conn:
@@ -167,6 +201,7 @@ class Database:
         """Run `query` in a read-only transaction.
 
         Raises:
+            StatementTimeout: PostgreSQL has cancelled a statement.
             Unreachable: the database does not answer.
         """
         with self._told(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
@@ -181,6 +216,8 @@ class Database:
         except OperationalError as error:
             if _too_much(error):
                 raise
+            if _cancelled(error):
+                raise StatementTimeout(_detail(error)) from error
             raise Unreachable("the database", _detail(error), self._mend(error)) from error
         except DBAPIError as error:
             if error.connection_invalidated or _read_only(error):
@@ -192,8 +229,7 @@ class Database:
     def _mend(self, error: DBAPIError) -> str:
         if _missing_table(error):
             return _UPGRADE
-        where = urls.without_credentials(self.settings.sqlalchemy_url)
-        return f"Is it running? STOCKPOT_DATABASE_URL is {where}; `stockpot doctor` checks it."
+        return f"Is it running? STOCKPOT_DATABASE_URL is {display_url(self.settings)}; `stockpot doctor` checks it."
 
     def close(self) -> None:
         """Close every connection."""
@@ -202,6 +238,7 @@ class Database:
 
 _READ_ONLY = "25006"
 _HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
+_CANCELLED = "57014"
 _UPGRADE = "Run `stockpot db upgrade`."
 
 
@@ -213,6 +250,11 @@ def _missing_table(error: DBAPIError) -> bool:
 def _read_only(error: DBAPIError) -> bool:
     """Whether PostgreSQL takes no writes now, as a standby does until it is promoted (RELIABILITY F44)."""
     return getattr(error.orig, "sqlstate", None) == _READ_ONLY
+
+
+def _cancelled(error: DBAPIError) -> bool:
+    """Whether PostgreSQL has cancelled the statement: by `statement_timeout`, or since somebody asked for it."""
+    return getattr(error.orig, "sqlstate", None) == _CANCELLED
 
 
 def _too_much(error: DBAPIError) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection
 
 from migrations import HEAD
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
 from worker.db.connect import Database
+from worker.db.ownership import refuse_encoding, relations, revision
 
 UPGRADE = "Run `stockpot db upgrade`."
 #: Between two looks at a database that does not answer; doubles from the first to the second, in seconds.
@@ -51,11 +52,12 @@ def ensure_schema(settings: Settings) -> None:
 
     Raises:
         Unreachable: the database does not answer, or (`OtherSchema`) is at another version; `mend` says what to do.
-        SettingsError: STOCKPOT_DATABASE_URL is no URL of a database that Stockpot speaks.
+        SettingsError: STOCKPOT_DATABASE_URL is no URL of a database that Stockpot speaks, or that database cannot hold
+            UTF-8.
     """
     database = Database(settings, pool_size=1)
     try:
-        at, empty = database.read(lambda conn: (revision(conn), not inspect(conn).get_table_names()))
+        at, empty = database.read(_look)
         if empty and database.is_sqlite:
             from worker.db import schema  # slow to load, and seldom needed
 
@@ -76,9 +78,7 @@ def ensure_schema(settings: Settings) -> None:
     )
 
 
-def revision(conn: Connection) -> str | None:
-    """The revision that a database is at; None when it never was Stockpot's."""
-    if not inspect(conn).has_table("alembic_version"):
-        return None
-    at: str | None = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return at
+def _look(conn: Connection) -> tuple[str | None, bool]:
+    """The revision, and whether the database is empty."""
+    refuse_encoding(conn)
+    return revision(conn), not relations(conn)

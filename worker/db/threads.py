@@ -30,7 +30,7 @@ class DatabaseThreads:
     """Runs transactions of the worker in threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self.database = Database(settings, pool_size=THREADS, ask_first=False)
+        self.database = Database(settings, pool_size=THREADS, ask_first=False, by_index=True)
         self._free = 1 if self.database.is_sqlite else THREADS
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="stockpot-sql")
         self._line: deque[asyncio.Future[None]] = deque()

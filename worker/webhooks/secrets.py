@@ -29,6 +29,7 @@ from pydantic import SecretStr
 from worker.base import private
 from worker.base.errors import InvalidRequest, SettingsError
 from worker.base.settings import SHORTEST_SECRET_KEY, Settings
+from worker.db.url import database_url
 from worker.webhooks.signing import key_of, spell
 
 log = structlog.get_logger("stockpot.webhooks")
@@ -120,7 +121,7 @@ def _kept_keys(settings: Settings) -> list[bytes]:
     path = home / KEY_FILE
     try:
         if not path.exists():
-            if not settings.sqlalchemy_url.startswith("sqlite"):
+            if database_url(settings).get_backend_name() != "sqlite":
                 log.warning("webhook_key_made", mend="set STOCKPOT_SECRET_KEY, the same on every machine")
             private.make_directory(home)
             draft = home / f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"

@@ -14,6 +14,7 @@ from ops.bench import wire
 from ops.bench.peers.speaking import listen, say
 from worker import Stockpot
 from worker.base.settings import settings
+from worker.db.url import database_url
 
 
 def submit_many(pot: Stockpot, question: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def count_done(engine: Engine, characters: int | None) -> dict[str, Any]:
 def main() -> None:
     """Ready, then one answer per question."""
     pot = Stockpot()
-    engine = create_engine(settings().sqlalchemy_url)
+    engine = create_engine(database_url(settings()))
     say(ready=True)
     while (question := listen()) is not None:
         if question["do"] == "submit_many":

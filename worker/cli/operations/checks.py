@@ -28,6 +28,7 @@ from worker.db.clock import now_sql
 from worker.db.connect import Database
 from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
+from worker.db.url import display_url
 from worker.upstream.client import UpstreamClient
 
 #: A clock that is further off makes log lines lie; leases do not mind, they use the database's clock.
@@ -61,7 +62,7 @@ def every(settings: Settings) -> Iterator[Check]:
 
 def database(settings: Settings) -> Iterator[Check]:
     """Reachable, of this version, writable, and its clock."""
-    where = urls.without_credentials(settings.sqlalchemy_url)
+    where = display_url(settings)
     opened = Database(settings, pool_size=1)
     try:
         before = datetime.now(UTC)

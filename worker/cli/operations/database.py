@@ -11,7 +11,8 @@ from worker.cli.exit_codes import FAILED
 from worker.cli.output import put, put_json, say
 from worker.db import schema
 from worker.db.connect import Database
-from worker.db.ready import revision
+from worker.db.ownership import revision
+from worker.db.url import display_url
 
 
 @click.group("db")
@@ -89,4 +90,4 @@ def _revision(settings: Settings) -> tuple[str | None, list[str]]:
 
 
 def _name(settings: Settings) -> str:
-    return urls.without_credentials(settings.sqlalchemy_url)
+    return display_url(settings)

@@ -19,6 +19,7 @@ from worker.base.settings import Settings, load
 from worker.cli.exit_codes import USAGE
 from worker.cli.output import put, say, shown
 from worker.db.ready import await_database
+from worker.db.url import display_url
 from worker.local.supervise import Child, Supervisor, stopping
 
 #: What the simulator gets for a key; it takes any.
@@ -126,7 +127,7 @@ class _Lines:
 
 
 def _tell_what_runs(settings: Settings, redis: str, upstream: str, workers: int, *, simulate: bool) -> None:
-    database = urls.without_credentials(settings.sqlalchemy_url)
+    database = display_url(settings)
     where = urls.without_credentials(redis) if settings.redis_url else f"embedded Valkey under {settings.home}"
     facts = {
         "database": database,

@@ -20,6 +20,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, bindparam, text
 
 from worker.base.money import PICO
@@ -196,12 +197,20 @@ def charge(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
     rows = conn.execute(
         text(f"""
         SELECT j.tenant, {day_sql(conn, "a.finished_at")} AS day, SUM(a.cost_picousd) AS cost
-        FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
-        WHERE (a.job_id, a.attempt) IN :calls AND a.cost_picousd <> 0 GROUP BY 1, 2
-        """).bindparams(_listed("calls")),
-        {"calls": list(calls)},
+        FROM {_calls(conn)} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
+        JOIN jobs AS j ON j.id = a.job_id WHERE a.cost_picousd <> 0 GROUP BY 1, 2
+        """),
+        {"calls": orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in calls]).decode()},
     )
     spend(conn, {(row.tenant, row.day): int(row.cost) for row in rows})
+
+
+def _calls(conn: Connection) -> str:
+    """A FROM item: the JSON list in `:calls` as the table `c` of jobs and attempts."""
+    if is_postgres(conn):
+        return "json_to_recordset(CAST(:calls AS json)) AS c(job text, attempt int)"
+    columns = "json_extract(value, '$.job') AS job, json_extract(value, '$.attempt') AS attempt"
+    return f"(SELECT {columns} FROM json_each(:calls)) AS c"
 
 
 def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:

@@ -70,7 +70,11 @@ _COLUMNS = (
     " AND a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL) END AS unasked"
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
-_MINE = "status = 'queued' AND due_at <= {now} AND expires_at > {now}"
+_DUE = "due_at <= {now} AND expires_at > {now}"
+_MINE = f"status = 'queued' AND {_DUE}"
+#: The same for jobs that are named by their ids: no partial index has this spelling in its condition, so that each is
+#: found by its id and in no other way.
+_THESE = f"status || '' = 'queued' AND {_DUE}"
 _UNBOUND = (
     "EXISTS (SELECT 1 FROM batches AS b WHERE b.id = jobs.batch_id AND b.status = 'in_progress' AND b.held IS NULL"
     " AND b.most IS NULL AND b.max_cost_picousd IS NULL)"
@@ -94,12 +98,21 @@ def claim_ids(
     A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
     wait for their route. `any_lane` claims bulk jobs, too: the one that is sent ahead to a route that was shut.
     """
-    where = f"id IN (SELECT value FROM given) AND (batch_id IS NULL OR {_UNBOUND}) AND {_AFFORDED}"
+    where = f"{_THESE.format(now=now_sql(conn))} AND (batch_id IS NULL OR {_UNBOUND}) AND {_AFFORDED}"
     if not any_lane:
         where += " AND lane = 'interactive'"
     if held:
         where += f" AND {_not_held(conn)}"
-    return _claim(conn, where, {"ids": list(ids), **_held(conn, held)}, len(ids), owner, lease)
+    given = {**_held(conn, held), "owner": owner, "lease": lease}
+    if is_postgres(conn):
+        due = f"""
+            SELECT d.id FROM unnest(CAST(:ids AS text[])) AS given(value) CROSS JOIN LATERAL (
+                SELECT id FROM jobs WHERE id = given.value AND {where} FOR UPDATE SKIP LOCKED
+            ) AS d
+        """
+        return _postgres(conn, due, {**given, "ids": list(ids)})
+    due = f"SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND {where}"
+    return _sqlite(conn, due, {**given, "ids": jsontext.dumps(list(ids)).decode()})
 
 
 def claim_due(
@@ -120,11 +133,16 @@ def claim_due(
     """
     if batch is None:
         return _claim_in_turns(conn, lane, limit, owner, lease, held, TenantFairness() if turns is None else turns)
-    where = "lane = :lane AND batch_id = :batch"
+    postgres = is_postgres(conn)
+    where = f"{_MINE.format(now=now_sql(conn))} AND lane = :lane AND batch_id = :batch"
     if held:
         where += f" AND {_not_held(conn)}"
-    given = {"lane": lane, "ids": [], "batch": batch, **_held(conn, held)}
-    return _claim(conn, where, given, limit, owner, lease)
+    due = f"""
+        SELECT id FROM jobs {"" if postgres else "INDEXED BY ix_jobs_queued_line"} WHERE {where}
+        ORDER BY due_at, id LIMIT :limit {"FOR UPDATE SKIP LOCKED" if postgres else ""}
+    """
+    given = {"lane": lane, "batch": batch, "limit": limit, "owner": owner, "lease": lease, **_held(conn, held)}
+    return _postgres(conn, due, given) if postgres else _sqlite(conn, due, given)
 
 
 def _not_held(conn: Connection) -> str:
@@ -163,7 +181,7 @@ def _claim_in_turns(
 
 def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str, lease: float) -> list[ClaimedJob]:
     mine = f"{_MINE.format(now=now_sql(conn))} AND {ALONE} AND lane = :lane"
-    params: dict[str, Any] = {"lane": lane, "ids": [], "owner": owner, "lease": lease}
+    params: dict[str, Any] = {"lane": lane, "owner": owner, "lease": lease}
     if is_postgres(conn):
         due = f"""
             SELECT d.id FROM unnest(CAST(:tenants AS text[]), CAST(:models AS text[]), CAST(:quotas AS int[]))
@@ -189,24 +207,11 @@ def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str,
     return _sqlite(conn, " UNION ALL ".join(parts), params)
 
 
-def _claim(
-    conn: Connection, where: str, given: dict[str, Any], limit: int, owner: str, lease: float
-) -> list[ClaimedJob]:
-    postgres = is_postgres(conn)
-    due = f"""
-        SELECT id FROM jobs WHERE {_MINE.format(now=now_sql(conn))} AND {where}
-        ORDER BY due_at, id LIMIT :limit {"FOR UPDATE SKIP LOCKED" if postgres else ""}
-    """
-    statement = _postgres if postgres else _sqlite
-    return statement(conn, due, {**given, "limit": limit, "owner": owner, "lease": lease})
-
-
 def _postgres(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
     now = now_sql(conn)
     rows = conn.execute(
         text(f"""
-        WITH given AS (SELECT unnest(CAST(:ids AS text[])) AS value),
-        due AS MATERIALIZED ({due}), claimed AS (
+        WITH due AS MATERIALIZED ({due}), claimed AS (
             UPDATE jobs AS j SET status = 'in_progress', waiting_on = NULL, fence = j.fence + 1, calls = j.calls + 1,
                 attempts = j.attempts + 1, lease_owner = :owner, lease_until = {after_sql(conn, ":lease")},
                 started_at = COALESCE(j.started_at, {now})
@@ -226,11 +231,6 @@ def _postgres(conn: Connection, due: str, params: dict[str, Any]) -> list[Claime
 
 def _sqlite(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
     now = now_sql(conn)
-    ids = params.pop("ids")
-    placeholders = {f"v{index}": value for index, value in enumerate(ids)}
-    values = ", ".join(f":{name}" for name in placeholders)
-    due = due.replace("(SELECT value FROM given)", f"({values})")
-    params |= placeholders
     claimed = [
         row[0]
         for row in conn.execute(

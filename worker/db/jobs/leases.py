@@ -1,4 +1,7 @@
-"""Leases: renewed by their workers, taken back from the dead, and the one that elects the sweeper."""
+"""Leases: renewed by their workers, taken back from the dead, and the one that elects the sweeper.
+
+`status || ''` in a condition keeps the partial indexes out of the plan: rows that are named by their ids are found so.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +66,9 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[En
         row[0]
         for row in conn.execute(
             text(f"""
-            SELECT id FROM jobs WHERE status = 'in_progress' AND lease_until < {now}
-            ORDER BY id LIMIT :limit {_for_update(conn)}
+            SELECT id FROM jobs {"" if is_postgres(conn) else "INDEXED BY ix_jobs_running"}
+            WHERE status = 'in_progress' AND lease_until < {now}
+            ORDER BY lease_owner LIMIT :limit {_for_update(conn)}
             """),
             {"limit": limit},
         )
@@ -84,7 +88,7 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[En
             error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
                 WHEN on_ambiguous = 'fail' THEN 'the worker died during the call, which may have been billed'
                 WHEN attempts >= max_attempts THEN 'every one of ' || attempts || ' attempts ended with its worker' END
-        WHERE id IN :ids AND status = 'in_progress'
+        WHERE id IN :ids AND status || '' = 'in_progress'
         RETURNING {RETURNED}
         """).bindparams(listed),
         {"ids": ids, "hold": hold},
@@ -111,14 +115,15 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
         # As a subquery PostgreSQL might run it once per row, each time with other rows, and the limit would be none.
         text(f"""
         WITH due AS MATERIALIZED (
-            SELECT id FROM jobs WHERE status = 'queued' AND expires_at <= {now}
+            SELECT id FROM jobs {"" if is_postgres(conn) else "INDEXED BY ix_jobs_expiring"}
+            WHERE status = 'queued' AND expires_at <= {now}
             ORDER BY expires_at LIMIT :limit {_for_update(conn)}
         )
         UPDATE jobs SET status = {verdict}, finished_at = {now}, waiting_on = NULL, error_class = {verdict},
             fence = fence + 1, seq = {FIRST_END},
             error_message = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled on request'
                 ELSE 'not finished within its time to live' || COALESCE('; last error: ' || error_message, '') END
-        WHERE id IN (SELECT id FROM due) AND status = 'queued'
+        WHERE id IN (SELECT id FROM due) AND status || '' = 'queued'
         RETURNING {RETURNED}
         """),
         {"limit": limit},

@@ -200,7 +200,7 @@ _POSTGRES = f"""
                 ELSE j.expires_at END,
             attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = g.seq,
             {", ".join(f"{name} = g.{name}" for name in _ERROR)}
-        FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status = 'in_progress'
+        FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status || '' = 'in_progress'
         RETURNING j.id, j.fence, j.answers
     ), ledger AS (
         UPDATE attempts AS a SET finished_at = {{now}}, status_code = g.error_status,

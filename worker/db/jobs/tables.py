@@ -27,6 +27,12 @@ _QUEUED = text("status = 'queued'")
 _QUEUED_ALONE = text("status = 'queued' AND batch_id IS NULL")
 _QUEUED_LINE = text("status = 'queued' AND batch_id IS NOT NULL")
 _RUNNING = text("status = 'in_progress'")
+_UNFINISHED = text("finished_at IS NULL")
+_ENDED_BADLY = text("status IN ('failed', 'cancelled', 'expired')")
+#: Where there is one tenant only, its index would be a second one of all ids.
+_OTHER_TENANT = text("tenant <> 'default'")
+#: What the provider's log is still to be asked for. Not `outcome`: closing an attempt must touch no index.
+_UNRECONCILED = text("reconciled IS NULL OR reconciled = 'late'")
 
 jobs = Table(
     "jobs",
@@ -90,6 +96,10 @@ jobs = Table(
     ),
     Index("ix_jobs_queued_line", "batch_id", "due_at", "id", postgresql_where=_QUEUED_LINE, sqlite_where=_QUEUED_LINE),
     Index("ix_jobs_expiring", "expires_at", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
+    # What lists are read from when they ask for less than most jobs are (`lookup.jobs`).
+    Index("ix_jobs_unfinished", "id", postgresql_where=_UNFINISHED, sqlite_where=_UNFINISHED),
+    Index("ix_jobs_ended_badly", "id", postgresql_where=_ENDED_BADLY, sqlite_where=_ENDED_BADLY),
+    Index("ix_jobs_of_tenant", "tenant", "id", postgresql_where=_OTHER_TENANT, sqlite_where=_OTHER_TENANT),
     # Not on lease_until: renewing a lease must touch no index (a heap-only update on PostgreSQL).
     Index("ix_jobs_running", "lease_owner", postgresql_where=_RUNNING, sqlite_where=_RUNNING),
     Index(
@@ -156,8 +166,45 @@ attempts = Table(
     Column("total_seconds", Double),
     Column("partial_text", Text),
     Column("reconciled", Text),
+    Column("counted", Boolean),  # whether `usage_days` has it
+    Index("ix_attempts_unreconciled", "started_at", postgresql_where=_UNRECONCILED, sqlite_where=_UNRECONCILED),
     CheckConstraint("cost_source IN ('provider', 'estimated')", name="cost_source"),
     CheckConstraint("(finished_at IS NULL) = (outcome = 'running')", name="finished_iff_over"),
+)
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("day", Text, primary_key=True),  # YYYY-MM-DD, UTC: when the call ended
+    Column("tenant", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    Column("batch_id", Id, primary_key=True, server_default=""),  # '' where there is none
+    Column("tags", Text, primary_key=True, server_default=""),  # JSON: the jobs' metadata of the keys in `usage_keys`
+    Column("shard", Integer, primary_key=True),  # workers that settle at once write to rows of their own
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in (
+            "jobs",
+            "attempts",
+            "input_tokens",
+            "cached_tokens",
+            "output_tokens",
+            "reasoning_tokens",
+            "total_tokens",
+            "provider_picousd",
+            "estimated_picousd",
+            "unpriced",
+        )
+    ),
+)
+"""What the calls of a day have used and cost: written in the transaction that writes the calls (`db.jobs.usage_days`)."""
+
+usage_keys = Table(
+    "usage_keys",
+    metadata,
+    Column("name", Text, primary_key=True),  # a key of the jobs' metadata that `usage_days.tags` has
+    Column("since", Text, nullable=False),  # the first whole day that has it
 )
 
 leases = Table(

@@ -129,7 +129,7 @@ def claim(
             SELECT id, row_number() OVER (PARTITION BY destination ORDER BY due_at, id) AS turn FROM due
         ), chosen AS (
             SELECT e.id FROM webhook_events e JOIN ranked ON ranked.id = e.id
-            WHERE ranked.turn <= :each AND e.status = 'pending'
+            WHERE ranked.turn <= :each AND e.status || '' = 'pending'
             ORDER BY ranked.turn, e.due_at LIMIT :limit {lock}
         )
         UPDATE webhook_events SET status = 'delivering', fence = fence + 1, lease_owner = :owner,
@@ -158,7 +158,7 @@ def renew(conn: Connection, held: Sequence[Held], lease_seconds: float) -> set[s
     rows = conn.execute(
         text(f"""
         UPDATE webhook_events SET lease_until = {after_sql(conn, ":lease")} FROM {source}
-        WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status = 'delivering'
+        WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status || '' = 'delivering'
         RETURNING webhook_events.id
         """),
         {"rows": _held(held), "lease": lease_seconds},
@@ -176,7 +176,7 @@ def put_back(conn: Connection, held: Sequence[Held], delay: float) -> None:
         UPDATE webhook_events SET status = 'pending', lease_owner = NULL, lease_until = NULL,
             due_at = {after_sql(conn, ":delay")}
         FROM {source}
-        WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status = 'delivering'
+        WHERE webhook_events.id = r.id AND webhook_events.fence = r.held AND status || '' = 'delivering'
         """),
         {"rows": _held(held), "delay": delay},
     )
@@ -229,7 +229,7 @@ def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, f
             delivered_at = CASE WHEN r.status = 'delivered' THEN {now} END,
             last_status_code = r.status_code, last_error = r.error
         FROM {source}
-        WHERE webhook_events.id = r.id AND webhook_events.fence = r.fence AND webhook_events.status = 'delivering'
+        WHERE webhook_events.id = r.id AND webhook_events.fence = r.fence AND webhook_events.status || '' = 'delivering'
         RETURNING webhook_events.id, CASE
             WHEN webhook_events.status = 'delivered' AND webhook_events.replayed_at_attempt = 0
             THEN -({seconds_until_sql(conn, "webhook_events.created_at")})

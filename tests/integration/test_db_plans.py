@@ -1,0 +1,245 @@
+"""What runs all the time costs the same after a year as on the first day: the plans of its statements, on both databases.
+
+The tables hold 100,000 finished jobs when the statistics are taken, and none that waits; then jobs come. That is what a
+planner has at hand on most days: PostgreSQL looks again when a tenth of the table has changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+
+from tests.factories import request as job_request
+from tests.rig.postgres import PostgresServer
+from worker.base.settings import Settings
+from worker.batches.keeper import BatchKeeper
+from worker.db.batches import claims
+from worker.db.budgets import reservations
+from worker.db.connect import Database
+from worker.db.jobs import claim, leases, ledger, settle, submit
+from worker.db.jobs.settle import Settlement
+from worker.db.jobs.tenant_fairness import TenantFairness
+from worker.db.webhooks import outbox
+
+HISTORY = 100_000
+WAITING = 2_000
+#: A statement looks at no more rows of the large tables: what waits and runs, and a slice of what is given.
+MOST_ROWS = 3 * WAITING
+LARGE = "jobs|requests|results|attempts|webhook_events|webhook_attempts|batches|batch_ends"
+
+NUMBERS = {
+    "postgresql": f"generate_series(1, {HISTORY}) AS n(n)",
+    "sqlite": f"(WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {HISTORY}) SELECT n FROM n)",
+}
+#: The id's first twelve digits are its time in milliseconds, an hour apart for a hundred jobs.
+ID = {
+    "postgresql": "'job_' || lpad(to_hex(1700000000000 + n * CAST(36000 AS bigint)), 12, '0') || '7000800000000000' || lpad(to_hex(n), 4, '0')",
+    "sqlite": "'job_' || printf('%012x7000800000000000%04x', 1700000000000 + n * CAST(36000 AS bigint), n)",
+}
+AT = {
+    "postgresql": "to_timestamp(1700000000 + n * 36)",
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 1700000000 + n * 36, 'unixepoch')",
+}
+
+
+def history(conn: Connection) -> None:
+    """A year of finished jobs, most of them in batches that are over, with events that were delivered."""
+    dialect = conn.dialect.name
+    numbers, made, at = NUMBERS[dialect], ID[dialect], AT[dialect]
+    status = "CASE WHEN n % 50 = 0 THEN 'failed' ELSE 'completed' END"
+    tenant, model = "'t' || n % 20", "'m' || n % 5"
+    batch = "CASE WHEN n % 10 < 8 THEN 'batch_' || n / 1000 END"
+    for statement in (
+        f"""INSERT INTO batches (id, tenant, status, input_name, endpoint, total, imported, completed, max_attempts,
+                window_seconds, created_at, due_at, expires_at, finished_at)
+            SELECT 'batch_' || n, 't1', 'completed', 'in.jsonl', '/v1/chat/completions', 800, 800, 800, 5, 86400,
+                {at}, {at}, {at}, {at} FROM {numbers} WHERE n <= {HISTORY} / 100""",
+        f"""INSERT INTO jobs (id, tenant, endpoint, model, lane, status, fence, calls, attempts, max_attempts,
+                on_ambiguous, created_at, due_at, started_at, finished_at, expires_at, error_class, batch_id, line)
+            SELECT {made}, {tenant}, '/v1/chat/completions', {model}, 'bulk', {status}, 1, 1, 1, 5, 'reconcile',
+                {at}, {at}, {at}, {at}, {at}, CASE WHEN n % 50 = 0 THEN 'upstream' END, {batch}, n FROM {numbers}""",
+        f"INSERT INTO requests (job_id, body) SELECT {made}, '{{}}' FROM {numbers}",
+        f"INSERT INTO results (job_id, response, text) SELECT {made}, '{{}}', 'ok' FROM {numbers}",
+        f"""INSERT INTO attempts (job_id, attempt, fence, worker, outcome, started_at, finished_at, total_tokens,
+                cost_picousd, cost_source, reconciled)
+            SELECT {made}, 1, 1, 'w', 'completed', {at}, {at}, 15, 1000, 'provider', 'matched' FROM {numbers}""",
+        f"""INSERT INTO webhook_events (id, tenant, type, job_id, url, destination, body, status, attempts, due_at,
+                created_at, delivered_at)
+            SELECT 'evt_' || n, {tenant}, 'job.completed', {made}, 'https://e.test/', 'https://e.test', '{{}}',
+                'delivered', 1, {at}, {at}, {at} FROM {numbers}""",
+    ):
+        conn.execute(text(statement))
+
+
+def waiting(conn: Connection) -> None:
+    """What came after the statistics were taken: jobs that wait, some that run, a batch, a budget, events."""
+    requests = [
+        job_request(model=f"m{at % 5}", tenant=f"t{at % 20}", lane="bulk" if at % 2 else "interactive")
+        for at in range(WAITING)
+    ]
+    submit.insert(conn, requests, Settings())
+    claim.claim_due(conn, "bulk", 100, owner="dead", lease=-1)
+    now = datetime.now(UTC)
+    conn.execute(
+        text("""
+        INSERT INTO batches (id, tenant, input_name, endpoint, total, imported, max_attempts, max_cost_picousd,
+            window_seconds, created_at, due_at, expires_at)
+        VALUES ('batch_open', 't1', 'in.jsonl', '/v1/chat/completions', 100, 100, 5, 1000000, 86400, :now, :now, :late)
+        """),
+        {"now": at_text(conn, now), "late": at_text(conn, now + timedelta(days=1))},
+    )
+    lines = text(
+        "UPDATE jobs SET batch_id = 'batch_open', line = 1 WHERE status = 'queued' AND tenant = 't3' AND lane = 'bulk'"
+    )
+    conn.execute(lines)
+    outbox.enqueue(
+        conn,
+        [
+            outbox.EventRow(f"evt_new{n}", "t1", "job.completed", "{}", "https://e.test", url="https://e.test/")
+            for n in range(500)
+        ],
+    )
+    reservations.put(conn, "t1", "total", 10**9)
+    reservations.put(conn, "*", "day", 10**9)
+
+
+def at_text(conn: Connection, moment: datetime) -> Any:
+    """A moment as a bound value."""
+    return moment if conn.dialect.name == "postgresql" else moment.strftime("%Y-%m-%d %H:%M:%S.000")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with a year behind it, whose statistics know nothing of today."""
+    if request.param == "sqlite":
+        template: Path = request.getfixturevalue("sqlite_template")
+        path = tmp_path_factory.mktemp("grown") / "stockpot.db"
+        path.write_bytes(template.read_bytes())
+        url, server = f"sqlite:///{path}", None
+    else:
+        server = request.getfixturevalue("postgres_server")
+        assert isinstance(server, PostgresServer)
+        url = server.create_database(request.getfixturevalue("postgres_template"))
+    database = Database(Settings(database_url=url), by_index=True)
+    database.write(history)
+    with database.engine.connect() as conn:
+        conn.exec_driver_sql("ANALYZE")
+        conn.commit()
+    database.write(waiting)
+    yield database
+    database.close()
+    if server is not None:
+        server.drop_database(url)
+
+
+def job_ids(conn: Connection, status: str) -> list[str]:
+    """Some jobs that wait or run; looked up once."""
+    if status not in conn.info:
+        found = conn.execute(text("SELECT id, status FROM jobs ORDER BY id DESC LIMIT 3000"))
+        conn.info[status] = [row.id for row in found if row.status == status][:64]
+    return list(conn.info[status])
+
+
+def settle_some(conn: Connection) -> None:
+    jobs = claim.claim_due(conn, "interactive", 64, owner="w", lease=30)
+    given = [
+        Settlement(job.id, job.fence, job.attempt, "completed", "completed", response="{}", text="ok") for job in jobs
+    ]
+    written = settle.settle(conn, given)
+    assert len(written) == 64
+    reservations.charge(conn, [(one.job_id, one.attempt) for one in given])
+
+
+def claim_lines(conn: Connection) -> object:
+    found = claims.open_batches(conn)
+    assert [one.id for one in found] == ["batch_open"]
+    return claims.claim_lines(conn, found[0], 8, owner="w", lease=30, held=[])
+
+
+def reserve_some(conn: Connection) -> object:
+    jobs = claim.claim_due(conn, "bulk", 20, owner="w", lease=30)
+    return reservations.reserve(conn, [reservations.Ask(job.id, job.attempt, job.fence, job.tenant, 1) for job in jobs])
+
+
+YEAR = datetime(2023, 11, 14, tzinfo=UTC)
+PERIODIC: dict[str, Callable[[Connection], object]] = {
+    "claim in turns": lambda conn: claim.claim_due(conn, "bulk", 64, owner="w", lease=30, turns=TenantFairness()),
+    "claim by id": lambda conn: claim.claim_ids(conn, job_ids(conn, "queued"), owner="w", lease=30, any_lane=True),
+    "claim lines": claim_lines,
+    "settle": settle_some,
+    "reserve": reserve_some,
+    "renew": lambda conn: leases.renew(conn, "dead", job_ids(conn, "in_progress"), lease=30),
+    "reclaim": leases.reclaim,
+    "expire": leases.expire,
+    "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3),
+    "keep batches": BatchKeeper().keep,
+    "tend budgets": reservations.tend,
+    "claim events": lambda conn: outbox.claim(conn, "w", limit=64, each=8, lease_seconds=30),
+    "reclaim events": outbox.reclaim_expired,
+    "look for unreconciled": lambda conn: ledger.first_open(conn, None),
+    "read unreconciled": lambda conn: ledger.open_between(conn, YEAR, YEAR + timedelta(hours=1)),
+}
+
+
+@pytest.mark.parametrize("name", PERIODIC)
+def test_its_cost_does_not_grow_with_the_history(grown: Database, name: str) -> None:
+    """No statement of it reads a large table, or an index of one, from end to end."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_conn: object, _cursor: object, statement: str, parameters: Any, _context: object, many: bool) -> None:
+        if re.match(r"\s*(SELECT|WITH|UPDATE|DELETE|INSERT)", statement):
+            seen.append((statement, parameters[0] if many else parameters))
+
+    with grown.engine.connect() as conn:
+        PERIODIC[name](conn)  # what it finds the second time is what it has to step over
+        event.listen(grown.engine, "before_cursor_execute", note)
+        try:
+            PERIODIC[name](conn)
+        finally:
+            event.remove(grown.engine, "before_cursor_execute", note)
+        explain = sqlite_trouble if grown.is_sqlite else postgres_trouble
+        trouble = [line for statement, parameters in seen for line in explain(conn, statement, parameters)]
+        conn.rollback()
+    assert seen
+    assert not trouble, "\n".join(trouble)
+
+
+def sqlite_trouble(conn: Connection, statement: str, parameters: Any) -> list[str]:
+    """Scans of whole tables or whole indexes; one of a partial index reads only what it holds."""
+    plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    steps = [row[3] for row in plan]
+    partial = "ix_jobs_queued|ix_jobs_running|ix_jobs_expiring|ix_batches_active|ix_webhook_events_d|ix_webhook_events_w|_open"
+    return [
+        f"{step}\n  {statement}"
+        for step in steps
+        if re.match(rf"SCAN ({LARGE}|[abejr])\b", step)
+        and not re.search(rf"USING (COVERING )?INDEX \w*({partial})", step)
+    ]
+
+
+def postgres_trouble(conn: Connection, statement: str, parameters: Any) -> list[str]:
+    """Nodes that read more rows of a large table than anything waits or runs."""
+    with conn.begin_nested() as savepoint:
+        plan = conn.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
+        savepoint.rollback()
+    found = []
+
+    def walk(node: dict[str, Any]) -> None:
+        loops = node.get("Actual Loops", 1)
+        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        rows = loops * (node["Actual Rows"] + removed)
+        if re.fullmatch(LARGE, node.get("Relation Name", "")) and (rows > MOST_ROWS or node["Node Type"] == "Seq Scan"):
+            found.append(
+                f"{node['Node Type']} on {node['Relation Name']} {node.get('Index Name')}: {rows:.0f} rows\n  {statement}"
+            )
+        for child in node.get("Plans", []):
+            walk(child)
+
+    walk(plan[0]["Plan"])
+    return found
