@@ -26,6 +26,7 @@ from worker.db.jobs import claim, leases, ledger, settle, submit
 from worker.db.jobs.settle import Settlement
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.webhooks import outbox
+from worker.job.consequences import Consequences
 
 HISTORY = 100_000
 WAITING = 2_000
@@ -178,7 +179,7 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "reclaim": leases.reclaim,
     "expire": leases.expire,
     "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3),
-    "keep batches": BatchKeeper().keep,
+    "keep batches": BatchKeeper(Consequences().write).keep,
     "tend budgets": reservations.tend,
     "claim events": lambda conn: outbox.claim(conn, "w", limit=64, each=8, lease_seconds=30),
     "reclaim events": outbox.reclaim_expired,
