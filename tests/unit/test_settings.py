@@ -9,7 +9,7 @@ import pytest
 
 from worker.base import settings as module
 from worker.base.errors import SettingsError
-from worker.base.settings import Settings, load
+from worker.base.settings import load
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from worker.base import urls
 from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
