@@ -13,12 +13,14 @@ import time
 JOB = "job_"
 BATCH = "batch_"
 EVENT = "evt_"
+FILE = "file-"
 
 _COUNTER_BITS = 12
 _HEX = "[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}"
 _JOB_ID = re.compile(JOB + _HEX)
 _BATCH_ID = re.compile(BATCH + _HEX)
 _EVENT_ID = re.compile(EVENT + _HEX)
+_FILE_ID = re.compile(FILE + _HEX)
 
 
 class _Clock:
@@ -81,6 +83,11 @@ def event_id() -> str:
     return EVENT + uuid7_hex()
 
 
+def file_id() -> str:
+    """A new file id: `file-` and 32 hex digits; OpenAI's clients know a file by this prefix."""
+    return FILE + uuid7_hex()
+
+
 def is_job_id(text: object) -> bool:
     """Whether this is a job id as `job_id` makes them."""
     return isinstance(text, str) and _JOB_ID.fullmatch(text) is not None
@@ -94,3 +101,8 @@ def is_batch_id(text: object) -> bool:
 def is_event_id(text: object) -> bool:
     """Whether this is an event id as `event_id` makes them."""
     return isinstance(text, str) and _EVENT_ID.fullmatch(text) is not None
+
+
+def is_file_id(text: object) -> bool:
+    """Whether this is a file id as `file_id` makes them."""
+    return isinstance(text, str) and _FILE_ID.fullmatch(text) is not None

@@ -84,9 +84,18 @@ JOB_POINTS = {
 }
 #: Points that no job is named at, with how a worker comes there.
 LOOP_POINTS = ("claim.before", "sweep.reclaimed")
-#: Enumerated elsewhere: the producer's in `test_process_producers`, the deliverer's in `test_webhook_crashes`, and the
-#: look-up's in `test_upstream_ambiguous`.
-ELSEWHERE = {"submit.committed", "hook.claimed", "hook.sent", "hook.recorded", "lookup.before"}
+#: Enumerated elsewhere: the producer's in `test_process_producers`, the deliverer's in `test_webhook_crashes`, the
+#: look-up's in `test_upstream_ambiguous`, and those of stored files in `test_file_deaths`.
+FILE_POINTS = {
+    "file.piece",
+    "file.written",
+    "import.surveyed",
+    "import.begun",
+    "import.slice",
+    "output.written",
+    "output.finished",
+}
+ELSEWHERE = {"submit.committed", "hook.claimed", "hook.sent", "hook.recorded", "lookup.before"} | FILE_POINTS
 
 
 def test_every_crash_point_is_enumerated_or_named_as_tested_elsewhere() -> None:

@@ -28,6 +28,13 @@ POINTS = frozenset(
         "release.before",  # a job is about to be given back
         "sweep.reclaimed",  # expired leases were written, not committed
         "lookup.before",  # broken calls are about to be looked up in the provider's log
+        "file.piece",  # a piece of an upload is committed
+        "file.written",  # all pieces of an upload are committed, the file is not there yet
+        "import.surveyed",  # a stored batch file is valid, its batch not begun
+        "import.begun",  # the batch is in progress, no line imported
+        "import.slice",  # a slice of its lines is committed
+        "output.written",  # ended lines are appended to a batch's files, not committed
+        "output.finished",  # the batch's files are whole and it has ended, not committed
         "hook.claimed",  # webhook events claimed, nothing sent
         "hook.sent",  # the receiver has answered, no record of it yet
         "hook.recorded",  # the attempt is written, not committed

@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     webhook_retry_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     secret_key: SecretStr | None = None
 
+    file_store: str | None = None
+    max_file_bytes: Annotated[int, Field(ge=1_024)] = 512 * 1024 * 1024
+    max_batch_file_bytes: Annotated[int, Field(ge=1_024)] = 200 * 1024 * 1024
+
+    gateway_cors_origins: str | None = None
     gateway_port: Annotated[int, Field(ge=0, le=65_535)] = 8484
     gateway_connections: Annotated[int, Field(ge=1)] = 10_000
     gateway_wait_seconds: Seconds = 590

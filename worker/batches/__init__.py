@@ -1,9 +1,12 @@
 """Batches of any size: quoted, imported, run by the workers, read while they run, reported.
 
 daily         Windows of the day: `HH:MM-HH:MM`, in which bulk work may run
+file_lines    A line of a stored batch file, with OpenAI's codes for what is wrong with it
+from_file     A batch that is made of a stored file is read, checked and imported by a worker
 importing     Submit: a surveyed file becomes a batch and its lines become jobs
 keeper        The batch keeper
 line_text     A line that is over as OpenAI's files have it
+output_files  A batch's output and error files, which grow in the store
 pace          Pace: how many calls in flight end a batch by a given time, and no more
 progress      How far a batch is and how fast it goes, from its counters alone
 quote         The quote: tokens, cost and time of a surveyed file

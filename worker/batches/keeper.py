@@ -27,7 +27,15 @@ WINDOW, MAX_COST = "window", "max_cost"
 class WriteEnds(Protocol):
     """Writes what follows from ends in their transaction: `worker.job.consequences`, which stands above this room."""
 
-    def __call__(self, conn: Connection, jobs: Sequence[Ended], /, *, unexpected: Collection[str] = ()) -> int:
+    def __call__(
+        self,
+        conn: Connection,
+        jobs: Sequence[Ended],
+        /,
+        *,
+        unexpected: Collection[str] = (),
+        batches: Sequence[BatchRow] = (),
+    ) -> int:
         """How many webhook events are due now."""
 
 

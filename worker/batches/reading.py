@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -37,14 +38,20 @@ class FileChanged(StockpotError):
 class BatchFile:
     """An input file that can be read again from its start. A context manager."""
 
-    def __init__(self, source: str, *, home: Path, stdin: BinaryIO | None = None) -> None:
+    def __init__(self, source: str | BinaryIO, *, home: Path, stdin: BinaryIO | None = None, name: str = "") -> None:
         """Open `source`, a path or `-`, which is then read to its end from `stdin` into a file under `home`.
+
+        A stored file comes open, with its `name`: it can be sought in, and never changes.
 
         Raises:
             OSError: it cannot be read.
         """
-        self.name = "stdin" if source == STDIN else Path(source).name
-        self._raw = _spooled(stdin, home) if source == STDIN and stdin is not None else Path(source).open("rb")  # noqa: SIM115 -- closed by `close`
+        if not isinstance(source, str):
+            self.name, self._raw = name, source
+        elif source == STDIN and stdin is not None:
+            self.name, self._raw = "stdin", _spooled(stdin, home)
+        else:
+            self.name, self._raw = Path(source).name, Path(source).open("rb")  # noqa: SIM115 -- closed by `close`
         self._gzip = self._raw.read(len(_GZIP)) == _GZIP
         self._seen = self._stamp()
         self.bytes = self._seen[0]
@@ -105,7 +112,10 @@ class BatchFile:
             raise FileChanged(self.name)
 
     def _stamp(self) -> tuple[int, int]:
-        found = os.fstat(self._raw.fileno())
+        try:
+            found = os.fstat(self._raw.fileno())
+        except io.UnsupportedOperation:  # no file of this machine
+            return 0, 0
         return found.st_size, found.st_mtime_ns
 
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from api_schemas import jsontext
 from api_schemas.batch import BatchLine, BatchProblem
+from api_schemas.errors import FieldProblem
 from worker.batches.reading import BatchFile
 from worker.batches.repeats import Repeats
 from worker.provider.prices import output_bound
+
+#: Reads a line, given its number: the line itself, or everything that is wrong with it.
+ReadLine = Callable[[bytes, int], BatchLine | Sequence[FieldProblem | BatchProblem]]
 
 #: How often progress is told, in lines.
 TELL_EVERY = 2_000
@@ -91,6 +96,7 @@ def survey(
     on_problem: Callable[[BatchProblem], None],
     on_progress: Callable[[int], None] = lambda _: None,
     dedupe: bool = False,
+    read: ReadLine | None = None,
 ) -> Survey:
     """Read a file to its end and tell every problem of every line, in bounded memory.
 
@@ -98,6 +104,7 @@ def survey(
         on_problem: is told of each; those of repeated custom ids come last.
         on_progress: is told how many bytes of the file are read.
         dedupe: find the lines that ask the same (endpoint and body, whatever the order of its keys).
+        read: reads one line of so many bytes at most, given its number: the line, or what is wrong with it.
 
     Raises:
         InvalidRequest: the gzip data is damaged.
@@ -106,10 +113,12 @@ def survey(
     ids = Repeats()
     bodies = _Bodies() if dedupe else None
     digest = hashlib.sha256()
-    read, models = BatchLine.read, found.models
+    models = found.models
+    if read is None:
+        read = partial(BatchLine.read, max_bytes=max_line_bytes)
     for number, raw in file.lines(longest=max_line_bytes, digest=digest):
         found.lines += 1
-        line = read(raw, number, max_bytes=max_line_bytes)
+        line = read(raw, number)
         if isinstance(line, BatchLine):
             ids.add(line.custom_id.encode(), number)
             model, bound = str(line.body["model"]), output_bound(line.body)
@@ -124,7 +133,7 @@ def survey(
             found.bad_lines += 1
             for problem in line:
                 found.problems += 1
-                on_problem(BatchProblem(line=number, message=problem.message, param=problem.field or None))
+                on_problem(_of_line(number, problem))
         if found.lines % TELL_EVERY == 0:
             on_progress(file.position)
     _tell_repeated(found, ids, on_problem)
@@ -134,6 +143,12 @@ def survey(
     found.sha256 = digest.hexdigest()
     on_progress(file.position)
     return found
+
+
+def _of_line(number: int, problem: FieldProblem | BatchProblem) -> BatchProblem:
+    if isinstance(problem, BatchProblem):
+        return problem
+    return BatchProblem(line=number, message=problem.message, param=problem.field or None)
 
 
 def _tell_repeated(found: Survey, ids: Repeats, on_problem: Callable[[BatchProblem], None]) -> None:

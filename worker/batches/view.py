@@ -6,27 +6,43 @@ from datetime import datetime
 from typing import Any, cast
 
 from api_schemas import jsontext
-from api_schemas.batch import Batch, BatchStatus, BatchUsage, InputDetails, OutputDetails, RequestCounts
+from api_schemas.batch import Batch, BatchProblems, BatchStatus, BatchUsage, InputDetails, OutputDetails, RequestCounts
 from worker.db.batches.records import BatchRow
 
 #: Where a batch's finish is told, by its status.
-_ENDS = {"completed": "completed_at", "expired": "expired_at", "cancelled": "cancelled_at"}
+_ENDS = {
+    "completed": "completed_at",
+    "failed": "failed_at",
+    "expired": "expired_at",
+    "cancelled": "cancelled_at",
+}
 
 
 def batch_object(row: BatchRow) -> Batch:
-    """The batch object. Files have no ids here: the input is named, results are read with `stockpot batch results`."""
+    """The batch object. One that is made by the command has no files: its input is named.
+
+    A cancelled batch whose files are not whole yet is `cancelling`, which is what its client waits at.
+    """
     ends: dict[str, Any] = {}
     if row.finished_at is not None:
-        ends = {"finalizing_at": _unix(row.finished_at), _ENDS[row.status]: _unix(row.finished_at)}
+        ends[_ENDS[row.status]] = _unix(row.finished_at)
+    if row.status != "failed":
+        ends["finalizing_at"] = _unix(row.finalizing_at or row.finished_at)
+    status = "cancelling" if row.status == "finalizing" and row.cancelling_at is not None else row.status
+    early = row.input_file_id is not None and row.began_at is None  # it has ended before its lines were imported
+    has_errors = row.failed + row.cancelled + row.expired > 0
     return Batch(
         id=row.id,
         endpoint=row.endpoint,
         model=row.model,
-        input_file_id=row.input_name,
+        errors=None if row.errors is None else BatchProblems.model_validate_json(row.errors),
+        input_file_id=row.input_file_id or row.input_name,
+        output_file_id=row.output_file_id,
+        error_file_id=row.error_file_id if has_errors else None,
         completion_window=f"{row.window_seconds / 3600:g}h",
-        status=cast("BatchStatus", row.status),
+        status=cast("BatchStatus", status),
         created_at=int(row.created_at.timestamp()),
-        in_progress_at=_unix(row.due_at),
+        in_progress_at=None if row.status == "validating" or early else _unix(row.began_at or row.due_at),
         expires_at=_unix(row.expires_at),
         cancelling_at=_unix(row.cancelling_at),
         request_counts=RequestCounts(total=row.total, completed=row.completed, failed=row.failed),

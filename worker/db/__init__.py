@@ -7,6 +7,7 @@ budgets/   Budgets as SQL
 clock      The database's clock, as SQL
 columns    What every table is made of
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
+files/     Stored files as SQL
 group_writer  Group commit
 fleet      The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard
 jobs/      Jobs as SQL, by the verbs of their life

@@ -26,6 +26,7 @@ from worker.db.batches import tables as batch_tables
 from worker.db.budgets import tables as budget_tables
 from worker.db.columns import metadata
 from worker.db.connect import Database
+from worker.db.files import tables as file_tables
 from worker.db.jobs import tables
 from worker.db.webhooks import tables as webhook_tables
 from worker.db.workers import tables as worker_tables
@@ -35,6 +36,7 @@ __all__ = [
     "budget_tables",
     "current",
     "differences",
+    "file_tables",
     "head",
     "is_current",
     "metadata",

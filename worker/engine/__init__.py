@@ -4,6 +4,7 @@ batch_fairness  Rounds: which batch is claimed from next
 collector       Python's cyclic garbage collector, tuned for one process with thousands of calls in flight
 engine          The engine
 feeder          The feeder: what this worker claims, and when
+file_keeper     What workers do for stored files
 fleet_gauges    Gauges of the whole fleet, read by every worker that serves `/metrics`
 health          The worker's HTTP door for machines: `/livez`, `/readyz`, `/metrics`
 heartbeat       The heartbeat

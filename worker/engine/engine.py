@@ -167,6 +167,7 @@ class Engine:
         await asyncio.wait([feeding], timeout=SETTLE_SECONDS)
         await self._finish(settings.drain_seconds)
         await end_tasks(tasks)
+        await asyncio.to_thread(parts.files.close)
         await parts.consequences.stop(min(settings.drain_seconds, 5.0))
         await parts.publisher.aclose()
         await parts.admission.aclose()
@@ -190,6 +191,8 @@ class Engine:
             partial(self._watch, parts.publisher),
             partial(parts.news.watch, lambda: admission.closed(route) is not None, settings.sweep_seconds),
             parts.lookups.run,
+            parts.files.import_batches,
+            parts.files.write_files,
         ]
 
     async def _finish(self, seconds: float) -> None:

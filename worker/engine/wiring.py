@@ -10,6 +10,7 @@ from worker import embedded
 from worker.base.settings import Settings
 from worker.db.threads import DatabaseThreads
 from worker.engine.feeder import Feeder
+from worker.engine.file_keeper import FileKeeper
 from worker.engine.fleet_gauges import FleetGauges
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.presence import Presence
@@ -47,6 +48,7 @@ class Parts:
     presence: Presence
     gauges: FleetGauges
     sweeper: Sweeper
+    files: FileKeeper
     lookups: Lookups
     control: Control
     news: RouteNews
@@ -127,6 +129,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         ),
         gauges=FleetGauges(database, admission.snapshot),
         sweeper=sweeper,
+        files=FileKeeper(settings, consequences, owner=owner),
         lookups=lookups,
         control=Control(redis_url),
         news=news,

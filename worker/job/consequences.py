@@ -82,15 +82,23 @@ class Consequences:
         if self._deliverer is not None:
             await self._deliverer.stop(drain)
 
-    def write(self, conn: Connection, jobs: Sequence[Ended], *, unexpected: Collection[str] = ()) -> int:
+    def write(
+        self,
+        conn: Connection,
+        jobs: Sequence[Ended],
+        *,
+        unexpected: Collection[str] = (),
+        batches: Sequence[BatchRow] = (),
+    ) -> int:
         """Write what follows from these ends; how many webhook events are due. The caller commits.
 
         Args:
             jobs: every job that this transaction ended, and every job of which it ended a call.
             unexpected: batches that expect fewer lines than before, and may be over with that.
+            batches: those that this transaction ended by itself: one that was refused, one whose files are whole.
         """
-        ends = Ends(jobs, self._subscriptions, unexpected)
-        if jobs or unexpected:
+        ends = Ends(jobs, self._subscriptions, unexpected, list(batches))
+        if jobs or unexpected or batches:
             for step in STEPS:
                 step(conn, ends)
         return ends.events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,20 +27,66 @@ def ask(settings: Settings) -> Market:
     return asyncio.run(_ask(settings))
 
 
-async def _ask(settings: Settings) -> Market:
-    client = UpstreamClient(
+def _client(settings: Settings) -> UpstreamClient:
+    return UpstreamClient(
         settings.upstream_url,
         connect_timeout=settings.connect_timeout,
         first_event_timeout=settings.first_event_timeout,
         idle_timeout=settings.idle_timeout,
         max_response_bytes=settings.max_response_bytes,
     )
+
+
+async def _ask(settings: Settings) -> Market:
+    client = _client(settings)
     prices = Prices()
     try:
         _, seconds = await asyncio.gather(prices.refresh(client), _seconds(client))
     finally:
         await client.close()
     return Market(prices, seconds)
+
+
+def missing_models(settings: Settings, names: Collection[str]) -> set[str]:
+    """Which of these models the upstream says that it does not have; none when it does not answer."""
+    return asyncio.run(_missing(settings, names))
+
+
+async def _missing(settings: Settings, names: Collection[str]) -> set[str]:
+    client = _client(settings)
+    try:
+        status, _, body = await client.get_json("/v1/models")
+        listed = _names(body) if status == 200 else set()
+        if not listed:
+            return set()
+        missing = set()
+        for name in set(names) - listed:  # some are served without being listed, and found by their id
+            status, _, body = await client.get_json("/v1/models", params={"id": name})
+            if status == 200 and not _names(body):
+                missing.add(name)
+        return missing
+    except Unreachable:
+        return set()
+    finally:
+        await client.close()
+
+
+def _names(body: bytes) -> set[str]:
+    """Ids and aliases of a list of models."""
+    try:
+        document = jsontext.loads(body)
+    except ValueError:
+        return set()
+    found: set[str] = set()
+    for entry in document.get("data") or [] if isinstance(document, dict) else []:
+        if isinstance(entry, dict):
+            aliases = entry.get("aliases")
+            found |= {
+                one
+                for one in [entry.get("id"), *(aliases if isinstance(aliases, list) else [])]
+                if isinstance(one, str)
+            }
+    return found
 
 
 async def _seconds(client: UpstreamClient) -> dict[str, float]:

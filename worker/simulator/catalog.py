@@ -68,7 +68,7 @@ CATALOG: Mapping[str, Model] = {
 }
 _BY_NAME: Mapping[str, Model] = {name: model for model in CATALOG.values() for name in (model.id, *model.aliases)}
 #: What a model that the catalogue does not list costs: the first model's price.
-_UNLISTED = CATALOG["openai/gpt-5-1-chat-latest"]
+DEFAULT = CATALOG["openai/gpt-5-1-chat-latest"]
 
 
 def find(name: str) -> Model | None:
@@ -83,7 +83,7 @@ def answered_name(model: str) -> str:
 
 def charge(model: str, input_tokens: int, output_tokens: int) -> int:
     """The charge in whole credits, rounded up."""
-    price = find(model) or _UNLISTED
+    price = find(model) or DEFAULT
     usd = (price.input_price * input_tokens + price.output_price * output_tokens) / PER
     return int((usd * CREDITS_PER_USD).to_integral_value(ROUND_CEILING))
 

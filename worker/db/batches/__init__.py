@@ -8,5 +8,6 @@ lines_in  Import: the lines of a batch become jobs, a slice at a time
 records   Batches: made, read, counted, ended
 report    What a batch's report is made of
 retry     The lines of a batch that have no answer and may have one yet
+stored    Batches that are made of stored files: created, read by a worker, refused, and given files of their own
 tables    The batches: one row each, with its counters
 """

@@ -59,15 +59,23 @@ def begin_cancel(conn: Connection, batch: str, *, tenant: str) -> BatchRow:
         NotFound: no such batch of this tenant.
         NotAllowed: it has ended in another way.
     """
+    given = {"id": batch, "tenant": tenant}
     conn.execute(
         text(f"""
         UPDATE batches SET status = 'cancelling', held = NULL, total = imported, cancelling_at = {now_sql(conn)}
-        WHERE id = :id AND tenant = :tenant AND status = 'in_progress'
+        WHERE id = :id AND tenant = :tenant AND status IN ('validating', 'in_progress')
         """),
-        {"id": batch, "tenant": tenant},
+        given,
+    )
+    conn.execute(  # its lines are over, its files are not whole: it ends as cancelled
+        text(f"""
+        UPDATE batches SET cancelling_at = {now_sql(conn)}
+        WHERE id = :id AND tenant = :tenant AND status = 'finalizing' AND cancelling_at IS NULL
+        """),
+        given,
     )
     row = records.get(conn, batch, tenant=tenant)
-    if row.status not in {"cancelling", "cancelled"}:
+    if row.cancelling_at is None:
         raise NotAllowed(f"{batch} is {row.status} already; only a batch in progress can be cancelled")
     return row
 

@@ -22,8 +22,17 @@ from worker.db.columns import Instant
 from worker.db.jobs.ended import Ended
 from worker.db.jobs.lookup import moment
 
-_MOMENTS = ("finish_by", "created_at", "due_at", "expires_at", "finished_at", "cancelling_at")
-ACTIVE = ("in_progress", "cancelling")
+_MOMENTS = (
+    "finish_by",
+    "created_at",
+    "due_at",
+    "expires_at",
+    "finished_at",
+    "cancelling_at",
+    "began_at",
+    "finalizing_at",
+)
+ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,16 @@ class BatchRow:
     expires_at: datetime
     finished_at: datetime | None
     cancelling_at: datetime | None
+    input_file_id: str | None
+    output_file_id: str | None
+    error_file_id: str | None
+    written: int
+    errors: str | None
+    fingerprint: str | None
+    allowed_models: str | None
+    output_expires_seconds: int | None
+    began_at: datetime | None
+    finalizing_at: datetime | None
 
     @property
     def done(self) -> int:
@@ -222,23 +241,35 @@ def _raise(conn: Connection, batch: str, tally: Tally) -> Any:
 
 
 def end_if_done(conn: Connection, batch: str) -> list[BatchRow]:
-    """End a batch whose lines are all over: itself in a list, or nothing when it goes on or had ended before."""
-    verdict = (
-        """CASE WHEN status = 'cancelling' THEN 'cancelled' WHEN expired > 0 THEN 'expired' ELSE 'completed' END"""
+    """End a batch whose lines are all over: itself in a list, or nothing when it goes on or had ended before.
+
+    One with files of its own ends when these are whole (`finish`).
+    """
+    now = now_sql(conn)
+    conn.execute(
+        text(f"""
+        UPDATE batches SET status = 'finalizing', held = NULL, finalizing_at = {now}
+        WHERE id = :id AND status IN ('in_progress', 'cancelling') AND output_file_id IS NOT NULL AND {_DONE} >= total
+        """),
+        {"id": batch},
     )
     done = conn.execute(
         text(f"""
-        UPDATE batches SET status = {verdict}, held = NULL, finished_at = {now_sql(conn)}
-        WHERE id = :id AND status IN ('in_progress', 'cancelling')
-            AND {_DONE} >= total
+        UPDATE batches SET status = {VERDICT}, held = NULL, finished_at = {now}
+        WHERE id = :id AND status IN ('in_progress', 'cancelling') AND output_file_id IS NULL AND {_DONE} >= total
         """),
         {"id": batch},
     ).rowcount
     return [get(conn, batch, tenant=None)] if done else []
 
 
+#: How a batch has ended, as SQL.
+VERDICT = "CASE WHEN cancelling_at IS NOT NULL THEN 'cancelled' WHEN expired > 0 THEN 'expired' ELSE 'completed' END"
+
+
+_JSON = ("metadata", "errors", "allowed_models")
 _COLUMNS = ", ".join(
-    "CAST(metadata AS text) AS metadata" if one.name == "metadata" else one.name for one in fields(BatchRow)
+    f"CAST({one.name} AS text) AS {one.name}" if one.name in _JSON else one.name for one in fields(BatchRow)
 )
 
 

@@ -7,11 +7,17 @@
          │
          └─cancel─> cancelling ──all lines over──> cancelled
 
+A batch that is made from a stored file (`input_file_id`) begins earlier and ends later:
+
+    validating ──a worker has read the file──> in_progress ──all lines over──> finalizing ──its files are whole──> over
+         └──a line is bad, or the file is not there──> failed
+
 The counters are raised in the very transaction that ends a line, so they are exact whatever crashes; nobody ever
 counts a million rows. They are in no index, so that raising one is a heap-only update on PostgreSQL.
 
 `held` says why no line is admitted now (`paused`, `window`, `max_cost`); `most` bounds the calls in flight of the
-batch, over all workers. A file that is not valid makes no batch, so `validating` and `failed` are never written.
+batch, over all workers. A file that the command line reads and finds bad makes no batch; a stored one makes a `failed`
+one, whose `errors` say why. `written` counts the ended lines that stand in the batch's files.
 
 Counters count lines. A job with copies counts for all of them (`jobs.answers`), so that a copy needs no state of its
 own: it has ended exactly when its job has, in the same way.
@@ -25,6 +31,7 @@ from worker.db.columns import Instant, RawJSON, metadata
 from worker.db.jobs.tables import Id
 
 _ACTIVE = text("status IN ('in_progress', 'cancelling')")
+_FILING = text("output_file_id IS NOT NULL AND finished_at IS NULL")
 _KEYED = text("import_key IS NOT NULL")
 _ZERO = text("0")
 
@@ -74,13 +81,29 @@ batches = Table(
     Column("expires_at", Instant, nullable=False),
     Column("finished_at", Instant),
     Column("cancelling_at", Instant),
-    CheckConstraint("status IN ('in_progress', 'cancelling', 'completed', 'expired', 'cancelled')", name="status"),
+    Column("input_file_id", Id),
+    Column("output_file_id", Id),
+    Column("error_file_id", Id),
+    Column("written", Integer, nullable=False, server_default=_ZERO),
+    Column("errors", RawJSON),  # why it failed: a list of `BatchProblem`
+    Column("fingerprint", Text),  # SHA-256 of what was asked under its idempotency key
+    Column("allowed_models", RawJSON),  # what the key that made it may use; null: any
+    Column("output_expires_seconds", Integer),
+    Column("began_at", Instant),  # when its lines began to be imported
+    Column("finalizing_at", Instant),
     CheckConstraint(
-        "(finished_at IS NOT NULL) = (status IN ('completed', 'expired', 'cancelled'))", name="finished_iff_over"
+        "status IN ('validating', 'in_progress', 'finalizing', 'cancelling',"
+        " 'failed', 'completed', 'expired', 'cancelled')",
+        name="status",
+    ),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (status IN ('failed', 'completed', 'expired', 'cancelled'))",
+        name="finished_iff_over",
     ),
     # Nothing about the counters: a refused counter would refuse the answer that was paid for with it.
     CheckConstraint("imported <= total", name="imported_within_total"),
     Index("ix_batches_active", "id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
+    Index("ix_batches_filing", "id", postgresql_where=_FILING, sqlite_where=_FILING),
     Index("uq_batches_import", "tenant", "import_key", unique=True, postgresql_where=_KEYED, sqlite_where=_KEYED),
 )
 
@@ -110,7 +133,8 @@ BATCHES = """
         b.retry_of, b.total, b.imported, b.completed, b.failed, b.cancelled, b.expired, b.calls, b.input_tokens,
         b.cached_tokens, b.output_tokens, b.reasoning_tokens, b.total_tokens, {cost} AS cost_usd, b.quoted_tokens,
         {quoted} AS quoted_usd, {most} AS max_cost_usd, b.max_in_flight, b.finish_by, b.daily_window, b.created_at, b.due_at,
-        b.expires_at, b.finished_at, b.cancelling_at, b.duplicates, b.copied, {saved} AS saved_usd
+        b.expires_at, b.finished_at, b.cancelling_at, b.duplicates, b.copied, {saved} AS saved_usd,
+        b.input_file_id, b.output_file_id, b.error_file_id
     FROM batches AS b
 """
 """The view `batches_v`; `{cost}`, `{quoted}`, `{most}` and `{saved}` are the dialect's spellings of exact US dollars."""

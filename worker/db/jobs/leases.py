@@ -145,6 +145,11 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float) -> bool:
     return row is not None
 
 
+def release(conn: Connection, name: str, owner: str) -> None:
+    """Give up the lease called `name`, if it is `owner`'s. The caller commits."""
+    conn.execute(text("DELETE FROM leases WHERE name = :name AND owner = :owner"), {"name": name, "owner": owner})
+
+
 def resign(conn: Connection, owner: str) -> None:
     """Give up every named lease of `owner`, so that a successor need not wait. The caller commits."""
     conn.execute(text("DELETE FROM leases WHERE owner = :owner"), {"owner": owner})

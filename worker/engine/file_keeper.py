@@ -1,0 +1,155 @@
+"""What workers do for stored files: batches are imported from them, output files grow, what is left behind goes.
+
+Each runs in a thread of its own with a connection of its own: reading 200 MB must keep no claim waiting. A batch is
+imported by the worker that has its lease; files are written and collected by one elected worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import structlog
+
+from worker.base import metrics
+from worker.base.errors import NotAllowed, NotFound, Unreachable
+from worker.base.settings import Settings
+from worker.batches.from_file import take_in
+from worker.batches.output_files import write_on
+from worker.batches.quote import quote
+from worker.batches.survey import Survey
+from worker.db.batches import stored
+from worker.db.connect import Database
+from worker.db.jobs import leases
+from worker.files.collector import collect, is_anything_left
+from worker.job.consequences import Consequences
+from worker.provider import market
+
+log = structlog.get_logger(__name__)
+
+_NAME = "files"
+
+
+class _Stopped(Exception):
+    """The worker stops, or has lost the batch's lease."""
+
+
+class FileKeeper:
+    """Keeps files and the batches that are made of them, until closed."""
+
+    def __init__(self, settings: Settings, consequences: Consequences, *, owner: str) -> None:
+        self._settings = settings
+        self._consequences = consequences
+        self._owner = owner
+        self._database = Database(settings, pool_size=2, ask_first=False)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="stockpot-files")
+        self._stopped = threading.Event()
+
+    async def import_batches(self) -> None:
+        """Import what waits to be imported, for ever."""
+        await self._repeat(self._import_one)
+
+    async def write_files(self) -> None:
+        """While elected, let files grow and remove what nobody needs, for ever."""
+        await self._repeat(self._write_once)
+
+    def close(self) -> None:
+        """Stop at the next slice, and close the connections."""
+        self._stopped.set()
+        self._threads.shutdown(wait=True)
+        self._database.close()
+
+    async def _repeat(self, step: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                more = await loop.run_in_executor(self._threads, step)
+            except Unreachable as error:
+                metrics.DATABASE_ERRORS.inc()
+                log.warning("files_delayed", error=str(error).splitlines()[0])
+                more = False
+            if more:
+                self._consequences.wake()  # a batch may have ended
+            else:
+                await asyncio.sleep(self._settings.sweep_seconds)
+
+    # ── in threads ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _import_one(self) -> bool:
+        """Import one batch, if there is one that nobody imports; whether there was."""
+        for batch in self._database.read(stored.to_import):
+            lease = _Lease(self._database, f"import:{batch}", self._owner, self._settings.lease_seconds, self._stopped)
+            if not lease.take():
+                continue
+            try:
+                take_in(
+                    self._database,
+                    batch,
+                    missing_models=self._missing_models,
+                    price=self._price,
+                    write_ends=self._consequences.write,
+                    go_on=lease.renew,
+                )
+            except (_Stopped, NotAllowed, NotFound) as error:
+                log.info("import_stopped", batch=batch, error=str(error))
+            finally:
+                lease.give_up()
+            return not self._stopped.is_set()
+        return False
+
+    def _write_once(self) -> bool:
+        waiting = self._database.read(stored.to_write)
+        if not waiting and not is_anything_left(self._database):
+            return False  # no worker writes to the database to find that out
+        term = max(3 * self._settings.sweep_seconds, 1.0)
+        if not self._database.write(lambda conn: leases.elect(conn, _NAME, self._owner, seconds=term)):
+            return False
+        more = False
+        for batch in self._database.read(stored.to_write) if waiting else []:
+            try:
+                more = write_on(self._database, batch, self._consequences.write) or more
+            except (NotAllowed, NotFound) as error:
+                log.info("files_written_elsewhere", batch=batch.id, error=str(error))
+            if self._stopped.is_set():
+                return False
+        collect(self._database)
+        return more
+
+    def _missing_models(self, names: Collection[str]) -> set[str]:
+        return market.missing_models(self._settings, names)
+
+    def _price(self, found: Survey) -> tuple[int, Decimal | None]:
+        offer = quote(found, market.ask(self._settings), self._settings)
+        return offer.tokens, offer.cost_usd
+
+
+class _Lease:
+    """The lease on one batch's import."""
+
+    def __init__(self, database: Database, name: str, owner: str, seconds: float, stopped: threading.Event) -> None:
+        self._database = database
+        self._name = name
+        self._owner = owner
+        self._seconds = seconds
+        self._stopped = stopped
+        self._renewed = 0.0
+
+    def take(self) -> bool:
+        """Take or keep it; False while another worker has it."""
+        self._renewed = time.monotonic()
+        return self._database.write(lambda conn: leases.elect(conn, self._name, self._owner, seconds=self._seconds))
+
+    def renew(self) -> None:
+        """Renew it when a third of its time has gone. Raises _Stopped."""
+        if self._stopped.is_set():
+            raise _Stopped("the worker stops")
+        if time.monotonic() - self._renewed > self._seconds / 3 and not self.take():
+            raise _Stopped("another worker has the lease")
+
+    def give_up(self) -> None:
+        """Leave it to others."""
+        self._database.write(lambda conn: leases.release(conn, self._name, self._owner))

@@ -1,0 +1,50 @@
+"""What deleted, expired and broken-off files leave behind is removed, a slice per transaction.
+
+Repeating any step does no harm: the objects of a file go first, then its pieces, its row with the last of them.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from worker.base.errors import Unreachable
+from worker.db.connect import Database
+from worker.db.files import records
+from worker.files import place as places
+
+log = structlog.get_logger(__name__)
+
+#: Pieces in one transaction: 16 MB on PostgreSQL and SQLite.
+SLICE = 16
+#: An upload that has not moved for so many leases is broken; it moves at least once in each.
+IDLE_LEASES = 4
+
+
+def is_anything_left(database: Database) -> bool:
+    """Whether `collect` would find anything. Reads only. Raises Unreachable."""
+    idle = IDLE_LEASES * database.settings.lease_seconds
+    return database.read(lambda conn: records.left(conn, idle_seconds=idle))
+
+
+def collect(database: Database) -> int:
+    """Remove what may be removed now; how many files are gone.
+
+    Raises:
+        Unreachable: the database does not answer.
+    """
+    idle = IDLE_LEASES * database.settings.lease_seconds
+    given_up = database.write(lambda conn: records.expire(conn, idle_seconds=idle))
+    gone = 0
+    for file, place in database.read(records.collectable):
+        try:
+            if place is not None:
+                places.remove(place, file)
+        except Unreachable as error:
+            log.warning("file_not_removed", file=file, error=str(error))
+            continue
+        while not database.write(lambda conn, file=file: records.remove(conn, file, pieces=SLICE)):  # type: ignore[misc]
+            pass
+        gone += 1
+    if gone or given_up:
+        log.info("files_collected", files=gone, given_up=given_up)
+    return gone

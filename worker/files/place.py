@@ -1,0 +1,93 @@
+"""Where the bytes of files are kept outside the database: a folder, S3, Google's storage, whatever fsspec opens.
+
+One object a piece, `<place>/<file id>/<start byte>`: a piece is written whole or not at all, a broken upload leaves
+nothing but objects of its own folder, and a growing file grows by objects. The database knows which pieces there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from worker.base.errors import SettingsError, Unreachable
+
+#: Bytes of a piece: a row that SQLite writes in milliseconds, and an object that is worth a request.
+DATABASE_PIECE = 1024 * 1024
+OBJECT_PIECE = 4 * 1024 * 1024
+
+
+def check(place: str | None) -> str | None:
+    """The place as it is kept with each file; None is the database.
+
+    Raises:
+        SettingsError: fsspec, or what it needs for this kind of URL, is not installed, or knows no such kind.
+    """
+    if place is None:
+        return None
+    _opened(place)
+    return place.rstrip("/")
+
+
+@functools.cache
+def _opened(place: str) -> tuple[Any, str]:
+    try:
+        import fsspec  # an extra
+    except ModuleNotFoundError:
+        raise SettingsError("STOCKPOT_FILE_STORE: fsspec is missing; pip install 'stockpot[storage]'") from None
+    try:
+        filesystem, path = fsspec.core.url_to_fs(place, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"STOCKPOT_FILE_STORE: {error}") from None
+    return filesystem, path.rstrip("/")
+
+
+@contextlib.contextmanager
+def _answers() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each storage has errors of its own
+        raise Unreachable("the file storage", f"{type(error).__name__}: {error}"[:300]) from error
+
+
+def put(place: str, file: str, start: int, data: bytes) -> None:
+    """Write a piece, over what was there.
+
+    Raises:
+        Unreachable: the storage does not answer.
+    """
+    filesystem, root = _opened(place)
+    with _answers():
+        filesystem.makedirs(f"{root}/{file}", exist_ok=True)
+        filesystem.pipe_file(f"{root}/{file}/{start:015d}", data)
+
+
+def get(place: str, file: str, start: int, size: int) -> bytes:
+    """Read the first `size` bytes of a piece.
+
+    Raises:
+        Unreachable: the storage does not answer, or has lost the piece.
+    """
+    filesystem, root = _opened(place)
+    try:
+        with _answers():
+            data = bytes(filesystem.cat_file(f"{root}/{file}/{start:015d}", start=0, end=size))
+    except FileNotFoundError:
+        data = b""
+    if len(data) != size:
+        raise Unreachable("the file storage", f"bytes {start:,} and on of {file} are not in {place}")
+    return data
+
+
+def remove(place: str, file: str) -> None:
+    """Remove all pieces of a file, those of a broken upload too. Nothing there is fine.
+
+    Raises:
+        Unreachable: the storage does not answer.
+    """
+    filesystem, root = _opened(place)
+    with contextlib.suppress(FileNotFoundError), _answers():
+        filesystem.rm(f"{root}/{file}", recursive=True)
