@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from worker.db import schema
 
-BEFORE = "0002"
+BEFORE = "0003"
 COLUMNS = "id, tenant, status, input_name, endpoint, total, imported, completed, max_attempts, window_seconds"
 TIMES = "'2026-01-01 00:00:00.000'"
 

@@ -1,6 +1,6 @@
 """stored files, and batches that are made of them
 
-Revision: 0003 · after: 0002
+Revision: 0004 · after: 0003
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from alembic import op
 
 from worker.db.columns import Instant, RawJSON
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 _LEFT = sa.text("state IN ('uploading', 'deleted')")
 _EXPIRES = sa.text("expires_at IS NOT NULL")
