@@ -6,12 +6,15 @@ All steps run even if one fails, so that one run tells everything. Warnings are 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests import chart
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -81,7 +84,25 @@ def warn_of_long_files() -> list[str]:
     return []
 
 
-CHECKS: dict[str, Callable[[], list[str]]] = {"machine names": machine_names, "long files": warn_of_long_files}
+def alert_rules() -> list[str]:
+    """Check the alerts and run their tests with Prometheus's own tool, where it is installed."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        print("  the alerts were not run: promtool is not installed (Debian and Ubuntu: apt-get install prometheus)")
+        return []
+    commands = (
+        ["check", "rules", "ops/helm/stockpot/files/alerts.yaml"],
+        ["test", "rules", "ops/prometheus/alerts_test.yaml"],
+    )
+    return [line for command in commands for line in _run([promtool, *command])]
+
+
+CHECKS: dict[str, Callable[[], list[str]]] = {
+    "machine names": machine_names,
+    "long files": warn_of_long_files,
+    "alert rules": alert_rules,
+    "helm chart": chart.complaints,
+}
 
 
 def _run(command: list[str]) -> list[str]:

@@ -1,0 +1,59 @@
+"""Alerts speak of metrics that exist, and each has a runbook that tells what it means, what to look at and what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from worker.base.metrics import REGISTRY
+
+ROOT = Path(__file__).parents[2]
+RULES = yaml.safe_load((ROOT / "ops/helm/stockpot/files/alerts.yaml").read_text(encoding="utf-8"))
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+RECORDS = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+
+
+def exported() -> set[str]:
+    """The names that a scrape has, with the suffixes of counters and histograms."""
+    found: set[str] = set()
+    for metric in REGISTRY.collect():
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(metric.type, [""])
+        found |= {metric.name + suffix for suffix in suffixes}
+    return found
+
+
+def expressions() -> list[Any]:
+    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
+    return [pytest.param(rule["expr"], id=rule.get("alert", rule.get("record"))) for rule in rules]
+
+
+@pytest.mark.parametrize("expr", expressions())
+def test_a_rule_asks_for_metrics_that_exist(expr: str) -> None:
+    names = set(re.findall(r"\bstockpot[_:][a-z0-9_:]+", expr))
+    assert names
+    assert names <= exported() | RECORDS
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_has_a_severity_a_summary_and_a_runbook(alert: dict[str, Any]) -> None:
+    assert alert["labels"]["severity"] in {"warning", "critical"}
+    assert alert["annotations"]["summary"]
+    runbook = (ROOT / alert["annotations"]["runbook"]).read_text(encoding="utf-8")
+    for section in ("## What it means", "## What to look at", "## What to do", "## The fault that rehearses it"):
+        assert section in runbook
+
+
+def test_no_runbook_is_left_over() -> None:
+    named = {Path(alert["annotations"]["runbook"]).name for alert in ALERTS}
+    there = {path.name for path in (ROOT / "ops/runbooks").glob("Stockpot*.md")}
+    assert there == named
+
+
+def test_each_critical_alert_has_a_unit_test_of_its_rule() -> None:
+    tests = (ROOT / "ops/prometheus/alerts_test.yaml").read_text(encoding="utf-8")
+    critical = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "critical"}
+    assert {name for name in critical if name not in tests} <= {"StockpotInteractiveLate"}
