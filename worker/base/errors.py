@@ -7,6 +7,7 @@ StockpotError
 ├── NotFound                no such job, batch, endpoint or event (for this tenant)
 ├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
 ├── WaitTimeout             the job goes on; the caller stopped waiting
+├── NotCompleted            the job whose text was read is over without an answer; `status` and `error` say how
 └── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
     └── StatementTimeout    the database answers, and has cancelled a statement that took too long
 """
@@ -14,6 +15,8 @@ StockpotError
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
+from typing import Any
 
 from api_schemas.errors import InvalidRequest, StockpotError
 
@@ -21,6 +24,7 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidRequest",
     "NotAllowed",
+    "NotCompleted",
     "NotFound",
     "SettingsError",
     "StatementTimeout",
@@ -49,6 +53,17 @@ class NotAllowed(StockpotError):
 
 class WaitTimeout(StockpotError, TimeoutError):
     """The job is not finished yet; it goes on without the caller."""
+
+
+class NotCompleted(StockpotError):
+    """A job whose text was read to its end did not complete: it failed, was cancelled or expired."""
+
+    def __init__(self, job_id: str, status: str, error: Mapping[str, Any] | None = None) -> None:
+        self.job_id = job_id
+        self.status = status
+        self.error = error
+        why = error.get("message") if error else None
+        super().__init__(f"{job_id} is {status}" + (f": {why}" if why else ""))
 
 
 class Unreachable(StockpotError):

@@ -33,6 +33,7 @@ from worker.job.accept import Request, accept
 from worker.job.consequences import Consequences
 from worker.producer.cancellation import announce_cancelled
 from worker.producer.reader import Events, Follower, Loop
+from worker.producer.streams import AsyncStreams, Streams
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 SLICE = 500
 
 
-class Stockpot:
+class Stockpot(Streams):
     """The blocking face. Safe to share between threads; use it as a context manager or call `close`.
 
     Args:
@@ -251,7 +252,7 @@ class Stockpot:
             return self._loop
 
 
-class AsyncStockpot:
+class AsyncStockpot(AsyncStreams):
     """The awaiting face: the same verbs. SQL runs in threads, live events on the caller's own loop."""
 
     def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:

@@ -104,6 +104,10 @@ class Vault:
             return self._default_keys
         return [_derive_raw(master, b"tenant:" + tenant.encode()) for master in self._masters]
 
+    def stream_keys(self) -> list[bytes]:
+        """The keys that sign the URLs of live streams, the newest first; more than one while a key rotates."""
+        return [_derive_raw(master, b"stream urls") for master in self._masters]
+
     def tenant_secret(self, tenant: str) -> str:
         """The secret to give to the receivers of a tenant's per-job URLs."""
         return spell(self.tenant_keys(tenant)[0])
