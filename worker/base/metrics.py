@@ -110,3 +110,6 @@ FLEET_READ_AT = Gauge(
 def loop_lag() -> float:
     """How late the engine's loop last woke, in seconds."""
     return REGISTRY.get_sample_value("stockpot_loop_lag_seconds") or 0.0
+
+
+STREAMS = Gauge("stockpot_open_streams", "Streams that the gateway has open", registry=REGISTRY)

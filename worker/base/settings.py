@@ -131,6 +131,7 @@ class Settings(BaseSettings):
     gateway_connections: Annotated[int, Field(ge=1)] = 10_000
     gateway_wait_seconds: Seconds = 590
     gateway_send_seconds: Seconds = 30
+    gateway_hold_seconds: Seconds = 60
 
     http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lower] = "info"

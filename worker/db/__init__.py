@@ -4,6 +4,7 @@ batches/   Batches as SQL
 bookmarks  Bookmarks: where a long walk goes on after it was broken off
 bounded    A connection to PostgreSQL that waits for an answer for so long, and no longer
 budgets/   Budgets as SQL
+calls/     Calls of the HTTP gateway as SQL
 clock      The database's clock, as SQL
 columns    What every table is made of
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
@@ -11,6 +12,7 @@ files/     Stored files as SQL
 group_writer  Group commit
 fleet      The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard
 jobs/      Jobs as SQL, by the verbs of their life
+keys/      Keys of the HTTP gateway as SQL
 purge      Purge
 ownership  What in a database is Stockpot's, and what is somebody else's
 ready      Whether the database may be used: the one rule of who migrates what

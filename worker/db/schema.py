@@ -24,21 +24,25 @@ from worker.base.settings import Settings
 from worker.db import ownership, views
 from worker.db.batches import tables as batch_tables
 from worker.db.budgets import tables as budget_tables
+from worker.db.calls import tables as call_tables
 from worker.db.columns import metadata
 from worker.db.connect import Database
 from worker.db.files import tables as file_tables
 from worker.db.jobs import tables
+from worker.db.keys import tables as key_tables
 from worker.db.webhooks import tables as webhook_tables
 from worker.db.workers import tables as worker_tables
 
 __all__ = [
     "batch_tables",
     "budget_tables",
+    "call_tables",
     "current",
     "differences",
     "file_tables",
     "head",
     "is_current",
+    "key_tables",
     "metadata",
     "tables",
     "upgrade",

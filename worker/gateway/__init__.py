@@ -2,17 +2,30 @@
 
 A router module has its routes in `ROUTES`, made by `routing.route`; `app` puts them at `/v1` and without it.
 
-answers      Answers: JSON, and OpenAI's lists
-app          The application: routes, middleware, what lives as long as it does
-auth         Who calls: a key, or nobody on loopback while there are no keys
-bodies       Request bodies, bounded: JSON objects within the limits of a request
-errors       The error body, and which status each error of the product has
-health       `/livez`, `/readyz`, `/metrics`
-middleware   What happens around every request: its id, its log line, headers, the last resort
-models       `/models`: the upstream's models with their prices
-routing      Routes of handlers that know who calls
-serving      uvicorn with bounds: sockets, connections, a graceful stop
-state        What all requests of a process share: settings and producers
+answers          Answers: JSON, OpenAI's lists, and the headers that say which job it was
+app              The application: routes, middleware, what lives as long as it does
+auth             Who calls: a key, or nobody on loopback while there are no keys
+bodies           Request bodies, bounded: JSON objects within the limits of a request
+chat             `POST /chat/completions`: whole and streamed
+chat_stored      Stored chat completions: list, get, metadata, delete, messages
+chat_wire        Chat completions on the wire: the whole object, and the chunks of a stream
+conversation     What goes upstream for a response: the request, with the conversation before it written out
+errors           The error body, and which status each error of the product has
+event_stream     Server-sent events to one client: bounded, kept alive, ended so that they can be resumed
+first            The beginning of a stream: what goes wrong before its first event gets a status of its own
+health           `/livez`, `/readyz`, `/metrics`
+joining          How a call becomes a job, or joins the one that it repeats
+middleware       What happens around every request: its id, its log line, headers, the last resort
+models           `/models`: the upstream's models with their prices
+queries          Query parameters of lists and flags
+rates            The rate headers of a key that has limits
+response_object  The Response object, every field of it filled
+response_wire    The events of a Responses stream, numbered, the same for every reader
+responses        `/responses`: create, read, follow, cancel, delete, list what went in
+routing          Routes of handlers that know who calls
+serving          uvicorn with bounds: sockets, connections, a graceful stop
+state            What all requests of a process share: settings, keys, models and producers
+waiting          Waiting for a job's end on behalf of a client
 """
 
 from __future__ import annotations

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from api_schemas import jsontext
+from api_schemas.jobs import JobDetail
+from worker.gateway.rates import rate_headers
+from worker.producer.calls import Accepted
+
+#: What a handler answers with: a response, or a stream of events.
+Answer = ASGIApp
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -26,3 +33,13 @@ def list_response(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> Respo
             "has_more": has_more,
         }
     )
+
+
+def job_headers(accepted: Accepted, job: JobDetail | None = None) -> dict[str, str]:
+    """Which job answers, whether the call joined it, what it cost, and the caller's rate headers."""
+    headers = {"stockpot-job-id": accepted.job_id, **rate_headers(accepted.standing)}
+    if not accepted.created:
+        headers["stockpot-joined"] = "true"
+    if job is not None and job.cost_usd is not None:
+        headers["stockpot-cost-usd"] = f"{job.cost_usd:f}"
+    return headers

@@ -17,13 +17,13 @@ from starlette.routing import BaseRoute
 from worker.base.errors import StockpotError
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
-from worker.gateway import errors, health, models
+from worker.gateway import chat, chat_stored, errors, health, models, responses
 from worker.gateway.middleware import Around
 from worker.gateway.routing import with_and_without_v1
 from worker.gateway.state import Gateway
 
 #: OpenAI's wire, and what belongs beside it: at `/v1` and without it.
-WIRE: list[BaseRoute] = [*models.ROUTES]
+WIRE: list[BaseRoute] = [*models.ROUTES, *chat.ROUTES, *chat_stored.ROUTES, *responses.ROUTES]
 
 
 def build(settings: Settings) -> Starlette:

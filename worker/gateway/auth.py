@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from anyio import to_thread
 from starlette.requests import Request
 
+from api_schemas.jobs import check_tenant
 from worker.gateway.errors import ApiError
+from worker.gateway.state import Gateway
+from worker.producer.keys import Key
 
 #: Roles of a key.
 ADMIN, READ_ONLY = "admin", "read_only"
@@ -27,6 +31,8 @@ class Caller:
     key: str | None = None  # the key's id; None without keys
     roles: frozenset[str] = field(default_factory=frozenset)
     models: frozenset[str] | None = None  # None: all
+    limited: bool = False  # its key's calls are counted before one is accepted
+    budgeted: bool = False
 
     def may_use(self, model: str) -> bool:
         """Whether the caller's key admits a model."""
@@ -40,6 +46,17 @@ class Caller:
 
 async def authenticate(request: Request) -> Caller:
     """The caller of a request. Raises ApiError 401."""
+    keys = Gateway.of(request).keys
+    secret = bearer(request)
+    key = None if secret is None else await to_thread.run_sync(keys.find, secret)
+    if key is not None:
+        await to_thread.run_sync(keys.touch, key)
+        return _caller(request, key)
+    if await to_thread.run_sync(keys.exist):
+        words = (
+            "Incorrect API key provided." if secret else "You didn't provide an API key: Authorization: Bearer sk-sp-…"
+        )
+        raise ApiError(401, words, code="invalid_api_key")
     if not _local(request):
         raise ApiError(
             401,
@@ -48,6 +65,22 @@ async def authenticate(request: Request) -> Caller:
             code="invalid_api_key",
         )
     return Caller("default", roles=frozenset({ADMIN}))
+
+
+def _caller(request: Request, key: Key) -> Caller:
+    """An admin's key may speak for another tenant: `Stockpot-Tenant`."""
+    roles = frozenset(role for role, has in ((ADMIN, key.admin), (READ_ONLY, key.read_only)) if has)
+    tenant = key.tenant
+    if key.admin and (named := request.headers.get("stockpot-tenant")):
+        tenant = check_tenant(named)
+    return Caller(
+        tenant,
+        key.id,
+        roles,
+        models=None if key.models is None else frozenset(key.models),
+        limited=key.limited,
+        budgeted=key.budget_usd is not None,
+    )
 
 
 def bearer(request: Request) -> str | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
 
 from worker.gateway.auth import READ_ONLY, Caller, authenticate
 from worker.gateway.errors import ApiError
 
-Handler = Callable[[Request, Caller], Awaitable[Response]]
+Handler = Callable[[Request, Caller], Awaitable[ASGIApp]]
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -19,7 +19,7 @@ _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 def route(path: str, handler: Handler, *methods: str) -> Route:
     """A route whose handler is called with the caller; read-only keys may read."""
 
-    async def endpoint(request: Request) -> Response:
+    async def endpoint(request: Request) -> ASGIApp:
         caller = await authenticate(request)
         request.state.caller = caller
         if READ_ONLY in caller.roles and request.method not in _READS:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
+from anyio import to_thread
 from starlette.requests import HTTPConnection
 
 from worker.base.settings import Settings
+from worker.db.connect import Database
+from worker.producer.keys import Keys
 from worker.producer.models import Models
 from worker.producer.stockpot import AsyncStockpot
 
@@ -20,6 +23,8 @@ class Gateway:
         #: Set when the process stops: streams end then, so that they can be resumed elsewhere.
         self.closing = asyncio.Event()
         self.models = Models(settings)
+        self._database = Database(settings, pool_size=8)
+        self.keys = Keys(self._database)
         self._pots: dict[str, AsyncStockpot] = {}
 
     @classmethod
@@ -40,3 +45,4 @@ class Gateway:
         for pot in pots.values():
             await pot.close()
         await self.models.close()
+        await to_thread.run_sync(self._database.close)

@@ -12,13 +12,15 @@ from typing import Any
 from api_schemas import jsontext
 from worker.base.errors import NotFound, Unreachable
 from worker.base.settings import Settings
-from worker.provider.prices import Prices
+from worker.provider.prices import Prices, asked_output
 from worker.upstream.client import UpstreamClient
 
 #: Models come and go within days; a list of this age serves.
 FRESH = timedelta(minutes=10)
 #: After a failure the old list serves, and the upstream is left alone for so long.
 AGAIN = timedelta(seconds=10)
+#: Tokens an answer is taken to have when the request sets no bound, as the limits take it.
+DEFAULT_OUTPUT = 512
 _MILLION = Decimal(1_000_000)
 
 
@@ -77,6 +79,12 @@ class Models:
         if model_id not in self._known:
             raise NotFound(f"The model '{model_id[:128]}' does not exist")
         return self._known[model_id]
+
+    def estimate(self, model: str, body: str) -> tuple[int, Decimal | None]:
+        """The tokens that a call with this body (JSON) may take, and what it may cost; None when nobody knows."""
+        expected = self.prices.expected(model, body)
+        tokens = -(-len(body.encode()) // 4) + (asked_output(body) or DEFAULT_OUTPUT)
+        return tokens, None if expected.guess else expected.cost_usd
 
     async def _ask(self) -> None:
         key = self._settings.key

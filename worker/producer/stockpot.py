@@ -31,7 +31,9 @@ from worker.db.jobs.submit import Submitted, insert
 from worker.db.ready import ensure_schema
 from worker.job.accept import Request, accept
 from worker.job.consequences import Consequences
+from worker.producer.calls import Calls
 from worker.producer.cancellation import announce_cancelled
+from worker.producer.keys import Keys
 from worker.producer.reader import Events, Follower, Loop
 from worker.producer.streams import AsyncStreams, Streams
 
@@ -76,6 +78,18 @@ class Stockpot(Streams):
             self._loop.close()
             self._loop = None
         self._database.close()
+
+    @property
+    def calls(self) -> Calls:
+        """This tenant's calls over OpenAI's wire, for the gateway."""
+        self.prepare()
+        return Calls(self.settings, self._database, self._doorbell.ring, self.tenant)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of the gateway, of all tenants."""
+        self.prepare()
+        return Keys(self._database)
 
     # ── submit ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -262,6 +276,11 @@ class AsyncStockpot(AsyncStreams):
     def settings(self) -> Settings:
         """The settings in force."""
         return self._blocking.settings
+
+    @property
+    def blocking(self) -> Stockpot:
+        """The blocking face of the same producer, for verbs that are run in a thread."""
+        return self._blocking
 
     async def __aenter__(self) -> Self:
         return self

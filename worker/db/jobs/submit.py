@@ -151,7 +151,13 @@ def _existing(conn: Connection, row: dict[str, Any]) -> Submitted:
 
 def drop(conn: Connection, ids: Sequence[str]) -> None:
     """Delete jobs with all that stands beside them. The caller commits."""
-    for table, key in (("attempts", "job_id"), ("results", "job_id"), ("requests", "job_id"), ("jobs", "id")):
+    for table, key in (
+        ("attempts", "job_id"),
+        ("results", "job_id"),
+        ("requests", "job_id"),
+        ("api_calls", "job_id"),
+        ("jobs", "id"),
+    ):
         conn.execute(
             text(f"DELETE FROM {table} WHERE {key} IN :ids").bindparams(bindparam("ids", expanding=True)),
             {"ids": list(ids)},

@@ -1,0 +1,134 @@
+"""How a call becomes a job: validated, priced, accepted in one transaction, or joined to the one that it repeats."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from anyio import to_thread
+from pydantic_core import PydanticCustomError
+from starlette.requests import Request
+
+from api_schemas import jsontext
+from api_schemas.ids import job_id
+from api_schemas.jobs import Endpoint, JobRequest, parse_body
+from api_schemas.targets import check_metadata
+from worker.base.errors import Unreachable
+from worker.gateway.auth import Caller
+from worker.gateway.errors import ApiError
+from worker.gateway.models import unknown_model
+from worker.gateway.rates import rate_headers
+from worker.gateway.state import Gateway
+from worker.producer.calls import Accepted, Kind, NewCall, Refused
+
+_PICO = Decimal(10) ** 12
+#: Headers of ours on a request.
+ON_DISCONNECT, RESUMABLE = "stockpot-on-disconnect", "stockpot-resumable"
+_MAX_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A call to be accepted: what the client sent, and what the job is to send upstream."""
+
+    kind: Kind
+    endpoint: Endpoint
+    sent: Mapping[str, Any]
+    body: dict[str, Any]
+    stored: bool
+    background: bool = False
+
+
+async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
+    """Accept a call or join it. Raises ApiError, InvalidRequest, IdempotencyConflict, Unreachable."""
+    gateway = Gateway.of(request)
+    metadata = wanted.sent.get("metadata")
+    check_metadata_object(metadata)
+    if isinstance(model := wanted.body.get("model"), str) and not caller.may_use(model):
+        raise unknown_model(model)
+    new_id = job_id()
+    parse_body(wanted.endpoint, wanted.body)
+    job = JobRequest(
+        id=new_id, endpoint=wanted.endpoint, body=wanted.body, tenant=caller.tenant, metadata=metadata or None
+    )
+    text = job.body_json().decode()
+    if len(text) > MAX_EXPANDED_BYTES:
+        raise ApiError(400, "The conversation is too long.", param="previous_response_id", code="invalid_value")
+    if caller.budgeted:
+        with contextlib.suppress(Unreachable):
+            await gateway.models.all()  # without a price list nobody knows what the call may cost
+    tokens, cost = gateway.models.estimate(job.model, text)
+    new = NewCall(
+        job_id=new_id,
+        tenant=caller.tenant,
+        key_id=caller.key,
+        limited=caller.limited,
+        kind=wanted.kind,
+        asked={name: value for name, value in wanted.sent.items() if wanted.body.get(name, ...) != value},
+        added=tuple(name for name in wanted.body if name not in wanted.sent),
+        fingerprint=_fingerprint(wanted),
+        idempotency_key=_idempotency_key(request),
+        retry_count=_retry_count(request),
+        stored=wanted.stored,
+        background=wanted.background,
+        metadata=metadata,
+        tokens=tokens,
+        reserved_picousd=None if cost is None else int(cost * _PICO),
+    )
+    try:
+        return await to_thread.run_sync(gateway.pot(caller.tenant).blocking.calls.accept, job, new)
+    except Refused as refused:
+        raise _refusal(refused) from None
+
+
+#: What a conversation of many turns may grow to when its earlier turns are put before its newest.
+MAX_EXPANDED_BYTES = 16 * 1024 * 1024
+
+
+def _fingerprint(wanted: Wanted) -> str:
+    return hashlib.sha256(jsontext.canonical({"path": wanted.endpoint, "body": dict(wanted.sent)})).hexdigest()
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= _MAX_KEY and key.isprintable()):
+        raise ApiError(400, f"Idempotency-Key: expected 1 to {_MAX_KEY} printable characters.", param="Idempotency-Key")
+    return key
+
+
+def _retry_count(request: Request) -> int:
+    count = request.headers.get("x-stainless-retry-count", "")
+    return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
+
+
+def check_metadata_object(metadata: Any) -> None:
+    """Refuse metadata that cannot be kept; OpenAI names the pair that is wrong. Raises ApiError."""
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict):
+        raise ApiError(400, "Invalid type for 'metadata': expected an object.", param="metadata", code="invalid_type")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            message = f"Invalid type for 'metadata.{key[:64]}': expected a string."
+            raise ApiError(400, message, param=f"metadata.{key[:64]}", code="invalid_type")
+    try:
+        check_metadata(metadata)
+    except PydanticCustomError as error:
+        why = (error.context or {}).get("why", "")
+        raise ApiError(400, f"Invalid 'metadata': {why}.", param="metadata", code="invalid_value") from None
+
+
+def _refusal(refused: Refused) -> ApiError:
+    budget = refused.limit == "budget"
+    return ApiError(
+        429,
+        str(refused),
+        kind="insufficient_quota" if budget else "rate_limit_exceeded",
+        code="insufficient_quota" if budget else "rate_limit_exceeded",
+        retry_after=refused.retry_after,
+        headers=rate_headers(refused.standing),
+    )

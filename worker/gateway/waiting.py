@@ -1,0 +1,105 @@
+"""Waiting for a job's end on behalf of a client: as long as the client does, and not longer than it will."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+
+from api_schemas.jobs import JobDetail
+from worker.base.errors import NotAllowed, NotFound, WaitTimeout
+from worker.base.tasks import end_tasks
+from worker.gateway.auth import Caller
+from worker.gateway.errors import ApiError
+from worker.gateway.joining import ON_DISCONNECT
+from worker.gateway.state import Gateway
+from worker.producer.stockpot import AsyncStockpot
+
+#: What the SDKs say about when they hang up, in seconds.
+_PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
+#: The part of a client's patience that is kept for the way back; a second at most.
+_RESERVE = 0.1
+
+#: Our errors as statuses, where the upstream's own says nothing of use to the client.
+_STATUSES = {"not_found": 404, "rate_limited": 429, "timeout": 504, "expired": 504, "cancelled": 409}
+
+
+async def ended(request: Request, caller: Caller, job_id: str) -> JobDetail:
+    """The job once it is over.
+
+    Raises:
+        ApiError: 503 when it is not over in time, or this process stops: the repeat joins it. 499 when the client went.
+    """
+    gateway = Gateway.of(request)
+    pot = gateway.pot(caller.tenant)
+    over = asyncio.create_task(pot.wait(job_id, _patience(request, gateway.settings.gateway_wait_seconds)))
+    gone = asyncio.create_task(_gone(request))
+    closing = asyncio.create_task(gateway.closing.wait())
+    try:
+        await asyncio.wait({over, gone, closing}, return_when=asyncio.FIRST_COMPLETED)
+        if over.done():
+            return over.result()
+        if gone.done():
+            await end_if_asked(request, pot, job_id)
+            raise ApiError(499, "The client went.")
+        raise _still_running("The gateway stops")
+    except WaitTimeout:
+        raise _still_running("The answer is not there yet") from None
+    finally:
+        await end_tasks([over, gone, closing])
+
+
+def _still_running(why: str) -> ApiError:
+    message = f"{why}; the call goes on, and a repeat of it joins it."
+    return ApiError(503, message, code="still_running", retry_after=1, should_retry=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _patience(request: Request, longest: float) -> float:
+    """How long to wait, in seconds: the answer must be on its way before the client hangs up."""
+    seconds = longest
+    for name in _PATIENCE:
+        try:
+            said = float(request.headers.get(name, ""))
+        except ValueError:
+            continue
+        if said > 0:
+            seconds = min(seconds, said - min(1.0, said * _RESERVE))
+    return seconds
+
+
+async def end_if_asked(request: Request, pot: AsyncStockpot, job_id: str) -> None:
+    """Cancel the job of a client that went, if it had asked for that."""
+    if request.headers.get(ON_DISCONNECT, "").lower() != "cancel":
+        return
+    try:
+        await pot.cancel(job_id)
+    except (NotFound, NotAllowed):
+        return  # it is over
+
+
+def check_on_disconnect(request: Request) -> None:
+    """Refuse a value that would be ignored. Raises ApiError."""
+    value = request.headers.get(ON_DISCONNECT, "continue")
+    if value.lower() not in {"continue", "cancel"}:
+        message = "Stockpot-On-Disconnect: expected `continue` or `cancel`."
+        raise ApiError(400, message, param="Stockpot-On-Disconnect", code="invalid_value")
+
+
+def failed(job: JobDetail) -> ApiError:
+    """The answer for a job that ended without one. Its attempts are spent, so a repeat mends nothing."""
+    error = job.error
+    if error is None:
+        return ApiError(500, "The job has no answer any more.", code="gone")
+    if error.code == "budget_exceeded":
+        return ApiError(429, error.message, kind="insufficient_quota", code="insufficient_quota")
+    status = _STATUSES.get(error.error_class, 502)
+    if error.error_class in {"invalid_request", "too_large"}:
+        refused = error.status is not None and 400 <= error.status < 500
+        status = error.status if refused and error.status is not None else 400
+    kind = "rate_limit_exceeded" if status == 429 else None
+    return ApiError(status, error.message, code=error.code or error.error_class, kind=kind, should_retry=False)

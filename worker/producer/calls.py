@@ -1,0 +1,149 @@
+"""Calls that come over OpenAI's wire: accepted with their jobs in one transaction, joined by their repeats, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from api_schemas.jobs import JobDetail, JobRequest
+from worker.base.errors import NotFound
+from worker.base.settings import Settings
+from worker.db.calls import limits, records
+from worker.db.calls.limits import Refused, Standing
+from worker.db.calls.records import Call, Kind, NewCall
+from worker.db.connect import Database
+from worker.db.jobs import lookup, submit
+
+__all__ = ["Accepted", "Call", "Calls", "Kind", "NewCall", "Refused", "Standing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A call that has its job: `created` is False for a repeat, which has joined the job of its first."""
+
+    job_id: str
+    created: bool
+    call: Call
+    standing: Standing = field(default_factory=Standing)
+    first_epoch: int = 0  # what attempts before this one have shown is void
+
+
+class _Overtaken(Exception):
+    """Another request with the same idempotency key was committed first; nothing of ours is kept."""
+
+
+class Calls:
+    """The calls of one tenant."""
+
+    def __init__(
+        self, settings: Settings, database: Database, ring: Callable[[list[str], str], None], tenant: str
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._ring = ring
+        self._tenant = tenant
+
+    def accept(self, job: JobRequest, new: NewCall) -> Accepted:
+        """Accept a call with its job, or join the one that it repeats.
+
+        Raises:
+            Refused: a limit of its key.
+            IdempotencyConflict: its idempotency key belongs to another request.
+            Unreachable: the database does not answer; nothing was accepted.
+        """
+        try:
+            accepted = self._database.write(lambda conn: self._accept(conn, job, new))
+        except _Overtaken:
+            accepted = self._database.write(lambda conn: self._accept(conn, job, new))
+        if accepted.created:
+            self._ring([accepted.job_id], job.lane)
+        return accepted
+
+    def _accept(self, conn: Connection, job: JobRequest, new: NewCall) -> Accepted:
+        repeated = records.find_repeated(conn, new)
+        if repeated is not None:
+            call = records.get(conn, repeated, tenant=self._tenant, kind=new.kind, stored=False)
+            now = lookup.status(conn, repeated, tenant=self._tenant)
+            broken = now.status == "queued" and now.fence > 0
+            return Accepted(repeated, created=False, call=call, first_epoch=now.fence + broken)
+        standing = Standing()
+        if new.key_id is not None and new.limited:
+            standing = limits.admit(conn, new.key_id, tokens=new.tokens, picousd=new.reserved_picousd)
+        if not records.insert(conn, new):
+            raise _Overtaken
+        submit.insert(conn, [job], self._settings)
+        call = records.get(conn, new.job_id, tenant=self._tenant, kind=new.kind, stored=False)
+        return Accepted(new.job_id, created=True, call=call, standing=standing)
+
+    def get(self, job_id: str, kind: Kind) -> tuple[Call, JobDetail]:
+        """A stored call with its job. Raises NotFound."""
+        return self._database.read(
+            lambda conn: (
+                records.get(conn, job_id, tenant=self._tenant, kind=kind),
+                lookup.job(conn, job_id, tenant=self._tenant),
+            )
+        )
+
+    def whole(self, call: Call) -> tuple[JobDetail, dict[str, Any] | None]:
+        """A call's job with all that came of it, and the body of its request (None once it was purged)."""
+        return self._database.read(
+            lambda conn: (
+                lookup.job(conn, call.job_id, tenant=self._tenant),
+                records.body(conn, call.job_id),
+            )
+        )
+
+    def list(
+        self,
+        kind: Kind,
+        *,
+        after: str | None,
+        limit: int,
+        ascending: bool,
+        model: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> tuple[list[tuple[Call, JobDetail]], bool]:
+        """One page of stored calls that have their answer, and whether more follow.
+
+        Raises:
+            NotFound: there is no call `after`.
+        """
+
+        def read(conn: Connection) -> tuple[list[tuple[Call, JobDetail]], bool]:
+            if after is not None:
+                records.get(conn, after, tenant=self._tenant, kind=kind)
+            found = records.page(
+                conn,
+                tenant=self._tenant,
+                kind=kind,
+                after=after,
+                limit=limit + 1,
+                ascending=ascending,
+                model=model,
+                metadata=metadata,
+            )
+            page = [(call, lookup.job(conn, call.job_id, tenant=self._tenant)) for call in found[:limit]]
+            return page, len(found) > limit
+
+        return self._database.read(read)
+
+    def set_metadata(self, call: Call, metadata: Mapping[str, str] | None) -> Call:
+        """Replace a stored call's metadata."""
+        self._database.write(
+            lambda conn: records.set_metadata(conn, call.job_id, tenant=self._tenant, metadata=metadata)
+        )
+        return replace(call, metadata=None if metadata is None else dict(metadata))
+
+    def delete(self, job_id: str, kind: Kind) -> None:
+        """Forget a call. Raises NotFound."""
+
+        def write(conn: Connection) -> None:
+            call = records.get(conn, job_id, tenant=self._tenant, kind=kind)
+            if not (call.stored or call.background):
+                raise NotFound(f"there is no {kind} of that id")
+            records.delete(conn, job_id, tenant=self._tenant)
+
+        self._database.write(write)
