@@ -110,7 +110,7 @@ async def _frames(pot: AsyncStockpot, job_id: str, fresh: Any, hold: float) -> A
     holding_until = clock() + hold
     sent = False
     try:
-        async with contextlib.aclosing(pot.events(job_id)) as events:  # type: ignore[type-var]  # it is a generator
+        async with contextlib.aclosing(pot.events(job_id)) as events:
             async for event in events:
                 if held and event["type"] == "attempt.reset":
                     held.clear()

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from anyio import to_thread
@@ -18,6 +17,7 @@ from api_schemas.ids import job_id
 from api_schemas.jobs import Endpoint, JobRequest, parse_body
 from api_schemas.targets import check_metadata
 from worker.base.errors import Unreachable
+from worker.base.money import PICO
 from worker.gateway.auth import Caller
 from worker.gateway.errors import ApiError
 from worker.gateway.models import unknown_model
@@ -25,7 +25,6 @@ from worker.gateway.rates import rate_headers
 from worker.gateway.state import Gateway
 from worker.producer.calls import Accepted, Kind, NewCall, Refused
 
-_PICO = Decimal(10) ** 12
 #: Headers of ours on a request.
 ON_DISCONNECT, RESUMABLE = "stockpot-on-disconnect", "stockpot-resumable"
 _MAX_KEY = 255
@@ -77,7 +76,7 @@ async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
         background=wanted.background,
         metadata=metadata,
         tokens=tokens,
-        reserved_picousd=None if cost is None else int(cost * _PICO),
+        reserved_picousd=None if cost is None else int(cost * PICO),
     )
     try:
         return await to_thread.run_sync(gateway.pot(caller.tenant).blocking.calls.accept, job, new)

@@ -106,7 +106,7 @@ class Frames:
                 yield out
             held = []
         try:
-            async with contextlib.aclosing(self._pot.events(self._call.job_id)) as events:  # type: ignore[type-var]
+            async with contextlib.aclosing(self._pot.events(self._call.job_id)) as events:
                 async for event in events:
                     self._early = self._early and clock() < self._early_until
                     if event["type"].removeprefix("job.") in TERMINAL_STATUSES:

@@ -66,9 +66,8 @@ class Calls:
         repeated = records.find_repeated(conn, new)
         if repeated is not None:
             call = records.get(conn, repeated, tenant=self._tenant, kind=new.kind, stored=False)
-            now = lookup.status(conn, repeated, tenant=self._tenant)
-            broken = now.status == "queued" and now.fence > 0
-            return Accepted(repeated, created=False, call=call, first_epoch=now.fence + broken)
+            epoch = records.first_epoch(conn, repeated)
+            return Accepted(repeated, created=False, call=call, first_epoch=epoch)
         standing = Standing()
         if new.key_id is not None and new.limited:
             standing = limits.admit(conn, new.key_id, tokens=new.tokens, picousd=new.reserved_picousd)

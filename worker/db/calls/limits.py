@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from worker.base.money import PICO
 from worker.db.clock import after_sql, is_postgres, seconds_until_sql
-from worker.db.jobs.lookup import PICO
 from worker.db.keys import records as keys
 from worker.db.keys.records import Key
 

@@ -238,6 +238,12 @@ def body(conn: Connection, job_id: str) -> dict[str, Any] | None:
     return None if found is None else dict(jsontext.loads(found))
 
 
+def first_epoch(conn: Connection, job_id: str) -> int:
+    """The fence before which all that a job has shown is void."""
+    row = conn.execute(text("SELECT status, fence FROM jobs WHERE id = :id"), {"id": job_id}).one()
+    return int(row.fence) + int(row.status == "queued" and row.fence > 0)
+
+
 def _call(row: Any) -> Call:
     created_at = moment(row["created_at"])
     if created_at is None:

@@ -11,9 +11,10 @@ from sqlalchemy import Connection, bindparam, text
 
 from api_schemas import jsontext
 from worker.base.errors import NotFound
+from worker.base.money import PICO
 from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.columns import Instant
-from worker.db.jobs.lookup import PICO, moment
+from worker.db.jobs.lookup import moment
 
 #: How often the last use of a key is written at most, in seconds.
 USED_SECONDS = 60
