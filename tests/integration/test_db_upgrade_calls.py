@@ -23,7 +23,7 @@ def test_a_database_of_the_version_before_keeps_its_jobs(empty_database_url: str
         with engine.begin() as conn:
             config = schema._config()
             config.attributes["connection"] = conn
-            alembic.command.upgrade(config, "0003")
+            alembic.command.upgrade(config, "0004")
             conn.execute(text(JOB))
         schema.upgrade(empty_database_url)
         assert schema.differences(engine) == []

@@ -1,6 +1,6 @@
 """calls and keys of the gateway
 
-Revision: 0004 · after: 0003
+Revision: 0005 · after: 0004
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from alembic import op
 
 from worker.db.columns import Instant, RawJSON
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 _Id = sa.Text().with_variant(sa.TEXT(collation="C"), "postgresql")
 
