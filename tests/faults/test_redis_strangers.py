@@ -29,7 +29,7 @@ def _message(task: str, body: bytes, content_type: str = "application/json") -> 
     headers = {"lang": "py", "task": task, "id": job_id(), "argsrepr": "()", "kwargsrepr": "{}", "retries": 0}
     properties = {
         "delivery_mode": 2,
-        "delivery_info": {"exchange": "", "routing_key": "interactive"},
+        "delivery_info": {"exchange": "", "routing_key": "stockpot.interactive"},
         "priority": 0,
         "body_encoding": "base64",
         "delivery_tag": job_id(),
@@ -74,11 +74,11 @@ def test_the_queue_holds_what_is_no_doorbell(stage: SetStage) -> None:
         *[_message("stockpot.run", _call(ids=[known]))] * 1_000,
     ]
     with Witness("garbage was taken from the queue") as witness, on.valkey.client() as redis:
-        witness.inject(lambda: redis.lpush("interactive", *garbage))
-        waiting = redis.llen("interactive")
+        witness.inject(lambda: redis.lpush("stockpot.interactive", *garbage))
+        waiting = redis.llen("stockpot.interactive")
         on.start(2)
         on.load(20)
-        eventually(lambda: redis.llen("interactive") == 0, 120, "the queue is empty")
+        eventually(lambda: redis.llen("stockpot.interactive") == 0, 120, "the queue is empty")
         witness.saw(waiting >= len(garbage) and on.logged("doorbell_refused") >= 2)
         witness.saw(on.logged("queue_item_dropped") >= 4)
     on.hears_doorbells()
@@ -107,12 +107,12 @@ def test_the_queue_holds_what_is_no_message(stage: SetStage) -> None:
     on = stage("postgres", workers=0, lease_seconds=LEASE)
     strangers = ["no JSON of hers", '{"hers": "but no message"}', "[]", "5", "\x00\xff", "[" * 100_000]
     with Witness("such items were taken from the queue") as witness, on.valkey.client() as redis:
-        witness.inject(lambda: redis.lpush("interactive", *strangers))
-        waiting = redis.llen("interactive")
+        witness.inject(lambda: redis.lpush("stockpot.interactive", *strangers))
+        waiting = redis.llen("stockpot.interactive")
         (worker,) = on.start(1)
         on.load(20)
         on.quiesce()
-        eventually(lambda: redis.llen("interactive") == 0, 120, "the queue is empty")
+        eventually(lambda: redis.llen("stockpot.interactive") == 0, 120, "the queue is empty")
         witness.saw(waiting == len(strangers) and on.logged("queue_item_dropped") == len(strangers))
     on.hears_doorbells()
     on.quiesce()

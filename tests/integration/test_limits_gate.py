@@ -12,7 +12,7 @@ import pytest
 
 from tests.rig.servers import ValkeyServer
 from tests.rig.waiting import eventually_async
-from worker.limits import keys
+from worker.limits.keys import Keys
 from worker.limits.account import Transition
 from worker.limits.admission import Admission
 from worker.limits.permit import Held, Permit
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = key_id("sk-test")
 ROUTE = Route("http://upstream/v1", KEY, "m")
+KEYS = Keys()
 
 
 @asynccontextmanager
@@ -362,7 +363,7 @@ async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: 
     async with admission(redis_url) as one:
         (permit,) = await permits(one, 1, wait=5.0)
         with valkey.client() as client:
-            client.hset(keys.state(ROUTE), "limit", 77)
+            client.hset(KEYS.state(ROUTE), "limit", 77)
 
             async def known() -> bool:
                 return one._turnstile(ROUTE, ()).known == 77
@@ -371,7 +372,7 @@ async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: 
             client.flushall()
 
             async def restored() -> bool:
-                return bool(client.hget(keys.state(ROUTE), "limit") == "77")
+                return bool(client.hget(KEYS.state(ROUTE), "limit") == "77")
 
             await eventually_async(restored)
         permit.done("answer")
@@ -398,8 +399,8 @@ async def test_a_gate_that_closes_leaves_nothing_held(redis_url: str, valkey: Va
         for permit in await permits(one, 3, wait=5.0):
             permit.done("busy")
     with valkey.client() as client:
-        assert client.exists(keys.holders(ROUTE)) == 0
-        assert client.zcard(keys.WORKERS) == 0
+        assert client.exists(KEYS.holders(ROUTE)) == 0
+        assert client.zcard(KEYS.workers) == 0
         assert "sk-test" not in str(
             [client.dump(name) if client.type(name) != "hash" else client.hgetall(name) for name in client.scan_iter()]
         )

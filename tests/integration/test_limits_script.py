@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.rig.servers import ValkeyServer
-from worker.limits import keys, lua
+from worker.limits import lua
+from worker.limits.keys import Keys
 from worker.limits.minute import Minute
 from worker.limits.route import Route, Scope
 
@@ -21,6 +22,7 @@ from worker.limits.route import Route, Scope
 DAWN = 1_700_000_000_000
 SEED = {"limit": 16, "learned": "{}", "length": 1_000}
 ROUTE = Route("http://upstream/v1", "k", "m")
+KEYS = Keys()
 
 
 class Fleet:
@@ -43,13 +45,13 @@ class Fleet:
             "probe_ttl": 60_000, "at": self.now,
         } | more  # fmt: skip
         named = [
-            keys.account(self.route.key_id),
-            keys.state(self.route),
-            keys.holders(self.route),
-            keys.rates(self.route),
+            KEYS.account(self.route.key_id),
+            KEYS.state(self.route),
+            KEYS.holders(self.route),
+            KEYS.rates(self.route),
         ]
         for extra in more.get("named", ()):
-            named += [keys.holders(extra), keys.rates(extra)]
+            named += [KEYS.holders(extra), KEYS.rates(extra)]
         body.pop("named", None)
         reply: dict[str, Any] = json.loads(self.sync(keys=named, args=[json.dumps(body)]))
         return reply
@@ -203,7 +205,7 @@ def test_every_scope_must_have_room_and_none_is_charged_alone(client: redis.Redi
     fleet.now += 100
     held = fleet.ask("a", 0, 4, costs=[1] * 4, scopes=scopes, named=[tenant])
     assert (held["n"], held["why"]) == (0, "rpm")
-    assert client.hget(keys.rates(ROUTE), "requests") == "2"
+    assert client.hget(KEYS.rates(ROUTE), "requests") == "2"
 
 
 def test_a_paused_route_lets_one_probe_through_for_all_workers(client: redis.Redis) -> None:
@@ -211,8 +213,8 @@ def test_a_paused_route_lets_one_probe_through_for_all_workers(client: redis.Red
     fleet = Fleet(client, limits={"c": 10})
     fleet.ask("a", 0, 1)
     body = {"why": "failures", "detail": "", "wait": 2_000, "trips": 1, "ttl": 10**9}
-    client.eval(lua.PAUSE, 1, keys.state(ROUTE), json.dumps(body))
-    fleet.now = float(client.hget(keys.state(ROUTE), "until")) - 500  # type: ignore[arg-type]
+    client.eval(lua.PAUSE, 1, KEYS.state(ROUTE), json.dumps(body))
+    fleet.now = float(client.hget(KEYS.state(ROUTE), "until")) - 500  # type: ignore[arg-type]
     early = fleet.ask("a", 0, 3)
     assert (early["hold"], early.get("probe"), early["wait"]) == (0, None, 500)
     fleet.now += 600
@@ -243,7 +245,7 @@ def test_only_one_worker_decides_on_a_window(client: redis.Redis) -> None:
     assert len(due) == 1
     assert due[0]["ok"] == 5
     decision = {"win": due[0]["win"], "limit": 20, "learned": "{}", "breaker": "{}", "length": 1_000, "trial": 0}
-    answers = [client.eval(lua.LEARN, 1, keys.state(ROUTE), json.dumps(decision | {"limit": n})) for n in (20, 99)]
+    answers = [client.eval(lua.LEARN, 1, KEYS.state(ROUTE), json.dumps(decision | {"limit": n})) for n in (20, 99)]
     assert answers == [1, 0]
     assert fleet.ask("b", 0, 1000)["limit"] == 20
 
@@ -255,8 +257,8 @@ def test_the_first_overload_ends_a_trial_and_those_of_a_limit_that_is_no_more_co
     fleet = Fleet(client, limits={}, learned=16)
     fleet.ask("a", 0, 1, seen={"ok": 5})
     raised = {"win": 1, "limit": 20, "learned": "{}", "breaker": "{}", "length": 1_000, "trial": 1}
-    assert client.eval(lua.LEARN, 1, keys.state(ROUTE), json.dumps(raised)) == 1
-    opened = client.hget(keys.state(ROUTE), "opened")
+    assert client.eval(lua.LEARN, 1, KEYS.state(ROUTE), json.dumps(raised)) == 1
+    opened = client.hget(KEYS.state(ROUTE), "opened")
     assert opened is not None
     fleet.now = float(opened) + 10
     assert "due" not in fleet.ask("a", 1, 1, seen={"ok": 1}, known=20)
@@ -264,10 +266,10 @@ def test_the_first_overload_ends_a_trial_and_those_of_a_limit_that_is_no_more_co
     assert reply["trial"]
     assert (reply["due"]["ok"], reply["due"]["overloaded"]) == (1, 1)
     lowered = raised | {"win": 2, "limit": 16, "trial": 0}
-    assert client.eval(lua.LEARN, 1, keys.state(ROUTE), json.dumps(lowered)) == 1
+    assert client.eval(lua.LEARN, 1, KEYS.state(ROUTE), json.dumps(lowered)) == 1
     fleet.ask("c", 1, 1, seen={"overloaded": 3}, known=20)
     fleet.ask("c", 1, 1, seen={"overloaded": 1}, known=16)
-    assert client.hget(keys.state(ROUTE), "overloaded") in {b"1", "1"}
+    assert client.hget(KEYS.state(ROUTE), "overloaded") in {b"1", "1"}
 
 
 def test_random_workers_never_exceed_a_limit_that_falls(client: redis.Redis) -> None:
@@ -279,7 +281,7 @@ def test_random_workers_never_exceed_a_limit_that_falls(client: redis.Redis) -> 
     for turn in range(200):
         if turn == 100:
             limit = 5
-            client.hset(keys.state(ROUTE), "limit", limit)
+            client.hset(KEYS.state(ROUTE), "limit", limit)
         name = rng.choice("abc")
         fleet.now += 20
         used[name] -= rng.randint(0, used[name])

@@ -58,8 +58,8 @@ def test_what_was_submitted_is_there_and_the_doorbell_rings(
     assert pot.get(job.id).status == "queued"
     assert count(database) == 1
     with valkey.client() as client:
-        eventually(lambda: client.llen("interactive") == 1)
-        assert job.id in str(client.lindex("interactive", 0)) or client.llen("interactive") == 1
+        eventually(lambda: client.llen("stockpot.interactive") == 1)
+        assert job.id in str(client.lindex("stockpot.interactive", 0)) or client.llen("stockpot.interactive") == 1
 
 
 def test_a_job_in_the_callers_transaction_exists_when_that_commits(
@@ -169,7 +169,7 @@ def test_a_bad_request_is_refused_with_every_problem_and_nothing_is_done(
 def test_many_are_accepted_in_order_up_to_the_slice_that_is_bad(pot: Stockpot, database: Database) -> None:
     """The slices before it are promises; of its own nothing is."""
     good = [chat(str(number)) for number in range(501)]
-    assert pot.submit_many(good[:3], lane="interactive") == sorted(
+    assert pot.submit_many(good[:3], lane="stockpot.interactive") == sorted(
         one["id"] for one in rows(database, "SELECT id FROM jobs")
     )
     with pytest.raises(InvalidRequest) as refused:
@@ -283,9 +283,9 @@ def test_a_real_worker_takes_messages_and_doorbells(
         with Connection(str(settings.redis_url)) as broker:
             app = Celery(broker=settings.redis_url, set_as_current=False)
             message = {"id": own, "body": chat("hi")}
-            app.send_task("stockpot.submit", kwargs={"job": message}, queue="interactive", connection=broker)
-            app.send_task("stockpot.run", kwargs={"ids": ["nonsense", 7]}, queue="interactive", connection=broker)
-            app.send_task("stockpot.run", kwargs={"lane": "no lane"}, queue="interactive", connection=broker)
+            app.send_task("stockpot.submit", kwargs={"job": message}, queue="stockpot.interactive", connection=broker)
+            app.send_task("stockpot.run", kwargs={"ids": ["nonsense", 7]}, queue="stockpot.interactive", connection=broker)
+            app.send_task("stockpot.run", kwargs={"lane": "no lane"}, queue="stockpot.interactive", connection=broker)
         with Stockpot(settings) as pot:
             eventually(lambda: rows(database, "SELECT id FROM jobs") != [], what="the worker inserts the job")
             assert pot.wait(own, timeout=60).status == "completed"

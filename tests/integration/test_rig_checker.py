@@ -224,6 +224,6 @@ def test_it_reads_the_replay_logs_and_the_key_inventory(sqlite_url: str, valkey:
             client.xadd(f"{LOG_PREFIX}{JOB}", {"e": json.dumps(event)}, id=f"{event['seq']}-{event['epoch']}")
         assert checker.check(sqlite_url, redis_url=valkey.url) == []
         client.set("stranger", "1")
-        client.hset("unacked", "tag", "{}")
+        client.hset("stockpot.unacked", "tag", "{}")
     found = checker.check(sqlite_url, redis_url=valkey.url)
     assert {violation.subject for violation in found} == {"stranger", "unacked"}

@@ -168,7 +168,7 @@ def _read_redis(evidence: Evidence, url: str) -> None:
     with redis.Redis.from_url(url) as client:
         names = sorted(key.decode("utf-8", "backslashreplace") for key in client.scan_iter(count=1000))
         evidence.redis_names = names
-        evidence.unacked = int(client.hlen("unacked"))
+        evidence.unacked = int(client.hlen("stockpot.unacked"))
         evidence.streams = {
             name.removeprefix(LOG_PREFIX): [json.loads(fields[b"e"]) for _, fields in client.xrange(name)]
             for name in names

@@ -24,7 +24,7 @@ TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 #: Provider money has at most seven decimals (a credit is 5e-7 USD); SQLite shows it as a float.
 _MONEY = Decimal("1e-9")
 #: Names of Redis keys that a quiet system may keep: ours, Celery's queues and its table of bindings.
-QUIET_KEYS = ("stockpot:*", "stockpot.*", "interactive*", "bulk*", "webhooks*", "celery*", "_kombu.binding.*")
+QUIET_KEYS = ("stockpot:*", "stockpot.*", "_kombu.binding.*")
 
 
 @dataclass(slots=True, frozen=True, order=True)

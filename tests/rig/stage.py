@@ -52,7 +52,7 @@ Proxied = Literal["redis", "database", "upstream"]
 
 #: What kombu keeps: of a worker that died with a message in hand, until the visibility timeout takes it back (minutes),
 #: and which of its queues are declared to last. Nothing depends on either.
-BROKER_KEYS = ("unacked", "unacked_index", "unacked_mutex", "_kombu.binding_permanent.*")
+BROKER_KEYS = ("stockpot.unacked", "stockpot.unacked_index", "stockpot.unacked_mutex", "_kombu.binding_permanent.*")
 #: A quiet system may take this long to write its last live events and bookkeeping after the last commit, in seconds.
 SETTLING_SECONDS = 30.0
 #: How long a load may take to end on a busy machine, faults and all, in seconds.
@@ -350,7 +350,7 @@ class Stage:
             self.submit()
             with redis.Redis.from_url(self.valkey.url, decode_responses=True) as client:
                 pushes = client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)
-                return bool(pushes > before and client.llen("interactive") == 0)
+                return bool(pushes > before and client.llen("stockpot.interactive") == 0)
 
         with redis.Redis.from_url(self.valkey.url, decode_responses=True) as client:
             before = client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)

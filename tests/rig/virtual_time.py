@@ -16,7 +16,8 @@ import orjson
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.limits import keys, limiter, lua
+from worker.limits import limiter, lua
+from worker.limits.keys import Keys
 from worker.limits.breaker import PROBE_MS
 from worker.limits.limiter import Ask, Limiter
 from worker.limits.route import Route
@@ -102,7 +103,7 @@ class _VirtualLimiter(Limiter):
     """The limiter's verbs on a virtual Redis, those that a gate uses."""
 
     def __init__(self, at: VirtualRedis, permit_ttl: float) -> None:
-        self.at, self.permit_ttl = at, permit_ttl
+        self.at, self.permit_ttl, self.keys = at, permit_ttl, Keys()
 
     async def aclose(self) -> None:
         """Nothing is held open."""
@@ -112,7 +113,7 @@ class _VirtualLimiter(Limiter):
 
         def all_of_them(pipeline: Any) -> None:
             for ask in asks:
-                named = ask.keys()
+                named = ask.named(self.keys)
                 pipeline.evalsha(self.at.digest(lua.SYNC), len(named), *named, orjson.dumps({**ttl, **ask.body}))
 
         return await self.at.ask(all_of_them)
@@ -124,12 +125,12 @@ class _VirtualLimiter(Limiter):
 
     async def is_paused(self, key_id: str) -> bool:
         """See `Limiter`."""
-        [said] = await self.at.ask(lambda pipeline: pipeline.hexists(keys.account(key_id), "paused"))
+        [said] = await self.at.ask(lambda pipeline: pipeline.hexists(self.keys.account(key_id), "paused"))
         return bool(said)
 
     async def leave(self, worker: str) -> None:
         """See `Limiter`."""
-        await self.at.ask(lambda pipeline: pipeline.zrem(keys.WORKERS, worker))
+        await self.at.ask(lambda pipeline: pipeline.zrem(self.keys.workers, worker))
 
     async def register(self, route: Route) -> None:
         """Nobody lists the routes of a virtual Redis."""

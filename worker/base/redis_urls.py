@@ -62,14 +62,16 @@ def check_broker(url: str) -> str:
     Raises:
         ValueError: as `check`.
     """
-    scheme = url.partition("://")[0].lower()
-    if _is_redis(scheme):
+    if is_redis(url):
         return check(url)
+    scheme = url.partition("://")[0].lower()
     urls.split(url, (scheme,) if scheme.isidentifier() or "+" in scheme else ("redis", "rediss", "unix", "amqp"))
     return url
 
 
-def _is_redis(scheme: str) -> bool:
+def is_redis(url: str) -> bool:
+    """Whether a broker's URL means Redis, supported or not."""
+    scheme = url.partition("://")[0].lower()
     return scheme in _SCHEMES or any(word in scheme for word in _REFUSED)
 
 
@@ -118,7 +120,8 @@ def _place(parts: SplitResult, scheme: str, options: dict[str, str]) -> str:
         raise ValueError("it names no host")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = unquote(parts.path).strip("/")
-    return f"{host}:{parts.port or 6379}/{_database(options.pop('db', '') or path or '0')}"
+    port = "" if parts.port is None else f":{parts.port}"
+    return f"{host}{port}/{_database(options.pop('db', '') or path or '0')}"
 
 
 def _database(number: str) -> str:
@@ -146,8 +149,7 @@ def for_client(url: str) -> str:
 
 def for_kombu(url: str) -> str:
     """A URL as kombu takes it: it has no `unix://` and calls the database of a socket `virtual_host`."""
-    scheme = url.partition("://")[0].lower()
-    if not _is_redis(scheme):
+    if not is_redis(url):
         return url
     parts = urls.split(for_client(url), tuple(_SCHEMES))
     options = dict(parse_qsl(parts.query))

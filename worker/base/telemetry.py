@@ -13,7 +13,7 @@ import structlog
 
 from worker.base.settings import Settings
 
-_QUIET = (  # they log URLs, which carry tokens, or a line per message
+_QUIET = (  # they log URLs, which carry tokens, what is in a message, or a line per message
     "httpx",
     "httpcore",
     "aiohttp",
@@ -21,6 +21,8 @@ _QUIET = (  # they log URLs, which carry tokens, or a line per message
     "alembic",
     "kombu",
     "amqp",
+    "celery.pool",
+    "celery.worker.request",
     "celery.worker.strategy",
     "celery.app.trace",
 )

@@ -18,10 +18,11 @@ from celery.worker import state
 from kombu import Exchange, Queue
 from kombu.utils.objects import cached_property
 
-from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base import telemetry
 from worker.base.settings import Settings, settings
+from worker.broker.messages import DoorbellTask
+from worker.broker.queues import queue_of, queues, unacknowledged
 
 #: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
 #: for a worker that has one.
@@ -79,7 +80,22 @@ def _stop(worker: Any, number: int, _frame: Any) -> None:
 
 
 class StockpotCelery(Celery):
-    """A Celery app whose worker is `StockpotWorker`."""
+    """A Celery app whose worker is `StockpotWorker` and whose broker is that of our settings.
+
+    Celery lets `CELERY_BROKER_URL` and `CELERY_RESULT_BACKEND` of the environment win, which are another application's.
+    """
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        """A connection to consume from."""
+        return self._connection(url or self._broker_url, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """A connection to publish to."""
+        return self._connection(url or self._broker_url, **options)
+
+    @property
+    def _broker_url(self) -> str:
+        return str(self.conf["broker_url"])
 
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 -- Celery's own name for the hook
@@ -90,7 +106,9 @@ class StockpotCelery(Celery):
 def _configuration(given: Settings | None = None) -> dict[str, Any]:
     """Celery's settings, read when they are first needed; the process's own unless others are given."""
     ours = given or settings()
+    names = ours.redis_namespace
     transport = {
+        **unacknowledged(names),
         "visibility_timeout": VISIBILITY_SECONDS,
         "socket_timeout": 5,
         "socket_connect_timeout": 3,
@@ -111,8 +129,8 @@ def _configuration(given: Settings | None = None) -> dict[str, Any]:
         "task_acks_late": False,
         "task_publish_retry": False,
         "task_create_missing_queues": False,
-        "task_default_queue": "interactive",
-        "task_queues": [Queue(lane, Exchange(""), routing_key=lane) for lane in LANES],
+        "task_default_queue": queue_of("interactive", names),
+        "task_queues": [Queue(name, Exchange(""), routing_key=name) for name in queues(names)],
         "worker_prefetch_multiplier": 1,
         "worker_pool": "threads",
         "worker_consumer": "worker.broker.consumer:StockpotConsumer",
@@ -147,7 +165,7 @@ class EngineStep(bootsteps.StartStopStep):
 
 def app_of(given: Settings) -> StockpotCelery:
     """An app for a producer: the broker of its own settings, which need not be the process's."""
-    theirs = StockpotCelery("stockpot", set_as_current=False)
+    theirs = StockpotCelery("stockpot", set_as_current=False, backend="disabled")
     theirs.add_defaults(lambda: _configuration(given))
     return theirs
 
@@ -176,7 +194,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
     shutdown = stop
 
 
-app = StockpotCelery("stockpot")
+app = StockpotCelery("stockpot", backend="disabled", task_cls=DoorbellTask)
 app.add_defaults(_configuration)
 app.steps["worker"].add(EngineStep)
 app.steps["consumer"].add(HeartbeatStep)

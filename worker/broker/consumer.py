@@ -21,6 +21,7 @@ from kombu.transport import redis as kombu_redis
 
 from worker.base import metrics
 from worker.base.errors import out_of_files
+from worker.broker.messages import TASKS, BoundedMessage, RefusedMessage
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +36,16 @@ RECONNECT_PAUSE = 0.5
 class StockpotChannel(kombu_redis.Channel):
     """kombu's Redis channel, for queues in which anybody may have put anything."""
 
+    Message = BoundedMessage
+
     def _brpop_read(self, **options: Any) -> Any:
         """Take the next item. It has left the queue by then, so one that is no message is dropped here for good."""
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # the stubs do not know it
         except NO_MESSAGE as error:
             metrics.REFUSED.inc()
-            log.error("queue_item_dropped", reason="no message", error=type(error).__name__)
+            reason = str(error) if isinstance(error, RefusedMessage) else "no message"
+            log.error("queue_item_dropped", reason=reason, error=type(error).__name__)
             return True
 
 
@@ -70,6 +74,13 @@ class StockpotConsumer(Consumer):
                     raise
                 log.error("no_file_descriptors", hint="raise the limit on open files (ulimit -n)")
             self._wait_for_files()
+
+    def update_strategies(self) -> None:
+        """Take calls of our own tasks only; Celery registers a dozen of its own."""
+        super().update_strategies()
+        strategies: dict[str, Any] = self.strategies
+        for name in set(strategies) - set(TASKS):
+            del strategies[name]
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """The broker refused while the connection was made."""

@@ -44,6 +44,7 @@ class Doorbell:
         self._idle.set()
         self._app: StockpotCelery | None = None
         self.failed = 0
+        self.database: str | None = None  # whose jobs these are (`db.identity`), where it is known
 
     def ring(self, ids: Sequence[str], lane: str) -> None:
         """Say that these jobs of a lane are due. Returns at once."""
@@ -107,13 +108,16 @@ class Doorbell:
         from kombu.exceptions import OperationalError
 
         from worker.broker.app import app_of
+        from worker.broker.queues import queue_of
 
         if self._app is None:
             self._app = app_of(self._settings)
         try:
             # Bulk work keeps its order and its share of a worker's slots: there the lane is all there is to say.
-            bell = {"lane": lane} if lane == "bulk" else {"ids": ids}
-            self._app.send_task("stockpot.run", kwargs=bell, queue=lane, retry=False, ignore_result=True)
+            bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
+            if self.database is not None:
+                bell["database"] = self.database
+            self._app.send_task("stockpot.run", kwargs=bell, queue=queue_of(lane, self._settings.redis_namespace), retry=False, ignore_result=True)
         except (OperationalError, OSError) as error:
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False

@@ -22,9 +22,10 @@ from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base import metrics
 from worker.base.errors import IdempotencyConflict, InvalidRequest, Unreachable
-from worker.base.settings import settings
+from worker.base.settings import Settings, settings
 from worker.broker.app import app
 from worker.broker.watchdog import Watchdog
+from worker.db import identity
 from worker.db.connect import Database
 from worker.db.jobs.submit import insert
 from worker.db.ready import await_database
@@ -37,8 +38,11 @@ log = structlog.get_logger(__name__)
 ROOM_SECONDS = 0.5
 #: How often a worker that waits for its database looks whether it was asked to stop, in seconds.
 STOP_SECONDS = 0.2
+#: A submission to another database is put back, and not taken up again at once: its own workers shall come first.
+FOREIGN_SECONDS = 1.0
 
 _engine: Engine | None = None
+_database: str | None = None  # who the database of this worker is (`db.identity`)
 _open = contextlib.ExitStack()
 _hurried = False  # the worker was asked to stop, and what runs is to be given back at once
 
@@ -50,12 +54,27 @@ def start_engine(worker: Any) -> None:
     await_database(ours, _wait_for_database)
     if ours.redis_url is None:
         _open.enter_context(embedded.lease(ours.home))
+    _remember_database(ours)
     engine = Engine(ours)
     engine.on_drain = lambda: os.kill(os.getpid(), signal.SIGTERM)  # as a supervisor would stop it
     engine.start()
     _engine = engine
     if ours.watchdog_seconds:
         Watchdog(engine, app, seconds=ours.watchdog_seconds).start()
+
+
+def _remember_database(ours: Settings) -> None:
+    global _database
+    opened = Database(ours, pool_size=1)
+    try:
+        _database = opened.write(identity.ensure)
+    finally:
+        opened.close()
+
+
+def _is_foreign(database: Any) -> bool:
+    """Whether a message names another database than this worker's. One that names none may be from anybody."""
+    return isinstance(database, str) and _database is not None and database != _database
 
 
 def _wait_for_database(error: Unreachable, seconds: float) -> None:
@@ -107,12 +126,16 @@ def consumer_lost() -> None:
 
 
 @app.task(name="stockpot.run", ignore_result=True)
-def run(ids: Any = None, lane: Any = None, **_later: Any) -> None:
+def run(ids: Any = None, lane: Any = None, database: Any = None, **_later: Any) -> None:
     """A doorbell. While no slot is free it waits here, so that the messages behind it go to a worker that has one.
 
     Arguments that a newer version may add are ignored; what is no id and no lane is counted and dropped.
     """
     metrics.DOORBELLS.labels("run").inc()
+    if _is_foreign(database):
+        metrics.REFUSED.inc()
+        log.warning("message_of_another_database", task="run")
+        return
     known = [job_id for job_id in ids or () if is_job_id(job_id)] if isinstance(ids, list | None) else []
     wanted = lane if lane in LANES else None
     if not known and wanted is None:
@@ -129,13 +152,18 @@ def run(ids: Any = None, lane: Any = None, **_later: Any) -> None:
 
 
 @app.task(name="stockpot.submit", ignore_result=True, acks_late=True)
-def submit(job: Any = None, **_later: Any) -> None:
+def submit(job: Any = None, database: Any = None, **_later: Any) -> None:
     """Insert a job for a producer without a database. Until it is committed, this message is the job.
 
     So it is acknowledged late and the insert is tried until the database takes it; the id or idempotency key that the
     job must carry makes a second delivery harmless.
     """
     metrics.DOORBELLS.labels("submit").inc()
+    if _is_foreign(database):
+        metrics.REFUSED.inc()
+        log.error("message_of_another_database", task="submit", mend="give each project its STOCKPOT_REDIS_NAMESPACE")
+        time.sleep(FOREIGN_SECONDS)
+        raise Reject(requeue=True)  # the message is the job: whom it belongs to shall find it
     try:
         request = accept(job if isinstance(job, Mapping | str) else b"", settings())
         if request.id is None and request.idempotency_key is None:
@@ -144,12 +172,12 @@ def submit(job: Any = None, **_later: Any) -> None:
         metrics.REFUSED.inc()
         log.error("submission_refused", problems=[problem.field for problem in error.problems])
         return
-    database = Database(settings(), pool_size=1)
+    opened = Database(settings(), pool_size=1)
     try:
         pause = 0.1
         while True:
             try:
-                done = database.write(lambda conn: insert(conn, [request], settings()))[0]
+                done = opened.write(lambda conn: insert(conn, [request], settings()))[0]
                 break
             except Unreachable as error:
                 if _engine is None or _engine.closing:
@@ -162,6 +190,6 @@ def submit(job: Any = None, **_later: Any) -> None:
         log.error("submission_conflicts", key=request.idempotency_key, job=request.id)
         return
     finally:
-        database.close()
+        opened.close()
     if done.created and _engine is not None:
         _engine.ring([done.id])

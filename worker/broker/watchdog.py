@@ -25,7 +25,6 @@ import structlog
 from celery import Celery
 from celery.worker import state
 
-from api_schemas.jobs import LANES
 from worker.engine.engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -63,6 +62,7 @@ class Watchdog:
         self._engine, self._app = engine, app
         self._every = min(LOOK_SECONDS, seconds / 4)
         self._lasts = InARow(math.ceil(seconds / self._every))
+        self._queues = [queue.name for queue in app.conf.task_queues]
         self._taken = 0
         self._thread = threading.Thread(target=self._watch, name="stockpot-watchdog", daemon=True)
 
@@ -98,7 +98,7 @@ class Watchdog:
             try:
                 broker.connect()  # once; the channel alone would try for ever
                 channel: Any = broker.default_channel
-                return sum(channel.queue_declare(lane).message_count for lane in LANES)  # which writes nothing
+                return sum(channel.queue_declare(name).message_count for name in self._queues)  # which writes nothing
             except broker.connection_errors + broker.channel_errors:
                 return 0
 

@@ -11,6 +11,7 @@ connect    The connection to the database: PostgreSQL through psycopg 3, or SQLi
 files/     Stored files as SQL
 group_writer  Group commit
 fleet      The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard
+identity   Who a database is
 jobs/      Jobs as SQL, by the verbs of their life
 keys/      Keys of the HTTP gateway as SQL
 purge      Purge

@@ -5,6 +5,6 @@ server  The embedded Valkey of a home
 
 from __future__ import annotations
 
-from worker.embedded.server import broker_url, ensure, find, for_kombu, lease, redis_url, server_binary, stop
+from worker.embedded.server import broker_url, ensure, find, in_force, lease, redis_url, server_binary, stop
 
-__all__ = ["broker_url", "ensure", "find", "for_kombu", "lease", "redis_url", "server_binary", "stop"]
+__all__ = ["broker_url", "ensure", "find", "in_force", "lease", "redis_url", "server_binary", "stop"]

@@ -27,9 +27,9 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote
 
-from worker.base import private
+from worker.base import private, redis_urls
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings, redis_server
 
@@ -58,7 +58,7 @@ def redis_url(settings: Settings, *, server: Path | None = None) -> str:
     Raises:
         Unreachable: there is no server binary, or the server does not start.
     """
-    return settings.redis_url or ensure(settings.home, server=server)
+    return in_force(settings, settings.redis_url or ensure(settings.home, server=server))
 
 
 def broker_url(settings: Settings, *, server: Path | None = None) -> str:
@@ -67,16 +67,17 @@ def broker_url(settings: Settings, *, server: Path | None = None) -> str:
     Raises:
         Unreachable: as `redis_url`.
     """
-    return settings.broker_url or for_kombu(redis_url(settings, server=server))
+    if settings.broker_url is None:
+        return redis_urls.for_kombu(redis_url(settings, server=server))
+    if redis_urls.is_redis(settings.broker_url):
+        return redis_urls.for_kombu(in_force(settings, settings.broker_url))
+    return settings.broker_url
 
 
-def for_kombu(url: str) -> str:
-    """Translate a redis-py URL: kombu knows no `unix://` scheme and calls the database `virtual_host`."""
-    parts = urlsplit(url)
-    if parts.scheme != "unix":
-        return url
-    database = parse_qs(parts.query).get("db", ["0"])[0]
-    return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
+def in_force(settings: Settings, url: str) -> str:
+    """A Redis URL with what the settings add to it: whom to trust, and the namespace."""
+    ca_file = None if settings.redis_ca_file is None else str(settings.redis_ca_file)
+    return redis_urls.in_force(url, ca_file=ca_file, namespace=settings.redis_namespace)
 
 
 def server_binary(given: Path | None = None) -> Path:
@@ -359,13 +360,11 @@ def _becomes_ready(directory: Path, url: str) -> bool:
 
 def _ping(url: str) -> str:
     """`ready`, `loading` (alive, reading its append-only file), or `silent`."""
-    from redis import Redis
-    from redis.backoff import NoBackoff
     from redis.exceptions import BusyLoadingError, RedisError
-    from redis.retry import Retry
 
-    limit = PING_LIMIT.total_seconds()
-    client = Redis.from_url(url, socket_timeout=limit, socket_connect_timeout=limit, retry=Retry(NoBackoff(), 0))
+    from worker.base.redis import blocking
+
+    client = blocking(url, seconds=PING_LIMIT.total_seconds())
     try:
         client.ping()
     except BusyLoadingError:

@@ -10,10 +10,9 @@ import contextlib
 from datetime import timedelta
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from worker.base.redis import asynchronous
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +27,7 @@ async def eviction_policy(redis_url: str) -> str | None:
     From INFO rather than CONFIG, which managed servers refuse.
     """
     seconds = LIMIT.total_seconds()
-    redis = Redis.from_url(
-        redis_url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
-    )
+    redis = asynchronous(redis_url, seconds=seconds)
     try:
         with contextlib.suppress(RedisError, OSError):
             policy = (await redis.info("memory")).get("maxmemory_policy")

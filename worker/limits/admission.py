@@ -19,7 +19,6 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from worker.base.tasks import end_tasks
-from worker.limits import keys
 from worker.limits.account import Transition
 from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, RouteState
 from worker.limits.pauses import AWAY, Balance, Closing, Pauses
@@ -163,7 +162,7 @@ class Admission:
         """Stop a route by hand until `resume`; True if it was open. Raises `redis.RedisError` without Redis."""
         limiter = self._open()
         await limiter.register(route)
-        first = await limiter.pause(keys.state(route), Pause("manual", detail))
+        first = await limiter.pause(limiter.keys.state(route), Pause("manual", detail))
         if first:
             self._verdicts.announce("paused", "route", route, "manual", detail)
         self._hurry()
@@ -173,10 +172,10 @@ class Admission:
         """Let a route and its key's account go on, whatever stopped them; True if something had."""
         limiter = self._open()
         lifted = False
-        if await limiter.resume(keys.state(route), by_hand=True):
+        if await limiter.resume(limiter.keys.state(route), by_hand=True):
             self._verdicts.announce("resumed", "route", route, "manual")
             lifted = True
-        if await limiter.resume(keys.account(route.key_id), by_hand=True):
+        if await limiter.resume(limiter.keys.account(route.key_id), by_hand=True):
             self._verdicts.announce("resumed", "account", route, "manual")
             lifted = True
         self._verdicts.paused.pop(route.key_id, None)

@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import orjson
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
-from worker.limits import keys, lua
+from worker.base.redis import asynchronous
+from worker.base.redis_urls import namespace_of
+from worker.limits import lua
+from worker.limits.keys import STATE_TTL, Keys
 from worker.limits.breaker import PROBE_MS
 from worker.limits.learned import Learned
 from worker.limits.route import Limits, Route, Scope
@@ -25,7 +26,7 @@ from worker.limits.route import Limits, Route, Scope
 ANSWER_SECONDS = 1.0
 #: Milliseconds for which one worker is elected to ask for an account's balance.
 _ELECTION_MS = 30_000
-_STATE_TTL_MS = int(keys.STATE_TTL.total_seconds() * 1_000)
+_STATE_TTL_MS = int(STATE_TTL.total_seconds() * 1_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Ask:
     limits: Limits
     body: dict[str, Any]
 
-    def keys(self) -> list[str]:
+    def named(self, keys: Keys) -> list[str]:
         """The script's KEYS."""
         named: list[str] = [keys.account(self.route.key_id), keys.state(self.route)]
         everything: list[Route | Scope] = [self.route, *self.scopes]
@@ -116,19 +117,14 @@ class Limiter:
 
     redis: Redis
     permit_ttl: float = 30.0
+    keys: Keys = field(default_factory=Keys)
     _digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def connect(cls, url: str, permit_ttl: float) -> Limiter:
         """A client whose calls fail rather than wait: no retries, a second for an answer."""
-        redis = Redis.from_url(
-            url,
-            socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=8,
-        )
-        return cls(redis, permit_ttl)
+        redis = asynchronous(url, seconds=ANSWER_SECONDS, max_connections=8)
+        return cls(redis, permit_ttl, Keys(namespace_of(url)))
 
     async def aclose(self) -> None:
         """Give the connections back."""
@@ -147,7 +143,7 @@ class Limiter:
         ttl = {"ttl": int(self.permit_ttl * 1_000), "state_ttl": _STATE_TTL_MS, "probe_ttl": PROBE_MS}
         async with self.redis.pipeline(transaction=False) as pipeline:
             for ask in asks:
-                named = ask.keys()
+                named = ask.named(self.keys)
                 body = orjson.dumps({**ttl, **ask.body})
                 pipeline.evalsha(self._digest(lua.SYNC), len(named), *named, body)
             replies = await pipeline.execute(raise_on_error=False)
@@ -166,7 +162,7 @@ class Limiter:
             "length": int(length * 1_000),
             "trial": int(now.base > 0),
         }
-        return bool(await self._run(lua.LEARN, [keys.state(route)], orjson.dumps(body)))
+        return bool(await self._run(lua.LEARN, [self.keys.state(route)], orjson.dumps(body)))
 
     async def pause(self, key: str, pause: Pause) -> bool:
         """Write a pause down; True for the one caller that made the transition."""
@@ -189,38 +185,38 @@ class Limiter:
 
     async def is_paused(self, key_id: str) -> bool:
         """Whether the key's account is paused."""
-        return bool(await cast("Any", self.redis.hexists(keys.account(key_id), "paused")))
+        return bool(await cast("Any", self.redis.hexists(self.keys.account(key_id), "paused")))
 
     async def elect(self, key_id: str) -> int:
         """Stand for prober of a paused account: its trips if elected, -1 if not, -2 if it is not paused."""
-        return int(await self._run(lua.ELECT, [keys.account(key_id)], _ELECTION_MS))
+        return int(await self._run(lua.ELECT, [self.keys.account(key_id)], _ELECTION_MS))
 
     async def beat(self, worker: str) -> int:
         """Be counted for another lease. → how many workers there are."""
-        return int(await self._run(lua.BEAT, [keys.WORKERS], worker, int(self.permit_ttl * 1_000)))
+        return int(await self._run(lua.BEAT, [self.keys.workers], worker, int(self.permit_ttl * 1_000)))
 
     async def leave(self, worker: str) -> None:
         """No longer be counted."""
-        await cast("Any", self.redis.zrem(keys.WORKERS, worker))
+        await cast("Any", self.redis.zrem(self.keys.workers, worker))
 
     async def register(self, route: Route) -> None:
         """Put the route on the list that `states` reads."""
         parts = orjson.dumps([route.upstream_url, route.key_id, route.model])
-        await cast("Any", self.redis.hset(keys.ROUTES, route.digest, parts))
-        await self.redis.expire(keys.ROUTES, keys.STATE_TTL)
+        await cast("Any", self.redis.hset(self.keys.routes, route.digest, parts))
+        await self.redis.expire(self.keys.routes, STATE_TTL)
 
     async def states(self) -> list[RouteState]:
         """All routes of the last days, by name."""
-        listed = await cast("Any", self.redis.hgetall(keys.ROUTES))
+        listed = await cast("Any", self.redis.hgetall(self.keys.routes))
         routes = [Route(*orjson.loads(parts)) for parts in listed.values()]
         found = [await self._state(route) for route in routes]
         return sorted(found, key=lambda state: state.route.name)
 
     async def _state(self, route: Route) -> RouteState:
         async with self.redis.pipeline(transaction=False) as pipeline:
-            pipeline.hgetall(keys.state(route))
-            pipeline.hgetall(keys.account(route.key_id))
-            pipeline.eval(_IN_FLIGHT, 1, keys.holders(route))
+            pipeline.hgetall(self.keys.state(route))
+            pipeline.hgetall(self.keys.account(route.key_id))
+            pipeline.eval(_IN_FLIGHT, 1, self.keys.holders(route))
             state, account, in_flight = await pipeline.execute()
         by = next((name for name, said in (("account", account), ("route", state)) if b"paused" in said), None)
         said = account if by == "account" else state

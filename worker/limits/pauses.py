@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 from redis.exceptions import RedisError
 
-from worker.limits import account, breaker, keys, learned
+from worker.limits import account, breaker, learned
 from worker.limits.account import Transition
 from worker.limits.limiter import Limiter, Pause, Reply, WindowDue
 from worker.limits.permit import Ended, Permit
@@ -111,7 +111,7 @@ class Pauses:
     ) -> None:
         wait = breaker.wait_seconds(trips + 1, self.rng)
         pause = Pause(why, detail, wait, trips + 1, epoch, probed=probed)
-        if await limiter.pause(keys.state(route_limiter.route), pause):
+        if await limiter.pause(limiter.keys.state(route_limiter.route), pause):
             self.announce("paused", "route", route_limiter.route, why, detail)
 
     async def close(self, limiter: Limiter, closing: Closing) -> None:
@@ -134,7 +134,7 @@ class Pauses:
         wait = account.look_seconds(trips, datetime.now(UTC), self.rng)
         why = account.reason_of(ended.status)
         pause = Pause(why, ended.detail, wait, trips, permit.account_epoch, probed=probed)
-        if await limiter.pause(keys.account(route.key_id), pause):
+        if await limiter.pause(limiter.keys.account(route.key_id), pause):
             self.announce("paused", "account", route, why, ended.detail)
         self.paused[route.key_id] = route
 
@@ -144,13 +144,13 @@ class Pauses:
         if not ended.alive:  # it says nothing about the account: look again soon, but not more and more rarely
             wait = account.look_seconds(1, datetime.now(UTC), self.rng)
             pause = Pause("credits", "", wait, permit.trips, permit.account_epoch, probed=True)
-            await limiter.pause(keys.account(route_limiter.route.key_id), pause)
+            await limiter.pause(limiter.keys.account(route_limiter.route.key_id), pause)
             return
         await self._reopen(limiter, route_limiter.route, "the probe went through")
 
     async def _route_probed(self, limiter: Limiter, route_limiter: RouteLimiter, permit: Permit, ended: Ended) -> None:
         if ended.alive and not ended.maintenance:
-            if await limiter.resume(keys.state(route_limiter.route)):
+            if await limiter.resume(limiter.keys.state(route_limiter.route)):
                 self.announce("resumed", "route", route_limiter.route, "probe")
             return
         trips = permit.trips - 1 if ended.silent else permit.trips
@@ -184,10 +184,10 @@ class Pauses:
                 pause = Pause("credits", "", 0.0, trips, probed=True, calls=True)
             else:
                 pause = Pause("credits", "", wait, trips + 1, probed=True)
-            await limiter.pause(keys.account(key_id), pause)
+            await limiter.pause(limiter.keys.account(key_id), pause)
 
     async def _reopen(self, limiter: Limiter, route: Route, detail: str) -> None:
-        if await limiter.resume(keys.account(route.key_id)):
+        if await limiter.resume(limiter.keys.account(route.key_id)):
             self.announce("resumed", "account", route, "balance" if self.balance else "probe", detail)
         self.paused.pop(route.key_id, None)
         self.hurry()

@@ -11,13 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 from redis import Redis as SyncRedis
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from api_schemas.jsontext import dumps, loads
-from worker.live.keys import CONTROL_CHANNEL
+from worker.base.redis import asynchronous, namespace
+from worker.base.redis_urls import namespace_of
+from worker.live.keys import control_channel
 from worker.live.listening import AWAY, messages
 
 CONNECT_LIMIT = timedelta(seconds=2)
@@ -27,7 +26,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=2)
 def publish_cancel(redis: SyncRedis, job_id: str) -> bool:
     """Tell the workers to stop a job; False when no worker listened or Redis did not answer."""
     try:
-        return int(redis.publish(CONTROL_CHANNEL, dumps({"cancel": job_id}))) > 0
+        return int(redis.publish(control_channel(namespace(redis)), dumps({"cancel": job_id}))) > 0
     except RedisError:
         return False
 
@@ -37,12 +36,8 @@ class Control:
 
     def __init__(self, redis_url: str) -> None:
         limit = CONNECT_LIMIT.total_seconds()
-        self._redis = Redis.from_url(
-            redis_url,
-            socket_timeout=limit,
-            socket_connect_timeout=limit,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = asynchronous(redis_url, seconds=limit)
+        self._channel = control_channel(namespace_of(redis_url))
 
     async def listen(self, on_cancel: Callable[[str], None]) -> None:
         """Call `on_cancel(job_id)` for every cancellation, until cancelled itself."""
@@ -51,7 +46,7 @@ class Control:
             while True:
                 try:
                     async with self._redis.pubsub() as pubsub:
-                        await pubsub.subscribe(CONTROL_CHANNEL)
+                        await pubsub.subscribe(self._channel)
                         async for message in messages(pubsub):
                             pause = FIRST_PAUSE
                             job_id = _cancelled(message)

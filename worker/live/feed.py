@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from worker.base.tasks import end_tasks
-from worker.live.keys import ENTRY_FIELD, JOB_PREFIX, job_key
+from worker.live.keys import ENTRY_FIELD, job_key, job_prefix
 from worker.live.listening import AWAY, messages
 
 #: Envelopes that wait for one reader; one arrives per window, so this is some seconds of a fast stream.
@@ -94,18 +94,9 @@ class Feed:
 
     def __init__(self, redis_url: str) -> None:
         limit = SOCKET_LIMIT.total_seconds()
-        pool = BlockingConnectionPool.from_url(
-            redis_url,
-            max_connections=REPLAY_CONNECTIONS,
-            timeout=limit,
-            socket_timeout=limit,
-            socket_connect_timeout=limit,
-            retry=Retry(NoBackoff(), 1),
-        )
-        self._log = Redis.from_pool(pool)
-        self._live = Redis.from_url(
-            redis_url, socket_timeout=limit, socket_connect_timeout=limit, retry=Retry(NoBackoff(), 0)
-        )
+        self._namespace = namespace_of(redis_url)
+        self._log = pooled(redis_url, seconds=limit, connections=REPLAY_CONNECTIONS)
+        self._live = asynchronous(redis_url, seconds=limit)
         self._tails: dict[str, set[Tail]] = {}
         self._confirmed: set[str] = set()
         self._changed: set[str] = set()  # channels to subscribe to, or to leave
@@ -129,7 +120,7 @@ class Feed:
 
     def join(self, job_id: str) -> Tail:
         """A tail of a job's channel. Its first signal is REPLAY, once the subscription stands."""
-        tail, channel = Tail(), job_key(job_id)
+        tail, channel = Tail(), job_key(job_id, self._namespace)
         readers = self._tails.setdefault(channel, set())
         readers.add(tail)
         if channel in self._confirmed:
@@ -140,7 +131,7 @@ class Feed:
 
     def leave(self, job_id: str, tail: Tail) -> None:
         """End a tail."""
-        channel = job_key(job_id)
+        channel = job_key(job_id, self._namespace)
         readers = self._tails.get(channel, set())
         readers.discard(tail)
         if not readers and self._tails.pop(channel, None) is not None:
@@ -175,7 +166,7 @@ class Feed:
         """
         first = f"{after + 1}-0"
         while True:
-            page = await self._read("XRANGE", job_key(job_id), first, "+", "COUNT", PAGE)
+            page = await self._read("XRANGE", job_key(job_id, self._namespace), first, "+", "COUNT", PAGE)
             for _, fields in page:
                 yield fields[ENTRY_FIELD]
             if len(page) < PAGE:
@@ -192,7 +183,7 @@ class Feed:
             try:
                 async with self._live.pubsub() as pubsub:
                     # The bare prefix is no job's channel: it keeps the connection open without readers.
-                    await pubsub.subscribe(JOB_PREFIX)
+                    await pubsub.subscribe(job_prefix(self._namespace))
                     self._pubsub = pubsub
                     self._changed.clear()
                     if self._tails:

@@ -19,16 +19,16 @@ from typing import Any
 import hiredis
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from api_schemas.event_numbers import FIRST_END, KEPT_FREE, MOST_EVENTS, number
 from api_schemas.events import TERMINAL_TYPES
 from worker.base.crashpoints import crashpoint
+from worker.base.redis import asynchronous, namespace
+from worker.base.redis_urls import namespace_of
 from worker.base.tasks import end_tasks
 from worker.live import script
-from worker.live.keys import JOB_PREFIX, job_key
+from worker.live.keys import job_key
 from worker.live.listening import AWAY
 
 #: One script call blocks Redis for about 2 ms at this many jobs.
@@ -52,6 +52,7 @@ class LiveStream:
         "_bytes",
         "_end",
         "_finished",
+        "_job_id",
         "_lasting",
         "_numbers",
         "_place",
@@ -70,7 +71,8 @@ class LiveStream:
 
     def __init__(self, publisher: Publisher, job_id: str, epoch: int, *, log: bool) -> None:
         self._publisher = publisher
-        self.key = job_key(job_id)
+        self.key = job_key(job_id, publisher.namespace)
+        self._job_id = job_id
         self.epoch = epoch
         self.log = log
         self.fenced = False
@@ -91,7 +93,7 @@ class LiveStream:
         """Add one of the upstream's event objects, verbatim JSON, and its visible text."""
         if self.fenced or self._end is not None or not self.log or self._place >= MOST_EVENTS:
             return
-        crashpoint("call.chunk", self.key.removeprefix(JOB_PREFIX))
+        crashpoint("call.chunk", self._job_id)
         self._raws.append(raw)
         self._texts.append(text)
         self._publisher.hold(self, len(raw) + len(text))
@@ -162,7 +164,7 @@ class Publisher:
         """Prepare; connects at the first flush.
 
         Args:
-            redis_url: as redis-py spells it.
+            redis_url: the URL in force.
             window_seconds: how long events are gathered before a flush.
             log_entries: about how many entries a job's log keeps.
             ttl_seconds: how long a log outlives its terminal event.
@@ -170,9 +172,8 @@ class Publisher:
         """
         limit = SOCKET_LIMIT.total_seconds()
         # Retries are ours (`append.lua` knows how to repeat), so redis-py makes none.
-        self._redis = Redis.from_url(
-            redis_url, socket_timeout=limit, socket_connect_timeout=limit, retry=Retry(NoBackoff(), 0)
-        )
+        self._redis = asynchronous(redis_url, seconds=limit)
+        self.namespace = namespace_of(redis_url)
         pool = self._redis.connection_pool
         pool.connection_class = type("PackedConnection", (_Packed, pool.connection_class), {})
         self._window = window_seconds
@@ -356,7 +357,7 @@ def announce(
     tail = script.event_tail(event_type, script.timestamp(), fields)
     args: list[Any] = [log_entries, kept, kept, epoch, script.FINISHED if log else script.NO_LOG, 0, 1, seq, tail]
     try:
-        reply = int(redis.eval(script.source(), 1, job_key(job_id), *args)[0])
+        reply = int(redis.eval(script.source(), 1, job_key(job_id, namespace(redis)), *args)[0])
     except RedisError:
         return None
     return seq if reply == 0 else None

@@ -67,7 +67,6 @@ def stage() -> Iterator[Stage]:
             "home": home,
             "database_url": f"sqlite:///{home / 'stockpot.db'}",
             "redis_url": url,
-            "broker_url": embedded.for_kombu(url),
             "drain_seconds": DRAIN.total_seconds(),
             "webhook_allow_private": "127.0.0.0/8",
         }
@@ -93,11 +92,11 @@ def _temporary_home() -> Iterator[Path]:
 
 
 def _variables(changes: dict[str, object]) -> dict[str, str]:
-    """Settings as a child's environment. Celery lets a broker of its own variable win, so that is named as well."""
+    """Settings as a child's environment."""
     env = {f"STOCKPOT_{name.upper()}": str(value) for name, value in changes.items() if name != "api_key"}
     if "api_key" in changes:
         env["AIMLAPI_API_KEY"] = str(changes["api_key"])
-    return env | {"CELERY_BROKER_URL": str(changes["broker_url"])}
+    return env
 
 
 class _Programs:

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from worker import embedded
 from worker.base.errors import Unreachable
+from worker.base.redis import blocking
 from worker.base.settings import Settings
 from worker.db.jobs.cancel import Cancelled
 from worker.live.control import publish_cancel
@@ -53,6 +52,6 @@ def _try(settings: Settings, command: Callable[[Redis], object]) -> None:
     budget = settings.publish_budget_seconds
     with contextlib.suppress(Unreachable, RedisError):
         url = embedded.redis_url(settings)
-        redis = Redis.from_url(url, socket_timeout=budget, socket_connect_timeout=budget, retry=Retry(NoBackoff(), 0))
+        redis = blocking(url, seconds=budget)
         with contextlib.closing(redis):
             command(redis)

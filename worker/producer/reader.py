@@ -101,7 +101,7 @@ class Follower:
         if self._settings.redis_url is not None:
             return self._settings.redis_url
         with contextlib.suppress(Unreachable):
-            return embedded.find(self._settings.home) or embedded.redis_url(self._settings)
+            return embedded.redis_url(self._settings)
         return "redis://127.0.0.1:1/0"  # nobody listens there: the database answers
 
 

@@ -22,6 +22,7 @@ from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
 from worker.batches.results import Order, ResultLine, read
 from worker.broker.doorbell import Doorbell
+from worker.db import identity
 from worker.db.batches import records
 from worker.db.connect import Database
 from worker.db.jobs import cancel as cancelling
@@ -158,6 +159,7 @@ class Stockpot(Streams):
         """Make sure that the database can be used; every verb does it first. Raises Unreachable."""
         if not self._ready:
             ensure_schema(self.settings)
+            self._doorbell.database = self._database.read(identity.read)
             self._ready = True
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -80,8 +80,8 @@ def _events(opened: Database, before: datetime) -> int:
 def _streams(opened: Database, before: datetime) -> int:
     """Delete the replay logs. They end by themselves an hour after their job; this is for those who cannot wait."""
     total, after = 0, ""
-    with contextlib.closing(Redis.from_url(embedded.redis_url(opened.settings))) as redis:
+    with contextlib.closing(blocking(embedded.redis_url(opened.settings), seconds=10)) as redis:
         while ids := opened.read(lambda conn, after=after: purging.finished(conn, before, after=after)):  # type: ignore[misc]
             after = ids[-1]
-            total += redis.delete(*[job_key(job_id) for job_id in ids])
+            total += redis.delete(*[job_key(job_id, namespace(redis)) for job_id in ids])
     return total

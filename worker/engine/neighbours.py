@@ -1,0 +1,60 @@
+"""Who else uses our namespace of Redis: workers of another database would take each other's messages.
+
+Each worker writes who its database is into `<namespace>:databases` (a sorted set: database → when it was last seen,
+in Unix seconds) once a minute. `stockpot doctor` reads it, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from worker.base.redis import asynchronous
+from worker.base.redis_urls import namespace_of
+
+log = structlog.get_logger(__name__)
+
+#: Between two looks, and how long a database that shows itself no more counts, in seconds.
+EVERY, LIVES = 60, 600
+_ANSWER_SECONDS = 2.0
+
+
+def databases_key(namespace: str) -> str:
+    """The sorted set of the databases whose workers use a namespace."""
+    return f"{namespace}:databases"
+
+
+async def watch(redis_url: str, database: str) -> None:
+    """Show ourselves and log `redis_namespace_shared` when others are there; until cancelled."""
+    namespace = namespace_of(redis_url)
+    redis = asynchronous(redis_url, seconds=_ANSWER_SECONDS)
+    known: set[str] = set()
+    try:
+        while True:
+            try:
+                others = await _look(redis, databases_key(namespace), database)
+            except (RedisError, OSError):
+                others = known
+            if others - known:
+                mend = "give each project a STOCKPOT_REDIS_NAMESPACE of its own"
+                log.error("redis_namespace_shared", namespace=namespace, databases=len(others) + 1, mend=mend)
+            known = others
+            await asyncio.sleep(EVERY)
+    finally:
+        await redis.aclose()
+
+
+async def _look(redis: Redis, key: str, database: str) -> set[str]:
+    now = time.time()
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.zadd(key, {database: now})
+        pipeline.zremrangebyscore(key, "-inf", now - LIVES)
+        pipeline.expire(key, 2 * LIVES)
+        pipeline.zrange(key, 0, -1)
+        answers: list[Any] = await pipeline.execute()
+    return {member.decode() for member in answers[-1]} - {database}
