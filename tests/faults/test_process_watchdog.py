@@ -73,7 +73,9 @@ def test_a_consumer_that_has_gone_deaf_ends_its_worker(stage: SetStage, tmp_path
             first.wait_for_line("harm is done")
         on.load(4, "slow=100", hooks=False)
         eventually(lambda: on.held_by(first), what="it finds work in the database all the same")
-        broker.send_task("stockpot.submit", kwargs={"job": {"id": own, "body": on.body()}}, queue="stockpot.interactive")
+        broker.send_task(
+            "stockpot.submit", kwargs={"job": {"id": own, "body": on.body()}}, queue="stockpot.interactive"
+        )
         if witness.faults_on:
             steadily(lambda: bool(redis.llen("stockpot.interactive") or patient.restarts), 1, "its message lies there")
             eventually(lambda: patient.restarts, 60, "it ends and is started again")

@@ -12,9 +12,9 @@ import pytest
 
 from tests.rig.servers import ValkeyServer
 from tests.rig.waiting import eventually_async
-from worker.limits.keys import Keys
 from worker.limits.account import Transition
 from worker.limits.admission import Admission
+from worker.limits.keys import Keys
 from worker.limits.permit import Held, Permit
 from worker.limits.route import Limits, Route, Scope, key_id
 

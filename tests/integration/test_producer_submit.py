@@ -169,7 +169,7 @@ def test_a_bad_request_is_refused_with_every_problem_and_nothing_is_done(
 def test_many_are_accepted_in_order_up_to_the_slice_that_is_bad(pot: Stockpot, database: Database) -> None:
     """The slices before it are promises; of its own nothing is."""
     good = [chat(str(number)) for number in range(501)]
-    assert pot.submit_many(good[:3], lane="stockpot.interactive") == sorted(
+    assert pot.submit_many(good[:3], lane="interactive") == sorted(
         one["id"] for one in rows(database, "SELECT id FROM jobs")
     )
     with pytest.raises(InvalidRequest) as refused:
@@ -284,7 +284,9 @@ def test_a_real_worker_takes_messages_and_doorbells(
             app = Celery(broker=settings.redis_url, set_as_current=False)
             message = {"id": own, "body": chat("hi")}
             app.send_task("stockpot.submit", kwargs={"job": message}, queue="stockpot.interactive", connection=broker)
-            app.send_task("stockpot.run", kwargs={"ids": ["nonsense", 7]}, queue="stockpot.interactive", connection=broker)
+            app.send_task(
+                "stockpot.run", kwargs={"ids": ["nonsense", 7]}, queue="stockpot.interactive", connection=broker
+            )
             app.send_task("stockpot.run", kwargs={"lane": "no lane"}, queue="stockpot.interactive", connection=broker)
         with Stockpot(settings) as pot:
             eventually(lambda: rows(database, "SELECT id FROM jobs") != [], what="the worker inserts the job")

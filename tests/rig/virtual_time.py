@@ -17,8 +17,8 @@ import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from worker.limits import limiter, lua
-from worker.limits.keys import Keys
 from worker.limits.breaker import PROBE_MS
+from worker.limits.keys import Keys
 from worker.limits.limiter import Ask, Limiter
 from worker.limits.route import Route
 

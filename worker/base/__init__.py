@@ -6,6 +6,7 @@ errors       The errors Stockpot raises, one class per decision a caller can tak
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
 private      Files and directories that only their owner can read, whatever the umask
+redis        The one place that makes Redis clients
 redis_urls   Redis URLs: checked, and in the one form from which every client is made
 settings     The configuration: one frozen object, the only reader of the environment
 sources      Where settings come from: the environment, `.env`, `stockpot.toml`

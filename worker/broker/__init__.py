@@ -4,6 +4,7 @@ app       The Celery app
 consumer  Celery's consumer as our worker needs it
 doorbell  The doorbell: Celery messages that say "there is work", and nothing else
 messages  What a message may be, before it is decoded
+probe     Whether the broker does what we need of it
 queues    The names of our queues
 tasks     The Celery tasks
 watchdog  The watchdog

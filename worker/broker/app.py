@@ -8,6 +8,7 @@ flight is `STOCKPOT_CONCURRENCY`, not Celery's `--concurrency`.
 from __future__ import annotations
 
 import signal
+import ssl
 from functools import partial
 from typing import Any
 
@@ -85,13 +86,19 @@ class StockpotCelery(Celery):
     Celery lets `CELERY_BROKER_URL` and `CELERY_RESULT_BACKEND` of the environment win, which are another application's.
     """
 
+    def connection(  # type: ignore[override]  # all other arguments pass through by name
+        self, hostname: str | None = None, **options: Any
+    ) -> Any:
+        """A connection."""
+        return self.connection_for_write(hostname or self._broker_url, **options)
+
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """A connection to consume from."""
-        return self._connection(url or self._broker_url, **options)
+        return super().connection_for_read(url or self._broker_url, **options)
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """A connection to publish to."""
-        return self._connection(url or self._broker_url, **options)
+        return super().connection_for_write(url or self._broker_url, **options)
 
     @property
     def _broker_url(self) -> str:
@@ -106,7 +113,7 @@ class StockpotCelery(Celery):
 def _configuration(given: Settings | None = None) -> dict[str, Any]:
     """Celery's settings, read when they are first needed; the process's own unless others are given."""
     ours = given or settings()
-    names = ours.redis_namespace
+    names, url = ours.redis_namespace, embedded.broker_url(ours)
     transport = {
         **unacknowledged(names),
         "visibility_timeout": VISIBILITY_SECONDS,
@@ -116,7 +123,8 @@ def _configuration(given: Settings | None = None) -> dict[str, Any]:
         "health_check_interval": 5,
     }
     return {
-        "broker_url": embedded.broker_url(ours),
+        "broker_url": url,
+        "broker_use_ssl": _verified(ours) if url.startswith("amqps:") else None,
         "broker_transport_options": transport,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -141,6 +149,11 @@ def _configuration(given: Settings | None = None) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": 0,
         "imports": ["worker.broker.tasks"],
     }
+
+
+def _verified(ours: Settings) -> dict[str, Any]:
+    """TLS of an AMQP broker; that of Redis stands in its URL."""
+    return {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": None if ours.redis_ca_file is None else str(ours.redis_ca_file)}
 
 
 class EngineStep(bootsteps.StartStopStep):

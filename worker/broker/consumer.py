@@ -52,6 +52,7 @@ class StockpotChannel(kombu_redis.Channel):
 class StockpotConsumer(Consumer):
     """Celery's consumer; see the module."""
 
+    strategies: dict[str, Any]
     hub: Any  # kombu's event loop; None where the transport has none
     connection: Any
     connection_errors: Any
@@ -78,9 +79,8 @@ class StockpotConsumer(Consumer):
     def update_strategies(self) -> None:
         """Take calls of our own tasks only; Celery registers a dozen of its own."""
         super().update_strategies()
-        strategies: dict[str, Any] = self.strategies
-        for name in set(strategies) - set(TASKS):
-            del strategies[name]
+        for name in set(self.strategies) - set(TASKS):
+            del self.strategies[name]
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """The broker refused while the connection was made."""

@@ -117,7 +117,13 @@ class Doorbell:
             bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
             if self.database is not None:
                 bell["database"] = self.database
-            self._app.send_task("stockpot.run", kwargs=bell, queue=queue_of(lane, self._settings.redis_namespace), retry=False, ignore_result=True)
+            self._app.send_task(
+                "stockpot.run",
+                kwargs=bell,
+                queue=queue_of(lane, self._settings.redis_namespace),
+                retry=False,
+                ignore_result=True,
+            )
         except (OperationalError, OSError) as error:
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False

@@ -17,6 +17,6 @@ def queues(namespace: str = DEFAULT_NAMESPACE) -> tuple[str, ...]:
 
 
 def unacknowledged(namespace: str = DEFAULT_NAMESPACE) -> dict[str, str]:
-    """kombu's options that name what it keeps of messages that are not acknowledged yet."""
+    """Kombu's options that name what it keeps of messages that are not acknowledged yet."""
     names = {"unacked_key": "unacked", "unacked_index_key": "unacked_index", "unacked_mutex_key": "unacked_mutex"}
     return {option: f"{namespace}.{name}" for option, name in names.items()}

@@ -10,7 +10,8 @@ health          The worker's HTTP door for machines: `/livez`, `/readyz`, `/metr
 heartbeat       The heartbeat
 paused_models   Models whose route is shut
 presence        This worker's row in the table of workers, renewed with each heartbeat; the request to drain
-redis_policy    A look at Redis's eviction policy when a worker starts
+neighbours      Who else uses our namespace of Redis
+redis_policy    A look at Redis when a worker starts: what it is, and whether it may evict keys
 restarting      Loops that last as long as the engine
 route_news      Routes that were paused or resumed
 sweeper         The sweeper: one elected worker puts right what crashes and the clock leave behind

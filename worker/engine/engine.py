@@ -30,10 +30,11 @@ from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.leases import resign
+from worker.engine import neighbours
 from worker.engine.collector import spare_the_lasting
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerHeartbeat, HealthServer
-from worker.engine.redis_policy import warn_if_redis_evicts
+from worker.engine.redis_policy import inspect
 from worker.engine.restarting import restarting
 from worker.engine.wiring import Parts, build
 from worker.job.context import JobContext
@@ -158,7 +159,7 @@ class Engine:
         feeding, *_ = tasks = [asyncio.create_task(restarting(loop)) for loop in loops]
         for task in (*tasks, *hosted):
             task.add_done_callback(self._on_task_end)
-        tasks.append(asyncio.create_task(warn_if_redis_evicts(parts.redis_url)))  # it ends by itself
+        tasks.append(asyncio.create_task(inspect(parts.redis_url)))  # it ends by itself
         spare_the_lasting()
         log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
         self._ready.set()
@@ -193,6 +194,7 @@ class Engine:
             parts.lookups.run,
             parts.files.import_batches,
             parts.files.write_files,
+            partial(neighbours.watch, parts.redis_url, parts.database),
         ]
 
     async def _finish(self, seconds: float) -> None:

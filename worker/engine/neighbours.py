@@ -16,6 +16,8 @@ from redis.exceptions import RedisError
 
 from worker.base.redis import asynchronous
 from worker.base.redis_urls import namespace_of
+from worker.db import identity
+from worker.db.threads import DatabaseThreads
 
 log = structlog.get_logger(__name__)
 
@@ -29,15 +31,16 @@ def databases_key(namespace: str) -> str:
     return f"{namespace}:databases"
 
 
-async def watch(redis_url: str, database: str) -> None:
+async def watch(redis_url: str, database: DatabaseThreads) -> None:
     """Show ourselves and log `redis_namespace_shared` when others are there; until cancelled."""
     namespace = namespace_of(redis_url)
+    ours = await database.write(identity.ensure)
     redis = asynchronous(redis_url, seconds=_ANSWER_SECONDS)
     known: set[str] = set()
     try:
         while True:
             try:
-                others = await _look(redis, databases_key(namespace), database)
+                others = await _look(redis, databases_key(namespace), ours)
             except (RedisError, OSError):
                 others = known
             if others - known:
@@ -49,12 +52,12 @@ async def watch(redis_url: str, database: str) -> None:
         await redis.aclose()
 
 
-async def _look(redis: Redis, key: str, database: str) -> set[str]:
+async def _look(redis: Redis, key: str, ours: str) -> set[str]:
     now = time.time()
     async with redis.pipeline(transaction=False) as pipeline:
-        pipeline.zadd(key, {database: now})
+        pipeline.zadd(key, {ours: now})
         pipeline.zremrangebyscore(key, "-inf", now - LIVES)
         pipeline.expire(key, 2 * LIVES)
         pipeline.zrange(key, 0, -1)
         answers: list[Any] = await pipeline.execute()
-    return {member.decode() for member in answers[-1]} - {database}
+    return {member.decode() for member in answers[-1]} - {ours}

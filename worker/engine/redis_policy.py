@@ -7,7 +7,9 @@ is forgotten, without an error anywhere. So it is said loudly (RELIABILITY T16).
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -21,24 +23,30 @@ SAFE = "noeviction"
 LIMIT = timedelta(seconds=2)
 
 
-async def eviction_policy(redis_url: str) -> str | None:
-    """The server's `maxmemory_policy`; None when it cannot be asked or does not say.
-
-    From INFO rather than CONFIG, which managed servers refuse.
-    """
-    seconds = LIMIT.total_seconds()
-    redis = asynchronous(redis_url, seconds=seconds)
-    try:
-        with contextlib.suppress(RedisError, OSError):
-            policy = (await redis.info("memory")).get("maxmemory_policy")
-            return None if policy is None else str(policy)
-    finally:
-        await redis.aclose()
+def unusable(info: Mapping[str, Any]) -> str | None:
+    """Why a server cannot be our Redis, in one sentence, from its INFO; None when it can."""
+    if info.get("redis_mode") == "cluster":
+        return "it is a node of a Redis Cluster, where a script may not touch keys of several slots"
+    if info.get("role") == "slave":
+        return "it is a replica, which takes no writes"
     return None
 
 
-async def warn_if_redis_evicts(redis_url: str) -> None:
-    """Log `redis_evicts` when the server may evict keys."""
-    policy = await eviction_policy(redis_url)
-    if policy is not None and policy != SAFE:
-        log.error("redis_evicts", policy=policy, wanted=SAFE)
+async def inspect(redis_url: str) -> None:
+    """Log what is wrong with the server: `redis_unusable`, or `redis_evicts` when it may evict keys.
+
+    From INFO rather than CONFIG, which managed servers refuse. A server that does not answer says nothing.
+    """
+    redis = asynchronous(redis_url, seconds=LIMIT.total_seconds())
+    info: Mapping[str, Any] = {}
+    try:
+        with contextlib.suppress(RedisError, OSError):
+            info = await redis.info()
+    finally:
+        await redis.aclose()
+    reason = unusable(info)
+    if reason is not None:
+        log.error("redis_unusable", reason=reason, mend="give the URL of a single primary")
+    policy = info.get("maxmemory_policy", SAFE)
+    if policy != SAFE:
+        log.error("redis_evicts", policy=str(policy), wanted=SAFE)

@@ -17,8 +17,8 @@ from redis.exceptions import NoScriptError
 from worker.base.redis import asynchronous
 from worker.base.redis_urls import namespace_of
 from worker.limits import lua
-from worker.limits.keys import STATE_TTL, Keys
 from worker.limits.breaker import PROBE_MS
+from worker.limits.keys import STATE_TTL, Keys
 from worker.limits.learned import Learned
 from worker.limits.route import Limits, Route, Scope
 

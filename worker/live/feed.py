@@ -14,11 +14,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Self
 
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from worker.base.redis import asynchronous, pooled
+from worker.base.redis_urls import namespace_of
 from worker.base.tasks import end_tasks
 from worker.live.keys import ENTRY_FIELD, job_key, job_prefix
 from worker.live.listening import AWAY, messages

@@ -96,10 +96,8 @@ class Follower:
         )
 
     def _redis_url(self) -> str:
-        """Where the events are. An embedded server that runs no more is not started for a reader."""
+        """Where the events are. An embedded server that does not run is started."""
         self._prepare()
-        if self._settings.redis_url is not None:
-            return self._settings.redis_url
         with contextlib.suppress(Unreachable):
             return embedded.redis_url(self._settings)
         return "redis://127.0.0.1:1/0"  # nobody listens there: the database answers

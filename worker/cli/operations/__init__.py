@@ -1,10 +1,12 @@
 """Commands for whoever runs it.
 
+check     What one check of `stockpot doctor` found
 checks    The checks of `stockpot doctor`: each says what it found and how to mend it
 database  `stockpot db`: the schema's version, and its upgrade
 demo      `stockpot demo`: see it work
 doctor    `stockpot doctor`: is everything there, and how to mend what is not
 purge     `stockpot purge`: forget finished jobs
+redis_checks  The checks of Redis and of the broker
 routes    `stockpot routes`
 serve     `stockpot serve`: the HTTP gateway
 simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground

@@ -10,6 +10,7 @@ from worker.base.settings import load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED, UNREACHABLE
 from worker.cli.operations import checks
+from worker.cli.operations.check import Check
 from worker.cli.output import put, put_json, shown
 
 _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "red"), "unreachable": ("✗", "red")}
@@ -24,7 +25,7 @@ def doctor(*, as_json: bool) -> None:
 
     Exits 3 if something is unreachable, 1 if something else is wrong, else 0.
     """
-    found: list[checks.Check] = []
+    found: list[Check] = []
     for check in checks.every(load()):
         found.append(check)
         if not as_json:

@@ -6,9 +6,9 @@ import contextlib
 from datetime import datetime
 
 import click
-from redis import Redis
 
 from worker import embedded
+from worker.base.redis import blocking, namespace
 from worker.cli import options
 from worker.cli.opening import database
 from worker.cli.output import put_json, say
