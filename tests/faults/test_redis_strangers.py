@@ -6,9 +6,11 @@ import base64
 import json
 import pickle
 import sys
+import zlib
 from collections.abc import Callable
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from api_schemas.ids import job_id
@@ -20,13 +22,18 @@ from tests.rig.witness import Witness
 
 pytestmark = pytest.mark.fault
 
+#: What a compressed message of some hundred kB would become.
+BOMB_BYTES = 512 * 1024 * 1024
+#: The idempotency key of a submission that only a chain would make.
+CHAINED = "made-by-a-chain"
+
 #: Longer than any of these faults on any machine: nobody dies here with a job in hand, so no lease plays a part, in seconds.
 LEASE = 60
 
 
-def _message(task: str, body: bytes, content_type: str = "application/json") -> str:
+def _message(task: str, body: bytes, content_type: str = "application/json", **more: str) -> str:
     """A Celery message (protocol 2) as kombu's Redis transport stores it."""
-    headers = {"lang": "py", "task": task, "id": job_id(), "argsrepr": "()", "kwargsrepr": "{}", "retries": 0}
+    headers = {"lang": "py", "task": task, "id": job_id(), "argsrepr": "()", "kwargsrepr": "{}", "retries": 0} | more
     properties = {
         "delivery_mode": 2,
         "delivery_info": {"exchange": "", "routing_key": "stockpot.interactive"},
@@ -50,6 +57,16 @@ def _call(**kwargs: Any) -> bytes:
     return json.dumps([[], kwargs, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
 
 
+def _call_with_chain(**kwargs: Any) -> bytes:
+    """A call of ours that names a submission to be made after it."""
+    job = {"idempotency_key": CHAINED, "body": {"model": "m", "messages": [{"role": "user", "content": "x"}]}}
+    after = {"task": "stockpot.submit", "kwargs": {"job": job}, "options": {"queue": "stockpot.interactive"}}
+    later = {**after, "args": [], "subtask_type": None, "immutable": True, "chord_size": None}
+    return json.dumps(
+        [[], kwargs, {"callbacks": [later], "errbacks": [later], "chain": [later], "chord": None}]
+    ).encode()
+
+
 class _Bomb:
     """Unpickled, it would leave a file."""
 
@@ -66,6 +83,11 @@ def test_the_queue_holds_what_is_no_doorbell(stage: SetStage) -> None:
         _message("stockpot.no_such_task", _call()),
         _message("os.system", _call(command="touch executed")),
         _message("stockpot.run", b"[[], {"),
+        _message("celery.starmap", _call(task="stockpot.submit", it=[[{}]] * 1_000)),
+        _message("celery.chord_unlock", _call()),
+        _message("stockpot.submit", zlib.compress(b" " * BOMB_BYTES, 9), compression="application/x-gzip"),
+        _message("stockpot.submit", b" " * 20_000_000),
+        _message("stockpot.run", _call_with_chain(ids=[known])),
         _message("stockpot.run", json.dumps([[], 5, None]).encode()),
         _message("stockpot.run", _call(ids="not a list", lane=7)),
         _message("stockpot.run", _call(ids=[job_id(), "../../etc/passwd", None, 5, {"a": 1}])),
@@ -80,11 +102,14 @@ def test_the_queue_holds_what_is_no_doorbell(stage: SetStage) -> None:
         on.load(20)
         eventually(lambda: redis.llen("stockpot.interactive") == 0, 120, "the queue is empty")
         witness.saw(waiting >= len(garbage) and on.logged("doorbell_refused") >= 2)
-        witness.saw(on.logged("queue_item_dropped") >= 4)
+        witness.saw(on.logged("queue_item_dropped") >= 8)
     on.hears_doorbells()
     on.quiesce()
     on.check(allowed_errors=ALLOWED)
     assert on.extra_calls() == 0
+    assert on.count(f"idempotency_key = '{CHAINED}'") == 0
+    peak = max(psutil.Process(worker.pid).memory_info().rss for worker in on.workers if worker.running)
+    assert peak < BOMB_BYTES, "it was decompressed"
     assert not [worker for worker in on.workers if "touch executed" in worker.output], "a body was logged"
     assert not list(on.home.parent.rglob("pickled-and-executed"))
     assert all(worker.running for worker in on.workers)

@@ -49,6 +49,7 @@ def test_redis_py_and_kombu_are_led_to_the_same_place(
     if url.startswith(("rediss", "valkeys")):
         authority = "/mine.pem" if "mine" in url else CA
         assert (options["ssl_cert_reqs"], options["ssl_ca_certs"]) == ("required", authority)
+        assert isinstance(broker.ssl, dict)
         assert (int(broker.ssl["ssl_cert_reqs"]), broker.ssl["ssl_ca_certs"]) == (2, authority)
         assert broker.ssl["ssl_check_hostname"]
     if password:

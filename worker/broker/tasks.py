@@ -161,7 +161,7 @@ def submit(job: Any = None, database: Any = None, **_later: Any) -> None:
     metrics.DOORBELLS.labels("submit").inc()
     if _is_foreign(database):
         metrics.REFUSED.inc()
-        log.error("message_of_another_database", task="submit", mend="give each project its STOCKPOT_REDIS_NAMESPACE")
+        log.warning("message_of_another_database", task="submit")
         time.sleep(FOREIGN_SECONDS)
         raise Reject(requeue=True)  # the message is the job: whom it belongs to shall find it
     try:

@@ -13,7 +13,6 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api_schemas import jsontext
-from worker.base import urls
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.cli.operations import redis_checks

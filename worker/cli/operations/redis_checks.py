@@ -125,9 +125,15 @@ def _others(client: Redis, ours: str) -> list[str]:
         name = raw.decode(errors="replace")
         if name.endswith(":databases") and name != databases_key(ours):
             found.add(f"Stockpot in {name.removesuffix(':databases')}")
-        elif name.startswith("_kombu.binding.") and not name.startswith(f"_kombu.binding.{ours}."):
-            found.add("another Celery application")
+        elif (queue := _bound_queue(name)) is not None and not queue.startswith(f"{ours}."):
+            found.add(f"a Celery queue {queue[:40]}")
     return sorted(found)
+
+
+def _bound_queue(key: str) -> str | None:
+    """The queue whose binding kombu keeps under a key; None for another key."""
+    prefix, _, queue = key.partition(".")[2].partition(".")
+    return queue if key.startswith("_kombu.") and prefix.startswith("binding") and queue else None
 
 
 def broker(settings: Settings) -> Iterator[Check]:
