@@ -17,7 +17,7 @@ from api_schemas.jobs import JobRequest, parse_job
 from api_schemas.usage import Usage
 from worker.base.settings import Settings
 from worker.db.connect import Database
-from worker.db.jobs import claim, settle, submit
+from worker.db.jobs import claim, settle, submit, usage_days
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.settle import Settlement
 from worker.upstream.outcome import Answer, Failure, Kind, Timings
@@ -63,7 +63,13 @@ def settlement(job: ClaimedJob, **fields: Any) -> Settlement:
 
 def settled(database: Database, *settlements: Settlement) -> set[str]:
     """Write settlements in one transaction; the ids of those that were written."""
-    return database.write(lambda conn: settle.settle(conn, settlements))
+
+    def verb(conn: Connection) -> set[str]:
+        written = settle.settle(conn, settlements)
+        usage_days.count(conn, [(one.job_id, one.attempt) for one in settlements if one.job_id in written])
+        return written
+
+    return database.write(verb)
 
 
 def claimed_job(**fields: Any) -> ClaimedJob:

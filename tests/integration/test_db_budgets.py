@@ -21,13 +21,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection
 
-from tests.factories import claimed, lease_run_out, opened, request, rows, settlement, sql, submitted
+from tests.factories import claimed, lease_run_out, opened, request, rows, settled, settlement, sql, submitted
 from worker.base.money import PICO
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Ask, Budget
 from worker.db.budgets.tables import EVERYBODY
 from worker.db.connect import Database
-from worker.db.jobs import claim, leases, ledger, lookup
+from worker.db.jobs import claim, leases, ledger, lookup, usage_days
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ledger import Mark
 from worker.db.jobs.settle import Settlement, write
@@ -71,6 +71,7 @@ def written(database: Database, one: Settlement) -> None:
 
     def verb(conn: Connection) -> None:
         if write(conn, [one]) and one.cost_usd:
+            usage_days.count(conn, [(one.job_id, one.attempt)])
             reservations.charge(conn, [(one.job_id, one.attempt)])
 
     database.write(verb)
@@ -209,7 +210,7 @@ def test_a_new_budget_begins_with_what_the_day_has_cost_and_waits_for_calls_that
 
 def written_only(database: Database, job: ClaimedJob, cost: str) -> None:
     """Settle without a charge."""
-    database.write(lambda conn: write(conn, [settlement(job, cost_usd=Decimal(cost), cost_source="provider")]))
+    settled(database, settlement(job, cost_usd=Decimal(cost), cost_source="provider"))
 
 
 def ago(database: Database) -> str:
@@ -296,7 +297,7 @@ class Money(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(0, 30))
     def begin(self, limit: int) -> None:
-        for table in ("jobs", "attempts", "results", "requests", "budgets"):
+        for table in ("jobs", "attempts", "results", "requests", "budgets", "usage_days"):
             sql(self.database, f"DELETE FROM {table}")
         self.limit = limit
         self.database.write(lambda conn: reservations.put(conn, "default", "day", limit))

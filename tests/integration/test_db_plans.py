@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
+from tests.factories import USAGE
 from tests.factories import request as job_request
 from tests.rig.postgres import PostgresServer
 from worker.base.settings import Settings
@@ -22,7 +23,7 @@ from worker.batches.keeper import BatchKeeper
 from worker.db.batches import claims
 from worker.db.budgets import reservations
 from worker.db.connect import Database
-from worker.db.jobs import claim, leases, ledger, settle, submit
+from worker.db.jobs import claim, leases, ledger, settle, submit, usage, usage_days
 from worker.db.jobs.settle import Settlement
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.webhooks import outbox
@@ -150,10 +151,12 @@ def job_ids(conn: Connection, status: str) -> list[str]:
 def settle_some(conn: Connection) -> None:
     jobs = claim.claim_due(conn, "interactive", 64, owner="w", lease=30)
     given = [
-        Settlement(job.id, job.fence, job.attempt, "completed", "completed", response="{}", text="ok") for job in jobs
+        Settlement(job.id, job.fence, job.attempt, "completed", "completed", response="{}", text="ok", usage=USAGE)
+        for job in jobs
     ]
     written = settle.settle(conn, given)
     assert len(written) == 64
+    usage_days.count(conn, [(one.job_id, one.attempt) for one in given])
     reservations.charge(conn, [(one.job_id, one.attempt) for one in given])
 
 
@@ -183,6 +186,8 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "tend budgets": reservations.tend,
     "claim events": lambda conn: outbox.claim(conn, "w", limit=64, each=8, lease_seconds=30),
     "reclaim events": outbox.reclaim_expired,
+    "recount usage": lambda conn: usage_days.recount(conn, wait=False),
+    "report usage": lambda conn: usage.usage(conn, by=["day", "model"]),
     "look for unreconciled": lambda conn: ledger.first_open(conn, None),
     "read unreconciled": lambda conn: ledger.open_between(conn, YEAR, YEAR + timedelta(hours=1)),
 }

@@ -28,6 +28,9 @@ _MOST_WEIGHT = 1_000
 #: Characters of each key in `STOCKPOT_SECRET_KEY`: with less, a copy of the database could be opened by guessing.
 SHORTEST_SECRET_KEY = 16
 
+#: Each further key multiplies the rows that a day of usage has.
+_MOST_USAGE_KEYS = 4
+
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
 
 
@@ -37,6 +40,14 @@ def _absolute(path: Path) -> Path:
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _usage_keys(keys: str | None) -> str | None:
+    if keys is not None and len(keys.split(",")) > _MOST_USAGE_KEYS:
+        raise ValueError(
+            f"expected at most {_MOST_USAGE_KEYS} names: usage is kept for each combination of their values"
+        )
+    return keys
 
 
 def _schema(name: str | None) -> str | None:
@@ -93,6 +104,7 @@ class Settings(BaseSettings):
     tenant_tpm: Annotated[int, Field(ge=1)] | None = None
     tenant_max_in_flight: Annotated[int, Field(ge=1)] | None = None
     tenant_weights: str | None = None
+    usage_keys: Annotated[str | None, AfterValidator(_usage_keys)] = None
 
     lease_seconds: Seconds = 30
     sweep_seconds: Seconds = 1
@@ -181,6 +193,11 @@ class Settings(BaseSettings):
     def weights(self) -> dict[str, int]:
         """How much of the claims each tenant has beside the others; who is not named weighs 1."""
         return _weights(self.tenant_weights)
+
+    @property
+    def kept_usage_keys(self) -> list[str]:
+        """The metadata keys by which usage is kept."""
+        return [key.strip() for key in (self.usage_keys or "").split(",") if key.strip()]
 
     @property
     def heartbeat_seconds(self) -> float:

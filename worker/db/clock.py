@@ -43,10 +43,3 @@ def seconds_until_sql(conn: Connection, moment: str) -> str:
 def day_sql(conn: Connection, moment: str) -> str:
     """SQL for the UTC day of the column or expression `moment`, as text: YYYY-MM-DD."""
     return f"to_char({moment} AT TIME ZONE 'UTC', 'YYYY-MM-DD')" if is_postgres(conn) else f"substr({moment}, 1, 10)"
-
-
-def midnight_sql(conn: Connection) -> str:
-    """SQL for the moment at which this UTC day began."""
-    if is_postgres(conn):
-        return "date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
-    return "strftime('%Y-%m-%d 00:00:00.000', 'now')"

@@ -104,7 +104,8 @@ def connect(
 
     @event.listens_for(engine, "begin")
     def begin_transaction(conn: Connection) -> None:
-        conn.exec_driver_sql(begin)
+        if conn.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            conn.exec_driver_sql(begin)
 
     return engine
 
@@ -115,7 +116,7 @@ def _begin(settings: Settings, *, by_index: bool) -> str:
     statements = [f"SET LOCAL {name} = '{value}'" for name, value in given.items()]
     if settings.schema_name is not None:
         statements.append(f'SET LOCAL search_path = "{settings.schema_name}"')
-    return "; ".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *statements])
+    return "; ".join(["BEGIN", *statements])
 
 
 def _leave_read_only(context: ExceptionContext) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy import Connection
@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.batches.keeper import BatchKeeper
-from worker.db.jobs import leases
+from worker.db.jobs import leases, usage_days
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
@@ -51,10 +51,12 @@ class Sweeper:
         on_over: Callable[[Ended], None],
         on_due: Callable[[str, str], None],
         hold: Callable[[], float] = lambda: 0.0,
+        usage_keys: Sequence[str] = (),
     ) -> None:
         """`on_over` is told of each job that ended here, `on_due` of lane and id of each to be claimed again.
 
-        `hold` is asked for how many seconds a job may wait until its lost call is looked up.
+        `hold` is asked for how many seconds a job may wait until its lost call is looked up. `usage_keys` are the keys of
+        the jobs' metadata by which usage is kept.
         """
         self._database = database
         self._owner = owner
@@ -64,6 +66,7 @@ class Sweeper:
         self._hold = hold
         self._consequences = consequences
         self._keeper = BatchKeeper(consequences.write)
+        self._usage_keys = usage_keys
         self._tidy_at = 0.0  # monotonic seconds
         self.elected = False
 
@@ -81,15 +84,27 @@ class Sweeper:
         )
         if elected != self.elected:
             self.elected = elected
+            if elected and self._usage_keys:
+                await self._database.try_write(
+                    lambda conn: usage_days.track(conn, self._usage_keys), None, "usage_delayed"
+                )
             log.info("sweeper_elected" if elected else "sweeper_unseated", owner=self._owner)
         while elected and await self._sweep_once():
             pass
         if elected:
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
+            await self._recount_usage()
             await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + TIDY_SECONDS
                 await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
+
+    async def _recount_usage(self) -> None:
+        """Count a part of the calls that an older version left uncounted; nothing once all are."""
+        until = time.monotonic() + self._every / 2
+        while await self._database.try_write(usage_days.recount, False, "usage_delayed"):
+            if time.monotonic() >= until:
+                return
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Ended], int] = ([], 0)

@@ -107,6 +107,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         on_over=lambda ended: announce_over(publisher, ended),
         on_due=_reclaimed(lookups, feeder),
         hold=lambda: lookups.hold_seconds,
+        usage_keys=settings.kept_usage_keys,
     )
     return Parts(
         redis_url=redis_url,

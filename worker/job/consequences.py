@@ -6,6 +6,7 @@ every step of `STEPS` on them before the commit:
 
     batches     the counters of the lines' batches; with its last line a batch ends
     webhooks    the events of jobs and batches that are over, for the outbox
+    usage       what the calls used and cost is in the days' sums
     budgets     what the calls cost counts as spent
 
 So an end and what follows from it are one fact. A new consequence is one more step here.
@@ -25,6 +26,7 @@ from worker.base.settings import Settings
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
 from worker.db.budgets import reservations
+from worker.db.jobs import usage_days
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
@@ -129,6 +131,12 @@ def enqueue_webhooks(conn: Connection, ends: Ends) -> None:
     ends.events += len(rows)
 
 
+def count_usage(conn: Connection, ends: Ends) -> None:
+    """Add what the calls have used and cost to their days."""
+    used = [(one.job_id, one.call) for one in ends.jobs if one.call is not None]
+    usage_days.count(conn, [(job, call.attempt) for job, call in used if call.usage or call.cost_usd is not None])
+
+
 def charge_budgets(conn: Connection, ends: Ends) -> None:
     """Count as spent what the calls cost, where budgets may govern them."""
     calls = [(one.job_id, one.call.attempt) for one in ends.jobs if one.call is not None and one.call.charged]
@@ -136,7 +144,7 @@ def charge_budgets(conn: Connection, ends: Ends) -> None:
 
 
 #: In this order: a batch that ends has an event, and locks are taken on batches before budgets everywhere.
-STEPS: list[Step] = [count_in_batches, enqueue_webhooks, charge_budgets]
+STEPS: list[Step] = [count_in_batches, enqueue_webhooks, count_usage, charge_budgets]
 
 
 def _job_event(ended: Ended) -> Settled:

@@ -13,7 +13,9 @@ from rich.table import Table
 from worker.cli import options
 from worker.cli.opening import database
 from worker.cli.output import money, put_json, say, screen, shown
+from worker.db.connect import Database
 from worker.db.jobs import usage as using
+from worker.db.jobs import usage_days
 
 
 @click.command(
@@ -36,16 +38,31 @@ Examples:
 )
 @click.option("--since", type=options.Moment(), help="Calls since: 90m, 24h, 7d, a date or a time (UTC).")
 @click.option("--tenant", metavar="T", help="Of one tenant; all of them when left out.")
+@click.option(
+    "--recount", is_flag=True, help="First count calls that were written past Stockpot (restored, imported by SQL)."
+)
 @click.option("--plot", is_flag=True, help="Bars of the cost instead of the table.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout, money to the last digit.")
 @options.as_json
 def usage(
-    by: tuple[str, ...], since: datetime | None, tenant: str | None, *, plot: bool, as_csv: bool, as_json: bool
+    by: tuple[str, ...],
+    since: datetime | None,
+    tenant: str | None,
+    *,
+    recount: bool,
+    plot: bool,
+    as_csv: bool,
+    as_json: bool,
 ) -> None:
-    """Tokens and true cost of every call, failed attempts included. With --json one object per line."""
+    """Tokens and true cost of every call, failed attempts included. With --json one object per line.
+
+    What reaches further back than two days begins with a whole day (UTC). A job counts on the day of its first call.
+    """
     if plot + as_csv + as_json > 1:
         raise click.UsageError("give one of --plot, --csv and --json")
     with database() as opened:
+        if recount:
+            _recount(opened)
         rows = opened.read(lambda conn: using.usage(conn, tenant=tenant, by=by, since=since))
     if as_json:
         for row in rows:
@@ -59,6 +76,16 @@ def usage(
         screen().print(_bars(by, rows))
     else:
         screen().print(_table(by, rows))
+
+
+def _recount(opened: Database) -> None:
+    """Walk through all calls; killed at any moment, the workers go on with it."""
+    opened.write(usage_days.begin_recount)
+    slices = 0
+    while opened.write(lambda conn: usage_days.recount(conn, wait=False)):
+        slices += 1
+        if slices % 250 == 0:
+            say(f"{slices * usage_days.SLICE:,} calls looked at")
 
 
 def _write_csv(rows: Sequence[using.UsageRow]) -> None:

@@ -25,8 +25,10 @@ from sqlalchemy import Connection, bindparam, text
 
 from worker.base.money import PICO
 from worker.db.budgets.tables import EVERYBODY
-from worker.db.clock import after_sql, day_sql, is_postgres, midnight_sql, now_sql
+from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
+from worker.db.jobs import usage_days
 from worker.db.jobs.lookup import moment
+from worker.db.jobs.usage_days import calls_sql
 
 #: A claim that began before a budget was committed may not know of it; it has long begun by then, in seconds.
 UNAWARE_SECONDS = 10.0
@@ -197,20 +199,12 @@ def charge(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
     rows = conn.execute(
         text(f"""
         SELECT j.tenant, {day_sql(conn, "a.finished_at")} AS day, SUM(a.cost_picousd) AS cost
-        FROM {_calls(conn)} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
+        FROM {calls_sql(conn)} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
         JOIN jobs AS j ON j.id = a.job_id WHERE a.cost_picousd <> 0 GROUP BY 1, 2
         """),
         {"calls": orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in calls]).decode()},
     )
     spend(conn, {(row.tenant, row.day): int(row.cost) for row in rows})
-
-
-def _calls(conn: Connection) -> str:
-    """A FROM item: the JSON list in `:calls` as the table `c` of jobs and attempts."""
-    if is_postgres(conn):
-        return "json_to_recordset(CAST(:calls AS json)) AS c(job text, attempt int)"
-    columns = "json_extract(value, '$.job') AS job, json_extract(value, '$.attempt') AS attempt"
-    return f"(SELECT {columns} FROM json_each(:calls)) AS c"
 
 
 def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
@@ -286,22 +280,23 @@ def _plus(conn: Connection, at: str, seconds: float) -> str:
 
 
 def _recount(conn: Connection, tenant: str, period: str, *, final: bool) -> None:
-    """Add up the ledger under a lock on the budget's row: who settles now either is in the sum or adds to it."""
+    """Take what the days have, under a lock on the budget's row: who settles now either is in the sum or adds to it.
+
+    While the days are not complete (after an upgrade), what was spent before is not known, and is counted later.
+    """
     key = {"tenant": tenant, "period": period}
     if is_postgres(conn):
         conn.execute(text("SELECT 1 FROM budgets WHERE tenant = :tenant AND period = :period FOR UPDATE"), key)
-    mine = "" if tenant == EVERYBODY else "AND j.tenant = :tenant"
+    spent = usage_days.spent_picousd(conn, None if tenant == EVERYBODY else tenant, today=period == "day")
+    if spent is None:
+        return
     today = day_sql(conn, now_sql(conn))
-    days = f"AND a.finished_at >= {midnight_sql(conn)}" if period == "day" else ""
     conn.execute(
         text(f"""
-        UPDATE budgets SET recount = :again, day = CASE WHEN period = 'day' THEN {today} END, spent_picousd = (
-            SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
-            WHERE a.cost_picousd IS NOT NULL {mine} {days}
-        )
+        UPDATE budgets SET recount = :again, day = CASE WHEN period = 'day' THEN {today} END, spent_picousd = :spent
         WHERE tenant = :tenant AND period = :period
         """),
-        {**key, "again": not final},
+        {**key, "again": not final, "spent": spent},
     )
 
 

@@ -12,4 +12,5 @@ submit           Submit: insert jobs with their requests
 tables           The tables
 tenant_fairness  Whose turn it is
 usage            Usage
+usage_days       Usage by day: what the calls have used and cost, added up as they end
 """

@@ -23,6 +23,7 @@ from worker.base.money import PICO
 from worker.db.budgets import reservations
 from worker.db.clock import day_sql, is_postgres, now_sql
 from worker.db.columns import Instant
+from worker.db.jobs import usage_days
 from worker.db.jobs.lookup import moment
 
 #: What has no final mark yet. A call that still runs has no end to compare.
@@ -125,14 +126,19 @@ def _moment(value: Any) -> datetime:
 def mark(conn: Connection, marks: Sequence[Mark]) -> None:
     """Write marks. A cost that the provider said is not overwritten; an estimate, or nothing, is.
 
-    What that adds to the ledger counts against the budgets. The caller commits.
+    What that adds to the ledger counts in the days and against the budgets. The caller commits.
     """
     if not marks:
         return
     found = _found(conn, marks)
+    calls = [(one.job_id, one.attempt) for one in marks]
+    usage_days.count(conn, calls, sign=-1)
     conn.execute(
         text("""
         UPDATE attempts SET reconciled = :reconciled,
+            counted = CASE WHEN counted IS NOT NULL OR total_tokens IS NULL AND cost_picousd IS NULL THEN
+                CASE WHEN COALESCE(total_tokens, CAST(:total AS bigint), cost_picousd, CAST(:cost AS bigint)) IS NOT NULL
+                THEN true END END,
             cost_picousd = CASE WHEN CAST(:cost AS bigint) IS NULL OR cost_source = 'provider' THEN cost_picousd ELSE CAST(:cost AS bigint) END,
             cost_source = CASE WHEN CAST(:cost AS bigint) IS NULL THEN cost_source ELSE 'provider' END,
             input_tokens = COALESCE(input_tokens, CAST(:input AS bigint)), output_tokens = COALESCE(output_tokens, CAST(:output AS bigint)),
@@ -153,6 +159,7 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
             for one in marks
         ],
     )
+    usage_days.count(conn, calls)
     reservations.spend(conn, found)
 
 

@@ -1,6 +1,6 @@
 """Settle: write what became of claimed jobs, a slice at a time, each under its own fence, in one transaction.
 
-One settlement closes the attempt row and moves the job to a terminal state or back to `queued`; the result and the
+One settlement closes the attempt row (`counted`: its use is in `usage_days` with this transaction's commit) and moves the job to a terminal state or back to `queued`; the result and the
 webhook outbox rows are written in the same transaction. A settlement whose fence is old finds no row: its worker had
 lost the lease, and somebody else owns the job now. Settling twice is safe: the second time finds its own mark.
 A job that goes back to `queued` although its cancellation was asked for has no time left: `leases.expire` ends it.
@@ -204,7 +204,8 @@ _POSTGRES = f"""
         RETURNING j.id, j.fence, j.answers
     ), ledger AS (
         UPDATE attempts AS a SET finished_at = {{now}}, status_code = g.error_status,
-            {", ".join(f"{name} = g.{name}" for name in _LEDGER)}
+            {", ".join(f"{name} = g.{name}" for name in _LEDGER)},
+            counted = CASE WHEN g.total_tokens IS NOT NULL OR g.cost_picousd IS NOT NULL THEN true END
         FROM given AS g JOIN done USING (id, fence)
         WHERE a.job_id = g.id AND a.attempt = g.attempt AND g.uncall = 0
     ), unsent AS (
@@ -245,7 +246,8 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
     """)
     ledger = text(f"""
         UPDATE attempts SET finished_at = {now}, status_code = :error_status,
-            {", ".join(f"{name} = :{name}" for name in _LEDGER)}
+            {", ".join(f"{name} = :{name}" for name in _LEDGER)},
+            counted = CASE WHEN :total_tokens IS NOT NULL OR :cost_picousd IS NOT NULL THEN true END
         WHERE job_id = :id AND attempt = :attempt
     """)
     unsent = text("DELETE FROM attempts WHERE job_id = :id AND attempt = :attempt")

@@ -2,13 +2,16 @@
 
 Every call with tokens or a price counts, those of failed attempts too: they were paid for. Sums are exact, since money
 is stored in whole 1e-12 US dollars. Days are UTC and those of the call's end.
+
+A report is read from the days (`usage_days`), whatever the history; only what the days do not have is added up from the
+calls: single jobs, metadata keys that nobody asked to keep (`STOCKPOT_USAGE_KEYS`), and less than `WHOLE_DAYS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,12 +23,15 @@ from worker.base.errors import InvalidRequest
 from worker.base.money import PICO
 from worker.db.clock import day_sql, is_postgres
 from worker.db.columns import Instant
+from worker.db.jobs import usage_days
 
 DIMENSIONS = ("day", "model", "lane", "tenant", "batch", "job", "metadata.KEY")
 _METADATA = "metadata."
 _COLUMNS = {"model": "j.model", "lane": "j.lane", "tenant": "j.tenant", "batch": "j.batch_id", "job": "j.id"}
 #: Groupings at most: beyond that nobody reads the table.
 _MAX_DIMENSIONS = 8
+#: What reaches further back begins with a whole day.
+WHOLE_DAYS = timedelta(days=2)
 _COUNTED = (
     "jobs",
     "attempts",
@@ -103,12 +109,63 @@ def usage(
     Args:
         tenant: None means all tenants.
         by: of `DIMENSIONS`; `metadata.KEY` groups by the value of one key.
-        since: calls that ended at or after this aware moment.
+        since: calls that ended at or after this aware moment; see `begins`.
 
     Raises:
         InvalidRequest: an unknown dimension, or too many.
     """
     _check(by)
+    since = begins(since)
+    if _in_days(conn, by, since):
+        return _by_days(conn, tenant, by, since)
+    return _by_calls(conn, tenant, by, since)
+
+
+def begins(since: datetime | None) -> datetime | None:
+    """When a report of this length begins: more than `WHOLE_DAYS` are whole days, in UTC."""
+    if since is None or datetime.now(UTC) - since < WHOLE_DAYS:
+        return since
+    return since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _in_days(conn: Connection, by: Sequence[str], since: datetime | None) -> bool:
+    """Whether the days have what is asked for."""
+    if "job" in by or (since is not None and since.astimezone(UTC).time() != datetime.min.time()):
+        return False
+    tracked = usage_days.tracked_since(
+        conn, [name.removeprefix(_METADATA) for name in by if name.startswith(_METADATA)]
+    )
+    if tracked is None or (tracked and (since is None or f"{since.astimezone(UTC):%Y-%m-%d}" < tracked)):
+        return False
+    return usage_days.complete(conn)
+
+
+_DAYS = {"day": "day", "model": "model", "lane": "lane", "tenant": "tenant", "batch": "NULLIF(batch_id, '')"}
+_DAY_SUMS = ", ".join(f"SUM({name}) AS {name.removesuffix('_picousd')}" for name in usage_days.SUMS)
+
+
+def _by_days(conn: Connection, tenant: str | None, by: Sequence[str], since: datetime | None) -> list[UsageRow]:
+    params: dict[str, Any] = {f"key{at}": name.removeprefix(_METADATA) for at, name in enumerate(by)}
+    groups = [f"{_DAYS.get(name) or _tag(conn, f'key{at}')} AS g{at}" for at, name in enumerate(by)]
+    where = ["attempts > 0", *(["tenant = :tenant"] if tenant is not None else [])]
+    if since is not None:
+        where.append("day >= :day")
+    grouping = f"GROUP BY {', '.join(str(at + 1) for at in range(len(by)))}" if by else ""
+    statement = text(f"""
+        SELECT {", ".join([*groups, _DAY_SUMS])} FROM usage_days WHERE {" AND ".join(where)} {grouping}
+    """)
+    day = None if since is None else f"{since.astimezone(UTC):%Y-%m-%d}"
+    rows = conn.execute(statement, {**params, "tenant": tenant, "day": day}).mappings()
+    return sorted((_row(row, by) for row in rows), key=_place)
+
+
+def _tag(conn: Connection, key: str) -> str:
+    if is_postgres(conn):
+        return f"(CAST(NULLIF(tags, '') AS json) ->> CAST(:{key} AS text))"
+    return f"(SELECT value FROM json_each(NULLIF(tags, '')) WHERE key = :{key})"
+
+
+def _by_calls(conn: Connection, tenant: str | None, by: Sequence[str], since: datetime | None) -> list[UsageRow]:
     params: dict[str, Any] = {f"key{at}": name.removeprefix(_METADATA) for at, name in enumerate(by)}
     groups = [f"{_expression(conn, name, f'key{at}')} AS g{at}" for at, name in enumerate(by)]
     where = ["(a.total_tokens IS NOT NULL OR a.cost_picousd IS NOT NULL)"]  # as in `usage_v`
@@ -154,8 +211,8 @@ def _expression(conn: Connection, name: str, key: str) -> str:
 def _row(row: RowMapping, by: Sequence[str]) -> UsageRow:
     return UsageRow(
         group={name: row[f"g{at}"] for at, name in enumerate(by)},
-        jobs=row["jobs"],
-        attempts=row["attempts"],
+        jobs=int(row["jobs"] or 0),
+        attempts=int(row["attempts"] or 0),
         input_tokens=int(row["input_tokens"] or 0),
         cached_tokens=int(row["cached_tokens"] or 0),
         output_tokens=int(row["output_tokens"] or 0),

@@ -1,0 +1,189 @@
+"""Usage by day: what the calls have used and cost, added up as they end, so that a report reads days and not calls.
+
+    count     in the transaction that writes the calls, each call once (`attempts.counted` is set by the same writer)
+    recount   the calls that nobody has counted yet: those of older versions; in slices, its place is kept in a bookmark
+
+A day is the UTC day on which a call ended. A job counts once, with the first of its calls that was counted. Workers that
+settle at once write to rows of their own (`shard`), so that none waits for another's commit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import orjson
+from sqlalchemy import Connection, text
+
+from worker.db import bookmarks
+from worker.db.clock import day_sql, is_postgres, now_sql, unix_seconds
+
+#: More workers than this that settle in the same millisecond are rare.
+_SHARDS = 16
+#: Calls that `recount` reads in one transaction: some 20 ms.
+SLICE = 2_000
+#: After an upgrade older workers may settle for so long without counting; the walk does not pass what is unfinished.
+OLDER_WORKERS_SECONDS = 3600.0
+#: The walk's bookmark. While it is there, days are not complete, and reports read the calls themselves.
+BOOKMARK = "usage_days"
+
+#: What makes a call count: the condition of `usage_v`.
+USED = "(a.total_tokens IS NOT NULL OR a.cost_picousd IS NOT NULL)"
+GROUP = ("day", "tenant", "model", "lane", "batch_id", "tags")
+SUMS = {
+    "jobs": "SUM(first)",
+    "attempts": "COUNT(*)",
+    "input_tokens": "SUM(input_tokens)",
+    "cached_tokens": "SUM(cached_tokens)",
+    "output_tokens": "SUM(output_tokens)",
+    "reasoning_tokens": "SUM(reasoning_tokens)",
+    "total_tokens": "SUM(total_tokens)",
+    "provider_picousd": "SUM(CASE WHEN cost_source = 'provider' THEN cost_picousd END)",
+    "estimated_picousd": "SUM(CASE WHEN cost_source = 'estimated' THEN cost_picousd END)",
+    "unpriced": "SUM(CASE WHEN cost_picousd IS NULL THEN 1 ELSE 0 END)",
+}
+_TAGS = {
+    "postgresql": """(SELECT json_object_agg(k.name, j.metadata ->> k.name ORDER BY k.name) FROM usage_keys AS k
+        WHERE j.metadata ->> k.name IS NOT NULL)""",
+    "sqlite": """(SELECT NULLIF(json_group_object(name, value), '{}') FROM (SELECT k.name, m.value FROM usage_keys AS k
+        JOIN json_each(j.metadata) AS m ON m.key = k.name ORDER BY k.name))""",
+}
+
+
+def count(conn: Connection, calls: Sequence[tuple[str, int]], *, sign: int = 1) -> None:
+    """Add calls (job id, attempt) that were just written, and marked as counted, to their days. The caller commits.
+
+    Calls that used nothing are left out. `sign` -1 takes out what is about to change.
+    """
+    if not calls:
+        return
+    given = orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in calls]).decode()
+    _add(conn, calls_sql(conn), {"calls": given, "sign": sign}, "a.counted")
+
+
+def calls_sql(conn: Connection) -> str:
+    """A FROM item: the JSON list in `:calls` as the table `c` of jobs and attempts."""
+    if is_postgres(conn):
+        return "json_to_recordset(CAST(:calls AS json)) AS c(job text, attempt int)"
+    columns = "json_extract(value, '$.job') AS job, json_extract(value, '$.attempt') AS attempt"
+    return f"(SELECT {columns} FROM json_each(:calls)) AS c"
+
+
+def _add(conn: Connection, calls: str, params: dict[str, object], which: str) -> None:
+    tags = f"COALESCE(CAST({_TAGS[conn.dialect.name]} AS text), '')"
+    group, sums = ", ".join(GROUP), ", ".join(SUMS)
+    added = ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in SUMS)
+    conn.execute(
+        text(f"""
+        INSERT INTO usage_days ({group}, shard, {sums})
+        SELECT {group}, CAST(:shard AS integer),
+            {", ".join(f"CAST(:sign AS integer) * COALESCE({expression}, 0)" for expression in SUMS.values())}
+        FROM (
+            SELECT {day_sql(conn, "COALESCE(a.finished_at, a.started_at)")} AS day, j.tenant, j.model, j.lane,
+                COALESCE(j.batch_id, '') AS batch_id, {tags} AS tags, a.input_tokens, a.cached_tokens, a.output_tokens,
+                a.reasoning_tokens, a.total_tokens, a.cost_picousd, a.cost_source,
+                CASE WHEN j.calls = 1 OR NOT EXISTS (SELECT 1 FROM attempts AS e
+                    WHERE e.job_id = a.job_id AND e.attempt <> a.attempt AND e.counted) THEN 1 ELSE 0 END AS first
+            FROM {calls} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
+            JOIN jobs AS j ON j.id = a.job_id WHERE {USED} AND {which}
+        ) AS used GROUP BY {group} ORDER BY {group}
+        ON CONFLICT ({group}, shard) DO UPDATE SET {added}
+        """),
+        {**params, "shard": os.getpid() % _SHARDS},
+    )
+
+
+def complete(conn: Connection) -> bool:
+    """Whether every call is in the days."""
+    return conn.execute(text("SELECT 1 FROM bookmarks WHERE name = :name"), {"name": BOOKMARK}).first() is None
+
+
+def recount(conn: Connection, *, wait: bool = True) -> bool:
+    """Count one slice of what nobody has counted; True while there is more to do now. The caller commits.
+
+    Args:
+        wait: leave what is unfinished for later, as long as older workers may be about. The days are complete only then.
+    """
+    place = bookmarks.read(conn, BOOKMARK)
+    if place is None:
+        return False
+    now = unix_seconds(conn)
+    since = float(place.setdefault("since", now))
+    older = wait and now - since < OLDER_WORKERS_SECONDS
+    limit = _first_unfinished(conn) if older else None
+    before = "AND a.job_id < :limit" if limit is not None else ""
+    rows = conn.execute(
+        text(f"""
+        SELECT a.job_id, a.attempt, a.counted IS NULL AND a.finished_at IS NOT NULL AND {USED} AS missing
+        FROM attempts AS a WHERE a.job_id > :after {before} ORDER BY a.job_id, a.attempt LIMIT :slice
+        """),
+        {"after": place["after"], "limit": limit, "slice": SLICE},
+    ).all()
+    if not rows:
+        bookmarks.put(conn, BOOKMARK, place if older else None)
+        return False
+    # The last job's calls may go on in the next slice.
+    last = rows[-1].job_id
+    whole = [row for row in rows if row.job_id != last] if len(rows) == SLICE and rows[0].job_id != last else rows
+    given = orjson.dumps([{"job": row.job_id, "attempt": row.attempt} for row in whole if row.missing]).decode()
+    _mark(conn, given)
+    bookmarks.put(conn, BOOKMARK, {**place, "after": whole[-1].job_id})
+    return True
+
+
+def _mark(conn: Connection, given: str) -> None:
+    """Count calls, one of each job at a time, and mark them."""
+    calls = [(one["job"], one["attempt"]) for one in orjson.loads(given)]
+    while calls:
+        first = dict(reversed(calls))
+        now = list(first.items())
+        conn.execute(
+            text(f"""
+            UPDATE attempts SET counted = true
+            WHERE (job_id, attempt) IN (SELECT c.job, c.attempt FROM {calls_sql(conn)}) AND counted IS NULL
+            """),
+            {"calls": orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in now]).decode()},
+        )
+        count(conn, now)
+        calls = [call for call in calls if first[call[0]] != call[1]]
+
+
+def _first_unfinished(conn: Connection) -> str | None:
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_unfinished"
+    found: str | None = conn.execute(text(f"SELECT MIN(id) FROM jobs {hint} WHERE finished_at IS NULL")).scalar()
+    return found
+
+
+def begin_recount(conn: Connection) -> None:
+    """Look at every call again, for those that were written past us and never counted. The caller commits."""
+    bookmarks.put(conn, BOOKMARK, {"after": "", "since": 0.0})
+
+
+def track(conn: Connection, keys: Sequence[str]) -> None:
+    """Keep the values of these metadata keys with the days, from tomorrow on whole ones. The caller commits."""
+    tomorrow = datetime.fromtimestamp(unix_seconds(conn), UTC) + timedelta(days=1)
+    for key in keys:
+        conn.execute(
+            text("INSERT INTO usage_keys (name, since) VALUES (:name, :since) ON CONFLICT DO NOTHING"),
+            {"name": key, "since": f"{tomorrow:%Y-%m-%d}"},
+        )
+
+
+def tracked_since(conn: Connection, keys: Sequence[str]) -> str | None:
+    """The first whole day that has the values of all these keys; None when one of them is not kept."""
+    found = {row.name: row.since for row in conn.execute(text("SELECT name, since FROM usage_keys"))}
+    return max((found[key] for key in keys), default="") if all(key in found for key in keys) else None
+
+
+def spent_picousd(conn: Connection, tenant: str | None, *, today: bool) -> int | None:
+    """What the calls of a tenant (None: of all) have cost, today or in all; None while the days are not complete."""
+    if not complete(conn):
+        return None
+    mine = "" if tenant is None else "AND tenant = :tenant"
+    day = f"AND day = {day_sql(conn, now_sql(conn))}" if today else ""
+    found = conn.execute(
+        text(f"SELECT SUM(provider_picousd + estimated_picousd) FROM usage_days WHERE true {mine} {day}"),
+        {"tenant": tenant},
+    ).scalar()
+    return int(found or 0)
