@@ -25,6 +25,7 @@ COPY --from=build /opt/stockpot /opt/stockpot
 ENV PATH=/opt/stockpot/bin:$PATH \
     HOME=/var/lib/stockpot \
     STOCKPOT_HOME=/var/lib/stockpot \
+    STOCKPOT_HTTP_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /var/lib/stockpot

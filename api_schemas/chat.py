@@ -19,7 +19,15 @@ MODEL_LENGTH = 256
 OPEN = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
 """Unknown fields are kept, known ones are never coerced, and no error of pydantic's repeats a prompt."""
 
-ModelId = Annotated[str, Field(min_length=1, max_length=MODEL_LENGTH)]
+
+def _model(value: str) -> str:
+    """Names of models stand in tables, logs and routes: one with control characters would command a terminal there."""
+    if not value.isprintable():
+        raise PydanticCustomError("expected", "expected printable", {"what": "a model's id in printable characters"})
+    return value
+
+
+ModelId = Annotated[str, Field(min_length=1, max_length=MODEL_LENGTH), AfterValidator(_model)]
 Count = Annotated[int, Field(ge=1)]
 Objects = list[dict[str, Any]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -106,6 +106,10 @@ class JobRequest(BaseModel):
     def _one_start(self) -> Self:
         if self.delay_seconds is not None and self.not_before is not None:
             raise PydanticCustomError("refused", "two", {"why": "give `delay_seconds` or `not_before`, not both"})
+        if self.not_before is not None and self.not_before - datetime.now(UTC) > timedelta(seconds=MAX_SECONDS):
+            raise PydanticCustomError(
+                "refused", "late", {"why": f"`not_before` is more than {MAX_SECONDS:,} seconds ahead"}
+            )
         return self
 
     @property

@@ -100,7 +100,8 @@ def plain_body(endpoint: object, body: object) -> bool:
         kinds = fields.get(name)
         if kinds is not None and type(value) not in kinds:
             return False
-    if not 0 < len(body.get("model", "")) <= MODEL_LENGTH:
+    model = body.get("model", "")
+    if not 0 < len(model) <= MODEL_LENGTH or not model.isprintable():
         return False
     for name in COUNTS:
         if name in body and name in fields and body[name] is not None and body[name] < 1:

@@ -48,10 +48,10 @@ def check_metadata(metadata: dict[str, Any]) -> dict[str, str]:
     for key, value in metadata.items():
         if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY:
             raise _refused(f"expected keys of 1 to {MAX_KEY} characters")
+        if storable(key) != key or (isinstance(value, str) and storable(value) != value):
+            raise _refused("contains NUL or half of a surrogate pair; remove it")
         if not isinstance(value, str) or len(value) > MAX_VALUE:
             raise _refused(f'expected strings of at most {MAX_VALUE} characters as values; "{key}" is none')
-        if storable(key) != key or storable(value) != value:
-            raise _refused("contains NUL or half of a surrogate pair; remove it")
     size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
     if size > MAX_METADATA_BYTES:
         raise _refused(f"expected at most {MAX_METADATA_BYTES:,} bytes in all, got {size:,}")

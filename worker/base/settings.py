@@ -145,6 +145,7 @@ class Settings(BaseSettings):
     gateway_send_seconds: Seconds = 30
     gateway_hold_seconds: Seconds = 60
 
+    http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lower] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _Lower] = "auto"

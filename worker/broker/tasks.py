@@ -31,6 +31,7 @@ from worker.db.jobs.submit import insert
 from worker.db.ready import await_database
 from worker.engine.engine import Engine
 from worker.job.accept import accept
+from worker.webhooks import shared_key
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,9 @@ def _remember_database(ours: Settings) -> None:
     opened = Database(ours, pool_size=1)
     try:
         _database = opened.write(identity.ensure)
+        differs = opened.write(lambda conn: shared_key.agree(conn, ours))
+        if differs is not None:
+            log.error("secret_key_differs", reason=differs)
     finally:
         opened.close()
 

@@ -9,7 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 import click
-from rich.console import Console
+import rich.table
+from rich.console import Console, RenderableType
 
 from api_schemas import jsontext
 
@@ -53,6 +54,19 @@ def margin() -> Console:
     """A console on stderr, for what moves while people wait."""
     width = shutil.get_terminal_size().columns
     return Console(stderr=True, width=width, markup=False, highlight=False, emoji=False)
+
+
+def cell(text: str) -> str:
+    """As `shown`, on one line: what stands in a table may begin no new one."""
+    return " ".join(shown(text).splitlines()).replace("\t", " ")
+
+
+class Table(rich.table.Table):
+    """A table in which no cell commands the terminal or forges a line, whatever a model, an id or a file is called."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; texts are neutralised."""
+        super().add_row(*(cell(one) if isinstance(one, str) else one for one in cells), **options)
 
 
 def money(usd: Decimal | float | None) -> str:

@@ -2,6 +2,7 @@
 
 batch_fairness  Rounds: which batch is claimed from next
 collector       Python's cyclic garbage collector, tuned for one process with thousands of calls in flight
+connections     Connections of the status port: few, and none that idles
 engine          The engine
 feeder          The feeder: what this worker claims, and when
 file_keeper     What workers do for stored files

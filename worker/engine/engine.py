@@ -145,7 +145,7 @@ class Engine:
         self._feeder = parts.feeder
         health = HealthServer(parts.database, self.consumer, lambda: self.last_beat, lambda: self.closing)
         if self.settings.http_port is not None:
-            await health.start(self.settings.http_port)
+            await health.start(self.settings.http_port, self.settings.http_host)
         await self.run(parts)
         await health.close()
         parts.database.close()

@@ -9,8 +9,10 @@ It is served by the engine's own loop, so a loop that is stuck does not answer a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -20,6 +22,7 @@ from api_schemas import jsontext
 from worker.base import metrics
 from worker.base.errors import Unreachable
 from worker.db.threads import DatabaseThreads
+from worker.engine.connections import BoundedConnections
 
 #: A loop that has not breathed for so long is stuck; both breathe once a second.
 STUCK_SECONDS = 20.0
@@ -67,8 +70,9 @@ class HealthServer:
         self._last_beat = last_beat
         self._closing = closing
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
 
-    async def start(self, port: int, host: str = "0.0.0.0") -> None:  # noqa: S104 -- probes come from outside the pod
+    async def start(self, port: int, host: str) -> None:
         """Listen. Raises OSError when the port is taken."""
         app = web.Application()
         app.router.add_get("/livez", self._livez)
@@ -76,10 +80,13 @@ class HealthServer:
         app.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        speak = cast("web.Server", self._runner.server)  # there since `setup`
+        self._listener = await asyncio.get_running_loop().create_server(BoundedConnections(speak), host, port)
 
     async def close(self) -> None:
         """Stop listening."""
+        if self._listener is not None:
+            self._listener.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -17,6 +17,7 @@ from anyio import to_thread
 from api_schemas.errors import FieldProblem
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import Job, JobDetail, JobRequest, check_tenant
+from worker.base import telemetry
 from worker.base.errors import InvalidRequest
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
@@ -56,6 +57,7 @@ class Stockpot(Streams):
 
     def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:
         self.settings = settings or process_settings()
+        telemetry.configure_library(self.settings)
         self.tenant = check_tenant(tenant)
         self._database = Database(self.settings, pool_size=8)
         self._doorbell = Doorbell(self.settings)

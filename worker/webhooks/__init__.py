@@ -16,6 +16,7 @@ starts it again. No order, and no "exactly once": a receiver keeps the ids that 
     recording      Group commit
     schedule       When to try again: pure, the clock and the dice are the caller's
     secrets        Webhook secrets at rest, and the secret that signs a tenant's per-job URLs
+    shared_key     The key of webhook secrets, compared over all who share a database
     signing        Signatures, exactly as Standard Webhooks 1.0.0 has them, made by its reference package
     subscriptions  Who is told of a settled job or batch
     targets        What a webhook's URL may look like: pure, and the same for every setting

@@ -19,6 +19,7 @@ from worker.db.clock import unix_seconds
 from worker.db.webhooks import endpoints, health, log, outbox
 from worker.db.webhooks.endpoints import Endpoint
 from worker.db.webhooks.log import Filter
+from worker.webhooks import shared_key
 from worker.webhooks.envelope import EVENT_TYPES
 from worker.webhooks.notices import TEST, announce, trial_row
 from worker.webhooks.secrets import Vault
@@ -63,10 +64,12 @@ def add_endpoint(
     Raises:
         InvalidRequest: the URL, a type, the description or the secret is wrong.
         NotAllowed: the tenant has an endpoint with this URL.
+        SettingsError: secrets of this database are sealed with another key than ours.
     """
     _check(url, events, description)
     chosen = secret if secret is not None else new_secret()
     key_of(chosen)
+    shared_key.remember(conn, vault)
     added = Added(ENDPOINT_PREFIX + uuid7_hex(), chosen)
     if not endpoints.add(
         conn,

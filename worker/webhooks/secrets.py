@@ -71,6 +71,11 @@ class Vault:
     def _fernets(self) -> dict[str, Fernet]:
         return {_key_id(master): Fernet(_derive(master, b"storage")) for master in self._masters}
 
+    @property
+    def key_ids(self) -> list[str]:
+        """The short names of the keys; the first seals."""
+        return list(self._fernets)
+
     def seal(self, secret: str) -> str:
         """Encrypt a secret with the first key."""
         key_id, fernet = next(iter(self._fernets.items()))

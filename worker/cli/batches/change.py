@@ -6,14 +6,13 @@ from decimal import Decimal
 from typing import get_args
 
 import click
-from rich.table import Table
 
 from api_schemas.batch import BatchStatus
 from worker.base.money import PICO
 from worker.batches.view import batch_object
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import age, money, put, put_json, say, screen, shown
+from worker.cli.output import Table, age, money, put, put_json, say, screen, shown
 from worker.db.batches import changes, records
 from worker.db.batches.records import BatchRow
 from worker.producer import batch_control as control

@@ -6,14 +6,13 @@ from datetime import datetime
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from worker.batches.progress import Look, look
 from worker.batches.report import Report, make
 from worker.batches.report_files import write
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import money, put_json, say, screen, shown, span
+from worker.cli.output import Table, money, put_json, say, screen, shown, span
 from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
 

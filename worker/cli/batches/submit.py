@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from api_schemas.batch import BatchProblem
 from worker.base import telemetry
@@ -31,7 +30,7 @@ from worker.cli.batches.options import dedupe as dedupe_option
 from worker.cli.batches.watch import wait_for
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import database
-from worker.cli.output import margin, money, put, put_json, say, screen, shown, span
+from worker.cli.output import Table, margin, money, put, put_json, say, screen, shown, span
 from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
 from worker.provider.market import Market, ask

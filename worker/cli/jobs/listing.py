@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import Any
 
 import click
-from rich.table import Table
 
 from api_schemas.jobs import LANES, STATUSES, Job
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import age, put_json, say, screen, shown
+from worker.cli.output import Table, age, put_json, say, screen, shown
 from worker.db.connect import Database
 from worker.db.jobs import lookup
 

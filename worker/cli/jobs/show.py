@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import click
-from rich.table import Table
+from rich.console import RenderableType
 
 from api_schemas.jobs import JobDetail
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import age, money, put_json, screen, shown, span
+from worker.cli.output import Table, age, money, put_json, screen, shown, span
 from worker.db.jobs import lookup
 
 
@@ -33,7 +33,7 @@ def show(job: str, tenant: str, *, as_json: bool) -> None:
         console.print(_attempts(detail))
 
 
-def _facts(detail: JobDetail) -> Table:
+def _facts(detail: JobDetail) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")

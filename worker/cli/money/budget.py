@@ -7,14 +7,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
 import click
-from rich.table import Table
 
 from api_schemas.jobs import check_tenant
 from worker.base.errors import NotFound
 from worker.base.money import PICO
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import money, put_json, say, screen
+from worker.cli.output import Table, money, put_json, say, screen
 from worker.db.budgets import reservations
 from worker.db.budgets.tables import EVERYBODY
 

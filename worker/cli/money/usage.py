@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import click
-from rich.table import Table
 
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import money, put_json, say, screen, shown
+from worker.cli.output import Table, money, put_json, say, screen, shown
 from worker.db.connect import Database
 from worker.db.jobs import usage as using
 from worker.db.jobs import usage_days
+
+#: What a cell begins with that spreadsheets take for a formula (OWASP, CSV injection).
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @click.command(
@@ -88,6 +90,19 @@ def _recount(opened: Database) -> None:
             say(f"{slices * usage_days.SLICE:,} calls looked at")
 
 
+def _inert(value: object) -> object:
+    """A text that a spreadsheet does not run as a formula: a quote before what would begin one."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULAS and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _write_csv(rows: Sequence[using.UsageRow]) -> None:
     lines = [row.exact() for row in rows]
     if not lines:
@@ -95,7 +110,7 @@ def _write_csv(rows: Sequence[using.UsageRow]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows([{name: _inert(value) for name, value in line.items()} for line in lines])
     click.echo(text.getvalue(), nl=False)
 
 

@@ -24,6 +24,7 @@ from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
 from worker.db.url import display_url
 from worker.upstream.client import UpstreamClient
+from worker.webhooks import shared_key
 
 #: A clock that is further off makes log lines lie; leases do not mind, they use the database's clock.
 _SKEW_SECONDS = 2.0
@@ -54,6 +55,7 @@ def database(settings: Settings) -> Iterator[Check]:
             return
         yield Check("schema", "ok", "of this version")
         opened.write(_try_to_write)
+        yield _secret_key(opened, settings)
         yield Check("database writes", "ok", "a row was written and removed")
     except Unreachable as error:
         yield Check("database", "unreachable", f"{where}: {first_line(error)}", error.mend)
@@ -62,6 +64,16 @@ def database(settings: Settings) -> Iterator[Check]:
         opened.close()
     skew = 0.0 if now is None else (now - before).total_seconds()
     yield _clock("clock (database)", skew, _SKEW_SECONDS)
+
+
+def _secret_key(opened: Database, settings: Settings) -> Check:
+    try:
+        why = opened.write(lambda conn: shared_key.agree(conn, settings))
+    except SettingsError as error:
+        why = first_line(error)
+    if why is None:
+        return Check("webhook key", "ok", "the one of this database")
+    return Check("webhook key", "failed", why, "Until then webhooks of these endpoints wait.")
 
 
 def _who(settings: Settings) -> str | None:

@@ -8,13 +8,12 @@ from typing import Any, TypeVar
 
 import click
 from redis.exceptions import RedisError
-from rich.table import Table
 
 from worker import embedded
 from worker.base.errors import NotAllowed, NotFound, Unreachable
 from worker.base.settings import Settings, load
 from worker.cli import options
-from worker.cli.output import put_json, say, screen, shown, span
+from worker.cli.output import Table, cell, put_json, say, screen, shown, span
 from worker.limits.admission import Admission
 from worker.limits.limiter import RouteState
 from worker.limits.route import Route, key_id
@@ -119,7 +118,7 @@ def _tell(state: RouteState | None, what: str, *, as_json: bool) -> None:
         return
     if as_json:
         put_json(_fields(state))
-    say(f"{state.route.name} {what}.")
+    say(cell(f"{state.route.name} {what}."))
 
 
 def _fields(state: RouteState) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
-from rich.table import Table
 
 from worker.base.errors import NotFound
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import age, put_json, say, screen
+from worker.cli.output import Table, age, put_json, say, screen
 from worker.db.workers import registry
 from worker.db.workers.registry import WorkerRow
 

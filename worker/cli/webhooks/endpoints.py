@@ -10,12 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 import click
-from rich.table import Table
 
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import database
-from worker.cli.output import put, put_json, say, screen, shown, span
+from worker.cli.output import Table, put, put_json, say, screen, shown, span
 from worker.cli.webhooks.secrets import open_vault, tell_secret
 from worker.db.connect import Database
 from worker.db.webhooks.log import Filter

@@ -29,6 +29,8 @@ _JOB = (
     " batch_id, custom_id, idempotency_key, CAST(metadata AS text) AS metadata, error_class, error_message,"
     " finish_reason, text"
 )
+#: In lists the answers stay in the database: a page of them may be hundreds of megabytes.
+_LISTED = _JOB.removesuffix("text") + "NULL AS text"
 _ATTEMPT = (
     "a.attempt, a.fence, a.started_at, a.finished_at, a.outcome, a.error_class, a.error_code, a.error_message,"
     " a.status_code AS status, a.input_tokens, a.cached_tokens, a.output_tokens, a.reasoning_tokens, a.total_tokens,"
@@ -102,7 +104,7 @@ def jobs(
     }
     given = [(condition, value) for condition, value in wanted.items() if value is not None]
     where = " AND ".join(condition for condition, _ in given) or "1 = 1"
-    statement = text(f"SELECT {_JOB} FROM jobs_v WHERE {where} ORDER BY id DESC LIMIT :limit")
+    statement = text(f"SELECT {_LISTED} FROM jobs_v WHERE {where} ORDER BY id DESC LIMIT :limit")
     if since is not None:
         statement = statement.bindparams(bindparam("since", type_=Instant()))
     values = {condition.rsplit(":", 1)[1]: value for condition, value in given}

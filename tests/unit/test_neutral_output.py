@@ -1,0 +1,89 @@
+"""What people and spreadsheets are shown: nothing in it commands a terminal, forges a line or runs as a formula."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from api_schemas import jsontext
+from api_schemas.errors import InvalidRequest
+from api_schemas.jobs import MAX_SECONDS, parse_job
+from api_schemas.plain import plain_body
+from tests.factories import chat
+from worker.cli.money.usage import _inert
+from worker.cli.output import Table, cell
+
+EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\nforged  line\u2028x\tend"
+
+
+def test_no_cell_commands_the_terminal_or_begins_a_line() -> None:
+    """Escape sequences, C1 controls, line ends of every kind, tabs."""
+    table = Table()
+    table.add_column("model")
+    table.add_row(EVIL)
+    text = io.StringIO()
+    Console(file=text, width=120).print(table)
+    assert not set(text.getvalue()) & {"\x1b", "\x07", "\x9b", "\r", "\t", "\u2028"}
+    assert len(cell(EVIL).splitlines()) == 1
+
+
+def test_every_table_of_the_command_line_is_that_one() -> None:
+    """One that is rich's own would show what it is given."""
+    root = Path(__file__).parents[2] / "worker" / "cli"
+    strangers = [
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if path.name != "output.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and node.module == "rich.table")
+        or (isinstance(node, ast.Import) and any(name.name == "rich.table" for name in node.names))
+    ]
+    assert strangers == []
+
+
+@pytest.mark.parametrize("model", ["m\x1b[2J", "m\nforged", "m\x9b", "m\x00", "m\u202e", "m\t"])
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
+def test_a_models_name_is_printable_or_refused(model: str, endpoint: str) -> None:
+    """In submissions, and in the quick proof for lines of batches."""
+    body: dict[str, Any] = chat("x") if "chat" in endpoint else {"input": "x"}
+    body["model"] = model
+    with pytest.raises(InvalidRequest, match="model"):
+        parse_job({"endpoint": endpoint, "body": body})
+    assert not plain_body(endpoint, body)
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_a_csv_is_a_formula(first: str) -> None:
+    """Texts get a quote in front; numbers stay numbers."""
+    evil = f"{first}HYPERLINK(1)"
+    assert _inert(evil) == f"'{evil}"
+    assert [_inert(value) for value in ("-0.5", "+1", 7, None, "m=1")] == ["-0.5", "+1", 7, None, "m=1"]
+    text = io.StringIO()
+    csv.writer(text).writerow([_inert(evil)])
+    assert next(csv.reader([text.getvalue()]))[0].startswith("'")
+
+
+@pytest.mark.parametrize("metadata", [{"\ud800": "v"}, {"\ud800": 5}, {"k": "\udfff"}])
+def test_halves_of_characters_in_metadata_are_refused_in_words_that_can_be_shown(metadata: dict[str, Any]) -> None:
+    """In keys, too, whatever their value."""
+    with pytest.raises(InvalidRequest, match="surrogate") as refused:
+        parse_job({"endpoint": "/v1/chat/completions", "body": chat("x"), "metadata": metadata})
+    str(refused.value).encode()
+    jsontext.dumps([problem.message for problem in refused.value.problems])
+
+
+def test_not_before_is_bounded_as_delay_is() -> None:
+    """A year and a day ahead at most."""
+    late = datetime.now(UTC) + timedelta(seconds=MAX_SECONDS + 60)
+    with pytest.raises(InvalidRequest, match="not_before"):
+        parse_job({"endpoint": "/v1/chat/completions", "body": chat("x"), "not_before": late.isoformat()})
+    soon = datetime.now(UTC) + timedelta(seconds=MAX_SECONDS - 60)
+    job = parse_job({"endpoint": "/v1/chat/completions", "body": chat("x"), "not_before": soon.isoformat()})
+    assert job.not_before == soon
