@@ -11,6 +11,7 @@ ErrorClass = Literal[
     "authentication",
     "account",
     "not_found",
+    "refused",
     "rate_limited",
     "upstream",
     "timeout",

@@ -1,77 +1,223 @@
-"""The upstream's error bodies, in every shape they come in."""
+"""What an upstream's error says: the one reader of all the shapes that errors come in.
+
+{"error": {"message", "type", "param", "code"}}                     OpenAI, Azure, Groq, DeepSeek, xAI, vLLM, LiteLLM …
+{"error": {…, "metadata": {"raw", "provider_name"}}}                OpenRouter; `raw` is what the model's provider said
+{"error": "text"}                                                   Ollama, LM Studio
+{"message", "path", "requestId", "statusCode", "timestamp"}         AI/ML API; `statusCode` may be a string
+{"detail": [{"loc", "msg", "type"}]} · {"detail": "text"}           FastAPI; Mistral and vLLM put it into `message`
+{"title", "detail", "status"}                                       application/problem+json
+{"errors": [{"code", "message"}], "success": false}                 Cloudflare
+{"base_resp": {"status_code", "status_msg"}}                        MiniMax, within a 200
+{"code", "msg", "success": false}                                   Zhipu and other gateways
+{"type": "response.failed", "response": {"error": {…}}}             an event of the Responses API
+[{"error": {…}}]                                                    Gemini
+an HTML page · plain text                                           proxies and firewalls
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Self
+import html
+import re
+from typing import Any, NamedTuple
 
 from api_schemas import jsontext
 from api_schemas.text import storable
 
 MAX_MESSAGE = 2_000
-"""Characters kept of an upstream's message."""
+"""Characters of an error message kept: enough for a validator's hints, too little to carry a prompt around."""
 
 MAX_FOREIGN = 300
-"""Characters kept of a body in no known shape, an HTML page of a proxy for example."""
+"""Characters kept of a text in no known shape."""
+
+_MOST_LINES = 20
+_DEEPEST = 6
+#: Where the words stand, the most telling first.
+_WORDS = (
+    "message",
+    "detail",
+    "title",
+    "msg",
+    "status_msg",
+    "error_message",
+    "error_msg",
+    "error_description",
+    "errorMessage",
+    "Message",
+    "faultstring",
+    "reason",
+    "error",
+    "errors",
+    "fault",
+)
+#: What holds an error object instead of words.
+_WITHIN = ("error", "base_resp", "fault")
+#: MiniMax counts its own way: https://platform.minimax.io/docs/api-reference/errorcode
+_MINIMAX = {
+    1000: 500,
+    1001: 504,
+    1002: 429,
+    1004: 401,
+    1008: 402,
+    1013: 500,
+    1024: 500,
+    1026: 400,
+    1027: 400,
+    1033: 500,
+    1039: 400,
+    1041: 429,
+    2013: 400,
+    2045: 429,
+    2049: 401,
+    2056: 429,
+}
+_SPACES = re.compile(r"\s+")
+_TAGS = re.compile(r"(?s)<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>")
+_TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
+_HEADING = re.compile(r"(?is)<h[1-3][^>]*>(.*?)</h[1-3]>")
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamError:
-    """What an error body says. Every field but the message may be missing; all text is storable."""
+class UpstreamError(NamedTuple):
+    """What an error says of itself; every part may be missing. All text is storable."""
 
-    message: str
+    message: str = ""
     code: str | None = None
     type: str | None = None
+    status: int | None = None
     param: str | None = None
     request_id: str | None = None
 
-    @classmethod
-    def read(cls, body: bytes | str, status: int | None = None) -> Self:
-        """Read an error body; never raises. `status` words the message when the body has none.
 
-        Knows OpenAI's `{error: {message, type, param, code}}`, the provider's `{message, path, requestId, statusCode,
-        timestamp}`, problem+json (RFC 9457), and takes the start of anything else as the message.
-        """
+def read_error(data: Any) -> UpstreamError:
+    """Read an error (bytes of a body, text, or parsed JSON) of any shape; never raises."""
+    if isinstance(data, bytes):
         try:
-            document = jsontext.loads(body)
+            data = jsontext.loads(data)
         except ValueError:
-            text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-            return cls(message=_first_words(text) or _default(status))
-        return cls.of(document, status)
-
-    @classmethod
-    def of(cls, document: Any, status: int | None = None) -> Self:
-        """Read an error that has been parsed already: a body, an event inside a stream, a response's `error`."""
-        if not isinstance(document, dict):
-            return cls(message=_first_words(document) if isinstance(document, str) else _default(status))
-        inner = document.get("error")
-        source = inner if isinstance(inner, dict) else document
-        message = _text(source, "message", "detail", "title", "error_description", "error", "msg")
-        return cls(
-            message=(message or _default(status))[:MAX_MESSAGE],
-            code=_text(source, "code", "statusCode"),
-            type=_text(source, "type"),
-            param=_text(source, "param"),
-            request_id=_text(document, "requestId", "request_id") or _text(source, "requestId", "request_id"),
-        )
+            data = data.decode("utf-8", "replace")
+    if isinstance(data, list):
+        data = next((entry for entry in data if isinstance(entry, dict)), None) or (data[0] if data else None)
+    if isinstance(data, str):
+        return UpstreamError(_foreign(data))
+    return _object(data, 0) if isinstance(data, dict) else UpstreamError()
 
 
-def _text(source: dict[str, Any], *names: str) -> str | None:
-    """The first of these fields that says something; lists of sentences are joined, numbers written out."""
-    for name in names:
-        value = source.get(name)
-        if isinstance(value, list):
-            value = "; ".join(item for item in value if isinstance(item, str))
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
-            value = str(value)
-        if isinstance(value, str) and value.strip():
-            return storable(value.strip()[:MAX_MESSAGE])
-    return None
+def speaks(error: Any) -> bool:
+    """Whether the value of an `error` field reports one: `{}`, `{"code": 0}` and the like stand for none."""
+    if isinstance(error, dict):
+        return any(value not in (None, "", 0, "0", False, [], {}) for value in error.values())
+    return bool(error)
 
 
-def _first_words(text: str) -> str:
-    return storable(text[: 4 * MAX_FOREIGN].strip()[:MAX_FOREIGN])
+def is_error(value: Any) -> bool:
+    """Whether parsed JSON is an error of one of the known shapes rather than an answer or a piece of one."""
+    if isinstance(value, list):
+        return bool(value) and is_error(value[0])
+    if not isinstance(value, dict):
+        return False
+    if speaks(value.get("error")):
+        return True
+    if isinstance(base := value.get("base_resp"), dict) and base.get("status_code"):
+        return True
+    if value.get("choices") is not None or value.get("output") is not None or value.get("response") is not None:
+        return False
+    return (
+        "statusCode" in value
+        or value.get("object") == "error"
+        or value.get("type") == "error"
+        or value.get("success") is False
+        or ("detail" in value and bool(value["detail"]))
+        or bool(value.get("errors"))
+    )
 
 
-def _default(status: int | None) -> str:
-    return f"the upstream answered {status} without a message" if status else "the upstream gave no message"
+def _object(data: dict[str, Any], depth: int) -> UpstreamError:
+    """Read an error object; what stands within it says more than what stands around it."""
+    outer = _flat(data)
+    inner = next((data[name] for name in _WITHIN if isinstance(data.get(name), dict) and speaks(data[name])), None)
+    if inner is None and isinstance(response := data.get("response"), dict):
+        inner = response
+    if inner is None and isinstance(errors := data.get("errors"), list) and errors and isinstance(errors[0], dict):
+        inner = errors[0]
+    if not isinstance(inner, dict) or depth >= _DEEPEST:
+        return outer
+    words = _object(inner, depth + 1)
+    return UpstreamError(
+        words.message or outer.message,
+        words.code or outer.code,
+        words.type or outer.type,
+        words.status or outer.status,
+        words.param or outer.param,
+        words.request_id or outer.request_id,
+    )
+
+
+def _flat(data: dict[str, Any]) -> UpstreamError:
+    code = data.get("code", data.get("status_code", data.get("error_code")))
+    status = _status(data.get("statusCode")) or _status(data.get("status")) or _status(code)
+    if status is None and "status_msg" in data and isinstance(code, int):
+        status = _MINIMAX.get(code)
+    kind = data.get("type")
+    return UpstreamError(
+        message=_message(data, 0),
+        code=None if _status(code) or code == 0 else _name(code),
+        type=None if kind == "about:blank" else _name(kind),
+        status=status,
+        param=_name(data.get("param")),
+        request_id=_name(data.get("requestId")) or _name(data.get("request_id")),
+    )
+
+
+def _message(data: dict[str, Any], depth: int) -> str:
+    """The words of an object, with those of OpenRouter's `metadata.raw` behind them."""
+    words = next((found for name in _WORDS if (found := _words(data.get(name), depth))), "")
+    metadata = data.get("metadata")
+    raw = _words(metadata.get("raw"), depth) if isinstance(metadata, dict) else ""
+    return _short(f"{words}: {raw}" if words and raw and raw not in words else words or raw)
+
+
+def _words(value: Any, depth: int) -> str:
+    """The words of a field: a text, an object with a text in it, or a list of such, each with the place it speaks of."""
+    if isinstance(value, str):
+        return _short(value)
+    if depth >= _DEEPEST:
+        return ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_words(line, depth + 1) for line in value[:_MOST_LINES])))
+    if not isinstance(value, dict):
+        return ""
+    words = _message(value, depth + 1)
+    place = value.get("loc")
+    if words and isinstance(place, list) and place:
+        return f"{'.'.join(str(step) for step in place[:10])}: {words}"
+    return words
+
+
+def _name(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 64:
+        value = str(value)
+    return storable(value.strip()[:100]) if isinstance(value, str) and value.strip() else None
+
+
+def _status(value: Any) -> int | None:
+    if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599 else None
+
+
+def _foreign(text: str) -> str:
+    """The words of a text in no known shape; of an HTML page its title and first heading, or else its visible text."""
+    text = text[: 64 * 1024]
+    if not text.lstrip()[:200].lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml", "<h1", "<title")):
+        return _short(text)[:MAX_FOREIGN]
+    parts = [found[1] for pattern in (_TITLE, _HEADING) if (found := pattern.search(text))]
+    heads = [_visible(part) for part in parts]
+    words = ": ".join(dict.fromkeys(filter(None, heads))) or _visible(text)
+    return words[:MAX_FOREIGN]
+
+
+def _visible(page: str) -> str:
+    return _short(html.unescape(_TAGS.sub(" ", page)))
+
+
+def _short(text: str) -> str:
+    return storable(_SPACES.sub(" ", text[: MAX_MESSAGE * 2]).strip()[:MAX_MESSAGE])

@@ -1,4 +1,4 @@
-"""Token usage, normalised over the providers' spellings."""
+"""Token usage: the one reader of all the spellings that providers use. `docs/upstreams.md` has them as a table."""
 
 from __future__ import annotations
 
@@ -6,17 +6,61 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+#: A count's names, the usual first; of several that stand in one object the first that is not zero counts.
+INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens", "prompt_token_count", "promptTokenCount")
+OUTPUT = (
+    "output_tokens",
+    "completion_tokens",
+    "outputTokens",
+    "completionTokens",
+    "generated_tokens",
+    "candidates_token_count",
+    "candidatesTokenCount",
+)
+TOTAL = ("total_tokens", "totalTokens", "total_token_count", "totalTokenCount")
+CACHED = (
+    "cached_tokens",  # Moonshot; and OpenAI's, in its details
+    "prompt_cache_hit_tokens",  # DeepSeek
+    "cache_read_input_tokens",  # Anthropic
+    "cache_read_tokens",
+    "cached_input_tokens",
+    "cachedContentTokenCount",  # Gemini
+)
+WRITTEN = ("cache_creation_input_tokens", "cache_write_tokens")
+REASONING = ("reasoning_tokens", "thinking_tokens", "thoughts_token_count", "thoughtsTokenCount")
+INPUT_DETAILS = ("input_tokens_details", "prompt_tokens_details", "input_token_details", "prompt_token_details")
+OUTPUT_DETAILS = (
+    "output_tokens_details",
+    "completion_tokens_details",
+    "output_token_details",
+    "completion_token_details",
+)
+
 
 def _count(value: Any) -> int:
-    """A token count, or 0 for anything that is none (absent, null, negative, not a number)."""
+    """A token count, or 0 for anything that is none (absent, null, negative, not a number). Digits in a text are one."""
+    if isinstance(value, str):
+        try:
+            value = float(value) if len(value) <= 32 else 0
+        except ValueError:
+            return 0
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(value) if 0 <= value < 2**53 else 0
 
 
-def _detail(raw: dict[str, Any], key: str, name: str) -> int:
-    detail = raw.get(key)
-    return _count(detail.get(name)) if isinstance(detail, dict) else 0
+def _first(raw: dict[str, Any], names: tuple[str, ...]) -> int:
+    for name in names:
+        if name in raw and (count := _count(raw[name])):
+            return count
+    return 0
+
+
+def _detail(raw: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...]) -> int:
+    for place in places:
+        if isinstance(detail := raw.get(place), dict) and (count := _first(detail, names)):
+            return count
+    return _first(raw, names)
 
 
 class Usage(BaseModel):
@@ -32,22 +76,51 @@ class Usage(BaseModel):
 
     @classmethod
     def read(cls, raw: Any) -> Self | None:
-        """Read a provider's `usage` object (chat completions or responses); None when it is none."""
+        """Read a provider's `usage` object, whichever spelling it has; None when it is none.
+
+        Some providers count cached tokens beside the input and reasoning tokens beside the output. Their total, or a
+        part that is larger than its whole, tells.
+        """
         if not isinstance(raw, dict):
             return None
-        given_input = _count(raw.get("input_tokens", raw.get("prompt_tokens")))
-        given_output = _count(raw.get("output_tokens", raw.get("completion_tokens")))
-        reasoning = _detail(raw, "output_tokens_details", "reasoning_tokens") or _detail(
-            raw, "completion_tokens_details", "reasoning_tokens"
-        )
-        cached = _detail(raw, "input_tokens_details", "cached_tokens") or _detail(
-            raw, "prompt_tokens_details", "cached_tokens"
-        )
-        total = _count(raw.get("total_tokens")) or given_input + given_output
+        given_input, given_output, total = _first(raw, INPUT), _first(raw, OUTPUT), _first(raw, TOTAL)
+        cached = _detail(raw, INPUT_DETAILS, CACHED)
+        reasoning = _detail(raw, OUTPUT_DETAILS, REASONING)
+        beside = cached + _detail(raw, INPUT_DETAILS, WRITTEN)
+        missing = total - given_input - given_output
+        if cached > given_input or (beside and missing == beside) or (not total and _is_anthropic(raw)):
+            given_input += beside
+            missing -= beside
+        if missing > 0 and not given_input and given_output:
+            given_input = missing
+        elif missing > 0 and given_input:
+            given_output += missing
+        elif reasoning > given_output:
+            given_output += reasoning
         return cls(
             input_tokens=given_input,
             cached_tokens=cached,
             output_tokens=given_output,
             reasoning_tokens=reasoning,
-            total_tokens=total,
+            total_tokens=given_input + given_output or total,
         )
+
+
+def merge_usage(into: dict[str, Any], piece: dict[str, Any]) -> None:
+    """Add a later usage object to an earlier one, in place: field by field, what is zero or null replaces nothing."""
+    for key, value in piece.items():
+        known = into.get(key)
+        if isinstance(value, dict):
+            if isinstance(known, dict):
+                merge_usage(known, value)
+            else:
+                fresh: dict[str, Any] = {}
+                merge_usage(fresh, value)
+                into[key] = fresh
+        elif key not in into or (value and value != "0"):
+            into[key] = value
+
+
+def _is_anthropic(raw: dict[str, Any]) -> bool:
+    """Whether the cache is counted beside the input: Anthropic's own object, which has no total and no OpenAI names."""
+    return "input_tokens" in raw and "prompt_tokens" not in raw and "cache_read_input_tokens" in raw

@@ -104,7 +104,7 @@ async def test_the_journal_has_a_line_for_the_arrival_and_one_for_the_end(
         ("hangup", False, False, "cut"),
         ("hangup+billed", False, True, "cut"),
         ("end@3", True, False, "cut"),
-        ("donenofinish", True, False, "cut"),
+        ("donenofinish", True, True, "completed"),
         ("503+billed", False, False, "completed"),
     ],
 )

@@ -112,18 +112,30 @@ async def test_a_redirect_is_not_followed_and_the_key_stays_here() -> None:
     assert asked == []
 
 
-async def test_a_compressed_answer_is_refused_unopened() -> None:
-    """48 kB on the wire would be 50 MB in memory."""
-    bomb = gzip.compress(b"0" * 20_000_000)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_compressed_bomb_ends_at_the_limit(stream: bool) -> None:
+    """20 kB on the wire would be 20 MB in memory."""
+    bomb = gzip.compress(b"{" + b"0" * 20_000_000)
 
     async def script(_: Request, peer: Peer) -> None:
         await peer.reply(bomb, JSON + "content-encoding: gzip\r\n")
 
-    failure = await one(script, new_call())
+    failure = await one(script, new_call(stream=stream))
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.error_class) == (Kind.TERMINAL, "too_large")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_compression_that_nobody_can_read_is_named(stream: bool) -> None:
+    """It was not asked for."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.reply(b"\x28\xb5\x2f\xfd\x00\x01", JSON + "content-encoding: zstd\r\n")
+
+    failure = await one(script, new_call(stream=stream))
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.code) == (Kind.RETRYABLE, "wrong_content")
-    assert "compressed" in failure.message
-    assert failure.body is None
+    assert "zstd" in failure.message
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -197,9 +209,14 @@ async def test_a_key_that_no_header_can_carry_is_the_accounts_trouble() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "body"), [(JSON, b"[" + b"1," * 1_000_000 + b"1]"), (JSON + "content-encoding: gzip\r\n", b"x")]
+    ("headers", "body"),
+    [
+        (JSON, b"[" + b"1," * 1_000_000 + b"1]"),
+        (JSON + "content-encoding: gzip\r\n", gzip.compress(b"[" + b"1," * 1_000_000 + b"1]")),
+        (JSON, b"\x28\xb5\x2f\xfd\x00"),
+    ],
 )
-async def test_a_look_up_is_bounded_and_never_decompressed(headers: str, body: bytes) -> None:
+async def test_a_look_up_is_bounded_whatever_it_is_packed_in(headers: str, body: bytes) -> None:
     """Half an answer would be read as a whole one."""
 
     async def script(_: Request, peer: Peer) -> None:

@@ -105,8 +105,8 @@ async def test_hanging_up_after_the_request_and_before_the_headers_is_ambiguous(
     assert len(got) == 1, "the fault happened, and the client did not send the call again by itself"
 
 
-async def test_a_server_that_talks_something_else_is_ambiguous() -> None:
-    """It had the request, whatever it is."""
+async def test_an_answer_that_is_no_http_is_said_to_be_that() -> None:
+    """In the parser's words; it is no lost connection, so nobody looks for it in the provider's log."""
 
     async def script(_: Request, peer: Peer) -> None:
         await peer.send(b"SSH-2.0-OpenSSH\r\n\r\n")
@@ -114,7 +114,8 @@ async def test_a_server_that_talks_something_else_is_ambiguous() -> None:
 
     failure = await one(script, new_call())
     assert isinstance(failure, Failure)
-    assert failure.kind is Kind.AMBIGUOUS
+    assert (failure.kind, failure.code) == (Kind.RETRYABLE, "unreadable_answer")
+    assert "no HTTP: Bad status line" in failure.message or "no HTTP: Expected HTTP" in failure.message
 
 
 async def test_silence_after_the_request_is_ambiguous_when_time_is_up() -> None:
@@ -176,10 +177,13 @@ async def test_a_stream_cut_in_the_middle_is_partial_and_keeps_its_text(how: str
     assert (failure.partial_text, failure.status) == ("par", 200)
 
 
-@pytest.mark.parametrize("tail", [b"", b"data: [DONE]\n\n"])
 @pytest.mark.parametrize("framed", [True, False])
-async def test_a_polite_end_without_a_finish_reason_is_no_success(tail: bytes, framed: bool) -> None:
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_polite_end_without_a_finish_reason_is_a_success_only_if_the_server_said_that_it_was_done(
+    framed: bool, done: bool
+) -> None:
     """The SDKs take it for one, with [DONE] and without."""
+    tail = b"data: [DONE]\n\n" if done else b""
 
     async def script(_: Request, peer: Peer) -> None:
         if framed:
@@ -189,9 +193,14 @@ async def test_a_polite_end_without_a_finish_reason_is_no_success(tail: bytes, f
             await peer.send(data(piece("par")) + tail)
             peer.writer.close()
 
-    failure = await one(script, new_call(stream=True))
-    assert isinstance(failure, Failure)
-    assert (failure.kind, failure.error_class, failure.partial_text) == (Kind.PARTIAL, "truncated", "par")
+    outcome = await one(script, new_call(stream=True))
+    if done:
+        assert isinstance(outcome, Answer)
+        assert (outcome.text, outcome.finish_reason) == ("par", None)
+        assert "no_finish_reason" in outcome.flags
+    else:
+        assert isinstance(outcome, Failure)
+        assert (outcome.kind, outcome.error_class, outcome.partial_text) == (Kind.PARTIAL, "truncated", "par")
 
 
 async def test_a_finish_reason_without_done_is_a_success_that_says_so() -> None:

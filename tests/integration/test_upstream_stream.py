@@ -9,7 +9,7 @@ import pytest
 
 from tests.rig import recordings
 from tests.rig.scripted_upstream import CHUNKED, JSON, SSE, Peer, Request
-from tests.rig.upstream_calls import OK, data, new_call, one, piece, talking
+from tests.rig.upstream_calls import data, new_call, one, piece, talking
 from worker.upstream.call import RESPONSES
 from worker.upstream.outcome import Answer, Failure, Kind
 from worker.upstream.stream import accumulator_for
@@ -112,7 +112,6 @@ async def test_many_events_end_at_the_limit_too_and_keep_their_text() -> None:
     [
         ("content-type: text/html\r\n", b"<html>"),
         (JSON, b""),
-        (JSON, OK),
         (SSE, b""),
         (SSE, b": only a comment\n\n"),
         ("", b""),
@@ -127,18 +126,6 @@ async def test_what_is_no_stream_is_wrong_content_when_a_stream_was_asked(header
     failure = await one(script, new_call(stream=True))
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.code) == (Kind.RETRYABLE, "wrong_content")
-
-
-async def test_a_stream_that_was_not_asked_for_is_wrong_content() -> None:
-    """And it is not read for minutes."""
-
-    async def script(_: Request, peer: Peer) -> None:
-        await peer.head(CHUNKED)
-        await peer.hung_up()
-
-    failure = await one(script, new_call())
-    assert isinstance(failure, Failure)
-    assert failure.code == "wrong_content"
 
 
 async def test_a_response_stream_without_its_terminal_event_is_truncated() -> None:

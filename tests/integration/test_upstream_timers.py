@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from tests.rig.scripted_upstream import CHUNKED, JSON, Peer, Request
 from tests.rig.upstream_calls import OK, data, new_call, one, piece, talking
+from worker.upstream.call import RESPONSES, Call
 from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_keep_alive_comments_do_not_keep_a_silent_stream_alive() -> None:
-    """They reset every ordinary read timeout, for ever."""
+@pytest.mark.parametrize("alive", [b": ping\n\n", b"data: ping\n\n", b'data: {"type":"ping"}\n\n', b"data:\n\n"])
+async def test_a_model_that_thinks_behind_comments_and_pings_is_not_cut(alive: bytes) -> None:
+    """Neither before its first event nor in the middle; cutting it would pay twice."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        for text in ("a", "b"):
+            for _number in range(8):
+                await peer.chunk(alive)
+                await asyncio.sleep(0.1)
+            await peer.chunk(data(piece(text)))
+        await peer.chunk(data(piece("", "stop")) + b"data: [DONE]\n\n")
+        await peer.chunk(b"")
+
+    answer = await one(script, new_call(stream=True), first_event_timeout=0.6, idle_timeout=0.6)
+    assert isinstance(answer, Answer)
+    assert answer.text == "ab"
+    assert answer.timings.first_token is not None
+    assert answer.timings.first_token > 0.6, "the thinking outlived the window"
+
+
+async def test_comments_alone_last_until_the_total_time() -> None:
+    """The last bound of a stream that says nothing."""
     comments = 0
 
     async def script(_: Request, peer: Peer) -> None:
@@ -26,21 +49,22 @@ async def test_keep_alive_comments_do_not_keep_a_silent_stream_alive() -> None:
             comments += 1
             await asyncio.sleep(0.02)
 
-    failure = await one(script, new_call(stream=True), idle_timeout=0.4)
+    failure = await one(script, new_call(stream=True, total=1.5), idle_timeout=0.4)
     assert isinstance(failure, Failure)
-    assert (failure.kind, failure.error_class, failure.code) == (Kind.PARTIAL, "timeout", "idle_timeout")
+    assert (failure.kind, failure.error_class, failure.code) == (Kind.PARTIAL, "timeout", "total_timeout")
     assert failure.partial_text == "par"
     assert comments > 2
 
 
-async def test_comments_are_no_first_event_either() -> None:
-    """Headers and pings, and never a token."""
+@pytest.mark.parametrize("said", [b"", b": ping\n\n"])
+async def test_silence_ends_with_the_first_events_time(said: bytes) -> None:
+    """Headers, maybe a ping, and then nothing."""
 
     async def script(_: Request, peer: Peer) -> None:
         await peer.head(CHUNKED)
-        while not peer.reader.at_eof():
-            await peer.chunk(b": ping\n\n")
-            await asyncio.sleep(0.02)
+        if said:
+            await peer.chunk(said)
+        await peer.hung_up()
 
     failure = await one(script, new_call(stream=True), first_event_timeout=0.3, idle_timeout=10)
     assert isinstance(failure, Failure)
@@ -91,6 +115,36 @@ async def test_silence_behind_the_whole_answer_does_not_spoil_it() -> None:
     answer = await one(script, new_call(stream=True), idle_timeout=0.3)
     assert isinstance(answer, Answer)
     assert answer.text == "all"
+
+
+@pytest.mark.parametrize("behind", [b"", b": ping\n\n"])
+@pytest.mark.parametrize(
+    ("call", "events"),
+    [
+        (new_call(stream=True), [piece("all", "stop"), {"choices": [], "usage": {"completion_tokens": 1}}]),
+        (
+            new_call(stream=True, endpoint=RESPONSES),
+            [{"type": "response.completed", "response": {"status": "completed", "output": []}}],
+        ),
+    ],
+)
+async def test_a_finished_stream_does_not_wait_for_its_server_to_close(
+    call: Call, events: list[dict[str, Any]], behind: bytes
+) -> None:
+    """Nor for the idle timeout, whatever it goes on to say."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(CHUNKED)
+        await peer.chunk(data(*events))
+        while behind and not peer.reader.at_eof():
+            await peer.chunk(behind)
+            await asyncio.sleep(0.05)
+        await peer.hung_up()
+
+    answer = await one(script, call, idle_timeout=25)
+    assert isinstance(answer, Answer)
+    assert answer.timings.total is not None
+    assert answer.timings.total < 20, "neither the idle timeout nor the total time was waited for"
 
 
 async def test_a_body_that_stalls_runs_into_the_idle_timer() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from api_schemas.upstream_errors import read_error
 from worker.upstream.classify import MAX_KEPT_BODY, MAX_RETRY_AFTER, classify, classify_in_answer, retry_after
 from worker.upstream.cost import cost_from_headers, cost_from_meta
-from worker.upstream.error_words import read_error
 from worker.upstream.outcome import Failure, Kind
 
 NOW = datetime(2026, 8, 1, 12, 0, 0, tzinfo=UTC)
@@ -32,7 +32,7 @@ def decide(status: int, body: Any = b"", **headers: str) -> Failure:
         (400, Kind.TERMINAL, "invalid_request"),
         (401, Kind.ACCOUNT, "authentication"),
         (402, Kind.ACCOUNT, "account"),
-        (403, Kind.ACCOUNT, "account"),
+        (403, Kind.TERMINAL, "refused"),
         (404, Kind.TERMINAL, "not_found"),
         (405, Kind.TERMINAL, "invalid_request"),
         (408, Kind.RETRYABLE, "timeout"),
@@ -42,6 +42,7 @@ def decide(status: int, body: Any = b"", **headers: str) -> Failure:
         (418, Kind.TERMINAL, "invalid_request"),
         (422, Kind.TERMINAL, "invalid_request"),
         (425, Kind.RETRYABLE, "upstream"),
+        (498, Kind.RETRYABLE, "upstream"),
         (429, Kind.BUSY, "rate_limited"),
         (500, Kind.RETRYABLE, "upstream"),
         (502, Kind.RETRYABLE, "upstream"),

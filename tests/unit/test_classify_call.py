@@ -9,7 +9,7 @@ import pytest
 
 from worker.upstream.call import CHAT, RESPONSES, Call, Progress, choices_asked, whole_text, wire_body
 from worker.upstream.outcome import Answer, Failure, Kind
-from worker.upstream.whole_body import unstreamed_outcome, whole_outcome
+from worker.upstream.whole_body import whole_outcome
 
 
 def call(body: bytes, *, stream: bool = True, endpoint: str = CHAT) -> Call:
@@ -133,7 +133,7 @@ def test_nul_and_lone_surrogates_are_passed_on_as_they_came() -> None:
     [
         (b'{"error":{"message":"m","code":429}}', CHAT, Kind.BUSY),
         (b'{"message":"m","statusCode":"500"}', CHAT, Kind.RETRYABLE),
-        (b'{"choices":[{"message":{},"finish_reason":"error"}]}', CHAT, Kind.RETRYABLE),
+        (b'{"choices":[{"message":{},"finish_reason":"error"}]}', CHAT, Kind.PARTIAL),
         (b'{"status":"failed","output":[],"error":{"code":"invalid_prompt"}}', RESPONSES, Kind.TERMINAL),
         (b'{"status":"queued","output":[]}', RESPONSES, Kind.TERMINAL),
         (b'{"status":"completed"}', RESPONSES, Kind.RETRYABLE),
@@ -144,9 +144,3 @@ def test_a_failure_inside_a_200_is_a_failure(body: bytes, endpoint: str, kind: K
     failure = whole(body, endpoint)
     assert isinstance(failure, Failure)
     assert failure.kind is kind
-
-
-def test_one_object_for_a_stream_is_wrong_content_unless_it_is_an_error() -> None:
-    """The error's own class counts then."""
-    assert unstreamed_outcome(call(b"{}"), b'{"choices":[]}').code == "wrong_content"
-    assert unstreamed_outcome(call(b"{}"), b'{"error":{"code":429}}').kind is Kind.BUSY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.factories import failure
 from worker.base.backoff import backoff
-from worker.job.retry import ACCOUNT_SECONDS, Decision, Fail, Policy, Retry, Wait, decide
+from worker.job.retry import ACCOUNT_SECONDS, AGAIN_SECONDS, Decision, Fail, Policy, Retry, Wait, decide
 from worker.upstream.outcome import Kind
 
 POLICY = Policy(max_attempts=3, on_ambiguous="retry", base=0.5, cap=60)
@@ -98,9 +99,24 @@ def test_the_upstreams_word_is_a_floor_and_no_ceiling(kind: Kind) -> None:
     assert zero.seconds >= 0.25
 
 
-def test_a_refused_key_is_looked_at_again_every_few_seconds() -> None:
-    first, later = decided(Kind.ACCOUNT), decided(Kind.ACCOUNT, attempts=30)
-    assert first == later == Wait(ACCOUNT_SECONDS, "paused")
+def test_a_job_whose_key_was_refused_is_due_again_soon_and_less_soon_each_time() -> None:
+    """Its route is paused meanwhile; and the call that is to find out is another job's."""
+    waits = [decided(Kind.ACCOUNT, attempts=calls) for calls in (1, 2, 3, 30)]
+    assert waits[0] == Wait(ACCOUNT_SECONDS, "paused")
+    assert waits[1:] == [Wait(AGAIN_SECONDS, "paused"), Wait(2 * AGAIN_SECONDS, "paused"), Wait(180.0, "paused")]
+
+
+@pytest.mark.parametrize("kind", [Kind.BUSY, Kind.ACCOUNT, Kind.RETRYABLE])
+def test_an_answer_that_had_begun_spends_its_attempt_whatever_broke_it(kind: Kind) -> None:
+    """Ten calls of 500 tokens each are ten calls that were paid for."""
+    begun = replace(failure(kind), begun=True)
+
+    def after(attempts: int) -> Decision:
+        rng = random.Random(1)
+        return decide(begun, attempts=attempts, calls=attempts, seconds_left=600, policy=Policy(5, "retry"), rng=rng)
+
+    assert isinstance(after(1), Retry)
+    assert after(5) == Fail()
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from worker.upstream.sse import EventParser, EventTooLarge, ServerSentEvent
 
 
-def parse(pieces: list[bytes], **limits: int) -> list[ServerSentEvent]:
-    parser = EventParser(**limits)
+def parse(pieces: list[bytes]) -> list[ServerSentEvent]:
+    parser = EventParser(1_000_000)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return events + parser.close()
 
@@ -22,8 +22,9 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
-#: Text as models write it, with what naive line splitting breaks on: U+2028, U+0085, VT, emoji, BOM.
-LINES = st.text(st.sampled_from('abc {}":\\,\u2028\u2029\x85\x0b\x0cé😀\ufeff\0'), max_size=12).map(
+#: Text as models write it, with what naive line splitting breaks on: U+2028, U+0085, VT, emoji, BOM. No line begins an
+#: object: two such lines are two events.
+LINES = st.text(st.sampled_from('abc }":\\,\u2028\u2029\x85\x0b\x0cé😀\ufeff\0'), max_size=12).map(
     lambda text: text.encode()
 )
 EVENTS = st.lists(
@@ -110,7 +111,7 @@ def test_a_carriage_return_at_a_packet_edge_is_one_line_end_with_the_line_feed_b
 @pytest.mark.parametrize("chunk", [1_000, 10_000])
 def test_a_line_above_its_limit_is_refused_before_it_is_held(chunk: int) -> None:
     """A stream without line ends must not fill the memory."""
-    parser = EventParser(max_line=100_000)
+    parser = EventParser(100_000)
     with pytest.raises(EventTooLarge):
         for _ in range(1 + 100_000 // chunk):
             parser.feed(b"x" * chunk)
@@ -119,12 +120,42 @@ def test_a_line_above_its_limit_is_refused_before_it_is_held(chunk: int) -> None
 def test_a_long_line_in_one_packet_is_refused() -> None:
     """The fast path has the same limit as the slow one."""
     with pytest.raises(EventTooLarge):
-        EventParser(max_line=100).feed(b"data: " + b"x" * 200 + b"\n\n")
+        EventParser(100).feed(b"data: " + b"x" * 200 + b"\n\n")
 
 
 def test_an_event_of_many_lines_above_its_limit_is_refused() -> None:
     """No single line is long, and yet nothing ever ends."""
-    parser = EventParser(max_event=10_000)
+    parser = EventParser(10_000)
     with pytest.raises(EventTooLarge):
         for _ in range(200):
             parser.feed(b"data: " + b"x" * 90 + b"\n")
+
+
+def test_events_of_one_line_may_follow_each_other_without_a_blank_line() -> None:
+    """Some servers end their events with one line feed."""
+    stream = b'data: {"a":1}\ndata: {"b":2}\nevent: x\ndata: {"c":3}\ndata: [DONE]\n'
+    wanted = [(None, b'{"a":1}'), (None, b'{"b":2}'), ("x", b'{"c":3}'), (None, b"[DONE]")]
+    assert parse([stream]) == wanted
+    assert parse([stream[i : i + 1] for i in range(len(stream))]) == wanted
+
+
+def test_an_object_over_several_data_lines_stays_one_event() -> None:
+    """The standard joins them."""
+    assert parse([b'data: {\ndata:  "a": {"b": 1}\ndata: }\n\n']) == [(None, b'{\n "a": {"b": 1}\n}')]
+
+
+def test_a_name_behind_its_data_is_that_events_name() -> None:
+    """The order of an event's fields means nothing."""
+    assert parse([b'data: {"a":1}\nevent: error\n\ndata: {"b":2}\n\n']) == [("error", b'{"a":1}'), (None, b'{"b":2}')]
+
+
+def test_lines_that_are_no_fields_are_events_of_their_own() -> None:
+    """Raw JSON between or behind events, over one line or several, and a proxy's words."""
+    assert parse([b'data: {"a":1}\n\n{"error":{"message":"x"}}\n\ndata: {"b":2}\n\n']) == [
+        (None, b'{"a":1}'),
+        (None, b'{"error":{"message":"x"}}'),
+        (None, b'{"b":2}'),
+    ]
+    assert parse([b'data: {"a":1}\n\n{\n  "error": "x"\n}']) == [(None, b'{"a":1}'), (None, b'{\n  "error": "x"\n}')]
+    assert parse([b'{"a":1}\n{"b":2}\ndata: [DONE]\n\n']) == [(None, b'{"a":1}'), (None, b'{"b":2}'), (None, b"[DONE]")]
+    assert parse([b"Internal Server Error\n"]) == [(None, b"Internal Server Error")]

@@ -1,11 +1,14 @@
 """What everything stands on: settings, errors, logs, metrics. Knows no trade.
 
+base_url     The upstream's address: from a base URL, as people write it, to the URLs of its endpoints
 backoff      Backoff: the pause after a failed try
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
 errors       The errors Stockpot raises, one class per decision a caller can take
+headers      Headers as a setting
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
 private      Files and directories that only their owner can read, whatever the umask
+proxies      The HTTP proxy that the environment names
 redis        The one place that makes Redis clients
 redis_urls   Redis URLs: checked, and in the one form from which every client is made
 settings     The configuration: one frozen object, the only reader of the environment

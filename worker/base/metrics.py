@@ -17,6 +17,12 @@ _WEBHOOK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_2
 
 JOBS = Counter("stockpot_jobs", "Jobs that reached a terminal state", ["status", "lane"], registry=REGISTRY)
 ATTEMPTS = Counter("stockpot_attempts", "Upstream calls by what they came to", ["outcome"], registry=REGISTRY)
+ODDITIES = Counter(
+    "stockpot_upstream_oddities",
+    "What answers held that was ignored or put right, by kind",
+    ["what"],
+    registry=REGISTRY,
+)
 TOKENS = Counter("stockpot_tokens", "Tokens as the provider counted them", ["direction", "model"], registry=REGISTRY)
 COST = Counter("stockpot_cost_usd", "US dollars spent, by who says so", ["source", "model"], registry=REGISTRY)
 FENCED = Counter("stockpot_fenced_writes", "Writes refused because another worker owns the job", registry=REGISTRY)

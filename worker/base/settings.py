@@ -13,10 +13,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.base import redis_urls, urls
+from worker.base import headers, redis_urls, urls
 from worker.base.errors import SettingsError
 from worker.base.sources import NOT_SETTINGS, PREFIX, Everything
 
@@ -90,6 +99,8 @@ class Settings(BaseSettings):
     broker_url: Annotated[str, AfterValidator(redis_urls.check_broker)] | None = None
     upstream_url: Annotated[str, AfterValidator(urls.upstream)] = "https://api.aimlapi.com/v1"
     upstream_plain_http: bool = False
+    upstream_headers: Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(headers.read)] | None = None
+    upstream_ca: Annotated[FilePath, AfterValidator(_absolute)] | None = None
     api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("AIMLAPI_API_KEY", "STOCKPOT_API_KEY"))
     api_key_file: Path | None = None
 

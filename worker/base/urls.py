@@ -10,6 +10,8 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+from worker.base.base_url import BaseUrl
+
 #: Query options with one of these in their names are credentials (`password`, `sslpassword`, `passfile`, `token` …).
 _SECRET = ("pass", "secret", "token", "key")
 #: What `key` also stands in and is no credential: a file's name, a certificate's option.
@@ -88,20 +90,20 @@ def is_loopback(host: str | None) -> bool:
 
 
 def upstream(url: str) -> str:
-    """An upstream's base URL, without a closing slash.
+    """An upstream's base URL as `BaseUrl` understands it: without a closing slash, a pasted endpoint cut off.
 
     Raises:
-        ValueError: it is no http(s) URL, or holds a user, a password, a query or a fragment. The upstream's key goes
-            into a header; a credential here would stand in the names of routes.
+        ValueError: it is no http(s) URL, or holds a user, a password or a fragment. The upstream's key goes into a
+            header; a credential here would stand in the names of routes.
     """
     parts = split(url, ("http", "https"))
     if "@" in parts.netloc:
         raise ValueError("it must hold no user and no password; the key is a setting of its own")
-    if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise ValueError("expected a base URL such as https://host/v1, without ? and #")
+    if parts.fragment or "#" in url:
+        raise ValueError("expected a base URL such as https://host/v1, without #")
     if not parts.hostname:
         raise ValueError("it names no host")
-    return parts.geturl().rstrip("/")
+    return str(BaseUrl.parse(parts.geturl()))
 
 
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")

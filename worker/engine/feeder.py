@@ -87,10 +87,10 @@ class Feeder:
         else:
             self.ring([job_id])
 
-    def recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None) -> None:
+    def recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None, *, called: bool) -> None:
         """Look at a job that was not finished again in `seconds`; a route that is shut is left alone meanwhile."""
         if waiting_on == "paused":
-            self.turned_away(job.model, job.id, seconds)
+            self.turned_away(job.model, job.id, seconds, called=called)
         else:
             asyncio.get_running_loop().call_later(seconds + 0.002, self.due, job.lane, job.id)
 
@@ -99,12 +99,12 @@ class Feeder:
         if self._lanes or self._ids or self._rounds:
             self._bell.set()
 
-    def turned_away(self, model: str, job_id: str, seconds: float) -> None:
+    def turned_away(self, model: str, job_id: str, seconds: float, *, called: bool = False) -> None:
         """A job came back, since its route is shut: claim no other of this model before one has got through.
 
-        This one is due again in `seconds`.
+        This one is due again in `seconds`; `called` says whether it was refused itself.
         """
-        self._holds.turned_away(model, job_id, seconds, asyncio.get_running_loop().time())
+        self._holds.turned_away(model, job_id, seconds, asyncio.get_running_loop().time(), called=called)
 
     def ended(self, job: ClaimedJob) -> None:
         """A job's story is over: its slot is free, and a scout that got through opens its model."""

@@ -4,13 +4,17 @@
     held ── its time is over: the scout is claimed ──▶ out
     out ── the scout got through, or is not to be had ──▶ open        out ── it came back, too ──▶ held
 
+A scout that was let through and refused is not sent again: the refusal may be its own. Another job that had come back
+is the next scout; where there is none, the model opens when its time is over, and whoever is due goes.
+
 So a pause of a night costs a worker the jobs that it had in hand when it began, and then one claim in some seconds.
 Pure; times are seconds on one rising clock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 #: Seconds until the first scout goes, and between the later ones. It waits at the gate for a while, too, and is there
 #: when the route's own probing wants a call to be made.
@@ -19,13 +23,16 @@ FIRST_SECONDS, MOST_SECONDS = 1.0, 4.0
 DUE_SECONDS = 0.05
 #: A scout that nobody heard of again is given up after this long: its job is another worker's, or was cancelled.
 OUT_SECONDS = 10.0
+#: Jobs of a held model that are remembered as scouts to come.
+_MOST_OTHERS = 64
 
 
 @dataclass(slots=True)
 class _Hold:
-    scout: str
+    scout: str | None
     until: float
     out: bool = False
+    others: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_OTHERS))
 
 
 class PausedModels:
@@ -34,13 +41,19 @@ class PausedModels:
     def __init__(self) -> None:
         self._held: dict[str, _Hold] = {}
 
-    def turned_away(self, model: str, job: str, seconds: float, now: float) -> None:
-        """A job came back because its route is paused; it is due again in `seconds`."""
+    def turned_away(self, model: str, job: str, seconds: float, now: float, *, called: bool = False) -> None:
+        """A job came back because its route is paused; it is due again in `seconds`. `called`: it was refused itself."""
         hold = self._held.get(model)
         if hold is None:
             self._held[model] = _Hold(job, now + max(FIRST_SECONDS, seconds + DUE_SECONDS))
-        elif hold.scout == job:
-            self._held[model] = _Hold(job, now + max(MOST_SECONDS, seconds + DUE_SECONDS))
+        elif hold.scout != job:
+            if not called and job not in hold.others:
+                hold.others.append(job)
+        elif called:
+            hold.scout = hold.others.popleft() if hold.others else None
+            hold.until, hold.out = now + MOST_SECONDS, False
+        else:
+            hold.until, hold.out = now + max(MOST_SECONDS, seconds + DUE_SECONDS), False
 
     def ended(self, model: str, job: str) -> bool:
         """A job's story is over; True when it was the scout and got through, so that the model is open again."""
@@ -56,7 +69,7 @@ class PausedModels:
         for model, hold in list(self._held.items()):
             if hold.until > now:
                 continue
-            if hold.out:
+            if hold.out or hold.scout is None:
                 del self._held[model]
                 continue
             hold.out, hold.until = True, now + OUT_SECONDS

@@ -25,6 +25,7 @@ from worker.job.settlements import SettlementWriter
 from worker.job.slots import Slots
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
+from worker.limits.refusals import Refusals
 from worker.limits.route import Limits
 from worker.live.control import Control
 from worker.live.publish import Publisher
@@ -62,7 +63,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
     """
     redis_url = embedded.redis_url(settings)
     database = DatabaseThreads(settings)
-    upstream = _upstream(settings)
+    upstream = UpstreamClient.of(settings)
     publisher = _publisher(settings, redis_url)
     consequences = Consequences.of(settings, database, owner=owner)
     feeder = Feeder(
@@ -93,6 +94,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         settlements=SettlementWriter(database, consequences),
         prices=prices,
         budget_hold=BudgetHold(database, prices),
+        refusals=Refusals(),
         rng=random.Random(),
         recall=feeder.recall,
         lookups=lookups,
@@ -135,16 +137,6 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         control=Control(redis_url),
         news=news,
         context=context,
-    )
-
-
-def _upstream(settings: Settings) -> UpstreamClient:
-    return UpstreamClient(
-        settings.upstream_url,
-        connect_timeout=settings.connect_timeout,
-        first_event_timeout=settings.first_event_timeout,
-        idle_timeout=settings.idle_timeout,
-        max_response_bytes=settings.max_response_bytes,
     )
 
 

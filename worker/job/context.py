@@ -13,6 +13,7 @@ from worker.job.lookups import Lookups
 from worker.job.settlements import SettlementWriter
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
+from worker.limits.refusals import Refusals
 from worker.limits.route import UNLIMITED, Limits, Route, Scope
 from worker.live.publish import Publisher
 from worker.provider.prices import Prices
@@ -22,8 +23,8 @@ from worker.upstream.client import UpstreamClient
 class Recall(Protocol):
     """What a job that was not finished is handed back to: it is due again in `seconds`."""
 
-    def __call__(self, job: ClaimedJob, seconds: float, waiting_on: str | None, /) -> None:
-        """Look at the job again then."""
+    def __call__(self, job: ClaimedJob, seconds: float, waiting_on: str | None, /, *, called: bool) -> None:
+        """Look at the job again then; `called` says whether its call was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class JobContext:
     settlements: SettlementWriter
     prices: Prices
     budget_hold: BudgetHold
+    refusals: Refusals
     rng: random.Random
     recall: Recall
     lookups: Lookups

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.job import decide
 from worker.job.context import JobContext
@@ -9,7 +12,7 @@ from worker.job.slots import Slot
 from worker.limits.permit import Permit
 from worker.live.publish import LiveStream
 from worker.upstream.call import Call, Progress
-from worker.upstream.outcome import Answer, Outcome
+from worker.upstream.outcome import Answer, Kind, Outcome
 
 
 async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:
@@ -19,9 +22,12 @@ async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream
     outcome: Outcome | None = None
     try:
         outcome = await context.upstream.call(_request(slot, context), live.chunk if job.stream else None, progress)
+        outcome = _blamed(slot, context, outcome)
     finally:
         _give_back(permit, outcome, progress)
     crashpoint("call.answered", job.id)
+    for what, times in progress.odd.items():
+        metrics.ODDITIES.labels(what).inc(times)
     if outcome.usage is not None and outcome.usage.total_tokens:
         context.estimator.learn(job.model, len(job.body), None, outcome.usage.total_tokens)
     return outcome
@@ -36,7 +42,21 @@ def _request(slot: Slot, context: JobContext) -> Call:
         client_request_id=job.client_request_id,
         key=settings.key,
         total_timeout=max(0.001, min(settings.total_timeout, slot.seconds_left)),
+        model=job.model,
     )
+
+
+def _blamed(slot: Slot, context: JobContext, outcome: Outcome) -> Outcome:
+    """The outcome, after it was found out whether a refusal is the account's or the job's."""
+    job, refusals, key = slot.job, context.refusals, context.settings.key_id
+    if isinstance(outcome, Answer):
+        refusals.passed(key)
+        return outcome
+    if outcome.unexplained and refusals.unexplained(key, job.id):
+        return replace(outcome, kind=Kind.ACCOUNT, error_class="account")
+    if outcome.kind is Kind.ACCOUNT and not refusals.of_account(key, job.id, job.model):
+        return replace(outcome, kind=Kind.TERMINAL, error_class="refused")
+    return outcome
 
 
 def _give_back(permit: Permit, outcome: Outcome | None, progress: Progress) -> None:

@@ -1,6 +1,7 @@
 """Retry policy, pure: what follows from a failed call. The randomness is passed in; nothing here waits.
 
-Wait    being told to wait, or not having been heard, is not failing: no attempt is spent, the deadline bounds it
+Wait    being told to wait, or not having been heard, is not failing: no attempt is spent, the deadline bounds it.
+        Not so once an answer had begun: it may be billed, so the attempt counts whatever the failure's kind
 Retry   one attempt is spent, and there are more
 Fail    the request is wrong, the attempts are used up, or policy forbids to repeat what may have been paid
 """
@@ -11,6 +12,7 @@ import random
 from dataclasses import dataclass
 
 from worker.base.backoff import backoff
+from worker.upstream.connections import UNREADABLE
 from worker.upstream.outcome import Failure, Kind
 
 
@@ -49,11 +51,13 @@ class Fail:
 Decision = Retry | Wait | Fail
 
 #: A job whose key was refused is due again soon: its route is paused meanwhile, which keeps it from being claimed, and
-#: when that is over nobody shall wait for the job.
-ACCOUNT_SECONDS = 0.5
+#: when that is over nobody shall wait for the job. One that is refused again and again, since it was the call that was
+#: to find out, waits for longer than it takes to let another one out (`limits.account.look_seconds`).
+ACCOUNT_SECONDS, AGAIN_SECONDS, MOST_ACCOUNT_SECONDS = 0.5, 8.0, 180.0
 
-#: An upstream that answers 200 with something else (a proxy's page, most often) is asked once more, not five times.
+#: An upstream that answers with something else (a proxy's page, most often) is asked once more, not five times.
 WRONG_CONTENT_ATTEMPTS = 2
+_WRONG_CONTENT = frozenset({"wrong_content", UNREADABLE})
 
 
 def decide(
@@ -69,16 +73,20 @@ def decide(
     if failure.kind is Kind.TERMINAL:
         return Fail()
     told = failure.retry_after
-    waits = failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT) or failure.code == "maintenance"
+    waits = not failure.begun and (
+        failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT) or failure.code == "maintenance"
+    )
     if waits and seconds_left <= 0:
         return Fail(expired=True)
-    if failure.kind in (Kind.BUSY, Kind.NOT_SENT):
+    if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):
         return Wait(_within(told, backoff(calls, policy.base, policy.cap, rng), seconds_left), "retry")
-    if failure.kind is Kind.ACCOUNT or failure.code == "maintenance":
-        return Wait(_within(told, ACCOUNT_SECONDS, seconds_left), "paused")
+    if waits:
+        again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls - 2, 8))
+        own = again if calls > 1 and failure.kind is Kind.ACCOUNT else ACCOUNT_SECONDS
+        return Wait(_within(told, own, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
-    most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code == "wrong_content" else policy.max_attempts)
+    most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code in _WRONG_CONTENT else policy.max_attempts)
     if attempts >= most:
         return Fail()
     seconds = max(told or 0.0, backoff(attempts, policy.base, policy.cap, rng))

@@ -66,4 +66,4 @@ async def _settle(slot: Slot, context: JobContext, settlement: Settlement, live:
         return
     if decide.to_be_looked_up(job, written):
         context.lookups.add(job.id)
-    context.recall(job, written.due_in, written.waiting_on)
+    context.recall(job, written.due_in, written.waiting_on, called=written.called)

@@ -14,6 +14,7 @@ pauses              What one worker decides for the whole fleet
 permit              What the gate answers
 provider_clock      When a call was counted by the upstream
 rate_limit_headers  What an answer's headers say about the limits: how long to keep away
+refusals            Whose trouble a refusal is, where its words do not tell
 route               A route is (upstream, key, model): the thing that limits live on
 route_limiter       One worker's side of one route
 """

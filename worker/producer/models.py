@@ -44,13 +44,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client = UpstreamClient(
-            settings.upstream_url,
-            connect_timeout=settings.connect_timeout,
-            first_event_timeout=settings.first_event_timeout,
-            idle_timeout=settings.idle_timeout,
-            max_response_bytes=settings.max_response_bytes,
-        )
+        self._client = UpstreamClient.of(settings)
         self._known: dict[str, Model] = {}
         self.prices = Prices()
         self._due = 0.0

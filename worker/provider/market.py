@@ -27,18 +27,8 @@ def ask(settings: Settings) -> Market:
     return asyncio.run(_ask(settings))
 
 
-def _client(settings: Settings) -> UpstreamClient:
-    return UpstreamClient(
-        settings.upstream_url,
-        connect_timeout=settings.connect_timeout,
-        first_event_timeout=settings.first_event_timeout,
-        idle_timeout=settings.idle_timeout,
-        max_response_bytes=settings.max_response_bytes,
-    )
-
-
 async def _ask(settings: Settings) -> Market:
-    client = _client(settings)
+    client = UpstreamClient.of(settings)
     prices = Prices()
     try:
         _, seconds = await asyncio.gather(prices.refresh(client), _seconds(client))
@@ -53,7 +43,7 @@ def missing_models(settings: Settings, names: Collection[str]) -> set[str]:
 
 
 async def _missing(settings: Settings, names: Collection[str]) -> set[str]:
-    client = _client(settings)
+    client = UpstreamClient.of(settings)
     try:
         status, _, body = await client.get_json("/v1/models")
         listed = _names(body) if status == 200 else set()

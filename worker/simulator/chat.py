@@ -87,7 +87,8 @@ def frames(answer: Generation, head: Head, step: Step, request: Mapping[str, Any
     for index, choice in enumerate(answer.choices):
         for delta in _deltas(choice):
             yield _delta("token", head, index, delta)
-    asked = bool((request.get("stream_options") or {}).get("include_usage")) and "nousage" not in step
+    options = request.get("stream_options") or {}
+    asked = ("streamforjson" in step or bool(options.get("include_usage"))) and "nousage" not in step
     if "donenofinish" not in step:
         for index, choice in enumerate(answer.choices):
             extra = {"usage": usage(answer)} if "usagelast" in step and index == last else {}

@@ -92,7 +92,7 @@ STEPS: Mapping[str, Takes] = {
 #: Steps whose call never becomes a finished answer: billed nothing unless `billed` is said too.
 _UNFINISHED = frozenset(
     {"hangup", "rst", "rst@headers", "cut", "end", "silent", "stall", "pings", "endless", "error", "errorevent"}
-) | {"finisherror", "donenofinish", "html", "empty", "gzip"}
+) | {"finisherror", "html", "empty", "gzip"}
 
 _MARKER = re.compile(r"\[\[\s*sim:(.*?)\]\]", re.DOTALL)
 _REPEAT = re.compile(r"^(.+?)x(\d{1,4})$")

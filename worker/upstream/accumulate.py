@@ -24,20 +24,27 @@ class StreamBroken(Exception):
 class Accumulator(Protocol):
     """One stream's events, added up."""
 
-    usage: dict[str, Any] | None  # the provider's own usage object
+    usage: dict[str, Any] | None  # the provider's own usage object, of all events together
     meta: dict[str, Any] | None  # the provider's `meta`, which carries the cost
+    money: int  # how many events have said something of usage or cost
     mended: bytes | None  # the last event as strictly valid JSON where it was not; None where its own bytes are
+    finished: bool  # the answer has ended: every choice seen has a finish reason, or the terminal event came
+    failure: Any  # what ended it as a failure (a finish reason `abort`, a status `failed`); None where nothing did
 
     def add(self, event_name: str | None, data: bytes) -> str:
         """Take one event's JSON and return its visible text, maybe empty.
 
         Raises:
-            StreamBroken: an error object, or no JSON object at all.
+            StreamBroken: an error object, or no JSON object at all. Its usage has been taken.
         """
 
     @property
-    def finished(self) -> bool:
-        """Whether the answer is whole: every choice seen has a finish reason, or the terminal event came."""
+    def began(self) -> bool:
+        """Whether anything of an answer has come: a piece of text, of a tool call, of reasoning."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole although nothing said so, if the stream ends here in good order."""
 
     @property
     def finish_reason(self) -> str | None:

@@ -1,5 +1,7 @@
 """Chat completion chunks in, one `chat.completion` object out.
 
+Who asked for one choice gets one, whatever index its pieces have: a few servers count their chunks there.
+
 The visible text of a call is the content of its first choice (index 0): with `n` > 1 the other choices are in the
 response object, but text that jumps between alternatives would help nobody who watches it.
 """
@@ -8,10 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from api_schemas.upstream_errors import is_error, speaks
+from api_schemas.usage import merge_usage
 from worker.upstream.accumulate import StreamBroken
 from worker.upstream.call import whole_text
 from worker.upstream.chunk_template import ChunkTemplate
-from worker.upstream.merge import NAMES, merge, overlay
+from worker.upstream.finish_reasons import is_failure, reason_of
+from worker.upstream.merge import NAMES, add_parts, joined, merge, overlay
 from worker.upstream.received import read_json
 from worker.upstream.tool_calls import ToolCalls
 
@@ -21,6 +26,8 @@ _NOT_COPIED = frozenset({"object", "meta", "error"})
 _FIRST = frozenset({"id", "created"})
 #: The delta's own bookkeeping; one provider puts the choice's index into it.
 _NOT_MESSAGE = frozenset({"index"})
+#: A choice's fields that are read for themselves.
+_NOT_CHOICE = frozenset({"index", "usage"})
 #: What a choice of an ordinary chunk holds.
 _USUAL = frozenset({"index", "delta", "logprobs", "finish_reason"})
 
@@ -32,17 +39,26 @@ class ChatAccumulator:
         "_choices",
         "_growing",
         "_last_top",
+        "_only",
         "_template",
         "_top",
+        "failure",
+        "finished",
         "mended",
         "meta",
+        "money",
         "usage",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, asked: int = 1) -> None:
+        """`asked` is how many choices the request asked for."""
         self.usage: dict[str, Any] | None = None
         self.meta: dict[str, Any] | None = None
+        self.money = 0
         self.mended: bytes | None = None
+        self.finished = False
+        self.failure: Any = None
+        self._only = asked == 1
         self._top: dict[str, Any] = {}
         self._last_top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
@@ -62,19 +78,19 @@ class ChatAccumulator:
             chunk, self.mended = read_json(data)
         except ValueError as error:
             raise StreamBroken(f"an event is no JSON: {error}") from None
+        if isinstance(chunk, list) and is_error(chunk):
+            raise StreamBroken("the stream reports an error", chunk)
         if not isinstance(chunk, dict):
             raise StreamBroken("an event is no JSON object")
         choices = chunk.get("choices")
-        if chunk.get("error") or event_name == "error" or (choices is None and _is_error(chunk)):
-            raise StreamBroken("the stream reports an error", chunk)
         padding = chunk.get("obfuscation")
+        if speaks(chunk.get("error")) or event_name == "error" or (not choices and is_error(chunk)):
+            self._take_top(dict(chunk))
+            raise StreamBroken("the stream reports an error", chunk)
         repeats = self._take_top(chunk)
         if not isinstance(choices, list):
             return ""
-        text = ""
-        for entry in choices:
-            if isinstance(entry, dict):
-                text += self._take_choice(entry)
+        text = self._take_choices(choices)
         if repeats and self.mended is None and self._is_plain(choices):
             self._growing = self._choices[0].texts
             padded = padding if isinstance(padding, str) else None
@@ -84,12 +100,17 @@ class ChatAccumulator:
     def _is_plain(self, choices: list[Any]) -> bool:
         """Whether all that a chunk said is one more piece of the text of choice 0."""
         first = choices[0] if len(choices) == 1 else None
-        return isinstance(first, dict) and first.get("index") == 0 and self._choices[0].is_plain(first)
+        return isinstance(first, dict) and (self._only or first.get("index") == 0) and self._choices[0].is_plain(first)
 
     @property
-    def finished(self) -> bool:
-        """Whether every choice seen, and at least one, has its finish reason."""
-        return bool(self._choices) and all(choice.finish_reason for choice in self._choices.values())
+    def began(self) -> bool:
+        """Whether anything of an answer has come."""
+        return any(choice.began for choice in self._choices.values())
+
+    @property
+    def complete(self) -> bool:
+        """Never without a finish reason."""
+        return False
 
     @property
     def finish_reason(self) -> str | None:
@@ -139,31 +160,63 @@ class ChatAccumulator:
         if usage is None and isinstance(groq := chunk.get("x_groq"), dict):
             usage = groq.get("usage")
         if isinstance(usage, dict):
-            self.usage = usage
+            self._take_usage(usage)
         meta = chunk.get("meta")
         if isinstance(meta, dict):
             if self.meta is None:
                 self.meta = {}
             overlay(self.meta, meta)
+            self.money += 1
         return False
 
+    def _take_usage(self, usage: dict[str, Any]) -> None:
+        if self.usage is None:
+            self.usage = {}
+        merge_usage(self.usage, usage)
+        self.money += 1
+
+    def _take_choices(self, choices: list[Any]) -> str:
+        entries = [entry for entry in choices if isinstance(entry, dict)]
+        if self._only and len(entries) > 1:  # alternatives that nobody asked for
+            first = min(_index(entry) for entry in entries)
+            entries = [entry for entry in entries if _index(entry) == first]
+        text = ""
+        for entry in entries:
+            text += self._take_choice(entry)
+        return text
+
     def _take_choice(self, entry: dict[str, Any]) -> str:
-        index = entry.get("index", 0)
-        if not isinstance(index, int):
-            index = 0
+        index = 0 if self._only else _index(entry)
         choice = self._choices.get(index)
         if choice is None:
             choice = self._choices[index] = _Choice()
+            self.finished = False
         text = choice.add(entry)
-        if choice.finish_reason == "error" or entry.get("error"):
+        if isinstance(usage := entry.get("usage"), dict):
+            self._take_usage(usage)
+        if speaks(entry.get("error")):
             raise StreamBroken("a choice ended in an error", entry)
+        if choice.finish_reason:
+            self.finished = all(other.finish_reason for other in self._choices.values())
+            if is_failure(choice.finish_reason) and self.failure is None:
+                self.failure = entry
         return text if index == 0 else ""
 
 
 class _Choice:
     """One choice: its message so far and what else was said about it."""
 
-    __slots__ = ("_content_parts", "_extra", "_logprobs", "_message", "_rows", "_tools", "finish_reason", "texts")
+    __slots__ = (
+        "_content_parts",
+        "_deltas",
+        "_extra",
+        "_logprobs",
+        "_message",
+        "_rows",
+        "_tools",
+        "finish_reason",
+        "texts",
+    )
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
@@ -176,6 +229,12 @@ class _Choice:
         self._logprobs: dict[str, Any] | None = None
         self._tools = ToolCalls()
         self._extra: dict[str, Any] = {}
+        self._deltas = False  # some delta said something
+
+    @property
+    def began(self) -> bool:
+        """Whether anything but a role has come."""
+        return bool(any(self.texts) or self._tools or any(map(any, self._rows.values())) or self._content_parts)
 
     def add(self, entry: dict[str, Any]) -> str:
         """Take one choice of a chunk; return its visible text."""
@@ -187,19 +246,22 @@ class _Choice:
             return piece
         text = ""
         for key, value in entry.items():
-            if key in ("delta", "message"):
-                # A few servers end a stream with a whole `message`; after deltas it only repeats them.
-                if isinstance(value, dict) and (key == "delta" or not (self.texts or self._message)):
-                    text = self._take_delta(value)
+            if key == "delta":
+                if isinstance(value, dict) and value:
+                    self._deltas = True
+                    text += self._take_delta(value)
+            elif key == "message":
+                if isinstance(value, dict):
+                    text += self._take_message(value)
             elif key == "finish_reason":
-                if isinstance(value, str) and value:
-                    self.finish_reason = value
+                if (reason := reason_of(value)) is not None:
+                    self.finish_reason = reason
             elif key == "logprobs":
                 if isinstance(value, dict):
                     self._logprobs = self._logprobs or {}
                     merge(self._logprobs, value)
                 self._extra.setdefault("logprobs", None)
-            elif key != "index":
+            elif key not in _NOT_CHOICE:
                 overlay(self._extra, {key: value})
         return text
 
@@ -220,6 +282,7 @@ class _Choice:
         """The choice as a non-streaming answer has it."""
         message = {"role": "assistant", "content": self._content(), **self._message}
         message.update({key: whole_text(pieces) for key, pieces in self._rows.items()})
+        joined(message)
         if calls := self._tools.final():
             message["tool_calls"] = calls
         choice = {"index": index, "message": message, **self._extra, "finish_reason": self.finish_reason}
@@ -229,8 +292,30 @@ class _Choice:
 
     def _content(self) -> str | list[Any] | None:
         if self._content_parts is not None:
-            return self._content_parts
+            parts: list[Any] = joined(self._content_parts)
+            return parts
         return whole_text(self.texts) if self.texts else None
+
+    def _take_message(self, message: dict[str, Any]) -> str:
+        """Take a whole `message`, as a few servers end a stream with, or send instead of deltas.
+
+        After deltas it fills in what they left out. Without any, its text is what has come so far, or one more piece.
+        """
+        fresh: dict[str, Any] = {}
+        for key, value in message.items():
+            if key == "content" and isinstance(value, str) and not self._deltas:
+                known = whole_text(self.texts)
+                fresh[key] = value.removeprefix(known)
+            elif not self._has(key):
+                fresh[key] = value
+        return self._take_delta(fresh)
+
+    def _has(self, key: str) -> bool:
+        if key == "content":
+            return any(self.texts) or bool(self._content_parts)
+        if key == "tool_calls":
+            return bool(self._tools)
+        return key in self._message or any(self._rows.get(key, ()))
 
     def _take_delta(self, delta: dict[str, Any]) -> str:
         text = ""
@@ -240,7 +325,7 @@ class _Choice:
                     text = value
                     self.texts.append(value)
                     if self._content_parts is not None and value:
-                        self._content_parts.append({"type": "text", "text": value})
+                        add_parts(self._content_parts, [{"type": "text", "text": value}])
                 elif isinstance(value, list):
                     text = self._take_content_list(value)
             elif key == "tool_calls":
@@ -255,12 +340,12 @@ class _Choice:
         if self._content_parts is None:
             before = "".join(self.texts)
             self._content_parts = [{"type": "text", "text": before}] if before else []
-        self._content_parts.extend(parts)
+        add_parts(self._content_parts, parts)
         texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
         self.texts.extend(texts)
         return "".join(texts)
 
 
-def _is_error(chunk: dict[str, Any]) -> bool:
-    """The provider's own error shape, and vLLM's; a chunk without choices may also be a harmless annotation."""
-    return "statusCode" in chunk or chunk.get("object") == "error"
+def _index(entry: dict[str, Any]) -> int:
+    index = entry.get("index", 0)
+    return index if isinstance(index, int) else 0

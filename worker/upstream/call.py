@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 
 from api_schemas import jsontext
@@ -29,6 +29,7 @@ class Call:
     client_request_id: str  # 1 to 128 of A-Z a-z 0-9 . _ : -, or the provider drops it silently
     key: str | None = field(repr=False)
     total_timeout: float  # seconds left for the whole call
+    model: str = ""  # as in the body; what a model refuses is remembered for it
 
 
 @dataclass(slots=True)
@@ -50,7 +51,14 @@ class Progress:
     usage: Usage | None = None
     cost_usd: Decimal | None = None
     events: int = 0
+    odd: dict[str, int] = field(default_factory=dict)  # what was counted and ignored, by kind
     parts: list[str] = field(default_factory=list, repr=False)
+
+    def restart(self) -> None:
+        """Forget all: the request goes out once more."""
+        fresh = Progress()
+        for each in fields(self):
+            setattr(self, each.name, getattr(fresh, each.name))
 
     @property
     def sent(self) -> bool:
@@ -80,19 +88,30 @@ def whole_text(parts: list[str]) -> str:
     return text
 
 
-def wire_body(call: Call) -> bytes:
+def wire_body(call: Call, *, with_usage: bool = True) -> bytes:
     """The body as it goes over the wire.
 
-    A streamed chat completion reports its tokens only when asked to, so the option is spliced in where the caller
-    said nothing about stream options. Everything else stays byte for byte what the caller gave.
+    A streamed chat completion reports its tokens only when asked to, so `include_usage` is spliced in, into the
+    caller's own stream options where there are some. Everything else stays byte for byte what the caller gave.
     """
-    if not call.stream or call.endpoint != CHAT or _names(call.body, "stream_options"):
+    if not (with_usage and asks_for_usage(call)):
         return call.body
-    head = call.body.rstrip()
-    if not head.endswith(b"}"):
-        return call.body
-    head = head[:-1].rstrip()
+    if _names(call.body, "stream_options"):
+        document = jsontext.loads(call.body)
+        document["stream_options"] = {**(document["stream_options"] or {}), "include_usage": True}
+        return jsontext.dumps(document)
+    head = call.body.rstrip()[:-1].rstrip()
     return head + (b"" if head.endswith(b"{") else b",") + _INCLUDE_USAGE + b"}"
+
+
+def asks_for_usage(call: Call) -> bool:
+    """Whether we ask for usage on the caller's behalf: who gave `include_usage` is left alone."""
+    if not call.stream or call.endpoint != CHAT or not call.body.rstrip().endswith(b"}"):
+        return False
+    if not _names(call.body, "stream_options"):
+        return True
+    given = jsontext.loads(call.body)["stream_options"]
+    return given is None or (isinstance(given, dict) and "include_usage" not in given)
 
 
 def choices_asked(call: Call) -> int:

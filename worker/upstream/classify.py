@@ -2,14 +2,17 @@
 
 | what came                                      | kind      | error class                          |
 |------------------------------------------------|-----------|--------------------------------------|
-| 401                                            | ACCOUNT   | authentication                       |
-| 402, 403, or the code says the quota is spent  | ACCOUNT   | account                              |
+| 401, 402, 403 about the account or the key     | ACCOUNT   | account, authentication              |
+| 401, 402, 403 about the request or its model   | TERMINAL  | refused, invalid_request, not_found  |
+| 403 that gives no reason                       | TERMINAL  | refused; `unexplained`               |
+| 401, 402 that give none                        | ACCOUNT   | authentication, account              |
+| any status whose code says the quota is spent  | ACCOUNT   | account                              |
 | 404                                            | TERMINAL  | not_found                            |
 | 413                                            | TERMINAL  | too_large                            |
 | other 4xx but those below                      | TERMINAL  | invalid_request                      |
 | 429                                            | BUSY      | rate_limited                         |
 | 408, 504                                       | RETRYABLE | timeout                              |
-| 409, 425, other 5xx                            | RETRYABLE | upstream; code `maintenance` if so   |
+| 409, 425, 498, 499, other 5xx                  | RETRYABLE | upstream; code `maintenance` if so   |
 | 3xx                                            | TERMINAL  | upstream; a redirect is not followed |
 
 `x-should-retry: true` makes a TERMINAL failure RETRYABLE, `false` the other way round. It does not touch ACCOUNT and
@@ -23,18 +26,28 @@ from datetime import datetime
 from typing import Any
 
 from api_schemas.errors import ErrorClass
-from worker.upstream.error_words import ErrorWords, read_error, redact, redact_bytes
+from api_schemas.upstream_errors import UpstreamError, read_error
+from worker.upstream.blame import Blame, blame, is_account
 from worker.upstream.outcome import Failure, Kind
+from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.retry_after import MAX_RETRY_AFTER, retry_after
 
-__all__ = ["MAX_KEPT_BODY", "MAX_RETRY_AFTER", "classify", "classify_in_answer", "is_error_object", "retry_after"]
+__all__ = ["MAX_KEPT_BODY", "MAX_RETRY_AFTER", "classify", "classify_in_answer", "retry_after"]
 
 MAX_KEPT_BODY = 8 * 1024
 """Bytes of an error body that are kept; batch error files carry them."""
 
 _TIMEOUTS = frozenset({408, 504})
-_AGAIN = frozenset({408, 409, 425})
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "insufficient_credits", "credits_exhausted"})
+#: 498: no room in the tier (Groq, TGI). 499: the upstream's own client hung up.
+_AGAIN = frozenset({408, 409, 425, 498, 499})
+_REFUSALS: dict[Blame, tuple[Kind, ErrorClass]] = {
+    Blame.ACCOUNT: (Kind.ACCOUNT, "account"),
+    Blame.KEY: (Kind.ACCOUNT, "authentication"),
+    Blame.MODEL: (Kind.TERMINAL, "not_found"),
+    Blame.REQUEST: (Kind.TERMINAL, "invalid_request"),
+    Blame.CONTENT: (Kind.TERMINAL, "refused"),
+    Blame.PACE: (Kind.BUSY, "rate_limited"),
+}
 
 #: Words for a code or type where a stream carries no status (OpenAI's `ResponseErrorCode`, Anthropic's error types).
 _STATUS_OF_WORD = {
@@ -60,6 +73,30 @@ _STATUS_OF_WORD = {
     "server_error": 500,
     "api_error": 500,
     "internal_error": 500,
+    "internal_server_error": 500,
+    "capacity_exceeded": 503,
+    "overloaded": 529,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "UNAVAILABLE": 503,
+    # Zhipu's: https://docs.z.ai/api-reference/api-code
+    "1000": 401,
+    "1001": 401,
+    "1002": 401,
+    "1003": 401,
+    "1004": 401,
+    "1210": 400,
+    "1211": 404,
+    "1213": 400,
+    "1214": 400,
+    "1261": 400,
+    "1301": 400,
+    "1302": 429,
+    "1303": 429,
+    "1305": 429,
 }
 _BAD_INPUT = ("invalid_image", "image_", "unsupported_image", "empty_image", "failed_to_download_image")
 
@@ -91,6 +128,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, now: datet
         body=redact_bytes(body[:MAX_KEPT_BODY], key) if body else None,
         inference_id=headers.get("x-inference-id"),
         request_id=headers.get("x-request-id"),
+        unexplained=_is_unexplained(status, kind, words),
     )
 
 
@@ -111,26 +149,18 @@ def classify_in_answer(error: Any, *, began: bool, key: str | None = None) -> Fa
         code=_code(status or 500, words) or "error_in_answer",
         message=redact(words.message, key) or "the upstream put an error without an explanation into its answer",
         status=status,
+        begun=began,
+        unexplained=_is_unexplained(status or 500, kind, words),
     )
 
 
-def is_error_object(value: Any) -> bool:
-    """Whether a parsed body is an error of one of the known shapes rather than an answer."""
-    if not isinstance(value, dict):
-        return False
-    answer = "choices" in value or "output" in value
-    return bool(value.get("error")) or (not answer and ("statusCode" in value or value.get("object") == "error"))
-
-
-def _decide(status: int, words: ErrorWords) -> tuple[Kind, ErrorClass]:
-    if words.code in _QUOTA or words.type in _QUOTA:
+def _decide(status: int, words: UpstreamError) -> tuple[Kind, ErrorClass]:
+    if status in (401, 402, 403):
+        return _REFUSALS.get(blame(words)) or _without_words(status)
+    if is_account(words):
         return Kind.ACCOUNT, "account"
     if status == 429:
         return Kind.BUSY, "rate_limited"
-    if status == 401:
-        return Kind.ACCOUNT, "authentication"
-    if status in (402, 403):
-        return Kind.ACCOUNT, "account"
     if status in _AGAIN or status >= 500:
         return Kind.RETRYABLE, "timeout" if status in _TIMEOUTS else "upstream"
     if status == 404:
@@ -140,7 +170,18 @@ def _decide(status: int, words: ErrorWords) -> tuple[Kind, ErrorClass]:
     return Kind.TERMINAL, "invalid_request" if status >= 400 else "upstream"
 
 
-def _code(status: int, words: ErrorWords) -> str | None:
+def _without_words(status: int) -> tuple[Kind, ErrorClass]:
+    """The status has to do: 401 is about the key and 402 about money; 403 may be about anything."""
+    if status == 403:
+        return Kind.TERMINAL, "refused"
+    return Kind.ACCOUNT, "authentication" if status == 401 else "account"
+
+
+def _is_unexplained(status: int, kind: Kind, words: UpstreamError) -> bool:
+    return status == 403 and kind is Kind.TERMINAL and blame(words) is Blame.NOBODY
+
+
+def _code(status: int, words: UpstreamError) -> str | None:
     if status >= 500 and "maintenance" in words.message.lower():
         return "maintenance"
     if 300 <= status < 400:
@@ -148,7 +189,7 @@ def _code(status: int, words: ErrorWords) -> str | None:
     return words.code or words.type
 
 
-def _status_of_words(words: ErrorWords) -> int | None:
+def _status_of_words(words: UpstreamError) -> int | None:
     for word in (words.code, words.type):
         if word in _STATUS_OF_WORD:
             return _STATUS_OF_WORD[word]

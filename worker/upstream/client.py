@@ -1,5 +1,8 @@
 """The upstream client: one call, one HTTP request, one outcome. It retries nothing and follows no redirect.
 
+One exception: a request to which we added `stream_options`, and which is refused for it, goes out once more without.
+Nothing was paid for the refusal, and the model is asked without from then on.
+
 Every end of a call is a value (`Answer` or `Failure`), except a cancellation, which closes the connection and goes on.
 Whether a failed call may have been paid is never guessed from an exception's type: see `connections`.
 
@@ -7,38 +10,50 @@ Whether a failed call may have been paid is never guessed from an exception's ty
     sent, and no headers came       AMBIGUOUS
     headers came, the body broke    PARTIAL
 
-Four timers: connect; first event (from sending to the first event of a stream); idle (between events; comments and
-keep-alives do not count as events); total. Without streaming a provider answers when all is generated, so only
-connect and total bound the wait for the headers.
+Whatever an answer says of its usage and cost is in its outcome, an answer's or a failure's: it is booked.
+
+Four timers: connect; first event (from sending to the first event of a stream); idle (between pieces); total. Comments
+and pings feed both middle ones: a slow reasoning model lives behind them, and the total bounds it. Without streaming a
+provider answers when all is generated, so only connect and total bound the wait for the headers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
 
 import aiohttp
 
+from worker.base.base_url import BaseUrl
 from worker.base.errors import Unreachable
-from worker.upstream.call import Call, ChunkSink, Progress, wire_body
+from worker.base.proxies import proxy_for
+from worker.base.settings import Settings
+from worker.upstream.answer import AnswerReading
+from worker.upstream.call import Call, ChunkSink, Progress, asks_for_usage, wire_body
 from worker.upstream.classify import classify
-from worker.upstream.connections import WIRE, Wire, explain, is_plain, lower, read_bounded
+from worker.upstream.connections import WIRE, Wire, explain, lower, read_bounded
 from worker.upstream.cost import cost_from_headers
+from worker.upstream.decoding import Undecodable, decoded
 from worker.upstream.outcome import Failure, Kind, Outcome
-from worker.upstream.stream import StreamReading
+from worker.upstream.stream import Stage
 from worker.upstream.tap import take_all
 from worker.upstream.transport import BROKEN, Headers, Transport
 from worker.upstream.watch import Watch
-from worker.upstream.whole_body import unstreamed_outcome, whole_outcome, wrong_content
+from worker.upstream.whole_body import take_money_of_error
 
 MAX_ERROR_BYTES = 64 * 1024
 """Bytes of an error body that are read; more is no explanation but an attack."""
 
-LINGER_SECONDS = 1.0
-"""How long the rest of a stream is awaited after [DONE]: the provider's cost may follow, a held connection may not."""
+LINGER_SECONDS = 0.5
+"""How long more is awaited of an answer that is whole: the provider's cost may follow, a held connection may not."""
+
+USAGE_SECONDS = 5.0
+"""How long the usage is awaited that should follow a finish reason; some providers send none and hold the connection."""
 
 GET_SECONDS = 30.0
 """The whole time of a look-up (models, logs, billing); these answer in well under a second."""
@@ -55,14 +70,43 @@ class UpstreamClient:
         first_event_timeout: float,
         idle_timeout: float,
         max_response_bytes: int,
+        headers: Mapping[str, str] | None = None,
+        ca: Path | None = None,
+        proxy: str | None = None,
     ) -> None:
-        """`base_url` is what the OpenAI SDK takes (`https://host/v1`); a bare host works too. Timeouts are seconds."""
-        self._base = base_url.rstrip("/")
+        """`base_url` is what the OpenAI SDK takes (`https://host/v1`); see `BaseUrl` for what works beside it.
+
+        Timeouts are seconds. `headers` go along with each request, `ca` is a file of authorities to trust beside the
+        usual ones, `proxy` the URL of an HTTP proxy.
+        """
+        self._base = BaseUrl.parse(base_url)
         self._connect_timeout = connect_timeout
         self._first_event_timeout = first_event_timeout
         self._idle_timeout = idle_timeout
         self._max_bytes = max_response_bytes
+        self._headers = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        self._ca, self._proxy = ca, proxy
         self._opened: Transport | None = None
+        self._urls: dict[str, str] = {}
+        self._without_usage: set[tuple[str | None, str]] = set()  # keys and models that refuse `stream_options`
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The client that the settings ask for.
+
+        Raises:
+            SettingsError: the environment names a proxy of a kind that cannot be used.
+        """
+        return cls(
+            settings.upstream_url,
+            connect_timeout=settings.connect_timeout,
+            first_event_timeout=settings.first_event_timeout,
+            idle_timeout=settings.idle_timeout,
+            max_response_bytes=settings.max_response_bytes,
+            headers={name: value.get_secret_value() for name, value in (settings.upstream_headers or {}).items()},
+            ca=settings.upstream_ca,
+            proxy=proxy_for(settings.upstream_url),
+        )
 
     async def call(self, call: Call, on_chunk: ChunkSink | None = None, progress: Progress | None = None) -> Outcome:
         """Make the call and say what it came to. An exception of `on_chunk` ends the call and is raised.
@@ -74,18 +118,19 @@ class UpstreamClient:
             message = "the API key holds characters that no HTTP header can carry"
             return Failure(Kind.ACCOUNT, "authentication", "malformed_key", message)
         watch = Watch(call.total_timeout)
-        exchange = _Exchange(self, call, progress, on_chunk, watch)
+        route = (call.key, call.model)
+        with_usage = route not in self._without_usage
         try:
-            outcome = await exchange.run()
+            outcome = await _Exchange(self, call, progress, on_chunk, watch).run(with_usage=with_usage)
+            if with_usage and _refuses_usage(call, outcome):
+                self._without_usage.add(route)
+                watch = Watch(call.total_timeout - watch.elapsed())
+                progress.restart()
+                outcome = await _Exchange(self, call, progress, on_chunk, watch).run(with_usage=False)
         finally:
             progress.total = watch.elapsed()
         if isinstance(outcome, Failure):
-            outcome = replace(
-                outcome,
-                status=outcome.status or progress.status,
-                inference_id=outcome.inference_id or progress.inference_id,
-                request_id=outcome.request_id or progress.request_id,
-            )
+            outcome = _booked(outcome, progress)
         return replace(outcome, timings=progress.timings)
 
     async def get_json(
@@ -101,7 +146,7 @@ class UpstreamClient:
         try:
             async with asyncio.timeout(GET_SECONDS) as limit:
                 wire.response = response = await self._transport().get(
-                    self.url(path), _headers(key, "application/json"), params
+                    self.url(path), _headers(key, "application/json", self._headers), params
                 )
                 headers = lower(response.headers)
                 body, whole = await read_bounded(response, self._max_bytes, lambda: None)
@@ -113,11 +158,13 @@ class UpstreamClient:
         finally:
             wire.close()
             WIRE.reset(token)
-        if not whole:
+        try:
+            plain = decoded(body, headers.get("content-encoding", ""), self._max_bytes + 1)
+        except Undecodable as error:
+            raise Unreachable("upstream", str(error)) from None
+        if not whole or len(plain) > self._max_bytes:
             raise Unreachable("upstream", f"the answer is larger than {self._max_bytes:,} bytes")
-        if not is_plain(headers):
-            raise Unreachable("upstream", "the answer is compressed although it was asked not to be")
-        return response.status, headers, body
+        return response.status, headers, plain
 
     async def close(self) -> None:
         """Close all connections. The client may be used again; it then opens new ones."""
@@ -127,16 +174,16 @@ class UpstreamClient:
 
     def url(self, path: str) -> str:
         """The address of a path. `/v1/…` joins a base that ends in `/v1` or has another prefix in its place."""
-        bare = "/" not in self._base.partition("://")[2]
-        if path.startswith("/v1/"):
-            return self._base + (path if bare else path.removeprefix("/v1"))
-        return self._base.removesuffix("/v1") + path
+        known = self._urls.get(path)
+        if known is None:
+            known = self._urls[path] = self._base.of(path)
+        return known
 
-    async def post(self, call: Call, wire: Wire) -> aiohttp.ClientResponse:
+    async def post(self, call: Call, wire: Wire, *, with_usage: bool) -> aiohttp.ClientResponse:
         """Send the call's request; return when the response's headers are here."""
-        headers = _headers(call.key, "text/event-stream" if call.stream else "application/json")
+        headers = _headers(call.key, "text/event-stream" if call.stream else "application/json", self._headers)
         wire.response = await self._transport().post_json(
-            self.url(call.endpoint), headers, call.client_request_id, wire_body(call)
+            self.url(call.endpoint), headers, call.client_request_id, wire_body(call, with_usage=with_usage)
         )
         return wire.response
 
@@ -147,7 +194,7 @@ class UpstreamClient:
 
     def _transport(self) -> Transport:
         if self._opened is None:
-            self._opened = Transport(connect_timeout=self._connect_timeout)
+            self._opened = Transport(connect_timeout=self._connect_timeout, ca=self._ca, proxy=self._proxy)
         return self._opened
 
 
@@ -164,14 +211,14 @@ class _Exchange:
         self._first_event, self._idle, self._max_bytes = client.limits
         self._wire = Wire(self._sent)
         self._on_chunk = on_chunk
-        self._stream: StreamReading | None = None
+        self._answer: AnswerReading | None = None
 
-    async def run(self) -> Outcome:
+    async def run(self, *, with_usage: bool) -> Outcome:
         """The exchange, its timers and its failures; leaves no open connection behind that is not reusable."""
         token = WIRE.set(self._wire)
         try:
             async with self._watch:
-                return await self._request()
+                return await self._request(with_usage=with_usage)
         except TimeoutError as error:
             if self._watch.fired is None:
                 return self._broke(error)
@@ -181,58 +228,61 @@ class _Exchange:
         finally:
             self._wire.close()
             WIRE.reset(token)
+            self._answer = None  # the wire knows its exchange: what was read must not wait for the collector of cycles
 
-    async def _request(self) -> Outcome:
-        call, progress = self._call, self._progress
-        response = await self._client.post(call, self._wire)
+    async def _request(self, *, with_usage: bool) -> Outcome:
+        call, progress, watch = self._call, self._progress, self._watch
+        response = await self._client.post(call, self._wire, with_usage=with_usage)
         headers = lower(response.headers)
-        progress.headers_after = self._watch.elapsed()
+        progress.headers_after = watch.elapsed()
         progress.status = response.status
         progress.inference_id = headers.get("x-inference-id")
         progress.request_id = headers.get("x-request-id")
-        progress.rate_limits = {name: said for name, said in headers.items() if name.startswith("x-ratelimit-")}
+        progress.rate_limits = {name: value for name, value in headers.items() if name.startswith("x-ratelimit-")}
         progress.cost_usd = cost_from_headers(headers)
+        encoding = headers.get("content-encoding", "")
         if not call.stream or response.status // 100 != 2:
-            self._watch.phase("idle_timeout", self._idle)
-        plain = is_plain(headers)
+            watch.phase("idle_timeout", self._idle)
         if response.status // 100 != 2:
-            body = (await read_bounded(response, MAX_ERROR_BYTES, self._watch.touch))[0] if plain else b""
+            raw = (await read_bounded(response, MAX_ERROR_BYTES, watch.touch))[0]
+            try:
+                body = decoded(raw, encoding, MAX_ERROR_BYTES)
+            except Undecodable:
+                body = b""
+            take_money_of_error(progress, body)
             return classify(response.status, headers, body, now=datetime.now(UTC), key=call.key)
-        if not plain:
-            return wrong_content("the upstream compressed its answer although it was asked not to", b"", None)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if call.stream and kind in ("text/event-stream", "text/plain", "application/octet-stream", ""):
-            return await self._read_stream(response)
-        if kind == "text/event-stream":
-            return wrong_content("the upstream answered with a stream that was not asked for", b"", None)
-        body, whole = await read_bounded(response, self._max_bytes, self._watch.touch)
-        if not whole:
-            message = f"the answer is larger than {self._max_bytes:,} bytes"
-            return Failure(Kind.TERMINAL, "too_large", "response_too_large", message)
-        return unstreamed_outcome(call, body) if call.stream else whole_outcome(call, progress, body)
+        events = headers.get("content-type", "").lower().startswith("text/event-stream")
+        self._answer = answer = AnswerReading(
+            call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
+        )
+        await take_all(response, self._taker(answer))
+        answer.end()
+        return answer.outcome()
 
-    async def _read_stream(self, response: aiohttp.ClientResponse) -> Outcome:
-        watch = self._watch
-        stream = StreamReading(self._call, self._progress, self._on_chunk, watch.elapsed, self._max_bytes)
-        self._stream = stream
-        take_events, touch = stream.take, watch.touch
-        waiting, lingering = True, False
+    def _taker(self, answer: AnswerReading) -> Callable[[bytes], bool]:
+        """What is done with each piece of the body: it is read, and the timers follow how far the answer has come."""
+        watch, idle = self._watch, self._idle
+        ending = False
 
         def take(data: bytes) -> bool:
-            nonlocal waiting, lingering
-            if take_events(data):
-                if waiting:
-                    waiting = False
-                    watch.phase("idle_timeout", self._idle)
-                touch()
-                if stream.done and not lingering:
-                    lingering = True
-                    watch.phase("linger", LINGER_SECONDS)
-            return stream.broken
+            nonlocal ending
+            if not ending:
+                watch.touch()
+            if not answer.take(data):
+                return False
+            stage = answer.stage
+            if stage is Stage.RUNNING:
+                ending = False
+                watch.phase("idle_timeout", idle)
+            elif stage is Stage.FINISHED:
+                ending = True
+                watch.phase("linger", min(USAGE_SECONDS, idle))
+            elif stage is Stage.ENDING:
+                ending = True
+                watch.phase("linger", min(LINGER_SECONDS, idle))
+            return stage is Stage.FULL
 
-        await take_all(response, take)
-        stream.end()
-        return stream.outcome()
+        return take
 
     def _sent(self) -> None:
         if self._progress.sent_after is None:
@@ -248,7 +298,7 @@ class _Exchange:
         if progress.headers_after is None:
             return Failure(Kind.AMBIGUOUS, "ambiguous", timer, words)
         cut = Failure(Kind.PARTIAL, "timeout", timer, words)
-        return cut if self._stream is None else self._stream.outcome(cut)
+        return cut if self._answer is None else self._answer.outcome(cut)
 
     def _broke(self, error: BaseException) -> Outcome:
         progress = self._progress
@@ -258,12 +308,41 @@ class _Exchange:
             return Failure(kind, "timeout" if code == "connect_timeout" else "upstream", code, words)
         if kind is Kind.AMBIGUOUS:
             return Failure(kind, "ambiguous", code, words)
+        if kind is Kind.RETRYABLE:
+            return Failure(kind, "upstream", code, words)
         cut = Failure(kind, "truncated", code, words)
-        return cut if self._stream is None else self._stream.outcome(cut)
+        return cut if self._answer is None else self._answer.outcome(cut)
+
+
+def _booked(failure: Failure, progress: Progress) -> Failure:
+    """The failure with all that was seen of the call. What was billed counts as begun, whatever else came."""
+    usage, cost = failure.usage or progress.usage, failure.cost_usd
+    cost = progress.cost_usd if cost is None else cost
+    billed = bool(cost) or (usage is not None and usage.output_tokens > 0)
+    return replace(
+        failure,
+        status=failure.status or progress.status,
+        inference_id=failure.inference_id or progress.inference_id,
+        request_id=failure.request_id or progress.request_id,
+        usage=usage,
+        cost_usd=cost,
+        begun=failure.begun or billed,
+    )
+
+
+def _refuses_usage(call: Call, outcome: Outcome) -> bool:
+    """Whether the request was refused for the stream options that we had added."""
+    if not isinstance(outcome, Failure) or outcome.status not in (400, 422) or not asks_for_usage(call):
+        return False
+    words = (outcome.body or b"").lower()
+    return b"stream_options" in words or b"include_usage" in words
 
 
 @functools.lru_cache(maxsize=64)
-def _headers(key: str | None, accept: str) -> Headers:
-    """What each request says. What an upstream compresses all the same is refused."""
-    said = (("user-agent", "stockpot"), ("accept-encoding", "identity"), ("accept", accept))
-    return (*said, ("authorization", f"Bearer {key}")) if key else said
+def _headers(key: str | None, accept: str, more: Headers) -> Headers:
+    """What each request says. `br` and `zstd` are not asked for; what comes compressed all the same is read if it can be."""
+    own: Headers = (("user-agent", "stockpot"), ("accept-encoding", "identity"), ("accept", accept))
+    if key and not any(name == "authorization" for name, _ in more):
+        own = (*own, ("authorization", f"Bearer {key}"))
+    given = {name for name, _ in more}
+    return (*(header for header in own if header[0] not in given), *more)

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 import aiohttp
 
 from worker.base.errors import out_of_files
+from worker.upstream.heads import mend_head_of
 from worker.upstream.outcome import Kind
 
 KEEPALIVE_SECONDS = 15.0
@@ -27,6 +28,13 @@ BEGINNING_BYTES = 64 * 1024
 
 READ_BUFFER_BYTES = 64 * 1024
 """Above twice this aiohttp stops reading the socket, so a fast sender cannot fill our memory."""
+
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Bytes of one header. LiteLLM and others send more than the 8 kB that aiohttp allows."""
+
+MAX_HEADERS = 1024
+"""Headers of one answer; aiohttp's 128 are too few for some gateways."""
 
 
 class Wire:
@@ -54,11 +62,15 @@ class _Request(aiohttp.ClientRequest):
         wire = WIRE.get()
         if wire is not None:
             wire.on_sent()
+        mend_head_of(conn)
         return await super().send(conn)
 
 
-def open_session(*, connect_timeout: float, tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    """A session without limits, cookies, proxies, redirects or decompression of its own; needs a running loop."""
+def open_session(*, connect_timeout: float, tls: ssl.SSLContext, proxy: str | None = None) -> aiohttp.ClientSession:
+    """A session without limits, cookies, redirects or decompression of its own; needs a running loop.
+
+    `proxy` is the one to use. What the environment says is not looked at here: aiohttp would read `.netrc` along with it.
+    """
     return aiohttp.ClientSession(
         # Our slots bound the number of calls; a second limit here would only make them queue unseen.
         connector=aiohttp.TCPConnector(
@@ -71,6 +83,10 @@ def open_session(*, connect_timeout: float, tls: ssl.SSLContext) -> aiohttp.Clie
         timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout),
         auto_decompress=False,
         trust_env=False,
+        proxy=proxy,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
         read_bufsize=READ_BUFFER_BYTES,
         request_class=_Request,
     )
@@ -79,8 +95,15 @@ def open_session(*, connect_timeout: float, tls: ssl.SSLContext) -> aiohttp.Clie
 def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, str, str]:
     """Kind, code and words for a call that broke; `sent` and `headers` say how far it had come."""
     root = _root(error)
+    unreadable = _parser_words(error)
     if headers:
-        return Kind.PARTIAL, "connection_lost", "the connection broke in the middle of the answer"
+        words = f": {unreadable}" if unreadable else ""
+        return Kind.PARTIAL, "connection_lost", f"the connection broke in the middle of the answer{words}"
+    if isinstance(root, aiohttp.ClientHttpProxyError):
+        return Kind.NOT_SENT, "proxy", f"the proxy answered {root.status} instead of connecting to the upstream"
+    if sent and isinstance(root, aiohttp.ClientResponseError):
+        # An answer came, so the connection was not lost: nobody needs to look it up in the provider's log.
+        return Kind.RETRYABLE, UNREADABLE, f"the upstream's answer is no HTTP: {unreadable or 'it cannot be read'}"
     if isinstance(root, aiohttp.ClientConnectionResetError):
         # aiohttp raises it while it writes: the connection was gone before the whole request had left.
         return Kind.NOT_SENT, "connection_lost", "the connection was lost before the whole request was sent"
@@ -94,12 +117,16 @@ def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, s
     return Kind.NOT_SENT, "connect_failed", "the upstream cannot be reached"
 
 
+#: The error code of an answer that HTTP's rules do not allow to be read.
+UNREADABLE = "unreadable_answer"
+
 #: The error code of a call for which this process had no file descriptor left: that says nothing about the upstream.
 NO_FILES = "no_file_descriptors"
 
 #: Most telling first: a certificate error is also a connector error.
 _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
     (aiohttp.ClientConnectorDNSError, "dns", "the upstream's name cannot be resolved"),
+    (aiohttp.ClientProxyConnectionError, "proxy", "the proxy to the upstream cannot be reached"),
     (aiohttp.ClientConnectorCertificateError, "tls", "the upstream's certificate is not valid"),
     (aiohttp.ClientSSLError, "tls", "no TLS connection to the upstream"),
     (aiohttp.ServerTimeoutError, "connect_timeout", "the upstream did not accept a connection in time"),
@@ -129,9 +156,16 @@ def lower(headers: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def is_plain(headers: Mapping[str, str]) -> bool:
-    """Whether the body is not compressed: what is compressed is refused, because a small bomb grows without bound."""
-    return headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+def _parser_words(error: BaseException) -> str:
+    """What the HTTP parser said of an answer, in one line; empty when it was not the parser that gave up."""
+    step: BaseException | None = error
+    while step is not None:
+        if isinstance(step, aiohttp.http.HttpProcessingError) and step.message:
+            return step.message.strip().splitlines()[0][:300]
+        if isinstance(step, aiohttp.ClientResponseError) and step.message:
+            return step.message.strip().splitlines()[0][:300]
+        step = step.__cause__
+    return ""
 
 
 def _root(error: BaseException) -> BaseException:

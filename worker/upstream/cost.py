@@ -1,7 +1,8 @@
 """What the provider says that a call cost; in decimals, never in floats.
 
 AI/ML API reports it in the headers `x-aimlapi-usd-spent` and `x-aimlapi-credits-used`, or under `meta.usage` in the
-body or in the last chunk of a stream (https://docs.aimlapi.com/capabilities/request-tracing-and-cost).
+body or in the last chunk of a stream (https://docs.aimlapi.com/capabilities/request-tracing-and-cost). OpenRouter
+reports US dollars as `usage.cost`, Perplexity as `usage.cost.total_cost`, LiteLLM in the header `x-litellm-response-cost`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 CREDITS_PER_USD = 2_000_000
-"""The provider's exchange rate."""
+"""AI/ML API's exchange rate."""
 
 _MOST = Decimal(1_000_000)
 """USD. A single call above this is a misread number, not a price."""
@@ -19,7 +20,8 @@ _MOST = Decimal(1_000_000)
 
 def cost_from_headers(headers: Mapping[str, str]) -> Decimal | None:
     """USD from response headers (lower-case names); None when they say nothing usable."""
-    return _usd(headers.get("x-aimlapi-usd-spent"), headers.get("x-aimlapi-credits-used"))
+    cost = _usd(headers.get("x-aimlapi-usd-spent"), headers.get("x-aimlapi-credits-used"))
+    return cost if cost is not None else _usd(headers.get("x-litellm-response-cost"), None)
 
 
 def cost_from_meta(meta: Any) -> Decimal | None:
@@ -28,6 +30,12 @@ def cost_from_meta(meta: Any) -> Decimal | None:
     if not isinstance(usage, dict):
         return None
     return _usd(usage.get("usd_spent"), usage.get("credits_used"))
+
+
+def cost_from_usage(usage: Any) -> Decimal | None:
+    """USD from a `usage` object; None when it says nothing usable."""
+    cost = usage.get("cost") if isinstance(usage, dict) else None
+    return _usd(cost.get("total_cost") if isinstance(cost, dict) else cost, None)
 
 
 def _usd(usd: Any, credit: Any) -> Decimal | None:

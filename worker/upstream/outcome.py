@@ -18,8 +18,8 @@ class Kind(StrEnum):
 
     NOT_SENT = "not_sent"  # no byte of the request left: try again, nothing was paid
     BUSY = "busy"  # 429: being told to wait is not failing; costs no attempt
-    ACCOUNT = "account"  # 401, 402, 403: the key's trouble, not the job's; pauses the route, costs no attempt
-    RETRYABLE = "retryable"  # 408, 409, 425, 5xx, wrong content: billed nothing, try again
+    ACCOUNT = "account"  # the key's or the account's trouble, not the job's: pauses the key, costs no attempt
+    RETRYABLE = "retryable"  # 408, 409, 425, 498, 5xx, wrong content: try again
     PARTIAL = "partial"  # the answer began and broke: keep what came, try again as a new epoch
     AMBIGUOUS = "ambiguous"  # the request was sent and nothing came back: it may have been paid
     TERMINAL = "terminal"  # the request is wrong, or the upstream said not to try again
@@ -54,7 +54,7 @@ class Answer:
     inference_id: str | None  # `x-inference-id`
     request_id: str | None  # `x-request-id` where one is sent
     timings: Timings = field(default_factory=Timings)
-    flags: frozenset[str] = frozenset()  # e.g. {"no_done"}: finished, yet no [DONE]
+    flags: frozenset[str] = frozenset()  # what was odd about it, e.g. {"no_done"}: finished, yet no [DONE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,10 @@ class Failure:
     inference_id: str | None = None
     request_id: str | None = None
     partial_text: str = ""  # what had arrived of a broken stream
-    usage: Usage | None = None  # what a broken stream had said of its usage
+    usage: Usage | None = None  # whatever the answer said of its usage and cost: it is booked, whoever is to blame
     cost_usd: Decimal | None = None
+    begun: bool = False  # a part of an answer had come, or was billed: the attempt counts whatever the kind
+    unexplained: bool = False  # refused (403) without a reason: several in a row mean the account
     timings: Timings = field(default_factory=Timings)
 
 

@@ -4,9 +4,13 @@ The rules are those of the HTML standard, section 9.2.6 (https://html.spec.whatw
 lines end with LF, CRLF or CR and with nothing else, so U+2028 or U+0085 inside a JSON text stay what they are. Text
 stays bytes: a character cut in two by a packet is whole again before anybody decodes it.
 
-One deviation, on purpose: an event whose blank line never came is still reported by `close()`. The standard drops it,
-but a provider that omits the last blank line has sent its finish reason and usage in it. Half a JSON text is reported
-too; it does not parse, and the caller sees that the stream was cut.
+Three deviations, on purpose, each for streams that are in use and whole:
+
+- An event whose blank line never came is still reported by `close()`: a provider that omits the last blank line has
+  sent its finish reason and usage in it. Half a JSON text is reported too; it does not parse, and the caller sees that
+  the stream was cut.
+- Events that are one line of JSON each may follow each other without a blank line.
+- A line that is no field at all (a JSON object put raw into the stream, a proxy's words) is an event of its own.
 """
 
 from __future__ import annotations
@@ -14,19 +18,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_LINE_BYTES = 1024 * 1024
-"""Bytes of one line: a chat chunk is below 1 kB, the largest recorded final `response` object below 100 kB."""
-
-MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""Bytes of one event's data over all its lines; bounds what a stream without blank lines can make us hold."""
-
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"[\r\n]")
 _LF, _CR = 10, 13
+_FIELD = re.compile(rb"[A-Za-z][A-Za-z0-9_-]*")
+#: What the data of an event begin with: an object, or `[DONE]`.
+_BEGINS = (b"{", b"[")
 
 
 class EventTooLarge(ValueError):
-    """A line or an event is above its limit; the stream cannot be read any further."""
+    """An event is above the limit; the stream cannot be read any further."""
 
 
 class ServerSentEvent(NamedTuple):
@@ -37,29 +38,31 @@ class ServerSentEvent(NamedTuple):
 
 
 class EventParser:
-    """Cuts a byte stream, in pieces of any size, into events."""
+    """Cuts a byte stream, in pieces of any size, into events of at most `max_bytes` each."""
 
     __slots__ = (
         "_data",
         "_event",
+        "_late",
         "_line",
-        "_max_event",
-        "_max_line",
+        "_max",
         "_open",
+        "_raw",
         "_size",
         "_skip_lf",
         "_start",
     )
 
-    def __init__(self, *, max_line: int = MAX_LINE_BYTES, max_event: int = MAX_EVENT_BYTES) -> None:
-        self._max_line = max_line
-        self._max_event = max_event
+    def __init__(self, max_bytes: int) -> None:
+        self._max = max_bytes
         self._start: bytes | None = b""  # the first bytes, until it is known whether they are a byte order mark
         self._line = bytearray()  # a line whose end has not come
         self._skip_lf = False  # the last byte was a CR: an LF now belongs to it
         self._open = False  # some line of the current event has been read
         self._event: str | None = None
+        self._late: str | None = None  # an event's name that came after its data: it may be the next one's
         self._data: list[bytes] = []
+        self._raw = False  # the data so far are lines that are no fields
         self._size = 0
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
@@ -107,8 +110,8 @@ class EventParser:
             end = data.find(b"\n", position)
             if end < 0 or end + 1 >= length or data[end + 1] != _LF:
                 return position
-            if end - position > self._max_line:
-                raise EventTooLarge(f"a line of {end - position:,} bytes; the limit is {self._max_line:,}")
+            if end - position > self._max:
+                raise EventTooLarge(f"an event of {end - position:,} bytes; the limit is {self._max:,}")
             payload = data[position + 6 : end]
             if b"\r" in payload:
                 return position
@@ -144,8 +147,8 @@ class EventParser:
 
     def _hold(self, data: bytes, start: int, end: int) -> None:
         size = len(self._line) + end - start
-        if size > self._max_line:
-            raise EventTooLarge(f"a line of more than {self._max_line:,} bytes")
+        if size > self._max:
+            raise EventTooLarge(f"an event of more than {self._max:,} bytes")
         self._line += data[start:end]
 
     def _end_line(self, line: bytes, events: list[ServerSentEvent]) -> None:
@@ -155,20 +158,45 @@ class EventParser:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._open = True
-            self._data.append(value)
-            self._size += len(value) + 1
-            if self._size > self._max_event:
-                raise EventTooLarge(f"an event of more than {self._max_event:,} bytes")
+            if self._raw or (self._data and self._ends_before(value)):
+                late = self._late
+                self._late = None
+                self._dispatch(events)
+                self._event = late
+            self._add(value)
         elif name == b"event":
+            if self._raw:
+                self._dispatch(events)
+            named = value.decode("utf-8", "replace") or None
+            if self._data:
+                self._late = named
+            else:
+                self._event = named
             self._open = True
-            self._event = value.decode("utf-8", "replace") or None
+        elif name and (self._raw or not _FIELD.fullmatch(name)):
+            if self._data and (not self._raw or line.startswith(b"{")):
+                self._dispatch(events)
+            self._raw = True
+            self._add(line)
         # A comment (no name), `id`, `retry` and unknown fields say nothing that a call needs.
+
+    def _add(self, value: bytes) -> None:
+        self._open = True
+        self._data.append(value)
+        self._size += len(value) + 1
+        if self._size > self._max:
+            raise EventTooLarge(f"an event of more than {self._max:,} bytes")
+
+    def _ends_before(self, value: bytes) -> bool:
+        """Whether the one line of data so far is a whole object, and this line begins another."""
+        return (
+            len(self._data) == 1 and self._data[0][:1] == b"{" and self._data[0].endswith(b"}") and value[:1] in _BEGINS
+        )
 
     def _dispatch(self, events: list[ServerSentEvent]) -> None:
         if self._data:
-            events.append(ServerSentEvent(self._event, b"\n".join(self._data)))
-        self._open = False
-        self._event = None
+            events.append(ServerSentEvent(self._late or self._event, b"\n".join(self._data)))
+        self._open = self._raw = False
+        self._event = self._late = None
         self._data = []
         self._size = 0

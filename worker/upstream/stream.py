@@ -1,83 +1,111 @@
-"""Reading a streamed answer: bytes in, an outcome at the end. Knows no socket; the client feeds it."""
+"""Reading an answer that came as events: bytes in, an outcome at the end. Knows no socket; the client feeds it.
+
+    WAITING ── the first event ──▶ RUNNING ── a finish reason ──▶ FINISHED ── usage or [DONE] ──▶ ENDING
+    RUNNING ── an error, a cut event ──▶ ENDING         any ── more bytes than allowed ──▶ FULL
+
+Once the answer is whole it is an answer: what follows is counted and ignored. Once it has failed, only what it says of
+usage and cost is still taken. In either case the connection is not waited for much longer. What cannot be a piece of an
+answer (`ping`, a time, `""`) is counted and skipped; half a JSON text breaks the stream.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from enum import IntEnum
 
 from api_schemas import jsontext
+from api_schemas.text import storable
+from api_schemas.upstream_errors import is_error
 from api_schemas.usage import Usage
 from worker.upstream.accumulate import Accumulator, StreamBroken
 from worker.upstream.accumulate_chat import ChatAccumulator
 from worker.upstream.accumulate_responses import ResponsesAccumulator
 from worker.upstream.call import RESPONSES, Call, ChunkSink, Progress, choices_asked
 from worker.upstream.classify import classify_in_answer
-from worker.upstream.cost import cost_from_meta
+from worker.upstream.cost import cost_from_meta, cost_from_usage
+from worker.upstream.finish_reasons import failure_words
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
-from worker.upstream.sse import MAX_EVENT_BYTES, EventParser, EventTooLarge, ServerSentEvent
+from worker.upstream.sse import EventParser, EventTooLarge, ServerSentEvent
 
-_DONE = b"[DONE]"
+#: Characters kept of a text that is no event, for the message of a stream that held nothing else.
+_KEPT_WORDS = 300
 
 
-def accumulator_for(endpoint: str) -> Accumulator:
-    """The accumulator of an endpoint's events."""
-    return ResponsesAccumulator() if endpoint == RESPONSES else ChatAccumulator()
+def accumulator_for(endpoint: str, asked: int = 1) -> Accumulator:
+    """The accumulator of an endpoint's events; `asked` is how many choices were asked for."""
+    return ResponsesAccumulator() if endpoint == RESPONSES else ChatAccumulator(asked)
+
+
+class Stage(IntEnum):
+    """How far a stream has come."""
+
+    WAITING = 0
+    RUNNING = 1
+    FINISHED = 2  # whole, but usage may follow
+    ENDING = 3  # nothing is missing, or it has failed
+    FULL = 4  # nothing more is read
 
 
 class StreamReading:
-    """One streamed answer. Feed `take` until it says that nothing more is wanted, then ask for the `outcome`."""
+    """One streamed answer. Feed `take`, look at `stage` when it says so, then ask for the `outcome`."""
 
     __slots__ = (
+        "_asked",
         "_broken",
         "_call",
+        "_done",
         "_elapsed",
-        "_meta",
+        "_goes_on",
+        "_header_cost",
+        "_money",
         "_on_chunk",
         "_parser",
         "_progress",
         "_room",
         "_sum",
-        "_usage",
-        "done",
+        "_words",
+        "stage",
     )
 
     def __init__(
         self, call: Call, progress: Progress, on_chunk: ChunkSink | None, elapsed: Callable[[], float], max_bytes: int
     ) -> None:
-        self.done = False  # [DONE] came: only stragglers can follow
+        self.stage = Stage.WAITING
         self._call = call
         self._progress = progress
         self._on_chunk = on_chunk
         self._elapsed = elapsed
         self._room = max_bytes
-        # A line may be as long as an event here: the last event of a response holds the whole of it in one line.
-        self._parser = EventParser(max_line=MAX_EVENT_BYTES)
-        self._sum = accumulator_for(call.endpoint)
-        self._usage: dict[str, Any] | None = None
-        self._meta: dict[str, Any] | None = None
+        self._asked = choices_asked(call)
+        self._parser = EventParser(max_bytes)
+        self._sum = accumulator_for(call.endpoint, self._asked)
+        self._done = False  # the server said that it was done
+        self._goes_on = False  # text came behind a finish reason: it stands in each chunk and says nothing
+        self._header_cost = progress.cost_usd
+        self._money = 0
         self._broken: Failure | None = None
+        self._words = ""
 
     def take(self, data: bytes) -> bool:
-        """Take the next bytes; return whether a real event was among them (comments are none)."""
+        """Take the next bytes; return whether `stage` has changed."""
+        before = self.stage
         self._room -= len(data)
         try:
             if self._room < 0:
                 raise EventTooLarge("the answer is larger than allowed")
             events = self._parser.feed(data)
         except EventTooLarge as error:
-            self._broken = Failure(Kind.TERMINAL, "too_large", "response_too_large", str(error))
-            return False
-        return self._take_events(events)
-
-    @property
-    def broken(self) -> bool:
-        """Whether the stream has failed, so that reading on is of no use."""
-        return self._broken is not None
+            if not self._is_whole:
+                self._broken = Failure(Kind.TERMINAL, "too_large", "response_too_large", str(error))
+            self.stage = Stage.FULL
+            return True
+        self._take_events(events)
+        return self.stage is not before
 
     def end(self) -> None:
         """The upstream closed the stream in good order: take an event that lacks its blank line."""
-        if not self.broken:
+        if self.stage is not Stage.FULL:
             self._take_events(self._parser.close())
 
     def outcome(self, cut: Failure | None = None) -> Outcome:
@@ -85,68 +113,142 @@ class StreamReading:
 
         A whole answer stays one even when the connection broke behind it: asking again would pay again.
         """
-        asked = choices_asked(self._call)
         if self._broken is not None:
             return self._failed(self._broken)
-        if self._sum.finished and (cut is None or self.done or self._sum.choices >= asked):
-            return self._answer(cut is not None, asked)
-        if cut is not None:
+        polite = cut is None or self._done
+        if self._sum.finished and (polite or (self._is_whole and not self._goes_on)):
+            return self._failed(self._ended_badly()) if self._sum.failure is not None else self._answer(cut is not None)
+        if cut is not None and not self._done:
             return self._failed(cut)
+        if self._sum.complete or (self._done and self._sum.began):
+            self._odd("no_finish_reason")
+            return self._answer(cut is not None)
         if not self._progress.events:
-            message = "the upstream answered with an empty stream"
+            message = self._words or "the upstream answered with an empty stream"
             return self._failed(Failure(Kind.RETRYABLE, "upstream", "wrong_content", message))
         message = "the stream ended before the answer did: no finish reason came"
+        if self._words:
+            message = f"{message}; the upstream said: {self._words}"
         return self._failed(Failure(Kind.PARTIAL, "truncated", "no_finish_reason", message))
 
-    def _take_events(self, events: list[ServerSentEvent]) -> bool:
-        progress, add, sink = self._progress, self._sum.add, self._on_chunk
-        seen = False
+    @property
+    def _is_whole(self) -> bool:
+        """Whether all that was asked for has its end."""
+        return self._sum.finished and self._sum.choices >= self._asked
+
+    def _take_events(self, events: list[ServerSentEvent]) -> None:
+        progress, whole, sink = self._progress, self._sum, self._on_chunk
         for name, data in events:
-            if data.startswith(_DONE):
-                self.done = seen = True
+            if not data.startswith(b"{") and self._is_stray(data):
                 continue
-            if not data or data.isspace():  # a keep-alive in the shape of an event
+            if self.stage >= Stage.FINISHED:
+                self._take_rest(name, data)
                 continue
-            seen = True
             try:
-                text = add(name, data)
+                text = whole.add(name, data)
             except (StreamBroken, RecursionError) as error:
-                if self.done:  # the answer was whole; what follows [DONE] cannot spoil it
-                    continue
                 self._take_money()
                 self._broken = self._explain(error)
-                return True
+                self.stage = Stage.ENDING
+                continue
             progress.events += 1
             if text:
                 if progress.first_token_after is None:
                     progress.first_token_after = self._elapsed()
                 progress.parts.append(text)
-            if self._sum.usage is not self._usage or self._sum.meta is not None:
+            if whole.money != self._money:
                 self._take_money()
-            if sink is not None:
-                sink(self._sum.mended or data, text)
-        return seen
+            if self.stage is Stage.WAITING:
+                self.stage = Stage.RUNNING
+            if whole.finished:
+                self.stage = self._stage_of_end()
+            if sink is not None and whole.failure is None:
+                sink(whole.mended or data, text)
+
+    def _take_rest(self, name: str | None, data: bytes) -> None:
+        """Take what follows a whole answer, or a failure: usage and cost count, and text of an answer that went on."""
+        progress = self._progress
+        try:
+            text = self._sum.add(name, data)
+        except (StreamBroken, RecursionError):
+            self._take_money()
+            self._odd("after_end")
+            return
+        self._take_money()
+        if self._broken is not None:
+            return
+        progress.events += 1
+        self.stage = self._stage_of_end()
+        if text:
+            progress.parts.append(text)
+            if not self._done:
+                self._goes_on, self.stage = True, Stage.RUNNING
+        if self._on_chunk is not None and self._sum.failure is None:
+            self._on_chunk(self._sum.mended or data, text)
+
+    def _stage_of_end(self) -> Stage:
+        """What is missing of an answer that has its finish reason."""
+        if self._done:
+            return Stage.ENDING
+        if not self._is_whole or self._goes_on:
+            return Stage.RUNNING
+        counted = self._progress.usage is not None and self._progress.usage.output_tokens > 0
+        return Stage.ENDING if counted or isinstance(self._sum, ResponsesAccumulator) else Stage.FINISHED
+
+    def _is_stray(self, data: bytes) -> bool:
+        """Whether an event cannot be a piece of an answer: `[DONE]` in any spelling, a keep-alive, words of a proxy."""
+        text = data.strip()
+        if not text:
+            return True
+        bare = text.strip(b"\"'").upper()
+        if bare.startswith(b"[DONE]") or bare == b"DONE":
+            self._done = True
+            self.stage = Stage.ENDING
+            if not text.startswith(b"[DONE]"):
+                self._odd("done_misspelled")
+            return True
+        if b"{" in text and not _is_json_text(text):
+            return False  # an object behind spaces, a list of errors, a piece that was cut: for the accumulator
+        self._odd("not_an_event")
+        words = storable(text.decode("utf-8", "replace").strip("\"' "))
+        if "error" in words.lower() or not self._words:
+            self._words = words[:_KEPT_WORDS]
+        return True
 
     def _explain(self, error: StreamBroken | RecursionError) -> Failure:
         if isinstance(error, RecursionError):
             return Failure(Kind.PARTIAL, "upstream", "invalid_event", "an event is nested too deeply to add up")
         if error.error is None:
             return Failure(Kind.PARTIAL, "upstream", "invalid_event", str(error))
-        return classify_in_answer(error.error, began=self._progress.events > 0, key=self._call.key)
+        return classify_in_answer(error.error, began=self._sum.began, key=self._call.key)
+
+    def _ended_badly(self) -> Failure:
+        """The failure that a finish reason or a status names."""
+        if is_error(self._sum.failure):
+            return classify_in_answer(self._sum.failure, began=True, key=self._call.key)
+        reason = self._sum.finish_reason or "error"
+        return Failure(Kind.PARTIAL, "upstream", reason[:100], failure_words(reason), begun=True)
 
     def _take_money(self) -> None:
-        if self._sum.usage is not self._usage:
-            self._usage = self._sum.usage
-            self._progress.usage = Usage.read(self._usage)
+        """Take what the answer says of usage and cost so far."""
+        usage, progress = self._sum.usage, self._progress
+        self._money = self._sum.money
+        if usage is not None:
+            progress.usage = Usage.read(usage)
         cost = cost_from_meta(self._sum.meta)
+        if cost is None and not self._header_cost:
+            cost = cost_from_usage(usage)
         if cost is not None:
-            self._progress.cost_usd = cost
+            progress.cost_usd = cost
+
+    def _odd(self, what: str) -> None:
+        odd = self._progress.odd
+        odd[what] = odd.get(what, 0) + 1
 
     def _failed(self, failure: Failure) -> Failure:
-        progress = self._progress
-        return replace(failure, partial_text=progress.text, usage=progress.usage, cost_usd=progress.cost_usd)
+        return replace(failure, partial_text=self._progress.text, begun=failure.begun or self._sum.began)
 
-    def _answer(self, cut: bool, asked: int) -> Outcome:
+    def _answer(self, cut: bool) -> Outcome:
         response = self._sum.response()
         try:
             body = jsontext.dumps(response)
@@ -156,9 +258,9 @@ class StreamReading:
             )
         chat = self._call.endpoint != RESPONSES
         flags = {
-            "no_done": chat and not self.done,
-            "cut": cut and not self.done,
-            "choices_missing": self._sum.choices < asked,
+            "no_done": chat and not self._done,
+            "cut": cut and not self._done,
+            "choices_missing": self._sum.choices < self._asked,
         }
         progress = self._progress
         provider_id, model = response.get("id"), response.get("model")
@@ -173,5 +275,15 @@ class StreamReading:
             model=model if isinstance(model, str) else None,
             inference_id=progress.inference_id,
             request_id=progress.request_id,
-            flags=frozenset(name for name, true in flags.items() if true),
+            flags=frozenset(name for name, true in flags.items() if true).union(progress.odd),
         )
+
+
+def _is_json_text(data: bytes) -> bool:
+    """Whether it is one JSON string, whatever stands in it."""
+    if not data.startswith(b'"'):
+        return False
+    try:
+        return isinstance(jsontext.loads(data), str)
+    except ValueError:
+        return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 
 import aiohttp
 import httpx
@@ -31,11 +32,13 @@ _ANSWER = "stockpot.answer"
 class Transport:
     """Sends requests to one upstream; the answers are aiohttp's, from which a stream is read without further layers."""
 
-    def __init__(self, *, connect_timeout: float) -> None:
-        """Open the session; needs a running loop. The timeout is in seconds."""
+    def __init__(self, *, connect_timeout: float, ca: Path | None = None, proxy: str | None = None) -> None:
+        """Open the session; needs a running loop. The timeout is in seconds; see `UpstreamClient` for the others."""
         # certifi's authorities, or those that SSL_CERT_FILE names: slim images carry none of their own.
         tls = httpx.create_ssl_context()
-        self._wire = _OverAiohttp(open_session(connect_timeout=connect_timeout, tls=tls))
+        if ca is not None:
+            tls.load_verify_locations(cafile=ca)
+        self._wire = _OverAiohttp(open_session(connect_timeout=connect_timeout, tls=tls, proxy=proxy))
         self._client = httpx.AsyncClient(
             transport=self._wire,
             timeout=None,  # noqa: S113 - the session bounds the connecting, the callers' timers the rest

@@ -5,37 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from api_schemas.usage import Usage
+from api_schemas import jsontext
+from api_schemas.upstream_errors import is_error, read_error, speaks
+from api_schemas.usage import Usage, merge_usage
 from worker.upstream.accumulate_responses import finish_reason, output_text
-from worker.upstream.call import RESPONSES, Call, Progress
-from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer, is_error_object
-from worker.upstream.cost import cost_from_meta
-from worker.upstream.error_words import redact_bytes
+from worker.upstream.call import RESPONSES, Call, ChunkSink, Progress
+from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer
+from worker.upstream.cost import cost_from_meta, cost_from_usage
+from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.received import read_json
+from worker.upstream.redact import redact, redact_bytes
 
 
-def whole_outcome(call: Call, progress: Progress, body: bytes) -> Outcome:
-    """What a 2xx answer to a call without streaming came to."""
+def whole_outcome(call: Call, progress: Progress, body: bytes, on_chunk: ChunkSink | None = None) -> Outcome:
+    """What a 2xx answer of one JSON object came to. Who watches a stream is shown it as one chunk (`on_chunk`)."""
     value, clean, wrong = _read_object(body)
     if wrong:
         return wrong_content(wrong, body, call.key)
-    progress.usage = Usage.read(value.get("usage"))
-    if progress.cost_usd is None:
-        progress.cost_usd = cost_from_meta(value.get("meta"))
-    if is_error_object(value):
-        return _with_body(classify_in_answer(value, began=False, key=call.key), body, call.key)
-    return (
-        _responses(call, progress, value, clean) if call.endpoint == RESPONSES else _chat(call, progress, value, clean)
-    )
-
-
-def unstreamed_outcome(call: Call, body: bytes) -> Failure:
-    """What a 2xx answer that is no event stream came to, although a stream was asked for."""
-    value, _, wrong = _read_object(body)
-    if not wrong and is_error_object(value):
-        return _with_body(classify_in_answer(value, began=False, key=call.key), body, call.key)
-    return wrong_content(wrong or "the upstream answered a request for a stream with one object", body, call.key)
+    _take_money(progress, value)
+    if is_error(value):
+        begun = progress.usage is not None and progress.usage.output_tokens > 0
+        return _with_body(classify_in_answer(value, began=begun, key=call.key), body, call.key)
+    read = _responses if call.endpoint == RESPONSES else _chat
+    outcome = read(call, progress, value, clean)
+    if on_chunk is not None and isinstance(outcome, Answer):
+        _show(call, progress, value, outcome.text, on_chunk)
+    return outcome
 
 
 def wrong_content(message: str, body: bytes, key: str | None) -> Failure:
@@ -43,16 +39,47 @@ def wrong_content(message: str, body: bytes, key: str | None) -> Failure:
     return _with_body(Failure(Kind.RETRYABLE, "upstream", "wrong_content", message), body, key)
 
 
+def take_money_of_error(progress: Progress, body: bytes) -> None:
+    """Take usage and cost of the body of an answer that is no success, where it has any."""
+    if b'"usage"' not in body and b'"meta"' not in body:
+        return
+    try:
+        value = read_json(body)[0]
+    except ValueError:
+        return
+    if isinstance(value, dict):
+        _take_money(progress, value)
+
+
+def _take_money(progress: Progress, value: dict[str, Any]) -> None:
+    """Take usage and cost, wherever the object has them."""
+    usage: dict[str, Any] = {}
+    choices = value.get("choices")
+    groq = value.get("x_groq")
+    for place in (groq, *(choices if isinstance(choices, list) else ()), value):
+        if isinstance(place, dict) and isinstance(found := place.get("usage"), dict):
+            merge_usage(usage, found)
+    if usage:
+        progress.usage = Usage.read(usage)
+    cost = cost_from_meta(value.get("meta"))
+    if cost is None:
+        cost = cost_from_usage(usage)
+    if cost is not None and not progress.cost_usd:
+        progress.cost_usd = cost
+
+
 def _responses(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
     status = value.get("status")
+    text = output_text(value)
     if status in ("failed", "cancelled"):
-        return _with_body(classify_in_answer({"response": value}, began=False, key=call.key), body, call.key)
+        failure = classify_in_answer({"response": value}, began=bool(text), key=call.key)
+        return replace(_with_body(failure, body, call.key), partial_text=text)
     if status in ("queued", "in_progress"):
         message = "the upstream put the response into its own background, where no route can fetch it"
         return Failure(Kind.TERMINAL, "upstream", "background", message)
     if not isinstance(value.get("output"), list):
         return wrong_content("the upstream's body has no `output` list", body, call.key)
-    return _answer(progress, value, body, output_text(value), finish_reason(value))
+    return _answer(progress, value, body, text, finish_reason(value))
 
 
 def _chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
@@ -62,12 +89,23 @@ def _chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) ->
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             return wrong_content("a choice of the upstream's body has no `message`", body, call.key)
-        if choice.get("finish_reason") == "error" or choice.get("error"):
-            return _with_body(classify_in_answer(choice, began=False, key=call.key), body, call.key)
     first = min(choices, key=_index)
-    reason = first.get("finish_reason")
     text = _text(first["message"].get("content"))
-    return _answer(progress, value, body, text, reason if isinstance(reason, str) else None)
+    for choice in choices:
+        failure = _failure_of(choice, call.key)
+        if failure is not None:
+            return replace(_with_body(failure, body, call.key), partial_text=text)
+    return _answer(progress, value, body, text, reason_of(first.get("finish_reason")))
+
+
+def _failure_of(choice: dict[str, Any], key: str | None) -> Failure | None:
+    """The failure that a choice ended in, if it did."""
+    if speaks(choice.get("error")):
+        return classify_in_answer(choice, began=True, key=key)
+    reason = reason_of(choice.get("finish_reason"))
+    if reason is None or not is_failure(reason):
+        return None
+    return Failure(Kind.PARTIAL, "upstream", reason[:100], failure_words(reason), begun=True)
 
 
 def _answer(progress: Progress, value: dict[str, Any], body: bytes, text: str, reason: str | None) -> Answer:
@@ -87,6 +125,21 @@ def _answer(progress: Progress, value: dict[str, Any], body: bytes, text: str, r
     )
 
 
+def _show(call: Call, progress: Progress, value: dict[str, Any], text: str, on_chunk: ChunkSink) -> None:
+    """Show an answer that came whole to those who watch it as a stream."""
+    progress.parts.append(text)
+    if call.endpoint == RESPONSES:
+        begun = {**value, "status": "in_progress", "output": [], "usage": None}
+        on_chunk(jsontext.dumps({"type": "response.created", "sequence_number": 0, "response": begun}), "")
+        on_chunk(jsontext.dumps({"type": "response.completed", "sequence_number": 1, "response": value}), text)
+        return
+    choices = [
+        {**{key: held for key, held in choice.items() if key != "message"}, "delta": choice["message"]}
+        for choice in value["choices"]
+    ]
+    on_chunk(jsontext.dumps({**value, "object": "chat.completion.chunk", "choices": choices}), text)
+
+
 def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
     """The object, a strictly valid JSON text of it, and what is wrong with it (empty when nothing is)."""
     if not body.strip():
@@ -94,14 +147,21 @@ def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
     try:
         value, mended = read_json(body)
     except ValueError as error:
-        return {}, b"", f"the upstream's body is no JSON: {error}"
+        words = read_error(body).message
+        looks_like_json = body.lstrip()[:1] in (b"{", b"[")
+        said = "" if looks_like_json or not words else f"; it says: {words}"
+        return {}, b"", f"the upstream's body is no JSON: {error}{said}"
+    if isinstance(value, list) and is_error(value):
+        value, mended = value[0], None
+        return value, jsontext.dumps(value), ""
     if not isinstance(value, dict):
         return {}, b"", "the upstream's body is no JSON object"
     return value, mended or body, ""
 
 
 def _with_body(failure: Failure, body: bytes, key: str | None) -> Failure:
-    return replace(failure, body=redact_bytes(body[:MAX_KEPT_BODY], key) if body else None)
+    kept = redact_bytes(body[:MAX_KEPT_BODY], key) if body else None
+    return replace(failure, body=kept, message=redact(failure.message, key))
 
 
 def _index(choice: dict[str, Any]) -> int:

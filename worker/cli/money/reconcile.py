@@ -46,13 +46,7 @@ def reconcile(since: datetime | None, *, as_json: bool) -> None:
 async def _walk(
     settings: Settings, opened: Database, since: datetime | None, tell: Callable[[str], None]
 ) -> Counter[str]:
-    upstream = UpstreamClient(
-        settings.upstream_url,
-        connect_timeout=settings.connect_timeout,
-        first_event_timeout=settings.first_event_timeout,
-        idle_timeout=settings.idle_timeout,
-        max_response_bytes=settings.max_response_bytes,
-    )
+    upstream = UpstreamClient.of(settings)
     log, charges = ProviderLog(upstream, lambda: settings.key), ProviderCharges(upstream, lambda: settings.key)
     try:
         return await walk(log, charges, opened, since, tell)

@@ -94,13 +94,7 @@ def _try_to_write(conn: Connection) -> None:
 
 async def upstream(settings: Settings) -> list[Check]:
     """Reachable, the key known to it, credits left, and its clock."""
-    client = UpstreamClient(
-        settings.upstream_url,
-        connect_timeout=settings.connect_timeout,
-        first_event_timeout=settings.first_event_timeout,
-        idle_timeout=settings.idle_timeout,
-        max_response_bytes=settings.max_response_bytes,
-    )
+    client = UpstreamClient.of(settings)
     try:
         key = settings.key
         if key is not None and not (key.isascii() and key.isprintable()):

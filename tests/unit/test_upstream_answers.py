@@ -1,0 +1,546 @@
+"""Answers as the world sends them: bytes in, an outcome out. Each of the kinds that once cost a paid answer, or hid one.
+
+`docs/upstreams.md` says which providers send which.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from api_schemas.usage import Usage
+from worker.upstream.answer import AnswerReading
+from worker.upstream.call import CHAT, RESPONSES, Call, Progress
+from worker.upstream.heads import mended
+from worker.upstream.outcome import Answer, Failure, Kind, Outcome
+from worker.upstream.stream import Stage
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+COUNTED = Usage(input_tokens=7, output_tokens=3, total_tokens=10)
+
+
+def chunk(text: str | None = None, finish: Any = None, **more: Any) -> dict[str, Any]:
+    delta = {} if text is None else {"content": text}
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": [choice], **more}
+
+
+def sse(*events: Any) -> bytes:
+    return b"".join(b"data: " + (e if isinstance(e, bytes) else json.dumps(e).encode()) + b"\n\n" for e in events)
+
+
+WHOLE = [chunk("to "), chunk("you"), chunk(finish="stop"), {"id": "c", "choices": [], "usage": USAGE}]
+BODY = {
+    "id": "c",
+    "object": "chat.completion",
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "to you"}, "finish_reason": "stop"}],
+    "usage": USAGE,
+}
+
+
+def read(
+    data: bytes,
+    *,
+    stream: bool = True,
+    endpoint: str = CHAT,
+    encoding: str = "",
+    events: bool = True,
+    body: bytes = b"{}",
+    cut: Failure | None = None,
+    progress: Progress | None = None,
+    size: int = 1 << 20,
+) -> Outcome:
+    """What the bytes come to, cut into pieces of every kind."""
+    call = Call(endpoint, body, stream, "job.1", "sk-1", 10)
+    progress = progress if progress is not None else Progress(status=200)
+    reading = AnswerReading(call, progress, None, lambda: 0.0, size, encoding=encoding, events=events)
+    for start in range(0, len(data), 11):
+        if reading.take(data[start : start + 11]) and reading.stage is Stage.FULL:
+            break
+    else:
+        if cut is None:
+            reading.end()
+    return reading.outcome(cut)
+
+
+def answer(data: bytes, **options: Any) -> Answer:
+    outcome = read(data, **options)
+    assert isinstance(outcome, Answer), outcome
+    return outcome
+
+
+def failed(data: bytes, **options: Any) -> Failure:
+    outcome = read(data, **options)
+    assert isinstance(outcome, Failure), outcome
+    return outcome
+
+
+# --- what follows a whole answer, and what is no piece of one --------------------------------------------------------
+
+STRAYS = [
+    b"ping",
+    b"keep-alive",
+    b"2024-04-07 20:20:50.55",
+    b'""',
+    b"null",
+    b"123",
+    b"[]",
+    b'"text"',
+    b"{}",
+    b'{"type":"ping"}',
+]
+
+
+@pytest.mark.parametrize(
+    "tail", [b"DONE", b'"[DONE]"', b"[done]", b" [DONE] ", b"'[DONE]'", *STRAYS, b'{"id":', b"\xff{"]
+)
+def test_what_follows_a_whole_answer_changes_nothing(tail: bytes) -> None:
+    """It is counted and ignored."""
+    whole = answer(sse(*WHOLE, tail))
+    assert (whole.text, whole.finish_reason, whole.usage) == ("to you", "stop", COUNTED)
+
+
+@pytest.mark.parametrize(
+    "error", [{"error": {"message": "pool closed"}}, {"object": "error", "message": "x"}, [{"error": {"code": 500}}]]
+)
+@pytest.mark.parametrize("usage", [True, False])
+def test_an_error_behind_a_whole_answer_is_counted_and_no_failure(error: Any, usage: bool) -> None:
+    """The answer was paid for, and it is here."""
+    progress = Progress(status=200)
+    assert answer(sse(*WHOLE[: 4 if usage else 3], error, b"[DONE]"), progress=progress).text == "to you"
+    assert progress.odd["after_end"] == 1
+
+
+def test_usage_that_follows_the_end_or_an_error_still_counts() -> None:
+    """Some send it behind [DONE]."""
+    assert answer(sse(*WHOLE[:3], b"[DONE]", WHOLE[3])).usage == COUNTED
+    progress = Progress(status=200)
+    failed(sse(chunk("to "), {"error": {"message": "x"}}, {"choices": [], "usage": USAGE}), progress=progress)
+    assert progress.usage == COUNTED
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_what_cannot_be_a_piece_of_an_answer_is_skipped(stray: bytes) -> None:
+    """A heartbeat in the shape of an event."""
+    assert answer(sse(chunk("to "), stray, *WHOLE[1:], b"[DONE]")).text == "to you"
+
+
+@pytest.mark.parametrize("cut", [b'{"id":"c","choices":[{"ind', b"\xff{", b'[{"choices":['])
+def test_a_piece_that_was_cut_breaks_the_stream(cut: bytes) -> None:
+    """Skipping it would lose text."""
+    failure = failed(sse(chunk("to "), cut, *WHOLE[1:]))
+    assert (failure.kind, failure.code, failure.begun) == (Kind.PARTIAL, "invalid_event", True)
+
+
+def test_done_without_a_finish_reason_is_an_answer_only_after_text() -> None:
+    """The server said that it was done."""
+    whole = answer(sse(chunk("to you"), b"[DONE]"))
+    assert (whole.text, whole.finish_reason) == ("to you", None)
+    assert "no_finish_reason" in whole.flags
+    assert failed(sse(chunk(""), b"[DONE]")).error_class == "truncated"
+    assert failed(sse(chunk("to ", finish="null"))).error_class == "truncated"
+
+
+def test_a_finish_reason_in_each_chunk_ends_nothing() -> None:
+    """So the connection's loss in the middle is one."""
+    lost = Failure(Kind.PARTIAL, "truncated", "connection_lost", "x")
+    stream = sse(*(chunk(text, finish="stop") for text in "abc"))
+    assert answer(stream).text == "abc"
+    assert failed(stream, cut=lost).code == "connection_lost"
+
+
+# --- an answer that broke after it had begun -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [{"code": 429}, {"code": "insufficient_quota"}, {"type": "authentication_error"}])
+def test_an_error_after_text_has_begun_whatever_its_class(error: dict[str, Any]) -> None:
+    """So that its attempt counts."""
+    failure = failed(sse(chunk("to "), {"error": error}))
+    assert failure.begun
+    assert not failed(sse(chunk(""), {"error": error})).begun
+
+
+def test_reasoning_and_tool_calls_are_a_beginning_too() -> None:
+    """They are billed."""
+    delta = {"choices": [{"index": 0, "delta": {"reasoning_content": "hm"}}]}
+    assert failed(sse(delta, {"error": {"code": 429}})).begun
+    event = {"type": "response.reasoning_summary_text.delta", "item_id": "r", "delta": "hm"}
+    broken = {"type": "response.failed", "response": {"error": {"code": "rate_limit_exceeded"}}}
+    assert failed(sse(event, broken), endpoint=RESPONSES).begun
+    assert not failed(sse({"type": "response.created", "response": {}}, broken), endpoint=RESPONSES).begun
+
+
+WORDS = ["abort", "network_error", "insufficient_system_resource", "error", "ERROR", {"type": "abort"}]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_finish_reason_that_says_failure_is_one(word: Any) -> None:
+    """Its name stands in the message, and usage that follows is kept."""
+    name = word["type"] if isinstance(word, dict) else word
+    progress = Progress(status=200)
+    failure = failed(sse(chunk("to "), chunk(finish=word), WHOLE[3], b"[DONE]"), progress=progress)
+    assert name in failure.message
+    assert (failure.kind, failure.partial_text, progress.usage) == (Kind.PARTIAL, "to ", COUNTED)
+    body = {**BODY, "choices": [{**BODY["choices"][0], "finish_reason": word}]}  # type: ignore[index]
+    assert name in failed(json.dumps(body).encode(), stream=False, events=False).message
+
+
+@pytest.mark.parametrize("word", ["eos", "sensitive", "content_filter", "max_output_reached"])
+def test_an_unknown_finish_reason_is_an_answers(word: str) -> None:
+    """A new word costs nobody a call."""
+    assert answer(sse(chunk("a"), chunk(finish=word))).finish_reason == word
+
+
+def test_a_response_that_completed_with_the_status_failed_failed() -> None:
+    """Whatever its event is called."""
+    response = {"status": "failed", "output": [], "usage": USAGE, "error": {"code": "server_error", "message": "boom"}}
+    progress = Progress(status=200)
+    event = {"type": "response.completed", "response": response}
+    assert "boom" in failed(sse(event), endpoint=RESPONSES, progress=progress).message
+    assert progress.usage == COUNTED
+
+
+# --- envelopes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("events", [True, False])
+@pytest.mark.parametrize(
+    "data",
+    [
+        sse(*WHOLE, b"[DONE]"),
+        json.dumps(BODY).encode(),
+        json.dumps(BODY, indent=2).encode(),
+        json.dumps(BODY).encode() + b"\n\ndata: [DONE]\n\n",
+        sse(BODY, b"[DONE]"),
+        b"\n".join(json.dumps(event).encode() for event in WHOLE),
+        b"\n".join(b"data: " + json.dumps(event).encode() for event in WHOLE),
+        b": comment\n\n" + sse(*WHOLE),
+        b"\xef\xbb\xbf" + json.dumps(BODY).encode(),
+    ],
+    ids=["events", "object", "pretty", "object-done", "object-event", "lines", "one-newline", "comment", "bom"],
+)
+def test_an_answer_is_read_for_what_it_is(data: bytes, stream: bool, events: bool) -> None:
+    """Whatever was asked for, and whatever its labels say."""
+    whole = answer(data, stream=stream, events=events)
+    assert (whole.text, whole.finish_reason, whole.usage) == ("to you", "stop", COUNTED)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("pack", "label"),
+    [
+        (gzip.compress, "gzip"),
+        (gzip.compress, ""),
+        (gzip.compress, "br"),
+        (zlib.compress, "deflate"),
+        (lambda data: zlib.compress(data)[2:-4], "deflate"),
+        (bytes, "gzip"),
+        (bytes, "utf-8"),
+        (bytes, "br"),
+        (bytes, "deflate"),
+    ],
+)
+def test_compression_that_was_not_asked_for_is_undone(pack: Any, label: str, stream: bool) -> None:
+    """And a label alone compresses nothing."""
+    for data in (sse(*WHOLE, b"[DONE]"), json.dumps(BODY).encode()):
+        assert answer(pack(data), encoding=label, stream=stream).text == "to you"
+
+
+def test_a_bomb_ends_at_the_limit() -> None:
+    """What comes out counts, not what went in."""
+    for inside in (b"{" + b"0" * 20_000_000, b"data: " + b"0" * 20_000_000):
+        assert failed(gzip.compress(inside), size=100_000).error_class == "too_large"
+
+
+def test_an_object_that_is_whole_is_an_answer_though_the_connection_broke() -> None:
+    """Asking again would pay again."""
+    lost = Failure(Kind.PARTIAL, "truncated", "connection_lost", "x")
+    whole = json.dumps(BODY).encode()
+    assert answer(whole, stream=False, events=False, cut=lost).text == "to you"
+    assert failed(whole[:-9], stream=False, events=False, cut=lost) is lost
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_cost_and_usage_of_what_is_no_answer_are_seen(stream: bool) -> None:
+    """They are booked on the attempt."""
+    for body in ({**BODY, "choices": []}, {**BODY, "error": {"message": "x"}}):
+        progress = Progress(status=200)
+        failed(json.dumps({**body, "meta": {"usage": {"usd_spent": 0.25}}}).encode(), stream=stream, progress=progress)
+        assert (progress.usage, progress.cost_usd) == (COUNTED, Decimal("0.25"))
+
+
+# --- tool calls ------------------------------------------------------------------------------------------------------
+
+
+def calls_of(*deltas: Any, message: Any = None) -> list[tuple[str, str]]:
+    events = [{"choices": [{"index": 0, "delta": {"tool_calls": delta}}]} for delta in deltas]
+    last = chunk(finish="tool_calls")
+    if message is not None:
+        last["choices"][0]["message"] = message
+    response = json.loads(answer(sse(*events, last)).body)
+    calls = response["choices"][0]["message"].get("tool_calls", [])
+    return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+
+
+def fn(name: str | None = None, text: str = "", **more: Any) -> dict[str, Any]:
+    named = {} if name is None else {"name": name}
+    return {**more, "function": {**named, "arguments": text}}
+
+
+def test_a_name_that_is_repeated_is_one_name() -> None:
+    """With its id, and without."""
+    for given in ({"id": "a"}, {}):
+        steps = [[fn("read", text, index=0, **given)] for text in ("", '{"p":', "1}")]
+        assert calls_of(*steps) == [("read", '{"p":1}')]
+
+
+def test_a_name_in_pieces_is_joined_and_a_growing_one_replaced() -> None:
+    """Before its arguments."""
+    assert calls_of([fn("read_", index=0, id="a")], [fn("file", index=0)], [fn(None, "{}", index=0)]) == [
+        ("read_file", "{}")
+    ]
+    assert calls_of([fn("rea", index=0, id="a")], [fn("read", "{}", index=0)]) == [("read", "{}")]
+
+
+def test_calls_without_ids_are_told_apart_by_a_name_after_whole_arguments() -> None:
+    """All of them have the index 0; their arguments may come in pieces."""
+    whole = [[fn("get", f'{{"n":{n}}}', index=0)] for n in range(4)]
+    assert calls_of(*whole) == [("get", f'{{"n":{n}}}') for n in range(4)]
+    pieces = [
+        [fn("get", "", index=0)],
+        [fn(None, '{"n":', index=0)],
+        [fn(None, "1}", index=0)],
+        [fn("get", "{}", index=0)],
+    ]
+    assert calls_of(*pieces) == [("get", '{"n":1}'), ("get", "{}")]
+
+
+def test_interleaved_fragments_are_joined_by_their_ids() -> None:
+    """Without an index, or with the same one."""
+    for where in ({}, {"index": 0}):
+        steps = [
+            [fn("a", '{"x":', id="1", **where)],
+            [fn("b", '{"y":', id="2", **where)],
+            [fn(None, "1}", id="1", **where)],
+            [fn(None, "2}", id="2", **where)],
+        ]
+        assert calls_of(*steps) == [("a", '{"x":1}'), ("b", '{"y":2}')]
+
+
+def test_an_id_made_up_for_each_fragment_begins_no_call() -> None:
+    """The index tells, where no name comes along."""
+    assert calls_of([fn("a", "{", index=0, id="1")], [fn(None, "}", index=0, id="2")]) == [("a", "{}")]
+
+
+def test_one_object_stands_for_a_list_and_arguments_may_be_an_object() -> None:
+    """As some servers write them."""
+    assert calls_of(fn("a", "{}", index=0, id="1")) == [("a", "{}")]
+    assert calls_of({"id": "1", "function": {"name": "a", "arguments": {"x": 1}}}) == [("a", '{"x":1}')]
+
+
+def test_a_final_message_fills_in_what_the_deltas_left_out() -> None:
+    """And repeats nothing of what they said."""
+    message = {"role": "assistant", "content": "hi", "tool_calls": [fn("a", "{}", id="1")]}
+    assert calls_of(message=message) == [("a", "{}")]
+    assert calls_of([fn("b", "[]", index=0, id="2")], message=message) == [("b", "[]")]
+    said = chunk("hi")
+    last = chunk(finish="stop")
+    last["choices"][0]["message"] = message
+    assert answer(sse(said, last)).text == "hi"
+    assert answer(sse(last)).text == "hi"
+
+
+def test_messages_in_place_of_deltas_add_up() -> None:
+    """Each with the text so far, or each with a piece."""
+    for texts in (["he", "hello"], ["he", "llo"]):
+        events = [{"choices": [{"index": 0, "message": {"content": text}}]} for text in texts]
+        assert answer(sse(*events, chunk(finish="stop"))).text == "hello"
+
+
+# --- usage, choices, parts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [chunk("a"), {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]}],
+        [chunk("a"), chunk(finish="stop", usage=USAGE), {"choices": [], "usage": dict.fromkeys(USAGE, 0)}],
+        [
+            chunk("a", usage={**USAGE, "completion_tokens": 0, "total_tokens": 7}),
+            chunk(finish="stop", usage={"prompt_tokens": 0, "completion_tokens": 3, "total_tokens": 3}),
+        ],
+        [chunk("a"), chunk(finish="stop"), {"choices": [], "x_groq": {"usage": USAGE}}],
+        [chunk("a"), chunk(finish="stop"), {"usage": {key: str(count) for key, count in USAGE.items()}}],
+    ],
+    ids=["in-choice", "zeros-last", "split", "groq", "strings"],
+)
+def test_usage_is_found_wherever_it_stands(events: list[Any]) -> None:
+    """Field by field, and zeros replace nothing."""
+    assert answer(sse(*events, b"[DONE]")).usage == COUNTED
+
+
+@pytest.mark.parametrize("numbers", [[1, 1, 1], [0, 1, 2], [5, 5, 5]])
+def test_who_asked_for_one_choice_gets_one(numbers: list[int]) -> None:
+    """An index that counts chunks is no choice."""
+    events = [chunk("a"), chunk("b"), chunk(finish="stop")]
+    for event, number in zip(events, numbers, strict=True):
+        event["choices"][0]["index"] = number
+    whole = answer(sse(*events))
+    assert (whole.text, whole.finish_reason) == ("ab", "stop")
+    assert len(json.loads(whole.body)["choices"]) == 1
+
+
+def test_content_parts_grow_instead_of_standing_one_per_delta() -> None:
+    """Text, and a model's thinking."""
+    parts = [[{"type": "thinking", "thinking": [{"type": "text", "text": t}]}] for t in "hm"]
+    parts += [[{"type": "text", "text": t}] for t in "ab"]
+    events = [{"choices": [{"index": 0, "delta": {"content": part}}]} for part in parts]
+    message = json.loads(answer(sse(*events, chunk("c"), chunk(finish="stop"))).body)["choices"][0]["message"]
+    assert message["content"] == [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": "abc"},
+    ]
+
+
+def test_audio_in_many_pieces_is_joined_once() -> None:
+    """Joining at each piece is quadratic: this would take minutes."""
+    event = {"choices": [{"index": 0, "delta": {"audio": {"id": "a", "data": "x" * 400, "transcript": "t"}}}]}
+    data = sse(*[event] * 20_000, chunk(finish="stop"))
+    call = Call(CHAT, b"{}", True, "job.1", None, 10)
+    reading = AnswerReading(call, Progress(), None, lambda: 0.0, 1 << 26)
+    reading.take(data)
+    outcome = reading.outcome()
+    assert isinstance(outcome, Answer)
+    audio = json.loads(outcome.body)["choices"][0]["message"]["audio"]
+    assert (audio["id"], len(audio["data"]), len(audio["transcript"])) == ("a", 8_000_000, 20_000)
+
+
+def test_an_event_may_be_as_large_as_the_answer() -> None:
+    """Images come as data URLs; there is one bound."""
+    text = "x" * 6_000_000
+    call = Call(CHAT, b"{}", True, "job.1", None, 10)
+    reading = AnswerReading(call, Progress(), None, lambda: 0.0, 8_000_000)
+    reading.take(sse(chunk(text), chunk(finish="stop")))
+    outcome = reading.outcome()
+    assert isinstance(outcome, Answer)
+    assert outcome.text == text
+
+
+# --- errors in the place of answers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "words"),
+    [
+        (sse(b"error: CUDA out of memory"), Kind.RETRYABLE, "CUDA out of memory"),
+        (
+            sse(chunk("a")) + b'{"error":{"message":"Rate limit reached","code":"rate_limit_exceeded"}}\n\n',
+            Kind.BUSY,
+            "Rate",
+        ),
+        (sse(chunk("a")) + b'{\n  "error": {"message": "boom"}\n}\n', Kind.PARTIAL, "boom"),
+        (b'{"error":{"message":"not in your plan","code":"model_not_found"}}', Kind.TERMINAL, "not in your plan"),
+        (b'[{"error":{"code":400,"message":"bad","status":"INVALID_ARGUMENT"}}]', Kind.TERMINAL, "bad"),
+        (
+            b'{"id":"","choices":null,"base_resp":{"status_code":1004,"status_msg":"login fail"}}',
+            Kind.ACCOUNT,
+            "login fail",
+        ),
+        (b"<html><head><title>502 Bad Gateway</title></head></html>", Kind.RETRYABLE, "502 Bad Gateway"),
+        (b'{"detail":"Not Found"}', Kind.RETRYABLE, "Not Found"),
+    ],
+)
+def test_an_error_in_the_place_of_an_answer_keeps_its_words(data: bytes, kind: Kind, words: str) -> None:
+    """In an event stream, behind it, or instead of it."""
+    failure = failed(data)
+    assert failure.kind is kind
+    assert words in failure.message
+
+
+# --- the Responses API -----------------------------------------------------------------------------------------------
+
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "status": "completed",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "to you", "annotations": []}],
+}
+ADDED = {"type": "response.output_item.added", "output_index": 0, "item": {**MESSAGE, "content": []}}
+DELTAS = [
+    {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": t} for t in ("to ", "you")
+]
+DONE = {"type": "response.output_item.done", "output_index": 0, "item": MESSAGE}
+END = {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": [], "usage": USAGE}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [ADDED, *DELTAS, END],
+        [*DELTAS, END],
+        [ADDED, *DELTAS, DONE, END],
+        [ADDED, *DELTAS, DONE],
+        [*DELTAS, {**END, "type": "response.done"}],
+        [{**END["response"], "object": "response", "output": [MESSAGE]}],  # type: ignore[dict-item]
+    ],
+)
+def test_a_streamed_response_has_its_output_whatever_its_end_leaves_out(events: list[Any]) -> None:
+    """From its items, or from their deltas."""
+    whole = answer(sse(*events), endpoint=RESPONSES)
+    assert whole.text == "to you"
+    item = json.loads(whole.body)["output"][0]
+    assert (item["type"], item["role"], item["content"]) == ("message", "assistant", MESSAGE["content"])
+
+
+def test_items_that_share_an_index_are_all_kept_in_order() -> None:
+    """Their ids tell them apart."""
+    call = {"id": "fc_1", "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    events = [DONE, {**DONE, "item": call}, END]
+    assert json.loads(answer(sse(*events), endpoint=RESPONSES).body)["output"] == [MESSAGE, call]
+
+
+def test_a_response_is_cut_while_an_item_is_open() -> None:
+    """Its deltas alone are no answer."""
+    assert failed(sse(ADDED, *DELTAS), endpoint=RESPONSES).error_class == "truncated"
+
+
+def test_arguments_in_deltas_make_the_call_that_was_added() -> None:
+    """Where the end leaves them out."""
+    call = {"id": "fc_1", "type": "function_call", "call_id": "c", "name": "f", "arguments": ""}
+    events = [{"type": "response.output_item.added", "output_index": 0, "item": call}]
+    events += [{"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": t} for t in ("{", "}")]
+    (item,) = json.loads(answer(sse(*events, END), endpoint=RESPONSES).body)["output"]
+    assert (item["name"], item["arguments"], item["call_id"]) == ("f", "{}", "c")
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "wanted"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y", None),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\ncontent-length: 5",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\ncontent-length: 5", b"HTTP/1.1 200 OK\r\nContent-Length: 5"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6", None),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close",
+        ),
+        (b"HTTP/1.1 200 OK\r\nX: content-length\r\nY: content-length", None),
+    ],
+)
+def test_a_head_says_the_length_of_its_body_once(head: bytes, wanted: bytes | None) -> None:
+    """Two that differ are for the parser to refuse."""
+    assert mended(head) == (head if wanted is None else wanted)

@@ -1,0 +1,118 @@
+"""Whom a refusal speaks of: the request, the account behind the key, or nobody. Pure; in the words that providers use.
+
+A 402 or 403 about one request (moderation, a firewall, a model that the key may not use, more tokens than the rest of
+the credits pays for) must not stop all other requests of the key, and a key that is refused must not fail them one by
+one. The status alone does not tell the two apart, so the words decide.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from api_schemas.upstream_errors import UpstreamError
+
+
+class Blame(StrEnum):
+    """What a refusal is about."""
+
+    ACCOUNT = "account"  # no call of the key can go through
+    KEY = "key"  # likewise: the key itself is refused
+    MODEL = "model"  # the key may not use the model, or there is none
+    REQUEST = "request"  # this request asks for more than there is
+    CONTENT = "content"  # what this request says is not allowed
+    PACE = "pace"  # too much at once
+    NOBODY = "nobody"  # it gives no reason
+
+
+#: Codes and types that settle it.
+_OF_CODE = {
+    "insufficient_quota": Blame.ACCOUNT,
+    "billing_hard_limit_reached": Blame.ACCOUNT,
+    "billing_not_active": Blame.ACCOUNT,
+    "billing_error": Blame.ACCOUNT,
+    "insufficient_credits": Blame.ACCOUNT,
+    "insufficient_balance": Blame.ACCOUNT,
+    "credits_exhausted": Blame.ACCOUNT,
+    "account_deactivated": Blame.ACCOUNT,
+    "unsupported_country_region_territory": Blame.ACCOUNT,
+    "1113": Blame.ACCOUNT,  # Zhipu: in arrears
+    "invalid_api_key": Blame.KEY,
+    "authentication_error": Blame.KEY,
+    "model_not_found": Blame.MODEL,
+    "model_not_available": Blame.MODEL,
+    "deploymentnotfound": Blame.MODEL,
+    "content_filter": Blame.CONTENT,
+    "content_policy_violation": Blame.CONTENT,
+    "moderation_blocked": Blame.CONTENT,
+    "rate_limit_exceeded": Blame.PACE,
+    "context_length_exceeded": Blame.REQUEST,
+}
+#: Asked in this order: words about the request stand in sentences that name the credits or the key, too.
+_PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
+    (
+        Blame.ACCOUNT,
+        re.compile(
+            r"(account|organi[sz]ation|project|workspace)\b.{0,40}\b(suspended|deactivated|banned|terminated|locked)"
+        ),
+    ),
+    (Blame.REQUEST, re.compile(r"fewer (max_)?tokens|can only afford|(reduce|lower|decrease).{0,40}max[_ ]\w*tokens")),
+    (
+        Blame.CONTENT,
+        re.compile(
+            r"moderat|flagged|content[_ -]?(policy|filter|management)|usage polic|safety|unsafe|sensitive|"
+            r"prohibited (content|use)|inappropriate|harmful|violat\w+.{0,40}(polic|terms|guideline)"
+        ),
+    ),
+    (
+        Blame.MODEL,
+        re.compile(
+            r"\bmodels?\b.{0,120}(not|n't|no longer|only|un)\s?-?(be )?"
+            r"(available|allowed|found|exist|supported|permitted|authori[sz]ed|enabled|accessible|included|have access)|"
+            r"(access to|access|permi\w+ to use|allowed to (use|access)|verified to (use|access|stream)|not allowed.{0,20}) "
+            r"(the |this |that |requested )?(model|deployment|endpoint)|"
+            r"(not|n't|un)\s?(available|included|supported|allowed|accessible|enabled).{0,40}\b(plan|tier|region)\b|"
+            r"\b(tier|plan)\b.{0,60}(not|n't) (allow|include|support|have|permit)|"
+            r"(upgrade|higher|requires?).{0,30}\b(tier|plan)\b.{0,60}\bmodel|verified to use"
+        ),
+    ),
+    (Blame.PACE, re.compile(r"rate[ _-]?limit|too many requests|requests per (second|minute)|concurrency limit")),
+    (
+        Blame.ACCOUNT,
+        re.compile(
+            r"credit|balance|billing|payment|quota|funds|arrears|overdue|top[ -]?up|recharge|prepaid|"
+            r"(spend\w*|usage|budget|monthly|daily|hard) limit|余额|欠费|"
+            r"(account|organi[sz]ation|project|workspace|subscription|user)\b.{0,60}"
+            r"(suspend|deactivat|disabl|block|bann|lock|terminat|inactive|not active|restrict|expire|clos|on hold)|"
+            r"(suspend|deactivat|disabl|block|bann|lock)\w* (account|organi[sz]ation|project|user)|"
+            r"(country|territory|ip address).{0,40}not (supported|allowed|authori[sz]ed)"
+        ),
+    ),
+    (
+        Blame.KEY,
+        re.compile(
+            r"(api|access|secret|auth\w*)[ _-]?(key|token)|\bkey\b.{0,40}(invalid|incorrect|expired|revoked|disabled|refused)|"
+            r"(invalid|incorrect|bad|wrong|unknown|revoked|expired|missing|no) ([\w-]+ ){0,2}(key|token|credentials?)\b|"
+            r"credentials?|unauthori[sz]ed|unauthenticated|not authenticated|authenticat|login fail|bearer"
+        ),
+    ),
+)
+#: Words that say it of an account even with a status that is about the request (Anthropic refuses empty accounts with 400).
+_SURELY_ACCOUNT = re.compile(
+    r"credit balance is too low|insufficient (account )?(balance|credits?|funds)|run out of credits|余额不足|欠费"
+)
+
+
+def blame(words: UpstreamError) -> Blame:
+    """Whom the words of a refusal (401, 402, 403) speak of."""
+    for word in (words.code, words.type):
+        if word is not None and (found := _OF_CODE.get(word.lower())):
+            return found
+    message = words.message.lower()
+    return next((found for found, pattern in _PATTERNS if pattern.search(message)), Blame.NOBODY)
+
+
+def is_account(words: UpstreamError) -> bool:
+    """Whether an error of any other status says without doubt that the account cannot pay."""
+    coded = any(word is not None and _OF_CODE.get(word.lower()) is Blame.ACCOUNT for word in (words.code, words.type))
+    return coded or bool(_SURELY_ACCOUNT.search(words.message.lower()))

@@ -1,0 +1,99 @@
+"""Heads of answers that other clients read and aiohttp's parser refuses, put right before it sees them.
+
+A proxy that repeats `Content-Length` with the same value says one thing twice (RFC 9110, 8.6 allows to read it as one).
+Beside `Transfer-Encoding` a `Content-Length` means nothing (RFC 9112, 6.3); such a connection is not used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import aiohttp
+
+MAX_HEAD_BYTES = 1024 * 1024
+"""Bytes that are held for the end of a head; what has none by then is left to the parser."""
+
+_END = b"\r\n\r\n"
+_LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
+
+
+def mend_head_of(conn: aiohttp.connector.Connection) -> None:
+    """Look at the next head that comes over a connection before its protocol does."""
+    transport = conn.transport
+    if transport is not None:
+        _HeadFirst(transport, cast("asyncio.Protocol", transport.get_protocol()))
+
+
+def mended(head: bytes) -> bytes:
+    """A head (without its empty line) that says the length of its body once."""
+    lower = head.lower()
+    if lower.count(_LENGTH) < 2 and (_LENGTH not in lower or _ENCODING not in lower):
+        return head
+    lines = head.split(b"\r\n")
+    names = [line.partition(b":")[0].strip().lower() for line in lines]
+    lengths = [position for position, name in enumerate(names) if name == _LENGTH]
+    if _ENCODING in names and lengths:
+        kept = [line for position, line in enumerate(lines) if position not in lengths]
+        return b"\r\n".join([*kept, b"Connection: close"])
+    values = {part.strip() for position in lengths for part in lines[position].partition(b":")[2].split(b",")}
+    if not lengths or len(values) != 1:
+        return head  # none, or several that differ: that is for the parser to refuse
+    lines[lengths[0]] = b"Content-Length: " + values.pop()
+    return b"\r\n".join(line for position, line in enumerate(lines) if position not in lengths[1:])
+
+
+class _HeadFirst(asyncio.Protocol):
+    """Stands between a transport and aiohttp's protocol until one head has come."""
+
+    __slots__ = ("_held", "_inner", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, inner: asyncio.Protocol) -> None:
+        self._transport, self._inner = transport, inner
+        self._held = b""
+        transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: hand them on as soon as the head is whole."""
+        held = self._held = self._held + data if self._held else data
+        end = held.find(_END)
+        if end < 0 and len(held) < MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
+            return
+        self._held = b""
+        if end < 0:
+            self._step_aside()
+            self._inner.data_received(held)
+        elif held[9:10] == b"1":  # an interim answer (103 Early Hints): the real one follows
+            self._inner.data_received(held[: end + len(_END)])
+            if rest := held[end + len(_END) :]:
+                self.data_received(rest)
+        else:
+            self._step_aside()
+            self._inner.data_received(mended(held[:end]) + held[end:])
+
+    def eof_received(self) -> bool | None:
+        """The peer will send no more."""
+        self._flush()
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._flush()
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly."""
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._inner.resume_writing()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, b""
+        if held:
+            self._inner.data_received(held)
+
+    def _step_aside(self) -> None:
+        if self._transport.get_protocol() is self:
+            self._transport.set_protocol(self._inner)
