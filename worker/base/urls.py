@@ -93,7 +93,7 @@ def upstream(url: str) -> str:
     """An upstream's base URL as `BaseUrl` understands it: without a closing slash, a pasted endpoint cut off.
 
     Raises:
-        ValueError: it is no http(s) URL, or holds a user, a password or a fragment. The upstream's key goes into a
+        ValueError: it is no http(s) URL, or holds a user, a password, a key in its query, or a fragment. The upstream's key goes into a
             header; a credential here would stand in the names of routes.
     """
     parts = split(url, ("http", "https"))
@@ -101,6 +101,8 @@ def upstream(url: str) -> str:
         raise ValueError("it must hold no user and no password; the key is a setting of its own")
     if parts.fragment or "#" in url:
         raise ValueError("expected a base URL such as https://host/v1, without #")
+    if any(_is_secret(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        raise ValueError("its query must hold no key and no token; STOCKPOT_UPSTREAM_HEADERS can carry one")
     if not parts.hostname:
         raise ValueError("it names no host")
     return str(BaseUrl.parse(parts.geturl()))
