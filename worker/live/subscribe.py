@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Self
+from typing import Self, cast
 
 from api_schemas.job_views import Standing
 from api_schemas.jsontext import loads
+from worker.base.tasks import end_tasks
 from worker.live.cursor import Cursor, Event, Step
 from worker.live.feed import Feed, Signal, Tail
 from worker.live.listening import AWAY
@@ -46,6 +47,7 @@ class Follow(AsyncIterator[Event]):
         self._cursor = Cursor(job_id, after)
         self._ready: deque[Event] = deque()
         self._done = False
+        self._step: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._tail: Tail | None = feed.join(job_id)
         watch.join(job_id, self._tail.over)
@@ -56,6 +58,9 @@ class Follow(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         while not self._ready:
+            if self._step is not None:
+                await self._finish_step()
+                continue
             tail = self._tail
             if self._done or tail is None:
                 await self.aclose()
@@ -63,17 +68,31 @@ class Follow(AsyncIterator[Event]):
             item = await tail.next(self._heartbeat)
             if item is Signal.SILENCE:
                 return {"job": self._job_id, "type": "heartbeat", "at": timestamp()}
-            try:
-                await self._take(item, tail)
-            except BaseException:
-                tail.replay()  # what was taken and not shown is in the log, or is made from the database
-                tail.over()
-                raise
+            event = None if isinstance(item, Signal) else loads(item)
+            if event is not None and self._cursor.step(event) is Step.SHOW:
+                self._ready.extend(self._cursor.show(event))
+            else:
+                self._step = asyncio.create_task(self._take(item, event, tail), name="live-step")
         return self._ready.popleft()
+
+    async def _finish_step(self) -> None:
+        """Wait for the questions to Redis and the database, which a caller that gives up does not interrupt.
+
+        They have a task of their own: before Python 3.12 a cancellation can be lost inside the Redis client.
+        """
+        step = cast("asyncio.Task[None]", self._step)
+        try:
+            await asyncio.shield(step)
+        finally:
+            if step.done():
+                self._step = None
 
     async def aclose(self) -> None:
         """Leave the job."""
+        step, self._step = self._step, None
         self._leave()
+        if step is not None:
+            await end_tasks([step])
 
     def _leave(self) -> None:
         tail, self._tail = self._tail, None
@@ -87,17 +106,20 @@ class Follow(AsyncIterator[Event]):
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the feed with it
                 self._loop.call_soon_threadsafe(_leave, self._feed, self._watch, self._job_id, self._tail)
 
-    async def _take(self, item: bytes | Signal, tail: Tail) -> None:
+    async def _take(self, item: bytes | Signal, event: Event | None, tail: Tail) -> None:
         """Turn what the tail gave into events that are ready."""
-        if item is Signal.OVER:
-            await self._over(tail)
-        elif item is Signal.REPLAY:
-            await self._replay(tail)
-        elif isinstance(item, bytes):
-            event = loads(item)
+        try:
+            if item is Signal.OVER:
+                await self._over(tail)
+            elif item is Signal.REPLAY:
+                await self._replay(tail)
             # Where the log cannot be read, the event stays unseen: the log has it when it can be read again.
-            if self._cursor.step(event) is not Step.GAP or await self._replay(tail):
+            elif event is not None and (self._cursor.step(event) is not Step.GAP or await self._replay(tail)):
                 await self._show(event)
+        except BaseException:
+            tail.replay()  # a caller that goes on after an error misses nothing
+            tail.over()
+            raise
 
     async def _replay(self, tail: Tail) -> bool:
         """Show what the log has; False when it cannot be read, which is then tried again."""
