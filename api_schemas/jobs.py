@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self, get_args
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self, TypedDict, Unpack, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -21,8 +22,9 @@ from api_schemas.bodies import ENDPOINTS, Endpoint, body_problems, infer_endpoin
 from api_schemas.errors import FieldProblem, InvalidRequest
 from api_schemas.ids import is_job_id
 from api_schemas.job_views import TERMINAL_STATUSES, Attempt, Job, JobDetail, Lane, Status
+from api_schemas.metadata import check_metadata
 from api_schemas.problems import problems_of
-from api_schemas.targets import check_metadata, check_webhook
+from api_schemas.webhook_urls import check_webhook
 
 __all__ = [
     "ENDPOINTS",
@@ -35,10 +37,13 @@ __all__ = [
     "Endpoint",
     "Job",
     "JobDetail",
+    "JobOptions",
     "JobRequest",
     "Lane",
     "OnAmbiguous",
+    "Request",
     "Status",
+    "check_options",
     "check_tenant",
     "parse_body",
     "parse_document",
@@ -146,6 +151,38 @@ class JobRequest(BaseModel):
         return out
 
 
+class JobOptions(TypedDict, total=False):
+    """How to run a request: the fields of `JobRequest` but its body, as keywords. None leaves a field as it is."""
+
+    id: str | None
+    endpoint: Endpoint | None
+    tenant: str | None
+    lane: Lane | None
+    idempotency_key: str | None
+    webhook: str | None
+    metadata: Mapping[str, str] | None
+    delay_seconds: float | None
+    not_before: datetime | str | None
+    max_attempts: int | None
+    on_ambiguous: OnAmbiguous | None
+    ttl_seconds: float | None
+    max_cost_usd: Decimal | float | str | None
+
+
+Request = Mapping[str, Any] | bytes | str | JobRequest
+"""What may be submitted: a bare request body, or a whole `JobRequest`, as an object, a mapping or JSON."""
+
+
+def check_options(given: Mapping[str, object], known: type) -> None:
+    """Refuse a keyword that the TypedDict `known` does not have, as Python refuses one of a function's. Raises TypeError."""
+    names = known.__annotations__
+    for name in given:
+        if name not in names:
+            close = get_close_matches(name, names, 1)
+            hint = f". Did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+            raise TypeError(f"unexpected option {name!r}{hint}")
+
+
 def check_tenant(tenant: str) -> str:
     """The tenant, if it is one: 1 to 64 characters of A-Z a-z 0-9 _ . : -. Raises InvalidRequest."""
     try:
@@ -158,15 +195,15 @@ def check_tenant(tenant: str) -> str:
 _HINTS = {"body": 'the request itself, e.g. {"model": "…", "messages": […]}'}
 
 
-def parse_job(
-    data: bytes | str | Mapping[str, Any], *, max_bytes: int = MAX_REQUEST_BYTES, **overrides: Any
-) -> JobRequest:
-    """Read a submission: a bare request body, or a `JobRequest` object (it has a `body`).
+def parse_job(data: Request, *, max_bytes: int = MAX_REQUEST_BYTES, **overrides: Unpack[JobOptions]) -> JobRequest:
+    """Read a submission: a bare request body, or a `JobRequest` (a mapping or JSON with a `body`, or the object).
 
     `overrides` are fields of JobRequest that win over what `data` says; None leaves it as it is.
-    Raises InvalidRequest with every problem found, and nothing else, whatever `data` holds.
+    Raises InvalidRequest with every problem found, and nothing else, whatever `data` holds; TypeError for an override
+    that is no field.
     """
-    document = parse_document(data, max_bytes=max_bytes)
+    check_options(overrides, JobOptions)
+    document = parse_document(data.to_json() if isinstance(data, JobRequest) else data, max_bytes=max_bytes)
     whole = "body" in document
     fields: dict[str, Any] = dict(document) if whole else {"body": document}
     fields.update((name, value) for name, value in overrides.items() if value is not None)

@@ -22,18 +22,106 @@ The map, from the edge inwards; imports point down only (`pyproject.toml`):
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from api_schemas.errors import FieldProblem
+    from api_schemas.jobs import Attempt, Job, JobDetail, JobOptions, JobRequest, Lane, Status
+    from worker.base.errors import (
+        IdempotencyConflict,
+        InvalidRequest,
+        NotAllowed,
+        NotFound,
+        SettingsError,
+        StockpotError,
+        Unreachable,
+        WaitTimeout,
+    )
+    from worker.base.settings import Settings
+    from worker.db.jobs.submit import Submitted
+    from worker.db.jobs.usage import UsageRow
+    from worker.producer.batches import BadBatch, BatchOptions, BatchRow, QuotedFile, ResultLine, SubmittedBatch
+    from worker.producer.budgets import Budget
+    from worker.producer.routes import RouteState
     from worker.producer.stockpot import AsyncStockpot, Stockpot
+    from worker.producer.webhooks import WebhookEvent
 
-__all__ = ["AsyncStockpot", "Stockpot"]
+#: The public names, each with the module that has it. What is not here is private.
+_HOMES = {
+    "AsyncStockpot": "worker.producer.stockpot",
+    "Attempt": "api_schemas.jobs",
+    "BadBatch": "worker.producer.batches",
+    "BatchOptions": "worker.producer.batches",
+    "BatchRow": "worker.producer.batches",
+    "Budget": "worker.producer.budgets",
+    "FieldProblem": "api_schemas.errors",
+    "IdempotencyConflict": "worker.base.errors",
+    "InvalidRequest": "worker.base.errors",
+    "Job": "api_schemas.jobs",
+    "JobDetail": "api_schemas.jobs",
+    "JobOptions": "api_schemas.jobs",
+    "JobRequest": "api_schemas.jobs",
+    "Lane": "api_schemas.jobs",
+    "NotAllowed": "worker.base.errors",
+    "NotFound": "worker.base.errors",
+    "QuotedFile": "worker.producer.batches",
+    "ResultLine": "worker.producer.batches",
+    "RouteState": "worker.producer.routes",
+    "Settings": "worker.base.settings",
+    "SettingsError": "worker.base.errors",
+    "Status": "api_schemas.jobs",
+    "Stockpot": "worker.producer.stockpot",
+    "StockpotError": "worker.base.errors",
+    "Submitted": "worker.db.jobs.submit",
+    "SubmittedBatch": "worker.producer.batches",
+    "Unreachable": "worker.base.errors",
+    "UsageRow": "worker.db.jobs.usage",
+    "WaitTimeout": "worker.base.errors",
+    "WebhookEvent": "worker.producer.webhooks",
+}
+
+__all__ = [
+    "AsyncStockpot",
+    "Attempt",
+    "BadBatch",
+    "BatchOptions",
+    "BatchRow",
+    "Budget",
+    "FieldProblem",
+    "IdempotencyConflict",
+    "InvalidRequest",
+    "Job",
+    "JobDetail",
+    "JobOptions",
+    "JobRequest",
+    "Lane",
+    "NotAllowed",
+    "NotFound",
+    "QuotedFile",
+    "ResultLine",
+    "RouteState",
+    "Settings",
+    "SettingsError",
+    "Status",
+    "Stockpot",
+    "StockpotError",
+    "Submitted",
+    "SubmittedBatch",
+    "Unreachable",
+    "UsageRow",
+    "WaitTimeout",
+    "WebhookEvent",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the producer when it is first asked for: `import worker` costs nothing."""
-    if name in __all__:
-        from worker.producer import stockpot
-
-        return getattr(stockpot, name)
+    """Import a public name when it is first asked for: `import worker` costs nothing."""
+    if name in _HOMES:
+        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

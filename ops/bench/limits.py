@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import orjson
 
-from api_schemas.jobs import parse_job
+from api_schemas.jobs import Lane, parse_job
 from ops.bench import limits_capacity, limits_report
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
@@ -57,7 +57,7 @@ def _place(provider: dict[str, Any], **settings: Any) -> Iterator[Workplace]:
         )
 
 
-def _submit(place: Workplace, count: int, lane: str = "bulk") -> None:
+def _submit(place: Workplace, count: int, lane: Lane = "bulk") -> None:
     for begin in range(0, count, 500):
         requests = [parse_job(chat(f"job {at}", model="m@sim:ok"), lane=lane) for at in range(begin, begin + 500)]
         place.database.write(partial(submit.insert, requests=requests, settings=place.settings))

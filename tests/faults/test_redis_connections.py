@@ -109,7 +109,7 @@ def test_a_doorbell_dies_in_the_hands_of_a_worker(stage: SetStage) -> None:
         eventually(lambda: _blocked(redis), what="the worker waits in BRPOP")
         witness.inject(victim.stop)
         lost = on.submit()
-        eventually(on.pot._doorbell._idle.is_set, what="the doorbell is rung")
+        eventually(on.pot._shared.doorbell._idle.is_set, what="the doorbell is rung")
         pushed = redis.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0)
         in_lists = redis.llen("stockpot.interactive") + redis.hlen("stockpot.unacked")
         witness.inject(victim.kill9)

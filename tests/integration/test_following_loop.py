@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tests.rig.waiting import eventually
-from worker.producer.reader import Loop
+from worker.producer.loop import Loop
 
 
 class Interrupted(BaseException):

@@ -142,7 +142,7 @@ BAD: list[tuple[Any, dict[str, Any], set[str]]] = [
         {"delay_seconds", "max_attempts", "ttl_seconds"},
     ),
     (chat("hi"), {"metadata": {"k": 1}, "on_ambiguous": "guess"}, {"metadata", "on_ambiguous"}),
-    (chat("hi"), {"idempotency_key": "", "unknown_option": 1}, {"idempotency_key", "unknown_option"}),
+    (chat("hi"), {"idempotency_key": ""}, {"idempotency_key"}),
     (chat("hi"), {"id": "mine"}, {"id"}),
     (chat("a\0b"), {}, {"messages[0].content"}),
     (chat("a\ud800b"), {}, {"messages[0].content"}),

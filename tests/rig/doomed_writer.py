@@ -17,13 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-from api_schemas.jobs import JobRequest
+from api_schemas.jobs import parse_job
 from worker.base.settings import Settings, load
 from worker.db.connect import Database
 from worker.db.jobs import claim, settle
 from worker.db.jobs.settle import Settlement
 from worker.db.jobs.submit import insert
-from worker.job.accept import accept
 
 #: A child lives between its first commit and that many seconds after it: several commits, and any point within one.
 _LONGEST_LIFE = 0.03
@@ -56,7 +55,7 @@ def main() -> int:
 def _write_until_killed(settings: Settings, ready: int) -> None:
     database = Database(settings)
     owner = f"doomed:{os.getpid()}:0"
-    request: JobRequest = accept({"model": "sim:ok", "messages": [{"role": "user", "content": "?"}]}, settings)
+    request = parse_job({"model": "sim:ok", "messages": [{"role": "user", "content": "?"}]})
     while True:
         jobs = database.write(lambda conn: insert(conn, [request] * 4, settings))
         _say("\n".join(f"kept {job.id}" for job in jobs))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from api_schemas import ids, jsontext
 from api_schemas.errors import InvalidRequest, JobError
 from api_schemas.jobs import Attempt, JobDetail, parse_job
-from api_schemas.targets import check_webhook
 from api_schemas.usage import Usage
+from api_schemas.webhook_urls import check_webhook, read_target
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -34,14 +34,14 @@ BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
         ("idempotency_key", "", "expected 1 to 255 printable characters"),
         ("idempotency_key", "k" * 256, "expected 1 to 255 printable characters"),
         ("idempotency_key", "a\r\nb", "expected 1 to 255 printable characters"),
-        ("webhook", "ftp://example.com/", "expected an http or https URL"),
-        ("webhook", "https:///path", "expected an http or https URL"),
-        ("webhook", "example.com", "expected an http or https URL"),
-        ("webhook", "https://user:secret@example.com/", "without a user name or password"),
-        ("webhook", "https://example.com/\r\nX-Evil: 1", "without spaces, backslashes and control characters"),
-        ("webhook", "https://example.com\\@evil/", "without spaces, backslashes and control characters"),
-        ("webhook", "https://[::1/", "cannot be read"),
-        ("webhook", "https://example.com:99999/", "cannot be read"),
+        ("webhook", "ftp://example.com/", "expected a URL such as https://"),
+        ("webhook", "https:///path", "expected a host"),
+        ("webhook", "example.com", "expected a URL such as https://"),
+        ("webhook", "https://user:secret@example.com/", "a user name or password in the URL is not accepted"),
+        ("webhook", "https://example.com/\r\nX-Evil: 1", "without spaces, line breaks or backslashes"),
+        ("webhook", "https://example.com\\@evil/", "without spaces, line breaks or backslashes"),
+        ("webhook", "https://[::1/", "expected a host"),
+        ("webhook", "https://example.com:99999/", "expected a port between 1 and 65535"),
         ("webhook", "https://example.com/" + "a" * 2_048, "at most 2,048 characters"),
         ("webhook", 3, "expected a string, got the number 3"),
         ("metadata", {"a": 1}, "expected strings of at most 512 characters"),
@@ -64,7 +64,6 @@ BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
         ("max_cost_usd", -1, "expected at least 0"),
         ("max_cost_usd", "much", "expected a number"),
         ("max_cost_usd", "NaN", "finite number"),
-        ("colour", "red", "unknown field"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(field: str, value: Any, words: str) -> None:
@@ -74,6 +73,14 @@ def test_a_wrong_setting_is_refused_by_name(field: str, value: Any, words: str) 
     assert [p.field for p in caught.value.problems] == [field]
     assert words in caught.value.problems[0].message
     assert "secret" not in str(caught.value)
+
+
+def test_an_unknown_field_of_a_whole_request_is_refused_by_name() -> None:
+    """It came from outside; a misspelt keyword of a call is a TypeError."""
+    with pytest.raises(InvalidRequest, match="colour: unknown field"):
+        parse_job({"body": BODY, "colour": "red"})
+    with pytest.raises(TypeError, match=r"unexpected option 'idempotancy_key'. Did you mean 'idempotency_key'\?"):
+        parse_job(BODY, idempotancy_key="k")  # type: ignore[call-arg]
 
 
 def test_a_delay_and_a_time_exclude_each_other() -> None:
@@ -113,7 +120,7 @@ def test_an_accepted_webhook_url_cannot_smuggle_a_header(url: str) -> None:
         request = parse_job(BODY, webhook=url)
     except InvalidRequest:
         return
-    assert request.webhook == check_webhook(url)
+    assert request.webhook == check_webhook(url) == read_target(url).url
     assert url.isprintable()
     assert " " not in url
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from api_schemas.webhook_urls import check_url, read_target
 from worker.base.errors import InvalidRequest, SettingsError
 from worker.webhooks.addresses import Policy
-from worker.webhooks.targets import check_url, read_target
 
 
 @pytest.mark.parametrize(

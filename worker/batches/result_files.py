@@ -25,6 +25,7 @@ class Exported:
     errors: int = 0
     complete: bool = False  # the batch is over, and this is all of it
     offset: int = 0  # lines of the batch that were written, now and before
+    errors_path: str = ""  # where the errors are, if there are any
 
 
 class Files:
@@ -45,7 +46,7 @@ class Files:
             shared: let the umask decide who can read them; else only the owner can.
         """
         self.written = Exported()
-        self.errors_path = errors or _beside(output)
+        self.errors_path = self.written.errors_path = errors or _beside(output)
         self._grows = grows or append
         self._append = append
         self._shared = shared

@@ -7,7 +7,6 @@ broker that does not answer is left alone for a moment while the workers find th
 
 from __future__ import annotations
 
-import atexit
 import queue
 import threading
 import time
@@ -58,7 +57,6 @@ class Doorbell:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._send_all, name="stockpot-doorbell", daemon=True)
                 self._thread.start()
-                atexit.register(self.close)
 
     def close(self) -> None:
         """Wait for what is not sent yet, within the publish budget."""
@@ -69,10 +67,10 @@ class Doorbell:
         self._waiting.put(None)
         thread.join(self._settings.publish_budget_seconds)
         self._thread = None
-        if self._app is not None and not thread.is_alive():
-            self._app.close()
-            self._app = None
-        atexit.unregister(self.close)
+
+    def abandon(self) -> None:
+        """Let the thread end once it has sent what waits; does not wait for it."""
+        self._waiting.put(None)
 
     def _send_all(self) -> None:
         deaf_until = 0.0
@@ -86,6 +84,9 @@ class Doorbell:
                     deaf_until = time.monotonic() + PAUSE
             if self._waiting.empty():
                 self._idle.set()
+        app, self._app = self._app, None
+        if app is not None:
+            app.close()
 
     def _gather(self, first: tuple[str, str]) -> dict[str, list[str]]:
         """What waits by now, a slice at most, by lane."""
@@ -105,14 +106,13 @@ class Doorbell:
         return slices
 
     def _send(self, lane: str, ids: list[str]) -> bool:
-        from kombu.exceptions import OperationalError
-
-        from worker.broker.app import app_of
         from worker.broker.queues import queue_of
 
-        if self._app is None:
-            self._app = app_of(self._settings)
         try:
+            if self._app is None:
+                from worker.broker.app import app_of
+
+                self._app = app_of(self._settings)
             # Bulk work keeps its order and its share of a worker's slots: there the lane is all there is to say.
             bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
             if self.database is not None:
@@ -124,7 +124,7 @@ class Doorbell:
                 retry=False,
                 ignore_result=True,
             )
-        except (OperationalError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 -- the thread must outlive a broker URL that nobody can use, and Redis
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False
         return True

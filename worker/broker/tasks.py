@@ -10,13 +10,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from celery.exceptions import Reject, WorkerShutdown
 from celery.worker import state
 
+from api_schemas.broker import read_broker_message
 from api_schemas.ids import is_job_id
 from api_schemas.jobs import LANES
 from worker import embedded
@@ -30,7 +30,6 @@ from worker.db.connect import Database
 from worker.db.jobs.submit import insert
 from worker.db.ready import await_database
 from worker.engine.engine import Engine
-from worker.job.accept import accept
 from worker.webhooks import shared_key
 
 log = structlog.get_logger(__name__)
@@ -169,9 +168,7 @@ def submit(job: Any = None, database: Any = None, **_later: Any) -> None:
         time.sleep(FOREIGN_SECONDS)
         raise Reject(requeue=True)  # the message is the job: whom it belongs to shall find it
     try:
-        request = accept(job if isinstance(job, Mapping | str) else b"", settings())
-        if request.id is None and request.idempotency_key is None:
-            raise InvalidRequest("job: give it an `id` or an `idempotency_key`; a message may be delivered twice")
+        request = read_broker_message(job, max_bytes=settings().max_request_bytes)
     except InvalidRequest as error:
         metrics.REFUSED.inc()
         log.error("submission_refused", problems=[problem.field for problem in error.problems])

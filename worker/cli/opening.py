@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from worker.base import telemetry
 from worker.base.settings import Settings, load
 from worker.db.connect import Database
 from worker.db.ready import ensure_schema
@@ -12,13 +13,16 @@ from worker.producer.stockpot import Stockpot
 
 
 @contextlib.contextmanager
-def producer(tenant: str) -> Iterator[Stockpot]:
-    """The producer's face for one tenant.
+def producer(tenant: str | None = None) -> Iterator[Stockpot]:
+    """The producer's face for one tenant; None: for what is no tenant's, or all of them's.
 
     Raises:
         SettingsError: the configuration is wrong.
     """
-    with Stockpot(load(), tenant=tenant) as pot:
+    settings = load()
+    # Stdout is the command's; what is worth a line of log goes to stderr.
+    telemetry.configure(settings.model_copy(update={"log_level": "warning"}))
+    with Stockpot(settings, tenant="default" if tenant is None else tenant) as pot:
         yield pot
 
 

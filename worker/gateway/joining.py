@@ -15,7 +15,7 @@ from starlette.requests import Request
 from api_schemas import jsontext
 from api_schemas.ids import job_id
 from api_schemas.jobs import Endpoint, JobRequest, parse_body
-from api_schemas.targets import check_metadata
+from api_schemas.metadata import check_metadata
 from worker.base.errors import Unreachable
 from worker.base.money import PICO
 from worker.gateway.auth import Caller

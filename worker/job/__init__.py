@@ -1,6 +1,5 @@
 """THE STORY of one claimed job: admission, call, decide, settle with its consequences, announce. Start with `run_job`.
 
-accept        Accept: the one gate that every submission passes, whoever brings it
 admission     Admission: whether a claimed job's call may be made now
 announce      What others see of a job while it runs and when it ends: its live events, and the worker's counters
 budget_hold   Money for a call is set aside before it is made, where a budget governs it

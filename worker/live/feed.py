@@ -38,6 +38,7 @@ class Signal(enum.Enum):
     REPLAY = "replay"  # read the log: it holds whatever is missing here
     OVER = "over"  # the database says that the job is over
     SILENCE = "silence"  # nothing for as long as was asked
+    END = "end"  # the process ends its readers; the job goes on
 
 
 class Tail:
@@ -47,6 +48,7 @@ class Tail:
         self._waiting: deque[bytes] = deque()
         self._replay = False
         self._over = False
+        self._ended = False
         self._wake = asyncio.Event()
 
     def offer(self, envelope: bytes) -> None:
@@ -68,6 +70,11 @@ class Tail:
         self._over = True
         self._wake.set()
 
+    def end(self) -> None:
+        """End the reader at its next step, and at each after it."""
+        self._ended = True
+        self._wake.set()
+
     async def next(self, seconds: float | None) -> bytes | Signal:
         """The next envelope, or why there is none, SILENCE after `seconds`. Being cancelled loses nothing."""
         if not self._wake.is_set():
@@ -76,6 +83,8 @@ class Tail:
                     await self._wake.wait()
             except TimeoutError:
                 return Signal.SILENCE
+        if self._ended:
+            return Signal.END
         found: bytes | Signal
         if self._replay:
             self._replay, found = False, Signal.REPLAY
@@ -104,7 +113,7 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._listen(), name="live-feed")
+        self._task = asyncio.create_task(self._run(), name="live-feed")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -114,8 +123,20 @@ class Feed:
         """Stop listening and disconnect."""
         await end_tasks([task for task in (self._task, self._changer) if task is not None])
         self._task = self._changer = None
-        await self._live.aclose()
-        await self._log.aclose()
+
+    async def _run(self) -> None:
+        """Listen until cancelled: by `aclose`, or by the loop's own end, which then leaves no connection behind."""
+        try:
+            await self._listen()
+        finally:
+            await self._live.aclose()
+            await self._log.aclose()
+
+    def end_readers(self) -> None:
+        """End every reader at its next step, without an error; each can go on from the last event that it has."""
+        for tails in self._tails.values():
+            for tail in tails:
+                tail.end()
 
     def join(self, job_id: str) -> Tail:
         """A tail of a job's channel. Its first signal is REPLAY, once the subscription stands."""

@@ -29,7 +29,7 @@ GRACE = 1.0
 
 
 class Follow(AsyncIterator[Event]):
-    """A job's events after seq `after`, ending with its terminal event. Close it, or let it be collected.
+    """A job's events after seq `after`, ending with its terminal event, or earlier with `Feed.end_readers`. Close it, or let it be collected.
 
     A step that is cancelled (`asyncio.wait_for(anext(events), 1)`) loses nothing: the next one goes on.
 
@@ -66,6 +66,9 @@ class Follow(AsyncIterator[Event]):
                 await self.aclose()
                 raise StopAsyncIteration
             item = await tail.next(self._heartbeat)
+            if item is Signal.END:
+                await self.aclose()
+                raise StopAsyncIteration
             if item is Signal.SILENCE:
                 return {"job": self._job_id, "type": "heartbeat", "at": timestamp()}
             event = None if isinstance(item, Signal) else loads(item)

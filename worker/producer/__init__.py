@@ -1,14 +1,23 @@
-"""What an application calls: submit, follow, wait, cancel, retry.
+"""What an application calls: submit, follow, wait, cancel, retry; batches, webhooks, budgets, routes.
 
-batch_control  Control: cancel a batch, and make a new one of its failed lines
-calls          Calls over OpenAI's wire: accepted with their jobs, joined by their repeats, read back
-cancellation   Telling of a cancellation made by a producer
-keys           The keys of the gateway
-models         The upstream's models with their prices
-reader         Following: a job's live events and its end, from Redis and the database together
-sse            Server-sent events: a job's live events as frames for any web framework
-stockpot       For producers: submit, follow, wait, cancel, retry
-stream_urls    Signed URLs for one job's events
-streams        What an application does with live events beside reading them
-text           A job's text as it comes, over broken attempts
+batch_control   Cancel a batch, and make a new one of its failed lines
+batch_options   The options of a batch, checked field by field
+batches         `pot.batches`: files of requests
+budgets         `pot.budgets`: what tenants may cost
+calls           Calls over OpenAI's wire: accepted with their jobs, joined by their repeats, read back
+cancellation    Telling of a cancellation made by a producer
+connections     What a process keeps open to one place; forks, ends
+faces           Blocking and awaiting faces of one verb
+keys            The keys of the gateway
+loop            An event loop in a thread, for blocking callers
+models          The upstream's models with their prices
+reader          Following: a job's live events and its end, from Redis and the database together
+routes          `pot.routes`: limits, what was learned, what is paused and why
+scope           One tenant's way to the shared connections
+sse             Server-sent events: a job's live events as frames for any web framework
+stockpot        `Stockpot` and `AsyncStockpot`, the two faces
+stream_urls     Signed URLs for one job's events
+streams         What an application does with live events beside reading them
+text            A job's text as it comes, over broken attempts
+webhooks        `pot.webhooks`: endpoints, secrets, the delivery log
 """

@@ -10,12 +10,11 @@ from sqlalchemy import Connection
 
 from api_schemas.jobs import JobDetail, JobRequest
 from worker.base.errors import NotFound
-from worker.base.settings import Settings
 from worker.db.calls import limits, records
 from worker.db.calls.limits import Refused, Standing
 from worker.db.calls.records import Call, Kind, NewCall
-from worker.db.connect import Database
 from worker.db.jobs import lookup, submit
+from worker.producer.scope import Scope
 
 __all__ = ["Accepted", "Call", "Calls", "Kind", "NewCall", "Refused", "Standing"]
 
@@ -38,13 +37,11 @@ class _Overtaken(Exception):
 class Calls:
     """The calls of one tenant."""
 
-    def __init__(
-        self, settings: Settings, database: Database, ring: Callable[[list[str], str], None], tenant: str
-    ) -> None:
-        self._settings = settings
-        self._database = database
+    def __init__(self, scope: Scope, ring: Callable[[list[str], str], None]) -> None:
+        self._scope = scope
+        self._settings = scope.settings
+        self._tenant = scope.tenant
         self._ring = ring
-        self._tenant = tenant
 
     def accept(self, job: JobRequest, new: NewCall) -> Accepted:
         """Accept a call with its job, or join the one that it repeats.
@@ -55,9 +52,9 @@ class Calls:
             Unreachable: the database does not answer; nothing was accepted.
         """
         try:
-            accepted = self._database.write(lambda conn: self._accept(conn, job, new))
+            accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
         except _Overtaken:
-            accepted = self._database.write(lambda conn: self._accept(conn, job, new))
+            accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
         if accepted.created:
             self._ring([accepted.job_id], job.lane)
         return accepted
@@ -79,7 +76,7 @@ class Calls:
 
     def get(self, job_id: str, kind: Kind) -> tuple[Call, JobDetail]:
         """A stored call with its job. Raises NotFound."""
-        return self._database.read(
+        return self._scope.read(
             lambda conn: (
                 records.get(conn, job_id, tenant=self._tenant, kind=kind),
                 lookup.job(conn, job_id, tenant=self._tenant),
@@ -88,7 +85,7 @@ class Calls:
 
     def whole(self, call: Call) -> tuple[JobDetail, dict[str, Any] | None]:
         """A call's job with all that came of it, and the body of its request (None once it was purged)."""
-        return self._database.read(
+        return self._scope.read(
             lambda conn: (
                 lookup.job(conn, call.job_id, tenant=self._tenant),
                 records.body(conn, call.job_id),
@@ -127,13 +124,11 @@ class Calls:
             page = [(call, lookup.job(conn, call.job_id, tenant=self._tenant)) for call in found[:limit]]
             return page, len(found) > limit
 
-        return self._database.read(read)
+        return self._scope.read(read)
 
     def set_metadata(self, call: Call, metadata: Mapping[str, str] | None) -> Call:
         """Replace a stored call's metadata."""
-        self._database.write(
-            lambda conn: records.set_metadata(conn, call.job_id, tenant=self._tenant, metadata=metadata)
-        )
+        self._scope.write(lambda conn: records.set_metadata(conn, call.job_id, tenant=self._tenant, metadata=metadata))
         return replace(call, metadata=None if metadata is None else dict(metadata))
 
     def delete(self, job_id: str, kind: Kind) -> None:
@@ -145,4 +140,4 @@ class Calls:
                 raise NotFound(f"there is no {kind} of that id")
             records.delete(conn, job_id, tenant=self._tenant)
 
-        self._database.write(write)
+        self._scope.write(write)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Self, cast
 
-from anyio import CancelScope, to_thread
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio import to_thread
 
+from api_schemas.events import TERMINAL_TYPES
 from api_schemas.job_views import TERMINAL_STATUSES, JobDetail, Standing
 from worker import embedded
 from worker.base.errors import NotFound, Unreachable, WaitTimeout
@@ -23,9 +22,6 @@ from worker.live.cursor import Event
 from worker.live.feed import Feed
 from worker.live.subscribe import Follow
 from worker.live.watch import Watch
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +41,14 @@ class Follower:
         self._database = database
         self._prepare = prepare
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
+        self.ended = False
+
+    def end_readers(self, *, for_good: bool) -> None:
+        """End every reader, on every loop; `for_good`: and each that begins from now on. Waits for nothing."""
+        self.ended = self.ended or for_good
+        for loop, live in list(self._live.items()):
+            with contextlib.suppress(RuntimeError):  # that loop is closed
+                loop.call_soon_threadsafe(live.feed.end_readers)
 
     async def aclose(self) -> None:
         """End the subscription of the running loop."""
@@ -64,11 +68,14 @@ class Follower:
             async with asyncio.timeout(timeout):
                 while True:
                     async with contextlib.aclosing(self.events(job_id, tenant, after)) as events:
+                        event = None
                         async for event in events:
                             after = event["seq"]
                     detail = await self._detail(job_id, tenant)
                     if detail.status in TERMINAL_STATUSES:  # else it was retried in this moment, and goes on
                         return detail
+                    if event is None or event["type"] not in TERMINAL_TYPES:
+                        raise WaitTimeout(f"{job_id} goes on; the readers of this process were ended")
         except TimeoutError:
             detail = await self._detail(job_id, tenant)
             if detail.status in TERMINAL_STATUSES:
@@ -81,6 +88,8 @@ class Follower:
         if loop not in self._live:
             url = await to_thread.run_sync(self._redis_url)
             if loop not in self._live:  # another reader may have been quicker
+                for closed in [one for one in self._live if one.is_closed()]:
+                    del self._live[closed]
                 self._live[loop] = _Live(await Feed(url).__aenter__(), Watch(self._read))
         live = self._live[loop]
         if (await live.watch.look(job_id)).tenant != tenant:
@@ -119,6 +128,9 @@ class Events(AsyncIterator[Event]):
         if self._closed:
             raise StopAsyncIteration
         await self.open()
+        if self._follower.ended:
+            await self.aclose()
+            raise StopAsyncIteration
         return await anext(cast("Follow", self._follow))
 
     async def open(self) -> None:
@@ -132,89 +144,3 @@ class Events(AsyncIterator[Event]):
         self._closed = True
         if self._follow is not None:
             await self._follow.aclose()
-
-
-class Closing(Protocol[T_co]):
-    """An asynchronous iterator that can be closed: a generator, or `Events`."""
-
-    def __aiter__(self) -> AsyncIterator[T_co]:
-        """It is its own iterator."""
-
-    async def __anext__(self) -> T_co:
-        """The next one."""
-
-    async def aclose(self) -> None:
-        """End it."""
-
-
-class Loop:
-    """An event loop in a thread, for blocking callers."""
-
-    def __init__(self) -> None:
-        self._exit = contextlib.ExitStack()
-        self._portal: BlockingPortal = self._exit.enter_context(start_blocking_portal())
-        self._open: set[_Iteration[Any]] = set()
-
-    def call(self, verb: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Run a coroutine function to its end; an interrupt (Ctrl-C, a signal) ends it first and is then raised."""
-        future = self._portal.start_task_soon(verb, *args)
-        try:
-            return future.result()
-        except BaseException:
-            if not future.done():
-                future.cancel()
-                concurrent.futures.wait([future])
-            raise
-
-    def iterate(self, events: Closing[T]) -> Iterator[T]:
-        """Iterate over an asynchronous generator; leaving the loop closes it."""
-        iteration = _Iteration(events)
-        self._open.add(iteration)
-        try:
-            while True:
-                try:
-                    yield self.call(iteration.step)
-                except StopAsyncIteration:
-                    return
-        finally:
-            self._end(iteration)
-
-    def _end(self, iteration: _Iteration[Any]) -> None:
-        if iteration in self._open:
-            self._open.discard(iteration)
-            self.call(iteration.end)
-
-    def close(self) -> None:
-        """End the loop. What is still iterated over, by another thread or by a frame that a traceback keeps, ends first."""
-        try:
-            for iteration in list(self._open):
-                self._end(iteration)
-        finally:
-            self._exit.close()
-
-
-class _Iteration(Generic[T]):
-    """An asynchronous generator that threads step through and end.
-
-    Python allows one of the two at a time, and a step that was cancelled takes a while to give up. An end that comes in
-    the middle of a step cuts it off and waits for it.
-    """
-
-    def __init__(self, events: Closing[T]) -> None:
-        self._events = events
-        self._turn = asyncio.Lock()
-        self._under_way: CancelScope | None = None
-
-    async def step(self) -> T:
-        """The next event. Raises StopAsyncIteration behind the last one, and when the iteration is ended meanwhile."""
-        async with self._turn:
-            with CancelScope() as self._under_way:
-                return await anext(self._events)
-        raise StopAsyncIteration
-
-    async def end(self) -> None:
-        """Close the generator."""
-        if self._under_way is not None:
-            self._under_way.cancel()
-        async with self._turn:
-            await self._events.aclose()

@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from api_schemas import jsontext
 from worker.live.cursor import Event
-from worker.producer.reader import Events, Loop
+from worker.producer.loop import Loop
+from worker.producer.reader import Events
 
 #: Seconds of silence after which a comment is sent.
 HEARTBEAT = 15.0

@@ -19,7 +19,8 @@ from worker.producer.text import AGAIN, Pieces
 from worker.webhooks.secrets import Vault
 
 if TYPE_CHECKING:
-    from worker.producer.reader import Events, Follower, Loop
+    from worker.producer.loop import Loop
+    from worker.producer.reader import Events, Follower
     from worker.producer.stockpot import Stockpot
 
 

@@ -19,6 +19,5 @@ starts it again. No order, and no "exactly once": a receiver keeps the ids that 
     shared_key     The key of webhook secrets, compared over all who share a database
     signing        Signatures, exactly as Standard Webhooks 1.0.0 has them, made by its reference package
     subscriptions  Who is told of a settled job or batch
-    targets        What a webhook's URL may look like: pure, and the same for every setting
     verdicts       What an attempt's outcome means for the event and for its destination
 """

@@ -8,11 +8,11 @@ translator it reaches the embedded one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
+from api_schemas.webhook_urls import Address, embedded_v4
 from worker.base.errors import SettingsError
 
-Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
@@ -64,25 +64,6 @@ _DENIED = _networks(
 )
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 """All of IPv6 that is handed out to the public; everything beyond it is denied without naming it."""
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-_COMPATIBLE = IPv6Network("::/96")
-
-
-def embedded_v4(address: Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address carries, if it is of a kind that carries one."""
-    if isinstance(address, IPv4Address):
-        return None
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if address.teredo is not None:
-        return address.teredo[1]
-    if any(address in network for network in _NAT64):
-        return IPv4Address(int(address) & 0xFFFF_FFFF)
-    if address in _COMPATIBLE and int(address) > 1:  # :: and ::1 are addresses of their own
-        return IPv4Address(int(address) & 0xFFFF_FFFF)
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +111,6 @@ class Policy:
         if _within(address, _DENIED):
             return "the address is not public"
         return None
-
-
-def parse_address(text: str) -> Address:
-    """The address in its canonical spelling. Raises ValueError."""
-    return ip_address(text)
 
 
 def _within(address: Address, networks: tuple[Network, ...]) -> bool:

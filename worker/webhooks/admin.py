@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from api_schemas.errors import FieldProblem
 from api_schemas.ids import uuid7_hex
+from api_schemas.webhook_urls import check_url
 from worker.base.errors import InvalidRequest, NotAllowed, NotFound
 from worker.db.clock import unix_seconds
 from worker.db.webhooks import endpoints, health, log, outbox
@@ -24,7 +25,6 @@ from worker.webhooks.envelope import EVENT_TYPES
 from worker.webhooks.notices import TEST, announce, trial_row
 from worker.webhooks.secrets import Vault
 from worker.webhooks.signing import key_of, new_secret
-from worker.webhooks.targets import check_url
 
 ENDPOINT_PREFIX = "we_"
 OVERLAP_SECONDS = 24 * 3600.0

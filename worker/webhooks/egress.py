@@ -21,9 +21,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from api_schemas.text import storable
+from api_schemas.webhook_urls import Target, parse_address, read_target
 from worker.base.errors import InvalidRequest, StockpotError
-from worker.webhooks.addresses import Policy, parse_address
-from worker.webhooks.targets import Target, read_target
+from worker.webhooks.addresses import Policy
 
 PUBLIC_PORTS = {"https": frozenset({443, 8443, 8080})}
 """Ports of public addresses, by scheme. Plain http to a public address would show the job's answer to the wire."""

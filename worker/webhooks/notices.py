@@ -14,6 +14,7 @@ import orjson
 from sqlalchemy import Connection
 
 from api_schemas.ids import uuid7_hex
+from api_schemas.webhook_urls import read_target
 from api_schemas.webhooks import EndpointDisabledData, WebhookType
 from worker.base.errors import InvalidRequest
 from worker.db.webhooks import outbox
@@ -21,7 +22,6 @@ from worker.db.webhooks.endpoints import subscribers
 from worker.db.webhooks.health import Disabled
 from worker.db.webhooks.outbox import EventRow
 from worker.webhooks.envelope import event_id_of
-from worker.webhooks.targets import read_target
 
 DISABLED: WebhookType = "endpoint.disabled"
 TEST: WebhookType = "endpoint.test"

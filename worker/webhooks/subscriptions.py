@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
+from api_schemas.webhook_urls import read_target
 from worker.base.errors import InvalidRequest
 from worker.db.clock import unix_seconds
 from worker.db.webhooks.endpoints import Subscriber, subscribers
 from worker.db.webhooks.outbox import EventRow
 from worker.webhooks.envelope import RouteChange, Settled, event_body, event_id_of
-from worker.webhooks.targets import read_target
 
 REFRESH_SECONDS = 1.0
 """A new endpoint hears of what settles this much later at most; in return settling reads no endpoints table."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-from typing import get_args
+from typing import Literal, cast, get_args
 
 import click
 
 from api_schemas.batch import BatchStatus
-from worker.base.money import PICO
 from worker.batches.view import batch_object
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, age, money, put, put_json, say, screen, shown
-from worker.db.batches import changes, records
-from worker.db.batches.records import BatchRow
-from worker.producer import batch_control as control
+from worker.producer.batches import BatchRow
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch cancel batch_0198… --in-flight finish\n")
@@ -29,11 +25,10 @@ from worker.producer import batch_control as control
 )
 @options.tenant
 @options.as_json
-def cancel(batch: str, in_flight: str, tenant: str, *, as_json: bool) -> None:
+def cancel(batch: str, in_flight: Literal["abort", "finish"], tenant: str, *, as_json: bool) -> None:
     """Cancel BATCH: queued lines at once; it is `cancelling` until its calls in flight have ended. Keeps what is done."""
-    with database() as opened:
-        row = control.cancel(opened, batch, tenant=tenant, abort=in_flight == "abort")
-    _tell(row, as_json=as_json)
+    with producer(tenant) as pot:
+        _tell(pot.batches.cancel(batch, in_flight=in_flight), as_json=as_json)
 
 
 @click.command()
@@ -42,9 +37,8 @@ def cancel(batch: str, in_flight: str, tenant: str, *, as_json: bool) -> None:
 @options.as_json
 def pause(batch: str, tenant: str, *, as_json: bool) -> None:
     """Admit no more lines of BATCH within a second; calls in flight go on. `resume` goes on."""
-    with database() as opened:
-        row = opened.write(lambda conn: changes.pause(conn, batch, tenant=tenant))
-    _tell(row, as_json=as_json)
+    with producer(tenant) as pot:
+        _tell(pot.batches.pause(batch), as_json=as_json)
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch resume batch_0198… --max-cost 80\n")
@@ -54,10 +48,8 @@ def pause(batch: str, tenant: str, *, as_json: bool) -> None:
 @options.as_json
 def resume(batch: str, max_cost: float | None, tenant: str, *, as_json: bool) -> None:
     """Admit lines of BATCH again; one that stopped at its --max-cost needs a higher one."""
-    most = None if max_cost is None else int(Decimal(str(max_cost)) * PICO)
-    with database() as opened:
-        row = opened.write(lambda conn: changes.resume(conn, batch, tenant=tenant, max_cost_picousd=most))
-    _tell(row, as_json=as_json)
+    with producer(tenant) as pot:
+        _tell(pot.batches.resume(batch, max_cost_usd=max_cost), as_json=as_json)
 
 
 @click.command("retry-failed")
@@ -66,12 +58,13 @@ def resume(batch: str, max_cost: float | None, tenant: str, *, as_json: bool) ->
 @options.as_json
 def retry_failed(batch: str, tenant: str, *, as_json: bool) -> None:
     """Make a new batch of the failed and expired lines of BATCH, which is over; prints its id."""
-    with database() as opened:
-        row, created = control.retry_failed(opened, batch, tenant=tenant)
-    if not created:
+    with producer(tenant) as pot:
+        made = pot.batches.retry_failed(batch)
+    row = made.batch
+    if not made.created:
         say("They were submitted again before; this is that batch.")
     if as_json:
-        put_json({"id": row.id, "status": row.status, "lines": row.total, "created": created})
+        put_json({"id": row.id, "status": row.status, "lines": row.total, "created": made.created})
     else:
         put(row.id)
 
@@ -87,8 +80,8 @@ def _tell(row: BatchRow, *, as_json: bool) -> None:
 @options.as_json
 def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> None:
     """List batches, newest first. With --json one object per line."""
-    with database() as opened:
-        rows = opened.read(lambda conn: records.newest(conn, tenant=tenant, status=status, limit=limit))
+    with producer(tenant) as pot:
+        rows = pot.batches.list(status=cast("BatchStatus | None", status), limit=limit)
     if as_json:
         for row in rows:
             put_json(batch_object(row).to_json())

@@ -7,14 +7,12 @@ from datetime import datetime
 import click
 from rich.console import Console
 
-from worker.batches.progress import Look, look
-from worker.batches.report import Report, make
 from worker.batches.report_files import write
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, money, put_json, say, screen, shown, span
-from worker.db.batches.records import BatchRow
-from worker.db.connect import Database
+from worker.producer.batches import BatchRow, Look, Report
+from worker.producer.stockpot import Stockpot
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch report batch_0198… -o answers.jsonl\n")
@@ -28,21 +26,21 @@ def report(batch: str, output: str | None, tenant: str, *, shared: bool, as_json
 
     Best when it is over; of a batch under way it is what there is so far.
     """
-    with database() as opened:
-        found = opened.read(lambda conn: look(conn, batch, tenant=tenant))
-        made = opened.read(lambda conn: make(conn, batch))
+    with producer(tenant) as pot:
+        found = pot.batches.get(batch)
+        made = pot.batches.report(batch)
         for path in write(made, output, shared=shared) if output else ():
             say(f"Report: {path}")
         if as_json:
             put_json(made.to_json())
         elif not output:
-            show(opened, found, screen())
+            show(pot, found, screen())
 
 
-def show(opened: Database, found: Look, console: Console) -> None:
+def show(pot: Stockpot, found: Look, console: Console) -> None:
     """Show where a batch stands; one that is over with its percentiles and what failed."""
     row = found.row
-    report = opened.read(lambda conn: make(conn, row.id)) if row.over else None
+    report = pot.batches.report(row.id) if row.over else None
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

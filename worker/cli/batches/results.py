@@ -10,14 +10,13 @@ from types import FrameType
 
 import click
 
-from worker.batches.result_files import STDOUT, Exported, Files
-from worker.batches.results import Order, export, write_on
+from worker.batches.result_files import STDOUT
 from worker.cli import options
 from worker.cli.batches.watch import resuming
 from worker.cli.exit_codes import INTERRUPTED
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import put_json, say
-from worker.db.batches import records
+from worker.producer.batches import Exported, Order
 
 
 @click.command(
@@ -62,29 +61,22 @@ def results(
     wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
     whole = wanted is Order.FILE and not follow and offset is None
     stop = threading.Event()
-    with database() as opened, contextlib.nullcontext() if whole else _interrupts(stop):
-        opened.read(lambda conn: records.get(conn, batch, tenant=tenant))
-        with Files(output, errors, grows=follow, append=bool(offset), shared=shared) as files:
-            if whole:
-                written = export(opened, batch, files)
-            else:
-                given = {"offset": offset or 0, "follow": follow, "order": wanted, "stop": stop}
-                written = write_on(opened, batch, files, **given)  # type: ignore[arg-type]
-        files.remove_stale_errors()
+    with producer(tenant) as pot, contextlib.nullcontext() if whole else _interrupts(stop):
+        written = pot.batches.save(
+            batch, output, errors=errors, offset=offset, follow=follow, order=wanted, stop=stop, shared=shared
+        )
     if as_json:
         counts = {"output": written.output, "errors": written.errors, "offset": written.offset}
         put_json({"id": batch, **counts, "complete": written.complete})
     else:
-        _tell(batch, output, errors, files.errors_path, written, order=wanted, whole=whole)
+        _tell(batch, output, errors, written, order=wanted, whole=whole)
     if stop.is_set() and not written.complete:
         click.get_current_context().exit(INTERRUPTED)
 
 
-def _tell(
-    batch: str, output: str, errors: str | None, beside: str, written: Exported, *, order: Order, whole: bool
-) -> None:
+def _tell(batch: str, output: str, errors: str | None, written: Exported, *, order: Order, whole: bool) -> None:
     more = "" if written.complete else " so far; the batch goes on"
-    failed = f", {written.errors:,} errors in {beside}" if written.errors else ""
+    failed = f", {written.errors:,} errors in {written.errors_path}" if written.errors else ""
     say(f"{written.output:,} answers{failed}{more}.")
     if not written.complete and not whole:
         say(resuming(batch, output, errors, written.offset) + (" --order file" if order is Order.FILE else ""))

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, BinaryIO, Self, cast
 
 import click
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from api_schemas.batch import BatchProblem
-from worker.base import telemetry
 from worker.base.errors import InvalidRequest
-from worker.base.settings import Settings, load
-from worker.batches import importing
 from worker.batches.daily import open_seconds
-from worker.batches.importing import Options, Quoted
-from worker.batches.quote import Quote
-from worker.batches.quote import quote as price
-from worker.batches.reading import BatchFile
-from worker.batches.survey import Survey, survey
+from worker.batches.importing import When
+from worker.batches.reading import STDIN
 from worker.cli import options
 from worker.cli.batches.options import Ahead, Daily, Span
 from worker.cli.batches.options import dedupe as dedupe_option
 from worker.cli.batches.watch import wait_for
 from worker.cli.exit_codes import FAILED
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, margin, money, put, put_json, say, screen, shown, span
-from worker.db.batches.records import BatchRow
-from worker.db.connect import Database
-from worker.provider.market import Market, ask
-from worker.webhooks.targets import check_url
+from worker.producer.batches import BadBatch, BatchOptions, Quote, QuotedFile, SubmittedBatch
+from worker.producer.stockpot import Stockpot
 
 
 @click.command(
@@ -49,15 +39,15 @@ def quote(file: str, *, dedupe: bool, as_json: bool) -> None:
     FILE is one request per line in OpenAI's batch format; gzip is told by itself, - is stdin. Every problem is printed
     with its line and field. With --json each problem is an object on a line of its own, and the quote is the last one.
     """
-    settings = load()
-    with BatchFile(file, home=settings.home, stdin=sys.stdin.buffer) as opened:
-        found, market = _surveyed(opened, settings, _tell_problem(as_json=as_json, data=True), dedupe=dedupe)
-    offer = price(found, market, settings)
+    with producer() as pot, _Bars() as bars:
+        found = pot.batches.quote(
+            _source(file), dedupe=dedupe, on_problem=_tell_problem(as_json=as_json, data=True), on_progress=bars
+        )
     if as_json:
-        counts = {"lines": found.lines, "bad_lines": found.bad_lines, "problems": found.problems}
-        put_json({"file": opened.name, **offer.to_json(), **counts})
+        counts = {"lines": found.lines, "bad_lines": found.bad_lines, "problems": found.problem_count}
+        put_json({"file": found.name, **found.quote.to_json(), **counts})
     else:
-        _show_quote(opened.name, found, offer)
+        _show_quote(found)
     click.get_current_context().exit(0 if found.valid else FAILED)
 
 
@@ -114,64 +104,47 @@ def submit(
         raise click.UsageError("--output and --errors need --wait; `stockpot batch results` writes them at any time.")
     if errors and not output:
         raise click.UsageError("--errors needs --output.")
-    max_in_flight = given.pop("max_in_flight")
-    wanted = Options(
-        tenant=tenant,
-        metadata=dict(metadata) or None,
-        max_cost_usd=None if max_cost is None else Decimal(str(max_cost)),
-        max_in_flight=max_in_flight,
-        dedupe=dedupe or None,
-        **given,
-    )
-    _check(wanted)
-    settings = load()
-    with database(settings) as opened:
-        batch, created = _submit(opened, file, wanted, again=again, as_json=as_json)
-        if batch is None:
+    wanted: BatchOptions = {
+        "metadata": dict(metadata) or None,
+        "max_cost_usd": None if max_cost is None else Decimal(str(max_cost)),
+        "dedupe": dedupe or None,
+        **given,  # type: ignore[typeddict-item]  # click has read each as its type
+    }
+    start = given["not_before"].at if given["not_before"] else datetime.now(UTC)
+    if given["finish_by"] is not None and given["finish_by"].at <= start:
+        raise click.UsageError("--finish-by is before --not-before.")
+    with producer(tenant) as pot:
+        try:
+            made = _submit(pot, file, wanted, again=again, as_json=as_json)
+        except BadBatch as error:
+            say(click.style("Error: ", fg="red", bold=True) + str(error))
             click.get_current_context().exit(FAILED)
         if not wait:
-            _submitted(batch, created=created, as_json=as_json)
+            _submitted(made, as_json=as_json)
             return
-        say(click.style(batch.id, dim=True))
-        code = wait_for(opened, batch.id, output=output, errors=errors, shared=shared, as_json=as_json)
+        say(click.style(made.id, dim=True))
+        code = wait_for(pot, made.id, output=output, errors=errors, shared=shared, as_json=as_json)
     click.get_current_context().exit(code)
 
 
-def _check(wanted: Options) -> None:
-    if wanted.webhook is not None:
-        check_url(wanted.webhook)
-    start = wanted.not_before.at if wanted.not_before else datetime.now(UTC)
-    if wanted.finish_by is not None and wanted.finish_by.at <= start:
-        raise click.UsageError("--finish-by is before --not-before.")
-
-
-def _submit(
-    opened: Database, file: str, wanted: Options, *, again: bool, as_json: bool
-) -> tuple[BatchRow | None, bool]:
-    settings = opened.settings
-    with BatchFile(file, home=settings.home, stdin=sys.stdin.buffer) as source:
-        found, market = _surveyed(
-            source, settings, _tell_problem(as_json=as_json, data=False), dedupe=bool(wanted.dedupe)
+def _submit(pot: Stockpot, file: str, wanted: BatchOptions, *, again: bool, as_json: bool) -> SubmittedBatch:
+    with _Bars() as bars:
+        return pot.batches.submit(
+            _source(file),
+            again=again,
+            on_problem=_tell_problem(as_json=as_json, data=False),
+            on_quote=lambda offer: _warn(offer, wanted),
+            on_progress=bars,
+            **wanted,
         )
-        if not found.valid:
-            what = f"{found.bad_lines:,} of {found.lines:,} lines are bad" if found.lines else "it has no lines"
-            say(click.style("Error: ", fg="red", bold=True) + f"{source.name}: {what}; nothing was submitted.")
-            return None, False
-        offer = price(found, market, settings, max_in_flight=wanted.max_in_flight)
-        _warn(offer, wanted)
-        quoted = Quoted(offer.tokens, offer.cost_usd)
-        batch, created = importing.begin(opened, source.name, found, wanted, quoted, again=again)
-        if batch.imported < batch.total and not batch.over:
-            if batch.imported:
-                say(f"Going on with {batch.id} after line {batch.imported:,} of {batch.total:,}.")
-            with _bar("importing", batch.total) as advance:
-                importing.import_lines(
-                    opened, batch, source, found, max_line_bytes=settings.max_request_bytes, on_progress=advance
-                )
-    return batch, created
 
 
-def _submitted(batch: BatchRow, *, created: bool, as_json: bool) -> None:
+def _source(file: str) -> str | BinaryIO:
+    return sys.stdin.buffer if file == STDIN else file
+
+
+def _submitted(made: SubmittedBatch, *, as_json: bool) -> None:
+    batch, created = made.batch, made.created
     if not created and batch.imported == batch.total:
         say(f"This file was submitted before with these options; --again makes a new batch. It is {batch.status}.")
     if as_json:
@@ -183,42 +156,26 @@ def _submitted(batch: BatchRow, *, created: bool, as_json: bool) -> None:
     say(f"{batch.total:,} lines. Watch it: stockpot batch status {batch.id} --watch")
 
 
-def _warn(offer: Quote, wanted: Options) -> None:
+def _warn(offer: Quote, wanted: BatchOptions) -> None:
     """Say before it starts what will not fit."""
-    if wanted.max_cost_usd is not None and offer.cost_usd is not None and offer.cost_usd > wanted.max_cost_usd:
-        say(
-            f"The quote is {money(offer.cost_usd)}, more than --max-cost {money(wanted.max_cost_usd)}: it will stop there."
-        )
-    if wanted.finish_by is None:
+    most = cast("Decimal | None", wanted.get("max_cost_usd"))
+    if most is not None and offer.cost_usd is not None and offer.cost_usd > most:
+        say(f"The quote is {money(offer.cost_usd)}, more than --max-cost {money(most)}: it will stop there.")
+    finish_by, not_before = cast("When | None", wanted.get("finish_by")), cast("When | None", wanted.get("not_before"))
+    if finish_by is None:
         return
-    start = wanted.not_before.at if wanted.not_before else datetime.now(UTC)
-    end = wanted.finish_by.at
+    start = not_before.at if not_before else datetime.now(UTC)
+    end = finish_by.at
     left = (end - start).total_seconds()
-    if wanted.daily_window is not None:
-        left = open_seconds(wanted.daily_window, start, end)
+    window = wanted.get("daily_window")
+    if window is not None:
+        left = open_seconds(window, start, end)
     if offer.seconds > left:
         say(
             click.style("It cannot finish by then: ", fg="yellow", bold=True)
             + f"{span(offer.seconds)} of work in {span(left)}, bounded by {offer.bounded_by} of one worker."
             " It runs as fast as it can."
         )
-
-
-def _surveyed(
-    source: BatchFile, settings: Settings, on_problem: Callable[[BatchProblem], None], *, dedupe: bool
-) -> tuple[Survey, Market]:
-    """Read the file, and meanwhile ask the provider for prices."""
-    telemetry.configure(settings.model_copy(update={"log_level": "warning"}))  # what is not known the quote says itself
-    with ThreadPoolExecutor(1) as pool, _bar("checking", source.bytes) as advance:
-        asked = pool.submit(ask, settings)
-        found = survey(
-            source,
-            max_line_bytes=settings.max_request_bytes,
-            on_problem=on_problem,
-            on_progress=advance,
-            dedupe=dedupe,
-        )
-        return found, asked.result()
 
 
 def _tell_problem(*, as_json: bool, data: bool) -> Callable[[BatchProblem], None]:
@@ -232,17 +189,34 @@ def _tell_problem(*, as_json: bool, data: bool) -> Callable[[BatchProblem], None
     return tell
 
 
-@contextlib.contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr if that is a terminal; gives a function that is told how far it is."""
-    console = margin()
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task(what, total=total)
-        yield lambda done: progress.update(bar, completed=done)
+class _Bars:
+    """A bar on stderr for each stage, if that is a terminal; called with how far the stage is."""
+
+    def __init__(self) -> None:
+        console = margin()
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._bars:
+            for bar in self._bars.values():
+                self._progress.update(bar, visible=False)
+            self._bars[stage] = self._progress.add_task(stage, total=total)
+            if stage == "importing" and done:
+                say(f"Going on after line {done:,} of {total:,}.")
+        self._progress.update(self._bars[stage], completed=done)
 
 
-def _show_quote(name: str, found: Survey, offer: Quote) -> None:
+def _show_quote(found: QuotedFile) -> None:
+    name, offer = found.name, found.quote
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("model", no_wrap=True)
     for column in ("lines", "input tokens", "output tokens", "cost", "per call"):

@@ -10,18 +10,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from worker.batches import results
-from worker.batches.progress import Look, Pace, look
-from worker.batches.report import make
+from worker.batches.progress import Pace
 from worker.batches.report_files import write
-from worker.batches.result_files import Exported, Files
 from worker.batches.view import batch_object
 from worker.cli import options
 from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import margin, money, put_json, say, screen, span
-from worker.db.connect import Database
+from worker.producer.batches import Exported, Look
+from worker.producer.stockpot import Stockpot
 
 #: How often the counters are read, in seconds: one row each time.
 LOOK_SECONDS = 0.5
@@ -36,42 +34,40 @@ TELL_SECONDS = 30.0
 @options.as_json
 def status(batch: str, tenant: str, *, watch: bool, as_json: bool) -> None:
     """Show BATCH: how far it is, what it waits on, what it has cost. With --watch exits 1 unless all was answered."""
-    with database() as opened:
-        found = opened.read(lambda conn: look(conn, batch, tenant=tenant))
+    with producer(tenant) as pot:
+        found = pot.batches.get(batch)
         if watch:
-            click.get_current_context().exit(wait_for(opened, batch, output=None, errors=None, as_json=as_json))
+            click.get_current_context().exit(wait_for(pot, batch, output=None, errors=None, as_json=as_json))
         if as_json:
             put_json(batch_object(found.row).to_json() | {"in_flight": found.running, "waiting_on": found.waits_on})
             return
-        show(opened, found, screen())
+        show(pot, found, screen())
 
 
 def wait_for(
-    opened: Database, batch: str, *, output: str | None, errors: str | None, shared: bool = False, as_json: bool
+    pot: Stockpot, batch: str, *, output: str | None, errors: str | None, shared: bool = False, as_json: bool
 ) -> int:
     """Follow a batch to its end, writing what it answers meanwhile; then report. The exit code."""
     if output is None:
-        return _followed(opened, batch, None, as_json=as_json)
-    with Files(output, errors, grows=True, shared=shared) as files, ThreadPoolExecutor(1) as pool:
+        return _followed(pot, batch, None, as_json=as_json)
+    with ThreadPoolExecutor(1) as pool:
         stop = threading.Event()
-        writing = pool.submit(results.write_on, opened, batch, files, stop=stop)
+        writing = pool.submit(pot.batches.save, batch, output, errors=errors, follow=True, stop=stop, shared=shared)
         try:
-            code = _followed(opened, batch, writing, as_json=as_json)
+            code = _followed(pot, batch, writing, as_json=as_json)
         finally:
             stop.set()
     if code == INTERRUPTED:
         say(resuming(batch, output, errors, writing.result().offset))
     if writing.result().complete:
-        files.remove_stale_errors()
-        report = opened.read(lambda conn: make(conn, batch))
-        for path in write(report, output, shared=shared):
+        for path in write(pot.batches.report(batch), output, shared=shared):
             say(f"Report: {path}")
     return code
 
 
-def _followed(opened: Database, batch: str, writing: Future[Exported] | None, *, as_json: bool) -> int:
+def _followed(pot: Stockpot, batch: str, writing: Future[Exported] | None, *, as_json: bool) -> int:
     try:
-        last = _watch(opened, batch)
+        last = _watch(pot, batch)
         if writing is not None:
             writing.result()
     except KeyboardInterrupt:
@@ -81,7 +77,7 @@ def _followed(opened: Database, batch: str, writing: Future[Exported] | None, *,
     if as_json:
         put_json(batch_object(row).to_json())
     else:
-        show(opened, last, margin())
+        show(pot, last, margin())
     return 0 if row.status == "completed" and row.completed == row.total else FAILED
 
 
@@ -92,7 +88,7 @@ def resuming(batch: str, output: str, errors: str | None, offset: int) -> str:
     return f"{offset:,} lines are written. Go on from there: {command}"
 
 
-def _watch(opened: Database, batch: str) -> Look:
+def _watch(pot: Stockpot, batch: str) -> Look:
     """Show how it goes until it is over, or stands at its --max-cost."""
     console, pace = margin(), Pace()
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
@@ -100,7 +96,7 @@ def _watch(opened: Database, batch: str) -> Look:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("", total=None, words="")
         while True:
-            found = opened.read(lambda conn: look(conn, batch, tenant=None))
+            found = pot.batches.get(batch)
             pace.see(found.row)
             words = _words(found, pace)
             progress.update(bar, total=found.row.total, completed=found.row.done, words=words)

@@ -11,7 +11,7 @@ from api_schemas.jobs import LANES
 from worker.base.errors import NotAllowed
 from worker.cli import options
 from worker.cli.jobs.listing import matching
-from worker.cli.opening import database, producer
+from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
 
 _RETRIABLE = ("failed", "cancelled", "expired")
@@ -64,9 +64,8 @@ def retry(job: str | None, where: tuple[str, ...] | None, tenant: str, *, as_jso
             pot.retry(job)
             _queued(job, as_json=as_json)
             return
-        with database(pot.settings) as opened:
-            # All of them before the first: a retried job would change the pages under way.
-            found = [one.id for one in matching(opened, {**which, "tenant": tenant})]
+        # All of them before the first: a retried job would change the pages under way.
+        found = [one.id for one in matching(pot, **which)]
         retried = 0
         for one in found:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +10,9 @@ import click
 
 from api_schemas.jobs import LANES, STATUSES, Job
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, age, put_json, say, screen, shown
-from worker.db.connect import Database
-from worker.db.jobs import lookup
+from worker.producer.stockpot import Stockpot
 
 #: Rows that one statement reads; a longer list is read page by page, so that nothing is locked for long.
 _PAGE = 500
@@ -42,9 +41,8 @@ def listing(
     as_json: bool,
 ) -> None:
     """List jobs, newest first. With --json one object per line."""
-    which = {"tenant": tenant, "status": status, "lane": lane, "batch": batch, "since": since}
-    with database() as opened:
-        jobs = matching(opened, which, limit)
+    with producer(tenant) as pot:
+        jobs = matching(pot, limit, status=status, lane=lane, batch=batch, since=since)
         if as_json:
             for job in jobs:
                 put_json(job.to_json())
@@ -56,13 +54,13 @@ def listing(
         say("No jobs match.")
 
 
-def matching(opened: Database, which: Mapping[str, Any], limit: int | None = None) -> Iterator[Job]:
-    """The jobs that match, newest first, read page by page. `which` has the arguments of `lookup.jobs`."""
+def matching(pot: Stockpot, limit: int | None = None, **which: Any) -> Iterator[Job]:
+    """The jobs that match, newest first, read page by page. `which` has filters of `Stockpot.list`."""
     before: str | None = None
     left = limit
     while left is None or left > 0:
         size = _PAGE if left is None else min(_PAGE, left)
-        page = opened.read(lambda conn, before=before, size=size: lookup.jobs(conn, **which, limit=size, before=before))  # type: ignore[misc]
+        page = pot.list(**which, limit=size, before=before)
         yield from page
         if len(page) < size:
             return

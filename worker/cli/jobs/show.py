@@ -7,9 +7,8 @@ from rich.console import RenderableType
 
 from api_schemas.jobs import JobDetail
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, age, money, put_json, screen, shown, span
-from worker.db.jobs import lookup
 
 
 @click.command(epilog="\b\nExamples:\n  stockpot show job_0198…\n  stockpot show job_0198… --json | jq .cost_usd\n")
@@ -18,8 +17,8 @@ from worker.db.jobs import lookup
 @options.as_json
 def show(job: str, tenant: str, *, as_json: bool) -> None:
     """Show JOB: status, answer, usage, cost, error and every attempt."""
-    with database() as opened:
-        detail = opened.read(lambda conn: lookup.job(conn, job, tenant=tenant))
+    with producer(tenant) as pot:
+        detail = pot.get(job)
     if as_json:
         put_json(detail.to_json())
         return

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
 
-from api_schemas.jobs import check_tenant
-from worker.base.errors import NotFound
-from worker.base.money import PICO
+from worker.base.errors import InvalidRequest
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, money, put_json, say, screen
-from worker.db.budgets import reservations
-from worker.db.budgets.tables import EVERYBODY
+from worker.producer.budgets import EVERYBODY, Budget, Period, dollars
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: A million dollars a day: above that somebody has meant something else.
-_MOST_USD = 1_000_000
 
 
 class Dollars(click.ParamType[Decimal]):
@@ -31,12 +25,9 @@ class Dollars(click.ParamType[Decimal]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
         """Read it. Fails with what would be accepted."""
         try:
-            amount = Decimal(str(value).strip().removeprefix("$").replace(",", ""))
-        except InvalidOperation:
-            amount = Decimal(-1)
-        if not amount.is_finite() or not 0 <= amount <= _MOST_USD:
-            self.fail(f"expected US dollars from 0 to {_MOST_USD:,}, such as 25 or 0.50, got {value!r}", param, ctx)
-        return amount
+            return dollars(value)
+        except InvalidRequest as error:
+            self.fail(error.problems[0].message, param, ctx)
 
 
 def _which(command: F) -> F:
@@ -80,33 +71,28 @@ def listing(*, as_json: bool) -> None:
 @options.as_json
 def put(usd: Decimal, tenant: str | None, *, total: bool, as_json: bool) -> None:
     """Set, raise or lower a budget to USD. What was spent in its day (or in all, with --total) counts already."""
-    name, period = _name(tenant, total=total)
-    with database() as opened:
-        opened.write(lambda conn: reservations.put(conn, name, period, int(usd * PICO)))
-        every = opened.read(reservations.every)
+    with producer(tenant) as pot:
+        made = pot.budgets.set(usd, period=_period(total=total), all_tenants=tenant is None)
     if as_json:
-        put_json(next(one for one in every if (one.tenant, one.period) == (name, period)).to_json())
+        put_json(made.to_json())
     else:
-        say(f"{_whose(name)} may cost {money(usd)} {_PERIODS[period]}.")
+        say(f"{_whose(made.tenant)} may cost {money(usd)} {_PERIODS[made.period]}.")
 
 
 @budget.command()
 @_which
 def remove(tenant: str | None, *, total: bool) -> None:
     """Forget a budget; jobs that waited for it go on."""
-    name, period = _name(tenant, total=total)
-    with database() as opened:
-        gone = opened.write(lambda conn: reservations.remove(conn, name, period))
-    if not gone:
-        raise NotFound(f"there is no budget of {_whose(name).lower()} {_PERIODS[period]}")
+    with producer(tenant) as pot:
+        pot.budgets.remove(period=_period(total=total), all_tenants=tenant is None)
     say("Removed.")
 
 
 _PERIODS = {"day": "per day (UTC)", "total": "in all"}
 
 
-def _name(tenant: str | None, *, total: bool) -> tuple[str, str]:
-    return (EVERYBODY if tenant is None else check_tenant(tenant)), ("total" if total else "day")
+def _period(*, total: bool) -> Period:
+    return "total" if total else "day"
 
 
 def _whose(name: str) -> str:
@@ -114,8 +100,8 @@ def _whose(name: str) -> str:
 
 
 def _list(*, as_json: bool) -> None:
-    with database() as opened:
-        every = opened.read(reservations.every)
+    with producer(None) as pot:
+        every = pot.budgets.list(all_tenants=True)
     if as_json:
         for one in every:
             put_json(one.to_json())
@@ -125,7 +111,7 @@ def _list(*, as_json: bool) -> None:
         say("No budget is set.")
 
 
-def _table(every: Sequence[reservations.Budget]) -> Table:
+def _table(every: Sequence[Budget]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("tenant", no_wrap=True)
     table.add_column("period", no_wrap=True)
@@ -133,11 +119,11 @@ def _table(every: Sequence[reservations.Budget]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for one in every:
-        amounts = (one.limit_picousd, one.spent_picousd, one.reserved_picousd, max(0, one.room))
+        amounts = (one.limit_usd, one.spent_usd, one.reserved_usd, one.left_usd)
         table.add_row(
             "(all)" if one.tenant == EVERYBODY else one.tenant,
             _PERIODS[one.period],
-            *(money(Decimal(amount) / PICO) for amount in amounts),
-            "open" if one.needs_picousd is None else "jobs wait",
+            *(money(amount) for amount in amounts),
+            "jobs wait" if one.shut else "open",
         )
     return table

@@ -10,7 +10,7 @@ from datetime import datetime
 import click
 
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import database, producer
 from worker.cli.output import Table, money, put_json, say, screen, shown
 from worker.db.connect import Database
 from worker.db.jobs import usage as using
@@ -62,10 +62,11 @@ def usage(
     """
     if plot + as_csv + as_json > 1:
         raise click.UsageError("give one of --plot, --csv and --json")
-    with database() as opened:
+    with producer(tenant) as pot:
         if recount:
-            _recount(opened)
-        rows = opened.read(lambda conn: using.usage(conn, tenant=tenant, by=by, since=since))
+            with database() as opened:
+                _recount(opened)
+        rows = pot.usage(by=by, since=since, all_tenants=tenant is None)
     if as_json:
         for row in rows:
             put_json(row.to_json())

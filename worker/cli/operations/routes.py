@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from redis.exceptions import RedisError
 
-from worker import embedded
-from worker.base.errors import NotAllowed, NotFound, Unreachable
-from worker.base.settings import Settings, load
 from worker.cli import options
+from worker.cli.opening import producer
 from worker.cli.output import Table, cell, put_json, say, screen, shown, span
-from worker.limits.admission import Admission
-from worker.limits.limiter import RouteState
-from worker.limits.route import Route, key_id
-
-T = TypeVar("T")
+from worker.producer.routes import RouteState
 
 
 @click.group(
@@ -36,7 +27,8 @@ def routes(ctx: click.Context, *, as_json: bool) -> None:
     """List the routes of the fleet, one JSON object per line with --json; pause one, or let it go on."""
     if ctx.invoked_subcommand is not None:
         return
-    states = _with_gate(lambda admission: admission.snapshot())
+    with producer() as pot:
+        states = pot.routes.list()
     if as_json:
         for state in states:
             put_json(_fields(state))
@@ -52,13 +44,8 @@ def routes(ctx: click.Context, *, as_json: bool) -> None:
 @options.as_json
 def pause(route: str, reason: str, *, as_json: bool) -> None:
     """Stop calls on ROUTE (its name or its model) until `resume`. Running calls end as they would."""
-
-    async def stop(admission: Admission) -> RouteState | None:
-        chosen = await _choose(admission, route)
-        await admission.pause(chosen, reason)
-        return await _state(admission, chosen)
-
-    _tell(_with_gate(stop), "paused", as_json=as_json)
+    with producer() as pot:
+        _tell(pot.routes.pause(route, reason=reason), "paused", as_json=as_json)
 
 
 @routes.command()
@@ -66,51 +53,8 @@ def pause(route: str, reason: str, *, as_json: bool) -> None:
 @options.as_json
 def resume(route: str, *, as_json: bool) -> None:
     """Let ROUTE (its name or its model) go on, whatever paused it or its key's account."""
-
-    async def go_on(admission: Admission) -> RouteState | None:
-        chosen = await _choose(admission, route)
-        await admission.resume(chosen)
-        return await _state(admission, chosen)
-
-    _tell(_with_gate(go_on), "resumed", as_json=as_json)
-
-
-def _with_gate(verb: Callable[[Admission], Awaitable[T]]) -> T:
-    settings = load()
-    url = embedded.redis_url(settings)
-
-    async def ask() -> T:
-        admission = Admission(url, permit_ttl=settings.lease_seconds)
-        try:
-            return await verb(admission)
-        finally:
-            await admission.aclose()
-
-    try:
-        return asyncio.run(ask())
-    except (RedisError, OSError) as error:
-        raise Unreachable("Redis", f"{type(error).__name__}: {error}", "`stockpot doctor` checks it.") from error
-
-
-async def _choose(admission: Admission, name: str) -> Route:
-    """The route of this name or model; one that was never used is made from the settings."""
-    known = [state.route for state in await admission.snapshot()]
-    found = [route for route in known if name in {route.name, route.digest}] or [
-        route for route in known if route.model == name
-    ]
-    if len(found) > 1:
-        raise NotAllowed(f"{name} is several routes; name one: {', '.join(route.name for route in found)}")
-    return found[0] if found else _unused(load(), name)
-
-
-def _unused(settings: Settings, model: str) -> Route:
-    if settings.key is None or "@" in model:
-        raise NotFound(f"no route {model[:128]} has been used; `stockpot routes` lists them")
-    return Route(settings.upstream_url, key_id(settings.key), model)
-
-
-async def _state(admission: Admission, route: Route) -> RouteState | None:
-    return next((state for state in await admission.snapshot() if state.route == route), None)
+    with producer() as pot:
+        _tell(pot.routes.resume(route), "resumed", as_json=as_json)
 
 
 def _tell(state: RouteState | None, what: str, *, as_json: bool) -> None:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import click
 
+from api_schemas.webhooks import WebhookType
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import Table, put, put_json, say, screen, shown, span
-from worker.cli.webhooks.secrets import open_vault, tell_secret
-from worker.db.connect import Database
-from worker.db.webhooks.log import Filter
-from worker.webhooks import admin
-
-#: Between two looks at the outcome of a test, in seconds.
-_LOOK_SECONDS = 0.2
+from worker.cli.webhooks.secrets import tell_secret
+from worker.producer.webhooks import CHOICES
 
 
 @click.command()
@@ -29,8 +24,8 @@ _LOOK_SECONDS = 0.2
 @options.as_json
 def endpoints(tenant: str, *, as_json: bool) -> None:
     """List the endpoints, without their secrets."""
-    with database() as opened:
-        found = opened.read(lambda conn: admin.list_endpoints(conn, tenant=tenant))
+    with producer(tenant) as pot:
+        found = pot.webhooks.list()
     if as_json:
         for one in found:
             put_json(plain(dataclasses.asdict(one)))
@@ -44,24 +39,21 @@ def endpoints(tenant: str, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("url")
-@click.option("--event", "events", multiple=True, type=click.Choice(admin.CHOICES), help="Only this type; repeatable.")
+@click.option("--event", "events", multiple=True, type=click.Choice(CHOICES), help="Only this type; repeatable.")
 @click.option("--description", default="", metavar="TEXT", help="For people.")
 @options.tenant
 @options.as_json
 def add(url: str, events: tuple[str, ...], description: str, tenant: str, *, as_json: bool) -> None:
     """Register URL. Prints its id and its secret, which is shown this once."""
-    vault = open_vault()
-    with database() as opened:
-        added = opened.write(
-            lambda conn: admin.add_endpoint(conn, vault, url, tenant=tenant, events=events, description=description)
-        )
+    with producer(tenant) as pot:
+        added = pot.webhooks.add(url, events=cast("tuple[WebhookType, ...]", events), description=description)
     tell_secret(added, as_json=as_json)
 
 
 @click.command()
 @click.argument("endpoint")
 @click.option("--url", metavar="URL", help="Send to this URL from now on, with the same secret.")
-@click.option("--event", "events", multiple=True, type=click.Choice(admin.CHOICES), help="Only this type; repeatable.")
+@click.option("--event", "events", multiple=True, type=click.Choice(CHOICES), help="Only this type; repeatable.")
 @click.option("--all-events", is_flag=True, help="All types again.")
 @click.option("--description", metavar="TEXT", help="For people.")
 @options.tenant
@@ -77,15 +69,11 @@ def update(
     """Change ENDPOINT: its URL, the types that it wants, its description. What is not given stays."""
     if all_events and events:
         raise click.UsageError("Give --event or --all-events, not both.")
-    chosen = events if events or all_events else None
+    chosen = cast("tuple[WebhookType, ...]", events) if events or all_events else None
     if url is None and chosen is None and description is None:
         raise click.UsageError("Give what to change: --url, --event, --all-events or --description.")
-    with database() as opened:
-        opened.write(
-            lambda conn: admin.update_endpoint(
-                conn, endpoint, tenant=tenant, url=url, events=chosen, description=description
-            )
-        )
+    with producer(tenant) as pot:
+        pot.webhooks.update(endpoint, url=url, events=chosen, description=description)
     say(f"{endpoint} is changed.")
 
 
@@ -96,29 +84,18 @@ def update(
 @options.as_json
 def test(endpoint: str, timeout: float, tenant: str, *, as_json: bool) -> None:
     """Have a worker send an `endpoint.test` event to ENDPOINT, and wait for the first answer; exits 1 without a 2xx."""
-    with database() as opened:
-        event_id = opened.write(lambda conn: admin.send_test(conn, endpoint, tenant=tenant))
-        event = _first_outcome(opened, event_id, timeout)
+    with producer(tenant) as pot:
+        event = pot.webhooks.test(endpoint, timeout=timeout)
     tried = event["attempt_log"][0] if event["attempt_log"] else None
     if as_json:
         put_json(plain(event))
     elif tried is None:
-        say(f"{event_id}: no worker has sent it within {timeout:g} s; it waits in the outbox.")
+        say(f"{event['id']}: no worker has sent it within {timeout:g} s; it waits in the outbox.")
     else:
         answer = tried["error"] or f"HTTP {tried['status_code']}"
-        put(f"{event_id}: {event['status']}, {answer}, {span(tried['seconds'])}")
+        put(f"{event['id']}: {event['status']}, {answer}, {span(tried['seconds'])}")
     if event["status"] != "delivered":
         raise click.exceptions.Exit(FAILED)
-
-
-def _first_outcome(opened: Database, event_id: str, timeout: float) -> Mapping[str, Any]:
-    deadline = time.monotonic() + timeout
-    while True:
-        (event,) = opened.read(lambda conn: admin.events(conn, Filter(ids=[event_id])))
-        over = event["status"] not in {"pending", "delivering"}
-        if event["attempt_log"] or over or time.monotonic() >= deadline:
-            return event
-        time.sleep(_LOOK_SECONDS)
 
 
 @click.command()
@@ -126,8 +103,8 @@ def _first_outcome(opened: Database, event_id: str, timeout: float) -> Mapping[s
 @options.tenant
 def enable(endpoint: str, tenant: str) -> None:
     """Enable ENDPOINT again after it was disabled (a 410, too many failures, or by hand)."""
-    with database() as opened:
-        opened.write(lambda conn: admin.enable(conn, endpoint, tenant=tenant))
+    with producer(tenant) as pot:
+        pot.webhooks.enable(endpoint)
     say(f"{endpoint} is enabled. `stockpot webhooks dead --endpoint {endpoint}` lists what it missed.")
 
 
@@ -136,8 +113,8 @@ def enable(endpoint: str, tenant: str) -> None:
 @options.tenant
 def disable(endpoint: str, tenant: str) -> None:
     """Send nothing more to ENDPOINT; what waits for it is dead until replayed."""
-    with database() as opened:
-        opened.write(lambda conn: admin.disable(conn, endpoint, tenant=tenant))
+    with producer(tenant) as pot:
+        pot.webhooks.disable(endpoint)
     say(f"{endpoint} is disabled.")
 
 
@@ -146,8 +123,8 @@ def disable(endpoint: str, tenant: str) -> None:
 @options.tenant
 def delete(endpoint: str, tenant: str) -> None:
     """Forget ENDPOINT and its secret; what waits for it is dead. Its delivery log stays until it is purged."""
-    with database() as opened:
-        opened.write(lambda conn: admin.delete_endpoint(conn, endpoint, tenant=tenant))
+    with producer(tenant) as pot:
+        pot.webhooks.delete(endpoint)
     say(f"{endpoint} is deleted.")
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from worker.base.errors import NotFound
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import producer
 from worker.cli.output import age, put, put_json, say, screen, shown, span
 from worker.cli.webhooks.endpoints import plain, table_of
 from worker.db.jobs.lookup import moment
-from worker.db.webhooks.log import Filter
-from worker.webhooks import admin
+from worker.producer.webhooks import UNDELIVERABLE, EventFilter, EventStatus
 from worker.webhooks.envelope import EVENT_TYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
-STATUSES = ("pending", "delivering", "delivered", "dead", "blocked")
+STATUSES: tuple[EventStatus, ...] = get_args(EventStatus)
 
 
 def _filters(command: F) -> F:
@@ -34,16 +32,10 @@ def _filters(command: F) -> F:
     return command
 
 
-def _filter(tenant: str, given: Mapping[str, Any], statuses: Sequence[str] = ()) -> Filter:
-    return Filter(
-        tenant=tenant,
-        statuses=statuses or None,
-        type=given["type_"],
-        endpoint_id=given["endpoint"],
-        job_id=given["job"],
-        batch_id=given["batch"],
-        since=given["since"],
-    )
+def _filter(given: Mapping[str, Any], statuses: Sequence[str] = ()) -> EventFilter:
+    named = {"type": given["type_"], "status": tuple(statuses) or None}
+    named |= {name: given[name] for name in ("endpoint", "job", "batch", "since")}
+    return cast("EventFilter", {name: value for name, value in named.items() if value is not None})
 
 
 _status = click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only these; repeatable.")
@@ -60,9 +52,8 @@ _limit = click.option(
 @options.as_json
 def events(status: tuple[str, ...], limit: int, tenant: str, *, as_json: bool, **given: Any) -> None:
     """List events, newest first (in --json with their attempts, one object per line)."""
-    which = _filter(tenant, given, status)
-    with database() as opened:
-        _tell_events(opened.read(lambda conn: admin.events(conn, which, limit=limit)), as_json=as_json)
+    with producer(tenant) as pot:
+        _tell_events(pot.webhooks.events(limit=limit, **_filter(given, status)), as_json=as_json)
 
 
 @click.command()
@@ -71,18 +62,16 @@ def events(status: tuple[str, ...], limit: int, tenant: str, *, as_json: bool, *
 @options.as_json
 def show(event: str, tenant: str, *, as_json: bool) -> None:
     """Show EVENT and each attempt: when, the status, how long it took, the beginning of the answer."""
-    with database() as opened:
-        found = opened.read(lambda conn: admin.events(conn, Filter(tenant=tenant, ids=[event])))
-    if not found:
-        raise NotFound(f"no webhook event {event[:64]}")
+    with producer(tenant) as pot:
+        found = pot.webhooks.get(event)
     if as_json:
-        put_json(plain(found[0]))
+        put_json(plain(found))
         return
-    for name, value in found[0].items():
+    for name, value in found.items():
         if name != "attempt_log" and value is not None:
             put(f"{name:<17} {value}")
     table = table_of("attempt", "at", "took", "status", "error", "answer")
-    for one in found[0]["attempt_log"]:
+    for one in found["attempt_log"]:
         table.add_row(
             str(one["attempt"]),
             one["at"].isoformat(" ", "seconds"),
@@ -91,7 +80,7 @@ def show(event: str, tenant: str, *, as_json: bool) -> None:
             shown(one["error"] or ""),
             " ".join(shown(one["response_head"] or "").split()),
         )
-    if found[0]["attempt_log"]:
+    if found["attempt_log"]:
         screen().print(table)
 
 
@@ -102,9 +91,8 @@ def show(event: str, tenant: str, *, as_json: bool) -> None:
 @options.as_json
 def dead(limit: int, tenant: str, *, as_json: bool, **given: Any) -> None:
     """List events that will not be tried again by themselves; `replay` sends them again."""
-    which = _filter(tenant, given, admin.UNDELIVERABLE)
-    with database() as opened:
-        _tell_events(opened.read(lambda conn: admin.events(conn, which, limit=limit)), as_json=as_json)
+    with producer(tenant) as pot:
+        _tell_events(pot.webhooks.dead(limit=limit, **_filter(given)), as_json=as_json)
 
 
 @click.command(
@@ -128,13 +116,9 @@ def replay(
     by_filter, narrowed = all_dead or bool(status), any(value is not None for value in given.values())
     if (event is not None) == by_filter or (event is not None and narrowed) or (all_dead and status):
         raise click.UsageError("Give an EVENT alone; or one of --all-dead and --status, with what narrows it down.")
-    which = _filter(tenant, given, status)
-    with database() as opened:
-        if event is None:
-            ids = opened.write(lambda conn: admin.replay_all(conn, which))
-        else:
-            opened.write(lambda conn: admin.replay(conn, event, tenant=tenant))
-            ids = [event]
+    with producer(tenant) as pot:
+        which: EventFilter = {} if event is not None else _filter(given, status or UNDELIVERABLE)
+        ids = pot.webhooks.replay(event, **which)
     for one in ids:
         put_json({"id": one, "status": "pending"}) if as_json else put(one)
     say(f"{len(ids):,} will be delivered again.")

@@ -7,9 +7,8 @@ import asyncio
 import click
 
 from worker.cli import options
+from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
-from worker.cli.webhooks.secrets import open_vault
-from worker.webhooks import admin
 from worker.webhooks.listen import Received, listen, pretty
 from worker.webhooks.signing import key_of
 
@@ -26,7 +25,8 @@ def receive(port: int, more: tuple[str, ...], tenant: str, *, as_json: bool) -> 
     """
     for one in more:
         key_of(one)
-    secrets = [admin.url_secret(open_vault(), tenant=tenant), *more]
+    with producer(tenant) as pot:
+        secrets = [pot.webhooks.secret(), *more]
 
     def show(received: Received) -> None:
         if as_json:

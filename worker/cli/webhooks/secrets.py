@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.base import telemetry
 from worker.base.settings import load
 from worker.cli import options
-from worker.cli.opening import database
+from worker.cli.opening import database, producer
 from worker.cli.output import put, put_json, say
 from worker.webhooks import admin
 from worker.webhooks.admin import Added
@@ -20,9 +19,8 @@ from worker.webhooks.secrets import Vault
 @options.as_json
 def rotate(endpoint: str, tenant: str, *, as_json: bool) -> None:
     """Give ENDPOINT a new secret; for a day deliveries carry both signatures."""
-    vault = open_vault()
-    with database() as opened:
-        added = opened.write(lambda conn: admin.rotate(conn, vault, endpoint, tenant=tenant))
+    with producer(tenant) as pot:
+        added = pot.webhooks.rotate(endpoint)
     tell_secret(added, as_json=as_json)
 
 
@@ -30,7 +28,8 @@ def rotate(endpoint: str, tenant: str, *, as_json: bool) -> None:
 @options.tenant
 def secret(tenant: str) -> None:
     """Print the secret that signs what goes to URLs given with a job (`submit --webhook`)."""
-    put(admin.url_secret(open_vault(), tenant=tenant))
+    with producer(tenant) as pot:
+        put(pot.webhooks.secret())
 
 
 @click.command()
@@ -48,9 +47,7 @@ def reseal(*, as_json: bool) -> None:
 
 def open_vault() -> Vault:
     """The vault of the configuration; what it logs goes to stderr, away from the data."""
-    settings = load()
-    telemetry.configure(settings)
-    return Vault.of(settings)
+    return Vault.of(load())
 
 
 def tell_secret(added: Added, *, as_json: bool) -> None:

@@ -67,17 +67,36 @@ class Budget:
         """What is neither spent nor reserved, in 1e-12 US dollars; may be below 0."""
         return self.limit_picousd - self.spent_picousd - self.reserved_picousd
 
+    @property
+    def limit_usd(self) -> Decimal:
+        """What may be spent."""
+        return Decimal(self.limit_picousd) / PICO
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What was spent, in its day or in all."""
+        return Decimal(self.spent_picousd) / PICO
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What calls in flight have set aside."""
+        return Decimal(self.reserved_picousd) / PICO
+
+    @property
+    def left_usd(self) -> Decimal:
+        """What is neither spent nor set aside."""
+        return Decimal(max(0, self.room)) / PICO
+
+    @property
+    def shut(self) -> bool:
+        """Whether jobs wait for it."""
+        return self.needs_picousd is not None
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; money as a number of US dollars."""
-        return {
-            "tenant": self.tenant,
-            "period": self.period,
-            "limit_usd": float(Decimal(self.limit_picousd) / PICO),
-            "spent_usd": float(Decimal(self.spent_picousd) / PICO),
-            "reserved_usd": float(Decimal(self.reserved_picousd) / PICO),
-            "left_usd": float(Decimal(max(0, self.room)) / PICO),
-            "shut": self.needs_picousd is not None,
-        }
+        money = ("limit_usd", "spent_usd", "reserved_usd", "left_usd")
+        amounts = {name: float(getattr(self, name)) for name in money}
+        return {"tenant": self.tenant, "period": self.period, **amounts, "shut": self.shut}
 
 
 def reserve(conn: Connection, asks: Sequence[Ask]) -> set[str]:

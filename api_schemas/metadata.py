@@ -1,16 +1,12 @@
-"""What a caller attaches to a job: the webhook's address and the metadata."""
+"""The metadata that a caller attaches to a job."""
 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
 from api_schemas.text import storable
-
-MAX_URL = 2_048
-"""Characters of a webhook URL; proxies and servers commonly refuse longer ones."""
 
 # OpenAI's limits for metadata, so that a body's metadata fits here too.
 MAX_PAIRS = 16
@@ -18,27 +14,6 @@ MAX_KEY = 64
 MAX_VALUE = 512
 MAX_METADATA_BYTES = 16_384
 """Bytes of all pairs together, in UTF-8: metadata is copied into every event and report of a job."""
-
-
-def check_webhook(url: str) -> str:
-    """An http(s) URL with a host and nothing that could smuggle a header or a password; else a pydantic error.
-
-    Where it may lead is not decided here: addresses are checked when the webhook is delivered.
-    """
-    if len(url) > MAX_URL:
-        raise _refused(f"expected a URL of at most {MAX_URL:,} characters, got {len(url):,}")
-    if not url.isprintable() or " " in url or "\\" in url:
-        raise _refused("expected a URL without spaces, backslashes and control characters")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise _refused("expected a URL, e.g. https://example.com/hook; its host or port cannot be read") from None
-    if parts.scheme not in {"http", "https"} or not host or port == 0:
-        raise _refused("expected an http or https URL with a host, e.g. https://example.com/hook")
-    if "@" in parts.netloc:
-        raise _refused("expected a URL without a user name or password; webhooks are signed instead")
-    return url
 
 
 def check_metadata(metadata: dict[str, Any]) -> dict[str, str]:

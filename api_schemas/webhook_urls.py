@@ -1,4 +1,4 @@
-"""What a webhook's URL may look like: pure, and the same for every setting.
+"""What a webhook's URL may look like: the one rule, for producers, the command line and the workers.
 
 The URL is read by one strict grammar, and whatever two parsers could read differently is refused: that, not an exotic
 address, is how guards are passed. Where the URL leads is judged when the connection is made (`egress`), because a name
@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
-from worker.base.errors import InvalidRequest
-from worker.webhooks.addresses import Address, embedded_v4, parse_address
+from pydantic_core import PydanticCustomError
+
+from api_schemas.errors import FieldProblem, InvalidRequest
+
+Address = IPv4Address | IPv6Address
 
 MAX_URL = 2_048
 """Characters: what common proxies and servers take, and more than any receiver's route needs."""
@@ -24,6 +28,9 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 _PRINTABLE = re.compile(r"[!-~]*")
 _MAX_NAME = 253
 _PORTS = {"http": 80, "https": 443}
+# Networks whose IPv6 addresses carry an IPv4 address in their last 32 bits.
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_COMPATIBLE = IPv6Network("::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,15 @@ class Target:
         return f"{self.scheme}://{host}:{self.port}"
 
 
+def check_webhook(url: str) -> str:
+    """As `check_url`, for a field of a pydantic model."""
+    try:
+        check_url(url)
+    except InvalidRequest as error:
+        raise PydanticCustomError("refused", "refused", {"why": error.problems[0].message}) from None
+    return url
+
+
 def check_url(url: str) -> None:
     """Refuse a webhook URL that could never be delivered to.
 
@@ -56,24 +72,24 @@ def check_url(url: str) -> None:
 def read_target(url: str) -> Target:
     """Read a webhook URL. Raises InvalidRequest as `check_url` does; the message does not repeat the URL."""
     if len(url) > MAX_URL:
-        raise InvalidRequest(f"webhook: expected a URL of at most {MAX_URL:,} characters, got {len(url):,}")
+        raise _refused(f"expected a URL of at most {MAX_URL:,} characters, got {len(url):,}")
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
-        raise InvalidRequest(
-            "webhook: expected a URL of printable ASCII without spaces, line breaks or backslashes; percent-encode"
+        raise _refused(
+            "expected a URL of printable ASCII without spaces, line breaks or backslashes; percent-encode"
             " the path, and write an international host name as xn--…"
         )
     whole = _URL.fullmatch(url)
     if whole is None:
-        raise InvalidRequest("webhook: expected a URL such as https://example.com/hooks, without a fragment")
+        raise _refused("expected a URL such as https://example.com/hooks, without a fragment")
     if "@" in whole["authority"]:
-        raise InvalidRequest("webhook: a user name or password in the URL is not accepted; use the signature")
+        raise _refused("a user name or password in the URL is not accepted; use the signature")
     authority = _AUTHORITY.fullmatch(whole["authority"])
     if authority is None or not authority["host"]:
-        raise InvalidRequest("webhook: expected a host, or a host and a port, after the scheme")
+        raise _refused("expected a host, or a host and a port, after the scheme")
     scheme = whole["scheme"].lower()
     port = int(authority["port"]) if authority["port"] else _PORTS[scheme]
     if not 1 <= port <= 65_535:
-        raise InvalidRequest("webhook: expected a port between 1 and 65535")
+        raise _refused("expected a port between 1 and 65535")
     host, address = _read_host(authority["host"])
     return Target(url=url, scheme=scheme, host=host, port=port, address=address)
 
@@ -85,7 +101,7 @@ def _read_host(text: str) -> tuple[str, Address | None]:
     if _NUMBER.fullmatch(labels[-1] or labels[-2:][0]):
         return _read_v4(text)
     if len(text) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        raise InvalidRequest("webhook: expected a host name of letters, digits, dashes and dots, without a final dot")
+        raise _refused("expected a host name of letters, digits, dashes and dots, without a final dot")
     return text.lower(), None
 
 
@@ -93,9 +109,7 @@ def _read_v4(text: str) -> tuple[str, Address]:
     try:
         address = parse_address(text)
     except ValueError:
-        raise InvalidRequest(
-            "webhook: expected an IPv4 address as four decimal numbers without leading zeros"
-        ) from None
+        raise _refused("expected an IPv4 address as four decimal numbers without leading zeros") from None
     return str(address), address
 
 
@@ -103,9 +117,35 @@ def _read_v6(text: str) -> tuple[str, Address]:
     try:
         address = parse_address(text)
     except ValueError:
-        raise InvalidRequest("webhook: expected an IPv6 address within the brackets") from None
+        raise _refused("expected an IPv6 address within the brackets") from None
     if address.version != 6 or address.scope_id is not None:
-        raise InvalidRequest("webhook: expected an IPv6 address without a zone within the brackets")
+        raise _refused("expected an IPv6 address without a zone within the brackets")
     if embedded_v4(address) is not None:
-        raise InvalidRequest("webhook: an IPv4 address within an IPv6 address is not accepted; write the IPv4 address")
+        raise _refused("an IPv4 address within an IPv6 address is not accepted; write the IPv4 address")
     return str(address), address
+
+
+def embedded_v4(address: Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 address carries, if it is of a kind that carries one."""
+    if isinstance(address, IPv4Address):
+        return None
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    if any(address in network for network in _NAT64):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    if address in _COMPATIBLE and int(address) > 1:  # :: and ::1 are addresses of their own
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return None
+
+
+def parse_address(text: str) -> Address:
+    """The address in its canonical spelling. Raises ValueError."""
+    return ip_address(text)
+
+
+def _refused(why: str) -> InvalidRequest:
+    return InvalidRequest([FieldProblem(field="webhook", message=why)])

@@ -1,0 +1,369 @@
+"""`pot.batches`: files of requests, quoted, submitted, read while they run, paused, cancelled, retried, reported."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Unpack
+
+from anyio import to_thread
+
+from api_schemas.batch import BatchProblem, BatchStatus
+from worker.base.errors import InvalidRequest, WaitTimeout
+from worker.base.money import PICO
+from worker.batches import importing, results
+from worker.batches.importing import Quoted
+from worker.batches.progress import Look, look
+from worker.batches.quote import Quote
+from worker.batches.quote import quote as price
+from worker.batches.reading import STDIN, BatchFile
+from worker.batches.report import Report, make
+from worker.batches.result_files import Exported, Files
+from worker.batches.results import Order, ResultLine
+from worker.batches.survey import Survey, survey
+from worker.db.batches import changes, records
+from worker.db.batches.records import BatchRow
+from worker.producer import batch_control as control
+from worker.producer.batch_options import BatchOptions, read_options
+from worker.producer.faces import awaited
+from worker.producer.scope import Scope
+from worker.provider.market import Market, ask
+
+__all__ = [
+    "AsyncBatches",
+    "BadBatch",
+    "BatchOptions",
+    "BatchRow",
+    "Batches",
+    "Exported",
+    "Look",
+    "Order",
+    "Quote",
+    "QuotedFile",
+    "Report",
+    "ResultLine",
+    "SubmittedBatch",
+]
+
+Stage = Literal["checking", "importing"]
+Progress = Callable[[Stage, int, int], object]
+"""Called with how far a stage is: bytes of the file while it is checked, lines while it is imported."""
+
+#: Problems that an exception names; all of them are counted, and told to `on_problem`.
+NAMED_PROBLEMS = 100
+#: Between two looks at a batch that is waited for, in seconds: one row each time.
+LOOK_SECONDS = 0.5
+
+
+class BadBatch(InvalidRequest):
+    """A file that cannot be submitted: lines of it are bad, or it has none. Nothing was stored."""
+
+    def __init__(self, name: str, found: Survey, problems: builtins.list[BatchProblem]) -> None:
+        what = f"{found.bad_lines:,} of {found.lines:,} lines are bad" if found.lines else "it has no lines"
+        super().__init__(f"{name}: {what}; nothing was submitted.")
+        self.lines, self.bad_lines, self.batch_problems = found.lines, found.bad_lines, problems
+
+
+@dataclass(frozen=True, slots=True)
+class QuotedFile:
+    """A file that was read to its end and priced. `problems` has the first hundred."""
+
+    name: str
+    lines: int
+    bad_lines: int
+    problem_count: int
+    problems: builtins.list[BatchProblem]
+    quote: Quote
+
+    @property
+    def valid(self) -> bool:
+        """Whether the file may be submitted."""
+        return self.bad_lines == 0 and self.lines > 0
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedBatch:
+    """A batch that is in the database. `created` is False when the same file with the same options found it there."""
+
+    batch: BatchRow
+    created: bool
+
+    @property
+    def id(self) -> str:
+        """The batch's id."""
+        return self.batch.id
+
+
+class Batches:
+    """A tenant's batches."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def quote(
+        self,
+        file: str | Path | BinaryIO,
+        *,
+        dedupe: bool = False,
+        max_in_flight: int | None = None,
+        on_problem: Callable[[BatchProblem], object] | None = None,
+        on_progress: Progress | None = None,
+    ) -> QuotedFile:
+        """Check a file whole and price it; nothing is stored, no model is called.
+
+        Args:
+            file: one request per line in OpenAI's batch format, plain or gzip: a path, or a binary file.
+            dedupe: price lines that ask the same once.
+            on_problem: told every problem of every line.
+
+        Raises:
+            InvalidRequest: the gzip data is damaged.
+            OSError: the file cannot be read.
+        """
+        with self._open(file) as source:
+            found, problems, market = self._surveyed(
+                source, dedupe=dedupe, on_problem=on_problem, on_progress=on_progress
+            )
+            offer = price(found, market, self._scope.settings, max_in_flight=max_in_flight)
+            return QuotedFile(source.name, found.lines, found.bad_lines, found.problems, problems, offer)
+
+    def submit(
+        self,
+        file: str | Path | BinaryIO,
+        *,
+        again: bool = False,
+        on_problem: Callable[[BatchProblem], object] | None = None,
+        on_quote: Callable[[Quote], object] | None = None,
+        on_progress: Progress | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> SubmittedBatch:
+        """Submit a file: checked whole first, then imported; workers begin with the first lines.
+
+        The same file with the same options is the same batch: a submission that was killed is finished by repeating it,
+        and a finished one is found. `again` makes a new batch of it.
+
+        Raises:
+            BadBatch: a line is bad, or there is none; nothing was stored.
+            InvalidRequest: an option is wrong.
+            FileChanged: the file was written to meanwhile.
+            NotAllowed: the batch was cancelled, or another command imports it.
+            Unreachable: the database does not answer; submit the same file again.
+        """
+        wanted = read_options(self._scope.tenant, options)
+        database, settings = self._scope.database, self._scope.settings
+        with self._open(file) as source:
+            found, problems, market = self._surveyed(
+                source, dedupe=bool(wanted.dedupe), on_problem=on_problem, on_progress=on_progress
+            )
+            if not found.valid:
+                raise BadBatch(source.name, found, problems)
+            offer = price(found, market, settings, max_in_flight=wanted.max_in_flight)
+            if on_quote is not None:
+                on_quote(offer)
+            quoted = Quoted(offer.tokens, offer.cost_usd)
+            batch, created = importing.begin(database, source.name, found, wanted, quoted, again=again)
+            if batch.imported < batch.total and not batch.over:
+                if on_progress is not None:
+                    on_progress("importing", batch.imported, batch.total)
+                importing.import_lines(
+                    database,
+                    batch,
+                    source,
+                    found,
+                    max_line_bytes=settings.max_request_bytes,
+                    on_progress=_stage(on_progress, "importing", batch.total),
+                )
+        return SubmittedBatch(batch, created)
+
+    def get(self, batch: str) -> Look:
+        """Where a batch stands: its counters, the lines in flight, and what it waits on. Raises NotFound."""
+        return self._scope.read(lambda conn: look(conn, batch, tenant=self._scope.tenant))
+
+    def list(
+        self, *, status: BatchStatus | None = None, limit: int = 100, before: str | None = None
+    ) -> builtins.list[BatchRow]:
+        """Batches, newest first; `before` is the id that the page before ended with."""
+        return self._scope.read(
+            lambda conn: records.newest(conn, tenant=self._scope.tenant, status=status, limit=limit, before=before)
+        )
+
+    def wait(self, batch: str, *, timeout: float | None = None) -> BatchRow:
+        """Wait until a batch is over. Raises NotFound; WaitTimeout after `timeout` seconds (the batch goes on)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (found := self.get(batch).row).over:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(f"{batch} is not finished after {timeout:g} s; it goes on")
+            time.sleep(LOOK_SECONDS)
+        return found
+
+    def results(
+        self,
+        batch: str,
+        *,
+        offset: int = 0,
+        follow: bool = False,
+        order: Order | Literal["file", "ended"] = Order.ENDED,
+    ) -> Iterator[ResultLine]:
+        """The lines of a batch that are over, behind the first `offset` of them; with `follow` until the batch is over.
+
+        Each has the `offset` behind it: whoever goes on from the last one that it has kept, at any time, gets each
+        `custom_id` once. `order="file"` is the order of the input: a line waits until all before it are over.
+
+        Raises:
+            NotFound: no such batch of this tenant.
+            Unreachable: the database does not answer; go on from the last offset.
+        """
+        self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
+        for page in results.read(self._scope.database, batch, offset=offset, follow=follow, order=Order(order)):
+            yield from page
+
+    def save(
+        self,
+        batch: str,
+        output: str,
+        *,
+        errors: str | None = None,
+        offset: int | None = None,
+        follow: bool = False,
+        order: Order | Literal["file", "ended"] | None = None,
+        stop: threading.Event | None = None,
+        shared: bool = False,
+    ) -> Exported:
+        """Write what a batch has answered so far to an output file and an error file.
+
+        Args:
+            output: a path, or `-` for stdout.
+            errors: the error file's path; beside the output when left out.
+            offset: leave out the first so many lines, and append the rest.
+            follow: go on writing lines as they come, until the batch is over or `stop` is set.
+            shared: make the files readable by whoever the umask lets, and not by their owner alone.
+            order: the order of the input, or (the default with `follow` or `offset`) that in which lines end.
+
+        Raises:
+            NotFound: no such batch of this tenant.
+            OSError: a file cannot be written.
+        """
+        wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
+        self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
+        database = self._scope.database
+        with Files(output, errors, grows=follow, append=bool(offset), shared=shared) as files:
+            if wanted is Order.FILE and not follow and offset is None:
+                written = results.export(database, batch, files)
+            else:
+                written = results.write_on(
+                    database, batch, files, offset=offset or 0, follow=follow, order=wanted, stop=stop
+                )
+        files.remove_stale_errors()
+        return written
+
+    def report(self, batch: str) -> Report:
+        """What became of a batch, in numbers; best when it is over. Raises NotFound."""
+        self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
+        return self._scope.read(lambda conn: make(conn, batch))
+
+    def cancel(self, batch: str, *, in_flight: Literal["abort", "finish"] = "abort") -> BatchRow:
+        """Cancel a batch: queued lines at once; it is `cancelling` until its calls in flight have ended.
+
+        Raises:
+            NotFound: no such batch of this tenant.
+            NotAllowed: it has ended in another way.
+        """
+        return control.cancel(self._scope.database, batch, tenant=self._scope.tenant, abort=in_flight == "abort")
+
+    def pause(self, batch: str) -> BatchRow:
+        """Admit no more lines within a second; calls in flight go on. Raises NotFound, NotAllowed."""
+        return self._scope.write(lambda conn: changes.pause(conn, batch, tenant=self._scope.tenant))
+
+    def resume(self, batch: str, *, max_cost_usd: Decimal | float | None = None) -> BatchRow:
+        """Admit lines again; one that stopped at its `max_cost_usd` needs a higher one. Raises NotFound, NotAllowed."""
+        most = None if max_cost_usd is None else int(Decimal(str(max_cost_usd)) * PICO)
+        return self._scope.write(
+            lambda conn: changes.resume(conn, batch, tenant=self._scope.tenant, max_cost_picousd=most)
+        )
+
+    def retry_failed(self, batch: str) -> SubmittedBatch:
+        """Make a new batch of the failed and expired lines of a batch that is over; repeating it finds that batch.
+
+        Raises:
+            NotFound: no such batch of this tenant.
+            NotAllowed: the batch is not over, has no failed lines, or their requests were purged.
+        """
+        return SubmittedBatch(*control.retry_failed(self._scope.database, batch, tenant=self._scope.tenant))
+
+    def _open(self, file: str | Path | BinaryIO) -> BatchFile:
+        home = self._scope.settings.home
+        if isinstance(file, str | Path):
+            return BatchFile(str(file), home=home)
+        return BatchFile(STDIN, home=home, stdin=file)
+
+    def _surveyed(
+        self,
+        source: BatchFile,
+        *,
+        dedupe: bool,
+        on_problem: Callable[[BatchProblem], object] | None,
+        on_progress: Progress | None,
+    ) -> tuple[Survey, builtins.list[BatchProblem], Market]:
+        """Read the file, and meanwhile ask the provider for prices."""
+        problems: builtins.list[BatchProblem] = []
+
+        def note(problem: BatchProblem) -> None:
+            if len(problems) < NAMED_PROBLEMS:
+                problems.append(problem)
+            if on_problem is not None:
+                on_problem(problem)
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, self._scope.settings)
+            found = survey(
+                source,
+                max_line_bytes=self._scope.settings.max_request_bytes,
+                on_problem=note,
+                on_progress=_stage(on_progress, "checking", source.bytes),
+                dedupe=dedupe,
+            )
+            return found, problems, asked.result()
+
+
+def _stage(on_progress: Progress | None, stage: Stage, total: int) -> Callable[[int], Any]:
+    if on_progress is None:
+        return lambda _: None
+    return lambda done: on_progress(stage, done, total)
+
+
+class AsyncBatches:
+    """As `Batches`, awaitable."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._blocking = Batches(scope)
+
+    quote = awaited(Batches.quote)
+    submit = awaited(Batches.submit)
+    get = awaited(Batches.get)
+    list = awaited(Batches.list)
+    wait = awaited(Batches.wait)
+    save = awaited(Batches.save)
+    report = awaited(Batches.report)
+    cancel = awaited(Batches.cancel)
+    pause = awaited(Batches.pause)
+    resume = awaited(Batches.resume)
+    retry_failed = awaited(Batches.retry_failed)
+
+    async def results(
+        self,
+        batch: str,
+        *,
+        offset: int = 0,
+        follow: bool = False,
+        order: Order | Literal["file", "ended"] = Order.ENDED,
+    ) -> AsyncIterator[ResultLine]:
+        """As `Batches.results`."""
+        lines = self._blocking.results(batch, offset=offset, follow=follow, order=order)
+        while (line := await to_thread.run_sync(next, lines, None, abandon_on_cancel=True)) is not None:
+            yield line

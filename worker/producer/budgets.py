@@ -1,0 +1,83 @@
+"""`pot.budgets`: what tenants may cost, by day or in all."""
+
+from __future__ import annotations
+
+import builtins
+from decimal import Decimal, InvalidOperation
+from typing import Literal
+
+from api_schemas.errors import FieldProblem
+from worker.base.errors import InvalidRequest, NotFound
+from worker.base.money import PICO
+from worker.db.budgets import reservations
+from worker.db.budgets.reservations import Budget
+from worker.db.budgets.tables import EVERYBODY
+from worker.producer.faces import awaited
+from worker.producer.scope import Scope
+
+__all__ = ["EVERYBODY", "AsyncBudgets", "Budget", "Budgets", "Period", "dollars"]
+
+Period = Literal["day", "total"]
+
+#: A million dollars a day: above that somebody has meant something else.
+MOST_USD = 1_000_000
+
+
+class Budgets:
+    """A tenant's budgets, and with `all_tenants` those of all tenants together.
+
+    Money is set aside before a call and counted after it. A job that does not fit waits, and spends no attempt.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def set(self, usd: Decimal | float | str, *, period: Period = "day", all_tenants: bool = False) -> Budget:
+        """Set, raise or lower a budget. What was spent in its day (or in all, for "total") counts already.
+
+        Raises:
+            InvalidRequest: no amount of US dollars from 0 to 1,000,000, or no period.
+        """
+        amount, name = dollars(usd), self._name(all_tenants=all_tenants)
+        if period not in {"day", "total"}:
+            raise InvalidRequest([FieldProblem(field="period", message=f"expected day or total, got {period!r}")])
+        self._scope.write(lambda conn: reservations.put(conn, name, period, int(amount * PICO)))
+        return next(one for one in self._scope.read(reservations.every) if (one.tenant, one.period) == (name, period))
+
+    def list(self, *, all_tenants: bool = False) -> builtins.list[Budget]:
+        """The budgets that govern this tenant; with `all_tenants` every budget there is."""
+        every = self._scope.read(reservations.every)
+        return [one for one in every if all_tenants or one.tenant in {self._scope.tenant, EVERYBODY}]
+
+    def remove(self, *, period: Period = "day", all_tenants: bool = False) -> None:
+        """Forget a budget; jobs that waited for it go on. Raises NotFound."""
+        name = self._name(all_tenants=all_tenants)
+        if not self._scope.write(lambda conn: reservations.remove(conn, name, period)):
+            whose = "all tenants together" if all_tenants else f"tenant {name}"
+            raise NotFound(f"there is no budget of {whose} {'per day' if period == 'day' else 'in all'}")
+
+    def _name(self, *, all_tenants: bool) -> str:
+        return EVERYBODY if all_tenants else self._scope.tenant
+
+
+class AsyncBudgets:
+    """As `Budgets`, awaitable."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._blocking = Budgets(scope)
+
+    set = awaited(Budgets.set)
+    list = awaited(Budgets.list)
+    remove = awaited(Budgets.remove)
+
+
+def dollars(usd: Decimal | float | str) -> Decimal:
+    """An exact amount of US dollars: `25`, `"0.50"`, `"$1,000"`. Raises InvalidRequest."""
+    try:
+        amount = Decimal(str(usd).strip().removeprefix("$").replace(",", ""))
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
+        message = f"expected US dollars from 0 to {MOST_USD:,}, such as 25 or 0.50, got {str(usd)[:40]!r}"
+        raise InvalidRequest([FieldProblem(field="usd", message=message)])
+    return amount

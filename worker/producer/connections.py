@@ -1,0 +1,194 @@
+"""What a process keeps open to one place: a pool of the database, a doorbell, a loop and a subscription for readers.
+
+All producers of a process that have the same place share one of these, whatever their tenant; the last to be closed
+(or collected) closes it, and the end of the process closes what is left. After a `fork` the child begins anew and never
+touches a socket, a selector or a lock that is its parent's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from worker.base.settings import Settings
+from worker.broker.doorbell import Doorbell
+from worker.db import identity
+from worker.db.connect import Database
+from worker.db.ready import ensure_schema
+from worker.job.consequences import Consequences
+from worker.producer.faces import warn_of_a_running_loop
+from worker.producer.loop import Loop, LoopClosed
+from worker.producer.reader import Follower
+
+__all__ = ["Connections", "acquire"]
+
+T = TypeVar("T")
+
+POOL_SIZE = 8
+
+
+class Connections:
+    """Everything open to one place. Made by `acquire`; each `acquire` is answered by one `release`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings, pool_size=POOL_SIZE)
+        self.doorbell = Doorbell(settings)
+        self.follower = Follower(settings, self.database, self.prepare)
+        self.consequences = Consequences()
+        self.users = 0
+        self._loop: Loop | None = None
+        self._lock = threading.Lock()
+        self._ready = False
+
+    def prepare(self) -> None:
+        """Make sure that the database can be used. Raises Unreachable."""
+        warn_of_a_running_loop()
+        if not self._ready:
+            ensure_schema(self.settings)
+            self.doorbell.database = self.database.read(identity.read)
+            self._ready = True
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """As `Database.read`, once the schema is known to be of this version. Raises Unreachable."""
+        self.prepare()
+        return self.database.read(query)
+
+    def write(self, verb: Callable[[Connection], T]) -> T:
+        """As `Database.write`, once the schema is known to be of this version. Raises Unreachable."""
+        self.prepare()
+        return self.database.write(verb)
+
+    def loop(self) -> Loop:
+        """The loop that blocking readers borrow; started when it is first needed."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = Loop()
+            return self._loop
+
+    async def leave_loop(self) -> None:
+        """The running loop's last user ends its subscription."""
+        if self.users <= 1:
+            await self.follower.aclose()
+
+    def release(self) -> None:
+        """One user less; the last one closes: what doorbells wait is sent first, within the publish budget."""
+        if self._leave():
+            self.close()
+
+    def abandon(self) -> None:
+        """As `release`, for a user that was forgotten without `close`: waits for nothing."""
+        if self._leave():
+            self.doorbell.abandon()
+            loop, self._loop = self._loop, None
+            if loop is not None:
+                loop.abandon()
+            self.database.close()
+
+    def _leave(self) -> bool:
+        with _lock:
+            self.users -= 1
+            if self.users == 0 and _open.get(_place(self.settings)) is self:
+                del _open[_place(self.settings)]
+            return self.users == 0
+
+    def close(self) -> None:
+        """Close everything."""
+        self.doorbell.close()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            with contextlib.suppress(LoopClosed, TimeoutError):
+                loop.call(self.follower.aclose, timeout=CLOSE_SECONDS)
+            loop.close()
+        self.database.close()
+
+    def end_readers(self, *, for_good: bool = False) -> None:
+        """End every reader of this process at its next step, without an error; `for_good`: also those to come."""
+        self.follower.end_readers(for_good=for_good)
+
+    def begin_anew(self) -> None:
+        """In a child after `fork`: new sockets, threads and locks. The parent's are kept, untouched, until the end."""
+        _inherited.append((self.database.engine.pool, self.doorbell, self.follower, self._loop))
+        self.database.engine.dispose(close=False)
+        if self._loop is not None:
+            self._loop.forget()
+        self._loop = None
+        self._lock = threading.Lock()
+        rung_for, self.doorbell = self.doorbell.database, Doorbell(self.settings)
+        self.doorbell.database = rung_for
+        self.follower = Follower(self.settings, self.database, self.prepare)
+        self.consequences = Consequences()
+
+
+#: How long closing waits for Redis to be told that nobody listens any more, in seconds.
+CLOSE_SECONDS = 2.0
+
+_lock = threading.RLock()  # a finalizer may run in the thread that has it
+_open: dict[tuple[Any, ...], Connections] = {}
+#: What a fork left in this process. It must never be collected: closing it would speak to the parent's servers.
+_inherited: list[Any] = []
+
+
+def _place(settings: Settings) -> tuple[Any, ...]:
+    """What producers must have in common to share."""
+    return (
+        settings.database_url,
+        settings.redis_url,
+        settings.broker_url,
+        settings.redis_namespace,
+        settings.home,
+        settings.publish_budget_seconds,
+    )
+
+
+def acquire(settings: Settings) -> Connections:
+    """The process's connections to the place that the settings name, for one more user. Connects at first use.
+
+    Raises:
+        SettingsError: the database's URL is not one.
+    """
+    with _lock:
+        found = _open.get(_place(settings))
+        if found is None:
+            found = _open[_place(settings)] = Connections(settings)
+        found.users += 1
+        return found
+
+
+def watch(user: object, connections: Connections) -> Callable[[], object]:
+    """Have a user that is collected without `close` give its share back; call what is returned to call that off."""
+    finalizer = weakref.finalize(user, connections.abandon)
+    finalizer.atexit = False
+    return finalizer.detach
+
+
+def end_all_readers() -> None:
+    """The process is about to end: its readers end now, and none begins."""
+    for one in list(_open.values()):
+        one.end_readers(for_good=True)
+
+
+def _close_all() -> None:
+    end_all_readers()
+    for one in list(_open.values()):
+        one.close()
+
+
+def _begin_anew() -> None:
+    global _lock
+    _lock = threading.RLock()
+    for one in list(_open.values()):
+        one.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+# Threads that are not daemons are joined before `atexit` runs: a reader in one of them must end before that.
+_at_end = getattr(threading, "_register_atexit", atexit.register)
+_at_end(_close_all)
