@@ -79,19 +79,28 @@ def _given(document: dict[str, Any], name: str) -> str:
     return f"got {got(document[name])}" if name in document else "but it is missing"
 
 
-def output_line(*, line_id: str, custom_id: str, status: int, request_id: str | None, body: bytes) -> bytes:
+def output_line(
+    *,
+    line_id: str,
+    custom_id: str,
+    status: int,
+    request_id: str | None,
+    body: bytes,
+    error: dict[str, str] | None = None,
+) -> bytes:
     """A line of the output file, or of the error file when `status` is the upstream's failure; ends with a newline.
 
     `body` is JSON text and goes in as it is, unless it has line breaks, which would end the line.
     """
     if b"\n" in body or b"\r" in body:
         body = jsontext.dumps(jsontext.loads(body))
-    return b'{"id":%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}\n' % (
+    return b'{"id":%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b}\n' % (
         jsontext.dumps(line_id),
         jsontext.dumps(custom_id),
         status,
         jsontext.dumps(request_id),
         body,
+        jsontext.dumps(error),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from api_schemas import jsontext
 from worker.batches import from_file, output_files
@@ -18,7 +18,7 @@ from worker.files import reading
 from worker.files.upload import Upload
 from worker.job.consequences import Consequences
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 
 
 def line(number: int, **changes: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A line that is over as OpenAI's files have it.
 
 completed                       output file: `response` with status 200 and the answer
-failed, the upstream said no    error file: `response` with its status and body
+failed, the upstream said no    error file: `response` with its status and body, and the same in `error`: some readers
+                                look there first, others only
 failed in another way           error file: `error` with a code (`timeout`, `truncated`, `poison`, …)
 never ran                       error file: `batch_expired` or `batch_cancelled`, in OpenAI's words
 """
@@ -9,6 +10,7 @@ never ran                       error file: `batch_expired` or `batch_cancelled`
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from api_schemas import jsontext
 from api_schemas.batch import error_line, output_line
@@ -39,27 +41,31 @@ def not_answered(line: FinishedLine) -> bytes:
     never = {"expired": "batch_expired", "cancelled": "batch_cancelled"}.get(line.status)
     if never is not None:
         return error_line(line_id=_line_id(line), custom_id=line.custom_id, code=never)
+    code = line.error_code or line.error_class or "failed"
     if line.status_code is not None and line.status_code >= 400:
+        body = _error_body(line)
         return output_line(
             line_id=_line_id(line),
             custom_id=line.custom_id,
             status=line.status_code,
             request_id=line.request_id,
-            body=_error_body(line),
+            body=jsontext.dumps(body),
+            error={"code": str(body["error"].get("code") or code), "message": str(body["error"].get("message") or "")},
         )
-    code = line.error_code or line.error_class or "failed"
     return error_line(line_id=_line_id(line), custom_id=line.custom_id, code=code, message=line.error_message)
 
 
-def _error_body(line: FinishedLine) -> bytes:
-    """The upstream's own words if they are a JSON object, else ours in the shape of OpenAI's errors."""
+def _error_body(line: FinishedLine) -> dict[str, Any]:
+    """The upstream's own words if they are a JSON object, with an `error` in OpenAI's shape if they have none."""
+    body: Any = None
     if line.error_body:
         with contextlib.suppress(ValueError):
             body = jsontext.loads(line.error_body)
-            if isinstance(body, dict):
-                return jsontext.dumps(body)
-    error = {"message": line.error_message or "", "type": line.error_class, "param": None, "code": line.error_code}
-    return jsontext.dumps({"error": error})
+    found: dict[str, Any] = body if isinstance(body, dict) else {}
+    if not isinstance(found.get("error"), dict):
+        error = {"message": line.error_message or "", "type": line.error_class, "param": None, "code": line.error_code}
+        found = {**found, "error": error}
+    return found
 
 
 def _line_id(line: FinishedLine) -> str:

@@ -41,13 +41,19 @@ _HELD = {
 }
 
 
+_STATES = {"validating": "a worker to read its file", "finalizing": "its files, which a worker writes"}
+
+
 def _waits_on(conn: Connection, row: BatchRow, running: int) -> str | None:
     if row.status == "cancelling":
         return "calls in flight"
+    if row.status in _STATES:
+        return _STATES[row.status]
     if row.held is not None:
         return _HELD.get(row.held, row.held)
     if row.imported < row.total and row.imported == row.done:
-        return "its import: run the same `stockpot batch submit` again"
+        again = "" if row.input_file_id is None else _STATES["validating"]
+        return again or "its import: run the same `stockpot batch submit` again"
     if row.due_at > datetime.now(UTC):
         return f"{row.due_at:%Y-%m-%d %H:%M} UTC"
     if running:

@@ -17,13 +17,39 @@ from starlette.routing import BaseRoute
 from worker.base.errors import StockpotError
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
-from worker.gateway import chat, chat_stored, errors, health, models, responses
+from worker.gateway import (
+    batches,
+    chat,
+    chat_stored,
+    errors,
+    events,
+    files,
+    fleet,
+    health,
+    jobs,
+    models,
+    openapi,
+    pages,
+    responses,
+    webhooks,
+)
 from worker.gateway.middleware import Around
 from worker.gateway.routing import with_and_without_v1
 from worker.gateway.state import Gateway
 
 #: OpenAI's wire, and what belongs beside it: at `/v1` and without it.
-WIRE: list[BaseRoute] = [*models.ROUTES, *chat.ROUTES, *chat_stored.ROUTES, *responses.ROUTES]
+WIRE: list[BaseRoute] = [
+    *models.ROUTES,
+    *chat.ROUTES,
+    *chat_stored.ROUTES,
+    *responses.ROUTES,
+    *files.ROUTES,
+    *batches.ROUTES,
+    *jobs.ROUTES,
+    *events.ROUTES,
+    *fleet.ROUTES,
+    *webhooks.ROUTES,
+]
 
 
 def build(settings: Settings) -> Starlette:
@@ -39,8 +65,8 @@ def build(settings: Settings) -> Starlette:
             await gateway.close()
 
     app = Starlette(
-        routes=[*with_and_without_v1(WIRE), *health.ROUTES],
-        middleware=[Middleware(Around)],
+        routes=[*with_and_without_v1([*WIRE, *openapi.routes(WIRE)]), *pages.ROUTES, *health.ROUTES],
+        middleware=[*pages.cors(settings), Middleware(Around)],
         exception_handlers={
             errors.ApiError: errors.answer_api_error,
             StockpotError: errors.answer_stockpot_error,

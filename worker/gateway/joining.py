@@ -20,6 +20,7 @@ from worker.base.errors import Unreachable
 from worker.base.money import PICO
 from worker.gateway.auth import Caller
 from worker.gateway.errors import ApiError
+from worker.gateway.fields import idempotency_key
 from worker.gateway.models import unknown_model
 from worker.gateway.rates import rate_headers
 from worker.gateway.state import Gateway
@@ -27,7 +28,6 @@ from worker.producer.calls import Accepted, Kind, NewCall, Refused
 
 #: Headers of ours on a request.
 ON_DISCONNECT, RESUMABLE = "stockpot-on-disconnect", "stockpot-resumable"
-_MAX_KEY = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
         asked={name: value for name, value in wanted.sent.items() if wanted.body.get(name, ...) != value},
         added=tuple(name for name in wanted.body if name not in wanted.sent),
         fingerprint=_fingerprint(wanted),
-        idempotency_key=_idempotency_key(request),
+        idempotency_key=idempotency_key(request),
         retry_count=_retry_count(request),
         stored=wanted.stored,
         background=wanted.background,
@@ -90,13 +90,6 @@ MAX_EXPANDED_BYTES = 16 * 1024 * 1024
 
 def _fingerprint(wanted: Wanted) -> str:
     return hashlib.sha256(jsontext.canonical({"path": wanted.endpoint, "body": dict(wanted.sent)})).hexdigest()
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= _MAX_KEY and key.isprintable()):
-        raise ApiError(400, f"Idempotency-Key: expected 1 to {_MAX_KEY} printable characters.", param="Idempotency-Key")
-    return key
 
 
 def _retry_count(request: Request) -> int:

@@ -13,6 +13,16 @@ from worker.gateway.errors import ApiError
 Order = Literal["asc", "desc"]
 
 
+def check_query(request: Request, *known: str) -> None:
+    """Refuse a parameter that nobody would look at, and one that is given twice. Raises ApiError 400."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            raise ApiError(400, f"Unknown parameter: '{name[:64]}'.", param=name[:64], code="unknown_parameter")
+        if names.count(name) > 1:
+            raise ApiError(400, f"'{name}' is given twice.", param=name, code="invalid_value")
+
+
 def flag(request: Request, name: str) -> bool:
     """A boolean parameter; False when it is left out."""
     value = request.query_params.get(name, "false").lower()

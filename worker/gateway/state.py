@@ -14,6 +14,9 @@ from worker.producer.keys import Keys
 from worker.producer.models import Models
 from worker.producer.stockpot import AsyncStockpot
 
+#: Uploads at once in a process. Each holds a piece in memory, 1 MB, or 4 MB with object storage.
+UPLOADS = 32
+
 
 class Gateway:
     """The state of one gateway process."""
@@ -25,6 +28,8 @@ class Gateway:
         self.models = Models(settings)
         self._database = Database(settings, pool_size=8)
         self.keys = Keys(self._database)
+        #: Uploads that are being received; more wait, unread.
+        self.uploads = asyncio.Semaphore(UPLOADS)
         self._pots: dict[str, AsyncStockpot] = {}
 
     @classmethod

@@ -8,6 +8,7 @@ calls           Calls over OpenAI's wire: accepted with their jobs, joined by th
 cancellation    Telling of a cancellation made by a producer
 connections     What a process keeps open to one place; forks, ends
 faces           Blocking and awaiting faces of one verb
+files           `pot.files`: files that all workers see
 keys            The keys of the gateway
 loop            An event loop in a thread, for blocking callers
 models          The upstream's models with their prices
@@ -16,6 +17,7 @@ routes          `pot.routes`: limits, what was learned, what is paused and why
 scope           One tenant's way to the shared connections
 sse             Server-sent events: a job's live events as frames for any web framework
 stockpot        `Stockpot` and `AsyncStockpot`, the two faces
+stored_batches  Batches that are made of stored files
 stream_urls     Signed URLs for one job's events
 streams         What an application does with live events beside reading them
 text            A job's text as it comes, over broken attempts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,12 +27,14 @@ from worker.batches.report import Report, make
 from worker.batches.result_files import Exported, Files
 from worker.batches.results import Order, ResultLine
 from worker.batches.survey import Survey, survey
-from worker.db.batches import changes, records
+from worker.db.batches import changes, records, stored
 from worker.db.batches.records import BatchRow
 from worker.producer import batch_control as control
+from worker.producer import stored_batches
 from worker.producer.batch_options import BatchOptions, read_options
 from worker.producer.faces import awaited
 from worker.producer.scope import Scope
+from worker.producer.stored_batches import ENDPOINTS
 from worker.provider.market import Market, ask
 
 __all__ = [
@@ -181,6 +183,40 @@ class Batches:
                 )
         return SubmittedBatch(batch, created)
 
+    def create(
+        self,
+        input_file: str,
+        *,
+        endpoint: str = ENDPOINTS[0],
+        metadata: Mapping[str, str] | None = None,
+        webhook: str | None = None,
+        output_expires_seconds: int | None = None,
+        idempotency_key: str | None = None,
+        models: Collection[str] | None = None,
+    ) -> BatchRow:
+        """Make a batch of a stored file (`pot.files`); a worker reads it, and what is wrong with it the batch says.
+
+        Args:
+            models: those that its lines may name; None: any.
+            output_expires_seconds: how long its output and error files are kept; 30 days.
+
+        Raises:
+            InvalidRequest: the endpoint is none that batches have.
+            IdempotencyConflict: the key belongs to a batch with other parameters.
+            Unreachable: the database does not answer.
+        """
+        order = stored_batches.order(
+            self._scope,
+            input_file,
+            endpoint=endpoint,
+            metadata=metadata,
+            webhook=webhook,
+            output_expires_seconds=output_expires_seconds,
+            idempotency_key=idempotency_key,
+            models=models,
+        )
+        return self._scope.write(lambda conn: stored.create(conn, order, place=self._scope.settings.file_store))[0]
+
     def get(self, batch: str) -> Look:
         """Where a batch stands: its counters, the lines in flight, and what it waits on. Raises NotFound."""
         return self._scope.read(lambda conn: look(conn, batch, tenant=self._scope.tenant))
@@ -276,6 +312,15 @@ class Batches:
         """
         return control.cancel(self._scope.database, batch, tenant=self._scope.tenant, abort=in_flight == "abort")
 
+    def begin_cancel(self, batch: str) -> BatchRow:
+        """Admit no more lines, for good; what runs ends with its answer, and the workers cancel what is queued.
+
+        Raises:
+            NotFound: no such batch of this tenant.
+            NotAllowed: it has ended in another way.
+        """
+        return self._scope.write(lambda conn: changes.begin_cancel(conn, batch, tenant=self._scope.tenant))
+
     def pause(self, batch: str) -> BatchRow:
         """Admit no more lines within a second; calls in flight go on. Raises NotFound, NotAllowed."""
         return self._scope.write(lambda conn: changes.pause(conn, batch, tenant=self._scope.tenant))
@@ -345,12 +390,14 @@ class AsyncBatches:
 
     quote = awaited(Batches.quote)
     submit = awaited(Batches.submit)
+    create = awaited(Batches.create)
     get = awaited(Batches.get)
     list = awaited(Batches.list)
     wait = awaited(Batches.wait)
     save = awaited(Batches.save)
     report = awaited(Batches.report)
     cancel = awaited(Batches.cancel)
+    begin_cancel = awaited(Batches.begin_cancel)
     pause = awaited(Batches.pause)
     resume = awaited(Batches.resume)
     retry_failed = awaited(Batches.retry_failed)

@@ -33,6 +33,7 @@ from worker.producer.budgets import AsyncBudgets, Budgets
 from worker.producer.calls import Calls
 from worker.producer.cancellation import announce_cancelled
 from worker.producer.faces import awaited
+from worker.producer.files import AsyncFiles, Files
 from worker.producer.keys import Keys
 from worker.producer.loop import Loop
 from worker.producer.reader import Events
@@ -74,6 +75,7 @@ class Stockpot(Streams):
         self.batches = Batches(self._scope)
         self.webhooks = Webhooks(self._scope)
         self.budgets = Budgets(self._scope)
+        self.files = Files(self._scope)
         self.routes = Routes(self._scope)
 
     def _reading(self) -> Loop:
@@ -291,6 +293,7 @@ class AsyncStockpot(AsyncStreams):
         self.batches = AsyncBatches(scope)
         self.webhooks = AsyncWebhooks(scope)
         self.budgets = AsyncBudgets(scope)
+        self.files = AsyncFiles(scope)
         self.routes = AsyncRoutes(scope)
 
     @property
