@@ -18,7 +18,6 @@ from tests.rig.waiting import eventually
 from worker.base import metrics
 from worker.db.jobs import submit
 from worker.db.webhooks import endpoints
-from worker.engine.route_news import read_balance
 from worker.limits import account
 from worker.simulator.journal import calls, read_journal
 
@@ -175,11 +174,3 @@ def test_a_limit_of_the_key_that_no_balance_shows_is_found_by_single_calls(
 def resumed() -> float:
     """How often a balance has resumed an account, as this process counted."""
     return float(metrics.ROUTE_CHANGES.labels("resumed", "account", "balance")._value.get())
-
-
-def test_a_balance_is_read_only_where_it_is_one() -> None:
-    """Anything else says nothing, so that a call must find out."""
-    assert read_balance(b'{"current_balance": 0.5, "currency": "USD"}') is True
-    assert read_balance(b'{"current_balance": 0}') is False
-    for unclear in (b"", b"<html>", b"[]", b"{}", b'{"current_balance": "12"}', b'{"current_balance": true}', b"null"):
-        assert read_balance(unclear) is None

@@ -30,9 +30,11 @@ def new_client(url: str, **changes: Any) -> UpstreamClient:
     return UpstreamClient(url, **options | changes)
 
 
-def new_call(*, stream: bool = False, endpoint: str = CHAT, body: bytes = b'{"model":"m"}', total: float = 30) -> Call:
+def new_call(
+    *, stream: bool = False, endpoint: str = CHAT, body: bytes = b'{"model":"m"}', total: float = 30, model: str = "m"
+) -> Call:
     """A call with a canary for a key."""
-    return Call(endpoint, body, stream, "job_1.1", KEY, total)
+    return Call(endpoint, body, stream, "job_1.1", KEY, total, model)
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import structlog
 
-from api_schemas import jsontext
 from worker.base import metrics
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
@@ -20,7 +19,7 @@ from worker.base.tasks import end_tasks
 from worker.db.threads import DatabaseThreads
 from worker.job.consequences import Consequences, RouteChange
 from worker.limits.account import Transition
-from worker.upstream.client import UpstreamClient
+from worker.provider.provider import Provider
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +36,7 @@ class RouteNews:
     def __init__(
         self,
         settings: Settings,
-        upstream: UpstreamClient,
+        provider: Provider,
         database: DatabaseThreads,
         *,
         consequences: Consequences,
@@ -45,7 +44,7 @@ class RouteNews:
     ) -> None:
         """`on_resumed` is called when calls may go out again."""
         self._settings = settings
-        self._upstream = upstream
+        self._provider = provider
         self._database = database
         self._on_resumed = on_resumed
         self._consequences = consequences
@@ -57,12 +56,9 @@ class RouteNews:
         if key_id != self._settings.key_id:
             return None
         try:
-            status, _, body = await self._upstream.get_json("/v2/billing", self._settings.key)
+            pays = (await self._provider.balance()).pays
         except Unreachable:
             return None
-        if status == 401:
-            return False
-        pays = read_balance(body) if status == 200 else None
         if not pays:
             return pays
         now = time.monotonic()
@@ -108,16 +104,6 @@ class RouteNews:
     async def aclose(self) -> None:
         """Stop telling; what the database has not taken yet stays untold."""
         await end_tasks(self._telling)
-
-
-def read_balance(body: bytes) -> bool | None:
-    """Whether `GET /v2/billing` shows money; None when it is not the answer that is documented."""
-    try:
-        said = jsontext.loads(body)
-    except ValueError:
-        return None
-    amount = said.get("current_balance") if isinstance(said, dict) else None
-    return amount > 0 if isinstance(amount, int | float) and not isinstance(amount, bool) else None
 
 
 def _news(change: Transition) -> RouteChange:

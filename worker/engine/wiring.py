@@ -30,7 +30,7 @@ from worker.limits.route import Limits
 from worker.live.control import Control
 from worker.live.publish import Publisher
 from worker.provider.prices import Prices
-from worker.reconcile import ProviderLog
+from worker.provider.provider import Provider
 from worker.upstream.client import UpstreamClient
 
 
@@ -64,6 +64,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
     redis_url = embedded.redis_url(settings)
     database = DatabaseThreads(settings)
     upstream = UpstreamClient.of(settings)
+    provider = Provider(upstream, lambda: settings.key)
     publisher = _publisher(settings, redis_url)
     consequences = Consequences.of(settings, database, owner=owner)
     feeder = Feeder(
@@ -74,7 +75,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         look_every=settings.sweep_seconds,
         weights=settings.weights,
     )
-    news = RouteNews(settings, upstream, database, consequences=consequences, on_resumed=feeder.reopen)
+    news = RouteNews(settings, provider, database, consequences=consequences, on_resumed=feeder.reopen)
     admission = Admission(
         redis_url,
         Limits(settings.max_in_flight, settings.rpm, settings.tpm),
@@ -83,7 +84,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         balance=news.balance,
         on_change=news.changed,
     )
-    lookups = Lookups(database, ProviderLog(upstream, lambda: settings.key), on_due=feeder.due)
+    lookups = Lookups(database, provider.log(), on_due=feeder.due)
     prices = Prices()
     context = JobContext(
         settings=settings,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from api_schemas import jsontext
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
 from worker.provider.prices import Prices
+from worker.provider.provider import Provider
 from worker.upstream.client import UpstreamClient
 
 
@@ -29,9 +29,9 @@ def ask(settings: Settings) -> Market:
 
 async def _ask(settings: Settings) -> Market:
     client = UpstreamClient.of(settings)
-    prices = Prices()
+    provider = Provider(client, lambda: settings.key)
     try:
-        _, seconds = await asyncio.gather(prices.refresh(client), _seconds(client))
+        prices, seconds = await asyncio.gather(provider.prices(), provider.seconds())
     finally:
         await client.close()
     return Market(prices, seconds)
@@ -77,25 +77,3 @@ def _names(body: bytes) -> set[str]:
                 if isinstance(one, str)
             }
     return found
-
-
-async def _seconds(client: UpstreamClient) -> dict[str, float]:
-    try:
-        status, _, body = await client.get_json("/models/metrics")
-        document = jsontext.loads(body) if status == 200 else None
-    except (Unreachable, ValueError):
-        return {}
-    listed = document.get("models") if isinstance(document, dict) else None
-    found: dict[str, float] = {}
-    for entry in listed if isinstance(listed, list) else []:
-        median = _median(entry)
-        if median is not None and isinstance(entry.get("alias"), str):
-            found[entry["alias"]] = median
-    return found
-
-
-def _median(entry: Any) -> float | None:
-    metrics = entry.get("metrics") if isinstance(entry, dict) else None
-    duration = metrics.get("duration_ms") if isinstance(metrics, dict) else None
-    median = duration.get("p50") if isinstance(duration, dict) else None
-    return median / 1000 if isinstance(median, int | float) and median > 0 else None

@@ -15,7 +15,8 @@ from worker.cli import options
 from worker.cli.opening import database
 from worker.cli.output import put_json, say
 from worker.db.connect import Database
-from worker.reconcile import NoLog, ProviderCharges, ProviderLog, walk
+from worker.provider.provider import Provider
+from worker.reconcile import NoLog, walk
 from worker.upstream.client import UpstreamClient
 
 
@@ -47,9 +48,9 @@ async def _walk(
     settings: Settings, opened: Database, since: datetime | None, tell: Callable[[str], None]
 ) -> Counter[str]:
     upstream = UpstreamClient.of(settings)
-    log, charges = ProviderLog(upstream, lambda: settings.key), ProviderCharges(upstream, lambda: settings.key)
+    provider = Provider(upstream, lambda: settings.key)
     try:
-        return await walk(log, charges, opened, since, tell)
+        return await walk(provider.log(), provider.charges(), opened, since, tell)
     except NoLog as error:
         raise Unreachable("the provider's log", str(error)) from None
     finally:

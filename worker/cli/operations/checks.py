@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api_schemas import jsontext
+from worker.base import urls
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.cli.operations import redis_checks
@@ -23,11 +24,16 @@ from worker.db.connect import Database
 from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
 from worker.db.url import display_url
+from worker.provider.provider import Provider
+from worker.upstream.call import CHAT, Call
 from worker.upstream.client import UpstreamClient
+from worker.upstream.outcome import Failure, Kind
 from worker.webhooks import shared_key
 
 #: A clock that is further off makes log lines lie; leases do not mind, they use the database's clock.
 _SKEW_SECONDS = 2.0
+#: Seconds for the answer to a request that an upstream refuses at once.
+_REFUSAL_SECONDS = 20.0
 #: The upstream's Date header has whole seconds, and the answer was some time on its way.
 _DATE_SKEW_SECONDS = 5.0
 
@@ -99,25 +105,28 @@ async def upstream(settings: Settings) -> list[Check]:
         key = settings.key
         if key is not None and not (key.isascii() and key.isprintable()):
             return [Check("key", "failed", "it holds characters that no HTTP header can carry", "Copy it again.")]
-        return await _ask(client, settings.upstream_url, key)
+        return await _ask(client, settings)
     except SettingsError as error:
         return [Check("key", "failed", str(error), "Mend STOCKPOT_API_KEY_FILE, or set AIMLAPI_API_KEY.")]
     except Unreachable as error:
         mend = "Check STOCKPOT_UPSTREAM_URL and this machine's way to the network."
-        return [Check("upstream", "unreachable", f"{settings.upstream_url}: {first_line(error)}", mend)]
+        return [
+            Check(
+                "upstream",
+                "unreachable",
+                f"{urls.without_credentials(settings.upstream_url)}: {first_line(error)}",
+                mend,
+            )
+        ]
     finally:
         await client.close()
 
 
-async def _ask(client: UpstreamClient, where: str, key: str | None) -> list[Check]:
-    asked = time.time()
+async def _ask(client: UpstreamClient, settings: Settings) -> list[Check]:
+    where, key, asked = urls.without_credentials(settings.upstream_url), settings.key, time.time()
     status, headers, body = await client.get_json("/v1/models", key)
-    good = status == 200
-    found = [
-        Check("upstream", "ok", f"{where}, {_models(body)}")
-        if good
-        else Check("upstream", "failed", f"{where}: GET /v1/models answered {status}", "Check STOCKPOT_UPSTREAM_URL.")
-    ]
+    listed = _models(body) if status == 200 else f"no list of models ({status})"
+    found = [await _request(client, where, key, listed)]
     if key is None:
         mend = "Set AIMLAPI_API_KEY (or STOCKPOT_API_KEY, STOCKPOT_API_KEY_FILE), or use `stockpot up --simulate`."
         found.append(Check("key", "failed", "there is none", mend))
@@ -130,20 +139,35 @@ async def _ask(client: UpstreamClient, where: str, key: str | None) -> list[Chec
     return found
 
 
+async def _request(client: UpstreamClient, where: str, key: str | None, listed: str) -> Check:
+    """Make the request that a job makes, with a body that every upstream refuses: that it did so is the good sign."""
+    body = b'{"model":"stockpot-doctor","messages":[]}'
+    outcome = await client.call(Call(CHAT, body, False, "stockpot-doctor", key, _REFUSAL_SECONDS))
+    place = f"POST {urls.without_credentials(client.url(CHAT))}"
+    if not isinstance(outcome, Failure) or outcome.kind in (Kind.ACCOUNT, Kind.BUSY):
+        return Check("upstream", "ok", f"{where}, {listed}")
+    if outcome.status is None:
+        return Check("upstream", "unreachable", f"{place}: {outcome.message}", "Check STOCKPOT_UPSTREAM_URL.")
+    about_us = outcome.status not in (404, 405) or "model" in outcome.message.lower()
+    if outcome.kind is Kind.TERMINAL and about_us and 400 <= outcome.status < 500:
+        return Check("upstream", "ok", f"{where}, {listed}")
+    words = f"{place} answered {outcome.status}: {outcome.message[:200]}"
+    return Check("upstream", "failed", words, "Check STOCKPOT_UPSTREAM_URL.")
+
+
 async def _key(client: UpstreamClient, key: str) -> Check:
-    """Whether the upstream takes the key and it can pay, where the upstream tells (`GET /v2/billing`)."""
-    status, _, body = await client.get_json("/v2/billing", key)
-    if status in {401, 403}:
-        return Check("key", "failed", f"the upstream refuses it ({status})", "Make a new key, or check the account.")
-    if status != 200:
-        return Check("key", "note", f"set; this upstream does not tell whether it is good ({status})")
-    try:
-        balance = float(jsontext.loads(body)["current_balance"])
-    except (ValueError, KeyError, TypeError):
+    """Whether the upstream takes the key and it can pay, where the upstream tells."""
+    balance = await Provider(client, lambda: key).balance()
+    if balance.refused:
+        detail = f"the upstream refuses it ({balance.status})"
+        return Check("key", "failed", detail, "Make a new key, or check the account.")
+    if balance.status != 200:
+        return Check("key", "note", f"set; this upstream does not tell whether it is good ({balance.status})")
+    if balance.usd is None:
         return Check("key", "ok", "accepted")
-    if balance <= 0:
-        return Check("key", "failed", f"accepted, but its balance is ${balance:,.2f}", "Top the account up.")
-    return Check("key", "ok", f"accepted, balance ${balance:,.2f}")
+    if balance.usd <= 0:
+        return Check("key", "failed", f"accepted, but its balance is ${balance.usd:,.2f}", "Top the account up.")
+    return Check("key", "ok", f"accepted, balance ${balance.usd:,.2f}")
 
 
 def _models(body: bytes) -> str:
