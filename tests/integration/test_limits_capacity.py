@@ -7,6 +7,7 @@ by `python -m ops.bench.limits`; here, that real refusals over real sockets lead
 from __future__ import annotations
 
 import asyncio
+import random
 from functools import partial
 
 import aiohttp
@@ -16,23 +17,24 @@ from aiohttp import web
 from tests.rig.waiting import eventually_async
 from worker.limits.admission import Admission
 from worker.limits.permit import Permit
-from worker.limits.route import Route
+from worker.limits.route import Limits, Route
 
 pytestmark = pytest.mark.anyio
 
 _CALL_SECONDS = 0.1
+_ANSWERS = 800
 
 
 class Server:
     """Answers after `_CALL_SECONDS`; what is more than its capacity gets a bare 429 at once."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, background: float = 0.0) -> None:
+        self.capacity, self.background, self._rng = capacity, background, random.Random(1)
         self.running = self.answered = self.refused = 0
 
     async def complete(self, request: web.Request) -> web.Response:
         """One call."""
-        if self.running >= self.capacity:
+        if self.running >= self.capacity or self._rng.random() < self.background:
             self.refused += 1
             return web.Response(status=429)
         self.running += 1
@@ -91,3 +93,41 @@ async def test_a_capacity_that_changes_is_followed_by_two_workers(redis_url: str
     for admission in admissions:
         await admission.aclose()
     await runner.cleanup()
+
+
+@pytest.mark.parametrize("background", [0.05, 0.2])
+async def test_a_share_that_is_refused_whatever_the_load_is_does_not_cost_the_limit(
+    redis_url: str, background: float
+) -> None:
+    """Real refusals over real sockets: averaged over the answers, 80 % of the configured limit is in force."""
+    server = Server(10**6, background)
+    app = web.Application()
+    app.router.add_post("/", server.complete)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    route, admission = Route(url, "k", "m"), Admission(redis_url, Limits(20))
+    await admission.start()
+    limits: list[int] = []
+
+    async def job(session: aiohttp.ClientSession) -> None:
+        while server.answered < _ANSWERS:
+            permit = await admission.admit(route, 0, 2.0)
+            if isinstance(permit, Permit):
+                async with session.post(url) as response:
+                    permit.done("answer" if response.status == 200 else "busy", status=response.status)
+
+    async def look() -> None:
+        while server.answered < _ANSWERS:
+            limits.extend(state.limit or 0 for state in await admission.snapshot())
+            await asyncio.sleep(_CALL_SECONDS / 4)
+
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await asyncio.gather(look(), *(job(session) for _ in range(40)))
+    finally:
+        await admission.aclose()
+        await runner.cleanup()
+    assert server.refused > 0.5 * background * _ANSWERS, "the fault was there"
+    assert sum(limits) / len(limits) >= 0.8 * 20

@@ -22,27 +22,30 @@ class Upstream:
     rng: random.Random
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
+    background: float = 0.0  # the share of calls that is refused whatever the load is
+    cap: int | None = None
 
     def at(self, now: float) -> int:
         return [amount for since, amount in self.capacity if since <= now][-1]
 
     def run(self, until: float) -> None:
         """Play the fleet as the gate does it: permits at rest after a refusal, one decision a window or failed trial."""
-        learned, now, running, used, next_request_at = start(None), 0.0, 0, 0, 0
+        learned, now, running, used, next_request_at = start(self.cap), 0.0, 0, 0, 0
         events: list[tuple[float, str]] = []
         ok = overloaded = 0
         closes = window_seconds(self.seconds, self.rng)
         while now < until:
             while used < learned.limit:
                 used += 1
-                if running < self.at(now):
+                if running < self.at(now) and self.rng.random() >= self.background:
                     running += 1
                     heapq.heappush(events, (now + self.seconds * self.rng.uniform(0.7, 1.3), "answer"))
                     continue
                 self.refused.append(now)
+                quick = 0.25 if learned.background else 1.0
                 overloaded, next_request_at = overloaded + 1, next_request_at + 1
                 heapq.heappush(
-                    events, (now + min(5.0, max(0.5, self.seconds)) * self.rng.uniform(0.75, 1.25), "rested")
+                    events, (now + min(5.0, max(0.5, self.seconds)) * self.rng.uniform(0.75, 1.25) * quick, "rested")
                 )
                 if learned.base:  # the worker that was refused says so at once, another within a tenth of a second
                     closes = min(closes, now + self.rng.uniform(0.005, 0.1))
@@ -55,7 +58,7 @@ class Upstream:
                     next_request_at, used = next_request_at - 1, used - 1
                 continue
             now = closes
-            decided = step(learned, Window(ok, overloaded, pressed=True), None, self.rng)
+            decided = step(learned, Window(ok, overloaded, pressed=True), self.cap, self.rng)
             closes = now + (0.1 if decided is None else window_seconds(self.seconds, self.rng, ramp=bool(decided.ramp)))
             if decided is not None:
                 learned, ok, overloaded = decided, 0, 0
@@ -85,6 +88,31 @@ def test_a_capacity_that_goes_from_20_to_5_to_40_is_followed_within_30_seconds(s
     for since, capacity in upstream.capacity:
         assert upstream.rate(since + settled, since + stage) >= 0.8 * capacity / seconds
         assert upstream.share_refused(since + settled, since + stage) <= 0.05
+
+
+@pytest.mark.parametrize("background", [0.02, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize("seconds", [0.2, 1.0, 3.0])
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_refusals_that_have_nothing_to_do_with_load_do_not_cost_the_limit(
+    seconds: float, background: float, seed: int
+) -> None:
+    """A provider that refuses a steady share: at least 80 % of what 20 calls at once could do, without a break."""
+    upstream = Upstream([(0, 10**6)], seconds, random.Random(seed), background=background, cap=20)
+    begin, end = 20 * seconds, 220 * seconds
+    upstream.run(end)
+    assert upstream.rate(begin, end) >= 0.8 * 20 / seconds
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_load_that_comes_on_top_of_a_background_is_still_found(seconds: float, seed: int) -> None:
+    """The capacity falls while a share is refused anyway: what is refused above that share stays small."""
+    upstream = Upstream([(0, 40), (200 * seconds, 10)], seconds, random.Random(seed), background=0.05, cap=40)
+    upstream.run(500 * seconds)
+    assert upstream.rate(300 * seconds, 500 * seconds) >= 0.7 * 10 / seconds
+    assert upstream.share_refused(300 * seconds, 500 * seconds) <= 0.05 + 0.1
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -135,7 +163,7 @@ def test_one_refusal_in_a_window_does_not_lower_a_proven_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ok", "overloaded", "limit"), [(95, 5, 99), (89, 11, 90), (40, 60, 50), (0, 500, 50), (98, 2, 100)]
+    ("ok", "overloaded", "limit"), [(95, 5, 95), (89, 11, 89), (40, 60, 50), (0, 500, 50), (98, 2, 100)]
 )
 def test_a_window_of_refusals_lowers_the_limit_once(ok: int, overloaded: int, limit: int) -> None:
     """Not once per refusal: by one, by a tenth or by half, as the share of refusals asks for."""

@@ -77,6 +77,7 @@ class Reply:
     trips: int = 0
     limit: int = 1
     trial: bool = False
+    background: int = 0
     holders: int = 1
     now: float = 0.0
     bucket: int = 0
@@ -161,6 +162,7 @@ class Limiter:
             "breaker": breaker.decode(),
             "length": int(length * 1_000),
             "trial": int(now.base > 0),
+            "background": now.background,
         }
         return bool(await self._run(lua.LEARN, [self.keys.state(route)], orjson.dumps(body)))
 
@@ -216,7 +218,7 @@ class Limiter:
         async with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(self.keys.state(route))
             pipeline.hgetall(self.keys.account(route.key_id))
-            pipeline.eval(_IN_FLIGHT, 1, self.keys.holders(route))
+            pipeline.eval(lua.IN_FLIGHT, 1, self.keys.holders(route))
             state, account, in_flight = await pipeline.execute()
         by = next((name for name, said in (("account", account), ("route", state)) if b"paused" in said), None)
         said = account if by == "account" else state
@@ -243,18 +245,6 @@ class Limiter:
             # Redis names a script by its SHA-1; nothing secret hangs on it.
             known = self._digests[script] = sha1(script.encode(), usedforsecurity=False).hexdigest()
         return known
-
-
-#: Permits held by workers that are alive.
-_IN_FLIGHT = """
-local t = redis.call('TIME')
-local now, held = t[1] * 1000 + math.floor(t[2] / 1000), 0
-for _, packed in ipairs(redis.call('HVALS', KEYS[1])) do
-  local record = cmsgpack.unpack(packed)
-  if record[4] >= now then held = held + record[1] end
-end
-return held
-"""
 
 
 def _reply(said: bytes) -> Reply:

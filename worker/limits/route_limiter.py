@@ -34,6 +34,8 @@ HUNGRY_SECONDS = 0.05
 #: Seconds for which a permit refused with 429 stays out of use: as long as a call, within these bounds. A slot too many
 #: would else be refused hundreds of times a second, since a refusal takes no time.
 _LEAST_COOL, _MOST_COOL = 0.5, 5.0
+#: Of a route that refuses a share of calls whatever the load is: there a permit at rest is throughput lost.
+_BACKGROUND_COOL = 0.25
 #: Waiting calls named in one ask: at least, and at most.
 _FEW, _MANY = 16, 256
 #: The longest a held job is told to stay away: a pause may end early, by hand or by a probe.
@@ -80,6 +82,7 @@ class RouteLimiter:
         self.known = start(limits.concurrency).limit
         self.holders = 1
         self._trial = False  # the limit is a raised one on trial: the first overload ends it
+        self._background = False  # the route refuses a share of calls whatever the load is
         self._hungry = False  # all permits were taken when Redis was last asked
         self.paused_locally = False  # a pause is on its way to Redis; until it is there nothing goes out
         self.call_seconds = 0.0
@@ -188,6 +191,8 @@ class RouteLimiter:
                 self._hasten(now)
             self._cooling += 1
             rest = min(_MOST_COOL, max(_LEAST_COOL, self.call_seconds)) * self._rng.uniform(0.75, 1.25)
+            if self._background:
+                rest *= _BACKGROUND_COOL
             self._loop.call_later(rest, self._rested)
         else:
             self._release(now)
@@ -286,6 +291,7 @@ class RouteLimiter:
         if reply.limit < self.known:
             self.cuts += 1
         self.known, self.holders, self._trial = reply.limit, reply.holders, reply.trial
+        self._background = reply.background > 0
         self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch
         self.hold = 0 if self.paused_locally else reply.hold
         if self.in_use > self.hold and self._cooling:
