@@ -94,6 +94,16 @@ def test_a_file_that_cannot_be_a_batch_fails_it(database: Database, kind: str) -
         assert error["message"].startswith("Cannot find file")
 
 
+def test_a_refused_batch_tells_its_webhook(database: Database) -> None:
+    """As `batch.failed`, once."""
+    url = "https://example.com/hook"
+    batch = order(database, "file-unknown", webhook=url)
+    take_in(database, batch.id)
+    take_in(database, batch.id)
+    [event] = rows(database, "SELECT type, url FROM webhook_events")
+    assert event == {"type": "batch.failed", "url": url}
+
+
 def imported(database: Database, lines: int) -> BatchRow:
     """A batch of a stored file whose lines are all queued."""
     batch = order(database, upload(database, jsonl(*(line(one) for one in range(1, lines + 1)))).id)

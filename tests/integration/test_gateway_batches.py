@@ -249,6 +249,22 @@ def test_a_batch_is_paused_resumed_quoted_and_its_failed_lines_tried_again(gatew
         assert again["retry_of"] == made and wait_for(sdk, again["id"]).request_counts == httpx_counts(1, 0, 1)
 
 
+def test_a_stored_file_is_quoted_before_there_is_a_batch(gateway: Gateway, served: Workplace) -> None:
+    """Lines, tokens, cost, and every problem; nothing is stored."""
+    with gateway.http() as http:
+
+        def upload(data: bytes) -> str:
+            form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", data)}}
+            return str(http.post("/files", **form).json()["id"])
+
+        good = http.get(f"/batches/{upload(jsonl(line(1), line(2)))}/quote").json()
+        assert (good["status"], good["lines"]) == ("quoted", 2) and good["quoted_tokens"] > 0 and good["quoted_usd"] > 0
+        bad = http.post(f"/batches/{upload(jsonl(line(1), b'{', line(1)))}/quote").json()
+        assert (bad["status"], bad["bad_lines"], len(bad["problems"])) == ("invalid", 2, 2)
+        assert http.get("/batches/file-nope/quote").status_code == 404
+    assert rows(served.database, "SELECT id FROM batches") == []
+
+
 def httpx_counts(total: int, completed: int, failed: int) -> Any:
     from openai.types import BatchRequestCounts
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -75,6 +76,40 @@ def test_a_bad_job_is_refused_as_clearly_as_by_the_command(gateway: Gateway) -> 
             answer = http.get(f"/jobs?{query}")
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.split("=")[0])
         assert http.get("/jobs?after=job_nope").status_code == 404
+
+
+def test_a_key_with_limits_finds_no_way_around_them(gateway: Gateway, served: Workplace) -> None:
+    """A native job counts as a call; what could not be counted is refused, and a model that the key may not use, too."""
+    with Stockpot(served.settings) as pot:
+        _, limited = pot.keys.create(rpm=1, models=["sim:ok"])
+        _, paid = pot.keys.create(budget_usd=Decimal("0.5"))
+        with gateway.http(limited) as http:
+            assert http.post("/jobs", json=chat("hi", model="sim:400")).status_code == 404
+            job = http.post("/jobs", json=chat("hi", model="sim:ok"), headers={"Idempotency-Key": "a"}).json()["id"]
+            again = http.post("/jobs", json=chat("hi", model="sim:ok"), headers={"Idempotency-Key": "a"})
+            assert (again.status_code, again.json()["id"]) == (200, job)
+            refused = http.post("/jobs", json=chat("hi", model="sim:ok"))
+            assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+            assert ended(http, job)["status"] == "completed"
+            assert http.post(f"/jobs/{job}/retry").status_code == 403
+        with gateway.http(paid) as http:
+            order = {"input_file_id": "file-x", "endpoint": CHAT, "completion_window": "24h"}
+            answer = http.post("/batches", json=order)
+            assert answer.status_code == 403 and set(answer.json()["error"]) == ERROR_KEYS
+            assert http.post("/batches/batch_nope/retry-failed").status_code == 404
+
+
+def test_without_keys_a_page_of_another_site_is_refused(gateway: Gateway) -> None:
+    """Its browser would send the request to this machine, and somebody would pay."""
+    with gateway.http() as http:
+        for origin, status in (
+            ("https://evil.example", 401),
+            ("null", 401),
+            (gateway.url, 201),
+            ("http://localhost:3", 201),
+        ):
+            answer = http.post("/jobs", json=chat("hi", model="sim:ok"), headers={"origin": origin})
+            assert answer.status_code == status, origin
 
 
 def test_usage_routes_and_webhooks_are_there(gateway: Gateway) -> None:

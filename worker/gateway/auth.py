@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from anyio import to_thread
 from starlette.requests import Request
 
 from api_schemas.jobs import check_tenant
+from worker.base.settings import Settings
 from worker.gateway.errors import ApiError
 from worker.gateway.state import Gateway
 from worker.producer.keys import Key
@@ -37,6 +39,12 @@ class Caller:
     def may_use(self, model: str) -> bool:
         """Whether the caller's key admits a model."""
         return self.models is None or model in self.models
+
+    def require_no_limits(self, what: str) -> None:
+        """Refuse a key whose limits `what` would not be counted against: 403 rather than a way around them."""
+        if self.limited:
+            message = f"This key has limits of its own, which {what} would not be counted against: use one without."
+            raise ApiError(403, message, code="insufficient_permissions")
 
     def require(self, role: str) -> None:
         """Refuse a caller without this role: 403."""
@@ -93,7 +101,18 @@ def _local(request: Request) -> bool:
     client = request.client.host if request.client is not None else None
     if client is None or any(name in request.headers for name in _PROXIED):
         return False
+    # A page of another site can send a request to this machine, too; its browser says whose page it is.
+    origin = request.headers.get("origin")
+    if origin is not None and origin not in allowed_origins(Gateway.of(request).settings):
+        page = urlsplit(origin).hostname
+        if page is None or not is_loopback(page):
+            return False
     return is_loopback(client) and is_loopback(request.url.hostname or "")
+
+
+def allowed_origins(settings: Settings) -> list[str]:
+    """The origins whose pages may call from a browser: STOCKPOT_GATEWAY_CORS_ORIGINS."""
+    return [one.strip().rstrip("/") for one in (settings.gateway_cors_origins or "").split(",") if one.strip()]
 
 
 def is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api_schemas.ids import FILE
 from api_schemas.webhook_urls import check_url
 from worker.base.errors import InvalidRequest, NotAllowed
 from worker.batches.view import batch_object
@@ -55,6 +56,8 @@ async def create_batch(request: Request, caller: Caller) -> Response:
         message = f"Invalid completion_window: {window[:100]}. Supported values: {_WINDOW}."
         raise ApiError(400, message, param="completion_window", code="invalid_value")
     check_metadata_object(body.get("metadata"))
+    if caller.budgeted:  # limits per minute are for calls that somebody waits for, as they are at OpenAI
+        caller.require_no_limits("a batch")
     row = await _batches(request, caller).create(
         file,
         endpoint=endpoint,
@@ -101,7 +104,12 @@ async def cancel_batch(request: Request, caller: Caller) -> Response:
 
 
 async def quote_batch(request: Request, caller: Caller) -> Response:
-    """`GET /batches/{id}/quote`: what a batch was estimated to take when its file was read, and how far it is."""
+    """`GET /batches/{id}/quote`: what a batch was estimated to take when its file was read, and how far it is.
+
+    With the id of a file: what a batch of it would take.
+    """
+    if _id(request).startswith(FILE):
+        return await _quote_file(request, caller)
     look = await _batches(request, caller).get(_id(request))
     row = look.row
     known = row.status not in {"validating", "failed"}
@@ -121,6 +129,32 @@ async def quote_batch(request: Request, caller: Caller) -> Response:
     )
 
 
+async def _quote_file(request: Request, caller: Caller) -> Response:
+    """What a batch of a stored file would take, before there is one. One file at a time: it is read whole."""
+    gateway = Gateway.of(request)
+    files = gateway.pot(caller.tenant).files
+    row = await files.get(_id(request))
+    async with gateway.quoting:
+        found = await gateway.pot(caller.tenant).batches.quote(await files.open(row))
+    quote = found.quote
+    return json_response(
+        {
+            "object": "batch.quote",
+            "id": row.id,
+            "status": "quoted" if found.valid else "invalid",
+            "lines": found.lines,
+            "quoted_tokens": quote.tokens,
+            "quoted_usd": None if quote.cost_usd is None else float(quote.cost_usd),
+            "cost_usd": 0.0,
+            "done": 0,
+            "running": 0,
+            "waits_on": None,
+            "bad_lines": found.bad_lines,
+            "problems": [one.model_dump(mode="json") for one in found.problems],
+        }
+    )
+
+
 Change = Callable[[AsyncBatches, str], Coroutine[Any, Any, BatchRow]]
 
 
@@ -134,7 +168,11 @@ def _changes(name: str, change: Change) -> Callable[[Request, Caller], Coroutine
 
 async def retry_failed(request: Request, caller: Caller) -> Response:
     """`POST /batches/{id}/retry-failed`: a new batch of the lines that failed or expired."""
-    done = await _batches(request, caller).retry_failed(_id(request))
+    batches = _batches(request, caller)
+    await batches.get(_id(request))
+    if caller.budgeted:
+        caller.require_no_limits("a batch")
+    done = await batches.retry_failed(_id(request))
     return json_response(batch_json(done.batch))
 
 
@@ -183,7 +221,7 @@ ROUTES = [
     route("/batches", create_batch, "POST"),
     route("/batches/{batch_id}", get_batch),
     route("/batches/{batch_id}/cancel", cancel_batch, "POST"),
-    route("/batches/{batch_id}/quote", quote_batch),
+    route("/batches/{batch_id}/quote", quote_batch, "GET", "POST"),
     route("/batches/{batch_id}/pause", _changes("pause_batch", AsyncBatches.pause), "POST"),
     route("/batches/{batch_id}/resume", _changes("resume_batch", AsyncBatches.resume), "POST"),
     route("/batches/{batch_id}/retry-failed", retry_failed, "POST"),

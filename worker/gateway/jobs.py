@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,11 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api_schemas.jobs import LANES, STATUSES, parse_job
+from worker.db.jobs.submit import Submitted
 from worker.gateway.answers import json_response
 from worker.gateway.auth import Caller
 from worker.gateway.bodies import read_json
 from worker.gateway.errors import ApiError
 from worker.gateway.fields import idempotency_key
+from worker.gateway.joining import accept_job
 from worker.gateway.models import unknown_model
 from worker.gateway.queries import check_query, number
 from worker.gateway.routing import route
@@ -32,7 +35,13 @@ async def submit_job(request: Request, caller: Caller) -> Response:
     job = parse_job(body, max_bytes=gateway.settings.max_request_bytes, tenant=caller.tenant, **overrides)
     if not caller.may_use(job.model):
         raise unknown_model(job.model)
-    done = await gateway.pot(caller.tenant).submit(job)
+    if caller.limited:
+        accepted = await accept_job(request, caller, job)
+        done = Submitted(accepted.job_id, "queued", accepted.created)
+        if not done.created:
+            done = replace(done, status=(await gateway.pot(caller.tenant).get(done.id)).status)
+    else:
+        done = await gateway.pot(caller.tenant).submit(job)
     answer = {"id": done.id, "object": "job", "status": done.status, "created": done.created}
     return json_response(answer, 201 if done.created else 200, {"location": f"/jobs/{done.id}"})
 
@@ -86,7 +95,10 @@ async def cancel_job(request: Request, caller: Caller) -> Response:
 async def retry_job(request: Request, caller: Caller) -> Response:
     """`POST /jobs/{id}/retry`: a failed, cancelled or expired job is queued again."""
     job = request.path_params["job_id"]
-    await Gateway.of(request).pot(caller.tenant).retry(job)
+    pot = Gateway.of(request).pot(caller.tenant)
+    await pot.get(job)
+    caller.require_no_limits("a retry")
+    await pot.retry(job)
     return json_response({"id": job, "object": "job", "status": "queued"})
 
 

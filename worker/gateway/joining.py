@@ -84,6 +84,42 @@ async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
         raise _refusal(refused) from None
 
 
+async def accept_job(request: Request, caller: Caller, job: JobRequest) -> Accepted:
+    """Accept a native job of a key with limits: counted as a call, and never found as one.
+
+    Raises ApiError, InvalidRequest, IdempotencyConflict, Unreachable.
+    """
+    gateway = Gateway.of(request)
+    new_id = job.id or job_id()
+    fingerprint = hashlib.sha256(jsontext.canonical({"path": "/jobs", "body": job.to_json()})).hexdigest()
+    if caller.budgeted:
+        with contextlib.suppress(Unreachable):
+            await gateway.models.all()  # without a price list nobody knows what the call may cost
+    tokens, cost = gateway.models.estimate(job.model, job.body_json().decode())
+    new = NewCall(
+        job_id=new_id,
+        tenant=caller.tenant,
+        key_id=caller.key,
+        limited=caller.limited,
+        kind="response" if job.endpoint == "/v1/responses" else "chat.completion",
+        asked={},
+        added=(),
+        fingerprint=fingerprint,
+        idempotency_key=job.idempotency_key,
+        retry_count=0,
+        stored=False,
+        background=True,
+        metadata=None,
+        tokens=tokens,
+        reserved_picousd=None if cost is None else int(cost * PICO),
+    )
+    job = job.model_copy(update={"id": new_id, "idempotency_key": None})
+    try:
+        return await to_thread.run_sync(gateway.pot(caller.tenant).blocking.calls.accept, job, new)
+    except Refused as refused:
+        raise _refusal(refused) from None
+
+
 #: What a conversation of many turns may grow to when its earlier turns are put before its newest.
 MAX_EXPANDED_BYTES = 16 * 1024 * 1024
 

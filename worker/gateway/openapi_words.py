@@ -141,6 +141,7 @@ SCHEMAS: dict[str, Schema] = {
             "running": _INT,
             "waits_on": _or_null(_TEXT),
         },
+        {"bad_lines": _INT, "problems": {"type": "array", "items": _ref("BatchError")}},
         more=False,
     ),
     "Job": _object(
@@ -184,6 +185,10 @@ def _page(most: int, default: int, **more: Schema) -> dict[str, Schema]:
 _ORDER: Schema = _enum("asc", "desc")
 _BODY: Schema = {"type": "object", "required": ["model"]}
 _SINCE: Schema = {"type": "string", "description": "ISO 8601, or Unix seconds"}
+
+_QUOTE = Operation(
+    "What a batch, or a batch of a stored file, is estimated to take, and what it has taken", _ref("Quote")
+)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/models", "GET"): Operation(
@@ -268,9 +273,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("/batches/{batch_id}", "GET"): Operation("One batch", _ref("Batch")),
     ("/batches/{batch_id}/cancel", "POST"): Operation("Cancel a batch; what runs ends with its answer", _ref("Batch")),
-    ("/batches/{batch_id}/quote", "GET"): Operation(
-        "What a batch was estimated to take, and what it has taken", _ref("Quote")
-    ),
+    ("/batches/{batch_id}/quote", "GET"): _QUOTE,
+    ("/batches/{batch_id}/quote", "POST"): _QUOTE,
     ("/batches/{batch_id}/pause", "POST"): Operation("Admit no more lines of a batch", _ref("Batch")),
     ("/batches/{batch_id}/resume", "POST"): Operation("Admit lines again", _ref("Batch")),
     ("/batches/{batch_id}/retry-failed", "POST"): Operation("A new batch of the lines that failed", _ref("Batch")),

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from worker.base.settings import Settings
+from worker.gateway.auth import allowed_origins
 
 #: A page keeps the script for an hour, then asks whether it is still this one.
 _CACHE = "public, max-age=3600"
@@ -33,7 +34,7 @@ _MAX_AGE = 600
 
 def cors(settings: Settings) -> list[Middleware]:
     """The middleware that lets pages of other origins call; none without `STOCKPOT_GATEWAY_CORS_ORIGINS`."""
-    origins = [one.strip().rstrip("/") for one in (settings.gateway_cors_origins or "").split(",") if one.strip()]
+    origins = allowed_origins(settings)
     if not origins:
         return []
     return [

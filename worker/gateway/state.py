@@ -30,6 +30,8 @@ class Gateway:
         self.keys = Keys(self._database)
         #: Uploads that are being received; more wait, unread.
         self.uploads = asyncio.Semaphore(UPLOADS)
+        #: Pricing a stored file reads it whole: one at a time.
+        self.quoting = asyncio.Semaphore(1)
         self._pots: dict[str, AsyncStockpot] = {}
 
     @classmethod

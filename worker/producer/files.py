@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
@@ -129,6 +130,11 @@ class Files:
         row = self.get(file) if isinstance(file, str) else file
         return reading.read(self._scope.database, row, start, end)
 
+    def open(self, file: str | FileRow) -> BinaryIO:
+        """A file to be read and sought in, as `open(…, "rb")` gives one; it needs no closing. Raises NotFound."""
+        row = self.get(file) if isinstance(file, str) else file
+        return io.BufferedReader(reading.StoredFile(self._scope.database, row), _BLOCK)
+
     def byte_of_line(self, file: FileRow, line: int) -> int:
         """Where the line of a batch's file begins that has `line` lines before it. Raises Unreachable."""
         return reading.byte_of_line(self._scope.database, file, line)
@@ -150,6 +156,7 @@ class AsyncFiles:
     get = awaited(Files.get)
     list = awaited(Files.list)
     delete = awaited(Files.delete)
+    open = awaited(Files.open)
     byte_of_line = awaited(Files.byte_of_line)
 
     async def read(self, file: str | FileRow, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
