@@ -27,7 +27,7 @@ from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Ask, Budget
 from worker.db.budgets.tables import EVERYBODY
 from worker.db.connect import Database
-from worker.db.jobs import claim, leases, ledger, lookup, usage_days
+from worker.db.jobs import claim, leases, ledger, listing, usage_days
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ledger import Mark
 from worker.db.jobs.settle import Settlement, write
@@ -88,7 +88,7 @@ def test_what_fits_is_reserved_and_what_does_not_fit_shuts_the_budget(database: 
     assert claimed(database, *behind) == []
     turns = TenantFairness()
     assert database.write(lambda conn: claim.claim_due(conn, "interactive", 9, owner="w", lease=30, turns=turns)) == []
-    assert database.read(lambda conn: lookup.jobs(conn, tenant=None, status="queued"))[0].waiting_on == "budget"
+    assert database.read(lambda conn: listing.jobs(conn, tenant=None, status="queued"))[0].waiting_on == "budget"
 
 
 def test_a_budget_opens_again_when_a_call_was_cheaper_than_it_might_have_been(database: Database) -> None:

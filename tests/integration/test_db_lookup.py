@@ -13,10 +13,11 @@ from sqlalchemy import text
 from api_schemas.ids import job_id
 from api_schemas.jobs import parse_job
 from api_schemas.usage import Usage
+from tests import factories
 from worker.base.errors import InvalidRequest, NotFound
 from worker.base.settings import load
 from worker.db.connect import Database
-from worker.db.jobs import claim, lookup, settle, submit
+from worker.db.jobs import claim, listing, lookup, submit
 from worker.db.jobs import usage as usage_rows
 from worker.db.jobs.settle import Settlement
 
@@ -43,7 +44,7 @@ def settled(database: Database, job: str, **fields: object) -> None:
     claimed = (by_id or database.write(lambda conn: claim.claim_due(conn, "bulk", 1, owner="w", lease=30)))[0]
     given = {"status": "completed", "outcome": "completed", **fields}
     settlement = Settlement(job_id=job, fence=claimed.fence, attempt=claimed.attempt, **given)  # type: ignore[arg-type]
-    assert database.write(lambda conn: settle.settle(conn, [settlement])) == {job}
+    assert factories.settled(database, settlement) == {job}
 
 
 def test_a_completed_job_tells_its_answer_its_usage_and_what_all_of_its_attempts_cost(database: Database) -> None:
@@ -120,7 +121,7 @@ def test_jobs_are_listed_newest_first_page_by_page_and_filtered(database: Databa
     settled(database, other, status="failed", outcome="failed", error_class="timeout")
 
     def listed(**which: object) -> list[str]:
-        return [job.id for job in database.read(lambda conn: lookup.jobs(conn, **which))]  # type: ignore[arg-type]
+        return [job.id for job in database.read(lambda conn: listing.jobs(conn, **which))]  # type: ignore[arg-type]
 
     assert listed(tenant="default") == ids[::-1]
     assert listed(tenant=None) == [other, *ids[::-1]]

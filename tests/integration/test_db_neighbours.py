@@ -17,7 +17,7 @@ from worker.base.errors import SettingsError, StatementTimeout
 from worker.base.settings import Settings
 from worker.db import schema, views
 from worker.db.connect import Database
-from worker.db.jobs import lookup, settle
+from worker.db.jobs import listing, lookup, settle
 from worker.db.ready import OtherSchema, ensure_schema
 from worker.producer.stockpot import Stockpot
 
@@ -73,7 +73,7 @@ def test_the_first_releases_database_is_taken_along(empty_database_url: str, the
     assert not inspect(theirs).has_table("alembic_version")
     assert schema.differences(theirs) == []
     with opened(empty_database_url) as database:
-        assert len(database.read(lambda conn: lookup.jobs(conn, tenant=None))) == 3
+        assert len(database.read(lambda conn: listing.jobs(conn, tenant=None))) == 3
 
 
 def test_what_the_application_has_written_beside_it_stays(empty_database_url: str, theirs: Engine) -> None:
@@ -189,7 +189,7 @@ def test_two_projects_share_a_database_in_schemas_of_their_own(empty: str) -> No
     assert counts.pop("public") == 1
     assert counts["stock"] == counts["pot"] > 10
     with opened(empty, schema_name="pot") as database:
-        assert len(database.read(lambda conn: lookup.jobs(conn, tenant=None))) == 1
+        assert len(database.read(lambda conn: listing.jobs(conn, tenant=None))) == 1
 
 
 def test_the_search_path_of_the_url_counts(empty: str) -> None:
@@ -284,7 +284,7 @@ def test_pgbouncer_in_transaction_mode_is_no_difference(
         each(pots, Stockpot.close)
         assert troubles == []
         with opened(url, schema_name="stock") as database:
-            assert len(database.read(lambda conn: lookup.jobs(conn, tenant=None, limit=500))) == 161
+            assert len(database.read(lambda conn: listing.jobs(conn, tenant=None, limit=500))) == 161
             shown = database.read(lambda conn: conn.execute(text("SHOW statement_timeout")).scalar())
             assert shown == "30s"
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, text
 
+from api_schemas.jobs import STATUSES
 from tests.factories import USAGE
 from tests.factories import request as job_request
 from tests.rig.postgres import PostgresServer
@@ -23,7 +24,7 @@ from worker.batches.keeper import BatchKeeper
 from worker.db.batches import claims
 from worker.db.budgets import reservations
 from worker.db.connect import Database
-from worker.db.jobs import claim, leases, ledger, settle, submit, usage, usage_days
+from worker.db.jobs import claim, leases, ledger, listing, settle, submit, usage, usage_days
 from worker.db.jobs.settle import Settlement
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.webhooks import outbox
@@ -249,3 +250,52 @@ def postgres_trouble(conn: Connection, statement: str, parameters: Any) -> list[
 
     walk(plan[0]["Plan"])
     return found
+
+
+def test_a_page_costs_the_same_however_seldom_its_filter_matches(grown: Database) -> None:
+    """Each filter, and pairs of them: no statement looks at more jobs than a page may, nor sorts them."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_conn: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "hit" in statement:
+            seen.append((statement, parameters))
+
+    filters: list[dict[str, Any]] = [
+        {},
+        *({"status": status} for status in STATUSES),
+        {"lane": "interactive", "since": YEAR},
+        {"model": "none"},
+        {"error_class": "timeout"},
+        {"batch": "batch_3"},
+        {"batch": "batch_3", "status": "failed"},
+        {"metadata": {"team": "none"}},
+        {"since": datetime.now(UTC)},
+    ]
+    with grown.engine.connect() as conn:
+        event.listen(grown.engine, "before_cursor_execute", note)
+        for tenant in (None, "default", "t7", "nobody"):
+            for one in filters:
+                seen.clear()
+                page = listing.page(conn, tenant=tenant, limit=20, **one)
+                assert len(page.jobs) <= 20
+                assert 1 <= len(seen) <= listing.LOOK // listing.STEP + 1
+        event.remove(grown.engine, "before_cursor_execute", note)
+        if not grown.is_sqlite:
+            for one in filters:
+                assert not list_trouble(conn, None, one)
+            assert not list_trouble(conn, "t7", {})
+            assert not list_trouble(conn, "nobody", {"model": "m1"})
+
+
+def list_trouble(conn: Connection, tenant: str | None, filters: dict[str, Any]) -> list[str]:
+    """What the plan of a page's first statement reads too much."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_conn: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if "hit" in statement:
+            statements.append((statement, parameters))
+
+    event.listen(conn.engine, "before_cursor_execute", note)
+    listing.page(conn, tenant=tenant, limit=20, **filters)
+    event.remove(conn.engine, "before_cursor_execute", note)
+    return postgres_trouble(conn, *statements[0])

@@ -24,7 +24,7 @@ from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
 from worker.batches.results import Order, ResultLine
 from worker.db.jobs import cancel as cancelling
-from worker.db.jobs import lookup
+from worker.db.jobs import listing, lookup
 from worker.db.jobs import usage as using
 from worker.db.jobs.submit import Submitted, insert
 from worker.producer import connections
@@ -201,7 +201,7 @@ class Stockpot(Streams):
     ) -> builtins.list[Job]:
         """Jobs, newest first; `before` is the id that the page before ended with. Raises Unreachable."""
         return self._scope.read(
-            lambda conn: lookup.jobs(
+            lambda conn: listing.jobs(
                 conn,
                 tenant=self.tenant,
                 status=status,

@@ -5,7 +5,8 @@ claim            Claim
 ended            Ended: the one value that says what came to its end, whoever ended it
 leases           Leases
 ledger           The ledger against the provider's books
-lookup           Look up: a job with all that came of it, and lists of jobs
+listing          Lists of jobs, newest first, page by page
+lookup           Look up: a job with all that came of it
 settle           Settle
 standings        Where many jobs stand, in one look
 submit           Submit: insert jobs with their requests

@@ -1,4 +1,4 @@
-"""Look up: a job with all that came of it, and lists of jobs. Reads only.
+"""Look up: a job with all that came of it. Reads only.
 
 The columns are those of the views; money alone is read from the tables, since SQLite's view divides in floating point.
 Stored JSON is read as text and parsed by `jsontext`: a driver's own parser stops at what providers do send.
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import RowMapping
 
 from api_schemas import jsontext
@@ -19,18 +19,18 @@ from api_schemas.jobs import TERMINAL_STATUSES, Attempt, Job, JobDetail
 from api_schemas.usage import Usage
 from worker.base.errors import NotFound
 from worker.base.money import PICO
-from worker.db.columns import Instant
 
-#: What one page of `jobs` holds unless told.
+#: What one page of jobs holds unless told.
 PAGE = 100
 
-_JOB = (
+#: A job's columns in `jobs_v`.
+COLUMNS = (
     "id, tenant, endpoint, model, lane, status, waiting_on, attempts, created_at, due_at, started_at, finished_at,"
     " batch_id, custom_id, idempotency_key, CAST(metadata AS text) AS metadata, error_class, error_message,"
     " finish_reason, text"
 )
 #: In lists the answers stay in the database: a page of them may be hundreds of megabytes.
-_LISTED = _JOB.removesuffix("text") + "NULL AS text"
+LISTED = COLUMNS.removesuffix("text") + "NULL AS text"
 _ATTEMPT = (
     "a.attempt, a.fence, a.started_at, a.finished_at, a.outcome, a.error_class, a.error_code, a.error_message,"
     " a.status_code AS status, a.input_tokens, a.cached_tokens, a.output_tokens, a.reasoning_tokens, a.total_tokens,"
@@ -50,7 +50,7 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
     Raises:
         NotFound: no such job of this tenant.
     """
-    row = _one(conn, f"SELECT {_JOB}, error_code, error_status FROM jobs_v", job_id, tenant)
+    row = _one(conn, f"SELECT {COLUMNS}, error_code, error_status FROM jobs_v", job_id, tenant)
     response = conn.execute(
         text("SELECT CAST(response AS text) FROM results_v WHERE job_id = :id"), {"id": job_id}
     ).scalar()
@@ -61,54 +61,13 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
     attempts = [_attempt(job_id, call) for call in calls]
     costs = [attempt.cost_usd for attempt in attempts if attempt.cost_usd is not None]
     return JobDetail(
-        **_fields(row),
+        **fields(row),
         response=None if response is None else jsontext.loads(response),
         usage=_usage(row["status"], attempts),
         cost_usd=sum(costs, Decimal(0)) if costs else None,
         error=error_of(row),
         attempt_log=attempts,
     )
-
-
-def jobs(
-    conn: Connection,
-    *,
-    tenant: str | None,
-    status: str | None = None,
-    lane: str | None = None,
-    batch: str | None = None,
-    model: str | None = None,
-    error_class: str | None = None,
-    since: datetime | None = None,
-    before: str | None = None,
-    limit: int = PAGE,
-) -> list[Job]:
-    """Jobs, newest first: by id, which begins with the time of its making.
-
-    Args:
-        tenant: None means all tenants.
-        batch: the batch's id.
-        since: made at or after this aware moment.
-        before: the last id of the page before, to go on from there.
-        limit: how many at most.
-    """
-    wanted = {
-        "tenant = :tenant": tenant,
-        "status = :status": status,
-        "lane = :lane": lane,
-        "batch_id = :batch": batch,
-        "model = :model": model,
-        "error_class = :error_class": error_class,
-        "created_at >= :since": since,
-        "id < :before": before,
-    }
-    given = [(condition, value) for condition, value in wanted.items() if value is not None]
-    where = " AND ".join(condition for condition, _ in given) or "1 = 1"
-    statement = text(f"SELECT {_LISTED} FROM jobs_v WHERE {where} ORDER BY id DESC LIMIT :limit")
-    if since is not None:
-        statement = statement.bindparams(bindparam("since", type_=Instant()))
-    values = {condition.rsplit(":", 1)[1]: value for condition, value in given}
-    return [Job(**_fields(row)) for row in conn.execute(statement, {**values, "limit": limit}).mappings()]
 
 
 def _one(conn: Connection, select: str, job_id: str, tenant: str | None) -> RowMapping:
@@ -120,7 +79,8 @@ def _one(conn: Connection, select: str, job_id: str, tenant: str | None) -> RowM
     return found
 
 
-def _fields(row: RowMapping) -> dict[str, Any]:
+def fields(row: RowMapping) -> dict[str, Any]:
+    """The fields of a `Job` from a row of `COLUMNS`."""
     fields = {name: row[name] for name in Job.model_fields}
     fields.update((name, moment(row[name])) for name in _TIMES)
     metadata = row["metadata"]
