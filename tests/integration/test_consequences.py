@@ -15,6 +15,7 @@ from worker.batches.keeper import BatchKeeper
 from worker.db.batches import changes
 from worker.db.connect import Database
 from worker.db.threads import DatabaseThreads
+from worker.engine.retention import Retention
 from worker.engine.sweeper import Sweeper
 from worker.job import consequences
 from worker.job.consequences import Consequences, Ends
@@ -43,7 +44,13 @@ async def sweep(database: Database) -> None:
     """One sweep of an elected worker."""
     threads = DatabaseThreads(database.settings)
     await Sweeper(
-        threads, Consequences(), owner="s", every=0.1, on_over=lambda _: None, on_due=lambda _, __: None
+        threads,
+        Consequences(),
+        Retention(database.settings, threads),
+        owner="s",
+        every=0.1,
+        on_over=lambda _: None,
+        on_due=lambda _, __: None,
     ).sweep()
     threads.close()
 

@@ -28,6 +28,12 @@ COST = Counter("stockpot_cost_usd", "US dollars spent, by who says so", ["source
 FENCED = Counter("stockpot_fenced_writes", "Writes refused because another worker owns the job", registry=REGISTRY)
 CLAIMED = Counter("stockpot_claimed_jobs", "Jobs claimed", ["lane"], registry=REGISTRY)
 RECLAIMED = Counter("stockpot_reclaimed_jobs", "Jobs taken back from a lease that ran out", registry=REGISTRY)
+FORGOTTEN = Counter("stockpot_forgotten", "Rows forgotten by the settings' retention", ["what"], registry=REGISTRY)
+OLDEST_SNAPSHOT_SECONDS = Gauge(
+    "stockpot_oldest_snapshot_seconds",
+    "Age of the oldest transaction of the database that holds a snapshot, as the elected sweeper sees it",
+    registry=REGISTRY,
+)
 IN_FLIGHT = Gauge("stockpot_in_flight", "Jobs that this worker holds", registry=REGISTRY)
 CALL_SECONDS = Histogram(
     "stockpot_call_seconds", "Whole upstream calls", ["endpoint"], buckets=_CALL_BUCKETS, registry=REGISTRY

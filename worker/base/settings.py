@@ -40,6 +40,7 @@ SHORTEST_SECRET_KEY = 16
 #: Each further key multiplies the rows that a day of usage has.
 _MOST_USAGE_KEYS = 4
 
+Days = Annotated[float, Field(gt=0, le=36_500)]
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
 
 
@@ -115,6 +116,10 @@ class Settings(BaseSettings):
     tenant_tpm: Annotated[int, Field(ge=1)] | None = None
     tenant_max_in_flight: Annotated[int, Field(ge=1)] | None = None
     tenant_weights: str | None = None
+    keep_payloads_days: Days | None = None
+    keep_results_days: Days | None = None
+    keep_events_days: Days | None = None
+    keep_jobs_days: Days | None = None
     usage_keys: Annotated[str | None, AfterValidator(_usage_keys)] = None
 
     lease_seconds: Seconds = 30
@@ -205,6 +210,16 @@ class Settings(BaseSettings):
     def weights(self) -> dict[str, int]:
         """How much of the claims each tenant has beside the others; who is not named weighs 1."""
         return _weights(self.tenant_weights)
+
+    @property
+    def kept_days(self) -> dict[str, float | None]:
+        """How long finished jobs and what belongs to them are kept, by class; None: for ever."""
+        return {
+            "payloads": self.keep_payloads_days,
+            "results": self.keep_results_days,
+            "events": self.keep_events_days,
+            "jobs": self.keep_jobs_days,
+        }
 
     @property
     def kept_usage_keys(self) -> list[str]:

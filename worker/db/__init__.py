@@ -19,6 +19,7 @@ ownership  What in a database is Stockpot's, and what is somebody else's
 ready      Whether the database may be used: the one rule of who migrates what
 recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
 schema     The schema's versions: upgrade, current, check
+snapshots  Snapshots that others hold
 threads    SQL off the event loop: a few threads, and patience for a database that is away
 url        The database's URL: what it may say, and why the rest is refused
 views      The views: the stable surface that people read with SQL

@@ -4,18 +4,24 @@
     results     the answers and their texts; what they cost stays
     (whole)     the job with everything beside it, its webhook events included
 
-Jobs that are not finished, and the lines of a batch that is not, are never touched.
+Jobs that are not finished, and the lines of a batch that is not, are never touched. What was used and cost stays in the
+days (`usage_days`), whatever is forgotten.
+
+A job's id begins with the time of its making, so that what is old enough lies before one id: a look ends there, and does
+not read what came later. Whoever asks for payloads or results looks where those are, and not at jobs that have lost them.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, text
 
+from api_schemas.ids import JOB
 from worker.db.columns import Instant
 from worker.db.jobs.submit import drop
+from worker.db.webhooks import log
 
 What = Literal["payloads", "results"]
 
@@ -23,6 +29,8 @@ What = Literal["payloads", "results"]
 SLICE = 2_000
 
 _TABLES: dict[str, str] = {"payloads": "requests", "results": "results"}
+#: The clock of whoever made an id may be ahead of the database's.
+_CLOCKS = timedelta(hours=1)
 
 
 def purge(conn: Connection, before: datetime, what: What | None = None, *, after: str = "") -> tuple[list[str], int]:
@@ -36,7 +44,7 @@ def purge(conn: Connection, before: datetime, what: What | None = None, *, after
         The jobs that were looked at, in order (go on after the last; none are left when it is empty), and how many of
         them lost something.
     """
-    ids = finished(conn, before, after=after)
+    ids = finished(conn, before, what, after=after)
     if not ids:
         if what is None:
             _drop_ends(conn, before)
@@ -62,11 +70,23 @@ def _drop_ends(conn: Connection, before: datetime) -> None:
     conn.execute(old, {"before": before})
 
 
-def finished(conn: Connection, before: datetime, *, after: str = "") -> list[str]:
-    """The ids of one slice of the jobs that were finished before `before`, in order, after the id `after`."""
-    old = text("""
-        SELECT id FROM jobs WHERE id > :after AND finished_at < :before
-            AND (batch_id IS NULL OR batch_id IN (SELECT id FROM batches WHERE finished_at IS NOT NULL))
-        ORDER BY id LIMIT :limit
+def finished(conn: Connection, before: datetime, what: What | None = None, *, after: str = "") -> list[str]:
+    """The ids of one slice of the jobs that were finished before `before`, in order, after the id `after`.
+
+    With `what` only those that have one.
+    """
+    source, key = ("jobs AS j", "j.id")
+    if what is not None:
+        source, key = f"{_TABLES[what]} AS w JOIN jobs AS j ON j.id = w.job_id", "w.job_id"
+    old = text(f"""
+        SELECT {key} FROM {source} WHERE {key} > :after AND {key} < :end AND j.finished_at < :before
+            AND (j.batch_id IS NULL OR j.batch_id IN (SELECT id FROM batches WHERE finished_at IS NOT NULL))
+        ORDER BY {key} LIMIT :limit
     """).bindparams(bindparam("before", type_=Instant()))
-    return [row[0] for row in conn.execute(old, {"after": after, "before": before, "limit": SLICE})]
+    end = f"{JOB}{max(0, int((before.astimezone(UTC) + _CLOCKS).timestamp() * 1000)):012x}"
+    return [row[0] for row in conn.execute(old, {"after": after, "end": end, "before": before, "limit": SLICE})]
+
+
+def events(conn: Connection, before: datetime) -> int:
+    """Forget one slice of the webhook events that are over and older than `before`; how many. The caller commits."""
+    return log.purge(conn, before, SLICE)

@@ -14,6 +14,7 @@ presence        This worker's row in the table of workers, renewed with each hea
 neighbours      Who else uses our namespace of Redis
 redis_policy    A look at Redis when a worker starts: what it is, and whether it may evict keys
 restarting      Loops that last as long as the engine
+retention       Retention: what is older than the settings keep is forgotten, a slice with each sweep
 route_news      Routes that were paused or resumed
 sweeper         The sweeper: one elected worker puts right what crashes and the clock leave behind
 wiring          Wiring: the parts of one worker, built once and connected

@@ -143,6 +143,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         parts = build(self.settings, owner=self.owner, slots=self.slots, on_drain=self.on_drain)
         self._feeder = parts.feeder
+        parts.feeder.hears = lambda: self.consumer.silence is not None
         health = HealthServer(parts.database, self.consumer, lambda: self.last_beat, lambda: self.closing)
         if self.settings.http_port is not None:
             await health.start(self.settings.http_port, self.settings.http_host)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import structlog
+from sqlalchemy import Connection
 
 from worker.base import metrics
 from worker.base.backoff import Backoff
@@ -42,6 +43,17 @@ SLICE = 64
 MOST_IDS = 4_096
 #: The pause after a failed claim doubles from the first to the second, in seconds.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+
+
+#: What is looked for when the database did not say what there is.
+_DONT_KNOW: tuple[list[OpenBatch], list[str]] = ([], ["interactive", "bulk"])
+#: A worker that finds nothing, and would hear a doorbell, looks less and less often, down to a look in so many intervals.
+IDLE_LOOKS = 5
+
+
+def _look(conn: Connection) -> tuple[list[OpenBatch], list[str]]:
+    """Batches that admit lines, and lanes in which anything waits."""
+    return claims.open_batches(conn), claim.waiting_lanes(conn)
 
 
 class Feeder:
@@ -71,6 +83,8 @@ class Feeder:
         self._bulk_claim: asyncio.Task[None] | None = None
         self._coming = {"interactive": 0, "bulk": 0}  # jobs that a claim under way may bring
         self._bell = asyncio.Event()
+        #: Whether a doorbell would be heard: then a look that finds nothing need not be repeated each second.
+        self.hears: Callable[[], bool] = lambda: False
         self.open = True
 
     def ring(self, ids: Sequence[str] = (), lane: str | None = None) -> None:
@@ -152,13 +166,16 @@ class Feeder:
         self._bell.set()
 
     async def _look_by_itself(self) -> None:
+        empty = 0
         while True:
-            nothing: list[OpenBatch] = []
-            found = await self._database.try_read(claims.open_batches, nothing, "batches_not_read")
-            self._rounds.learn(found)
-            self.ring(lane="interactive")
-            self.ring(lane="bulk")
-            await asyncio.sleep(self._look_every)
+            batches, lanes = await self._database.try_read(_look, _DONT_KNOW, "batches_not_read")
+            self._rounds.learn(batches)
+            for lane in lanes:
+                self.ring(lane=lane)
+            if batches:
+                self._bell.set()
+            empty = 0 if batches or lanes or not self.hears() else min(empty + 1, IDLE_LOOKS)
+            await asyncio.sleep(self._look_every * max(1, empty))
 
     async def _claim_all(self) -> None:
         await self._send_scouts()

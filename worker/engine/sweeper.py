@@ -21,10 +21,12 @@ from sqlalchemy import Connection
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.batches.keeper import BatchKeeper
+from worker.db import snapshots
 from worker.db.jobs import leases, usage_days
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
+from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
 
 log = structlog.get_logger(__name__)
@@ -34,6 +36,8 @@ NAME = "sweeper"
 TERM_SWEEPS = 3
 #: How often rows of workers that ended without a word are looked for, in seconds.
 TIDY_SECONDS = 3_600.0
+#: How often the oldest snapshot is looked up, and from which age on it is worth a warning.
+SNAPSHOTS_SECONDS, OLD_SNAPSHOT_SECONDS = 30.0, 60.0
 #: A job whose call was lost with its worker waits so long at most for the look-up: it has waited for its lease already.
 LOST_HOLD_SECONDS = 3.0
 
@@ -45,6 +49,7 @@ class Sweeper:
         self,
         database: DatabaseThreads,
         consequences: Consequences,
+        retention: Retention,
         *,
         owner: str,
         every: float,
@@ -67,6 +72,8 @@ class Sweeper:
         self._consequences = consequences
         self._keeper = BatchKeeper(consequences.write)
         self._usage_keys = usage_keys
+        self._retention = retention
+        self._snapshots_at = 0.0  # monotonic seconds
         self._tidy_at = 0.0  # monotonic seconds
         self.elected = False
 
@@ -74,7 +81,7 @@ class Sweeper:
         """Sweep every `every` seconds, for ever."""
         while True:
             await self.sweep()
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(self._every if self.elected else self._every * TERM_SWEEPS)
 
     async def sweep(self) -> None:
         """Stand for election; if elected, sweep until nothing is left."""
@@ -94,10 +101,22 @@ class Sweeper:
         if elected:
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
             await self._recount_usage()
+            await self._retention.tend()
             await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
+            await self._watch_snapshots()
             if time.monotonic() >= self._tidy_at:
                 self._tidy_at = time.monotonic() + TIDY_SECONDS
                 await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
+
+    async def _watch_snapshots(self) -> None:
+        """Show how old the oldest snapshot is, and warn: while it lasts nothing that it might see can be cleared away."""
+        if time.monotonic() < self._snapshots_at:
+            return
+        self._snapshots_at = time.monotonic() + SNAPSHOTS_SECONDS
+        seconds = await self._database.try_read(snapshots.oldest_seconds, 0.0, "sweep_delayed")
+        metrics.OLDEST_SNAPSHOT_SECONDS.set(seconds)
+        if seconds > OLD_SNAPSHOT_SECONDS:
+            log.warning("old_snapshot", seconds=round(seconds))
 
     async def _recount_usage(self) -> None:
         """Count a part of the calls that an older version left uncounted; nothing once all are."""

@@ -14,6 +14,7 @@ from worker.engine.file_keeper import FileKeeper
 from worker.engine.fleet_gauges import FleetGauges
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.presence import Presence
+from worker.engine.retention import Retention
 from worker.engine.route_news import RouteNews
 from worker.engine.sweeper import Sweeper
 from worker.job.announce import announce_over
@@ -105,6 +106,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
     sweeper = Sweeper(
         database,
         consequences,
+        Retention(settings, database),
         owner=owner,
         every=settings.sweep_seconds,
         on_over=lambda ended: announce_over(publisher, ended),

@@ -14,7 +14,6 @@ from worker.cli.opening import database
 from worker.cli.output import put_json, say
 from worker.db import purge as purging
 from worker.db.connect import Database
-from worker.db.webhooks import log
 from worker.live.keys import job_key
 
 WHAT = ("payloads", "results", "streams")
@@ -36,7 +35,7 @@ Examples:
 def purge(older_than: datetime, what: tuple[str, ...] | None, *, as_json: bool) -> None:
     """Forget finished jobs, in small steps that hold no long lock; stop it at any time and run it again.
 
-    Whole jobs take their rows in `usage` with them; `--what` keeps those. Unfinished batches are left alone.
+    What they used and cost stays in `usage`, but for reports by single jobs. Unfinished batches are left alone.
     """
     unknown = sorted(set(what or ()) - set(WHAT))
     if unknown:
@@ -72,7 +71,7 @@ def _rows(opened: Database, before: datetime, what: purging.What | None) -> int:
 
 def _events(opened: Database, before: datetime) -> int:
     total = 0
-    while gone := opened.write(lambda conn: log.purge(conn, before, purging.SLICE)):
+    while gone := opened.write(lambda conn: purging.events(conn, before)):
         total += gone
     return total
 

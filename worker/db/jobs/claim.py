@@ -145,6 +145,13 @@ def claim_due(
     return _postgres(conn, due, given) if postgres else _sqlite(conn, due, given)
 
 
+def waiting_lanes(conn: Connection) -> list[str]:
+    """The lanes in which jobs wait that belong to no batch: one row of each is read."""
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_queued"
+    one = text(f"SELECT 1 FROM jobs {hint} WHERE {ALONE} AND lane = :lane LIMIT 1")
+    return [lane for lane in ("interactive", "bulk") if conn.execute(one, {"lane": lane}).first() is not None]
+
+
 def _not_held(conn: Connection) -> str:
     if is_postgres(conn):
         return "model <> ALL (CAST(:held AS text[]))"

@@ -132,7 +132,16 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
 
 
 def elect(conn: Connection, name: str, owner: str, *, seconds: float) -> bool:
-    """Take or keep the lease called `name` for `seconds`; False while somebody else holds it. The caller commits."""
+    """Take or keep the lease called `name` for `seconds`; False while somebody else holds it. The caller commits.
+
+    Who cannot have it writes nothing: an update that finds its row taken would lock it, and flush that to the disk.
+    """
+    held = conn.execute(
+        text(f"SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now_sql(conn)}"),
+        {"name": name, "owner": owner},
+    ).first()
+    if held is not None:
+        return False
     row = conn.execute(
         text(f"""
         INSERT INTO leases (name, owner, until) VALUES (:name, :owner, {after_sql(conn, ":seconds")})
