@@ -49,7 +49,6 @@ def _next_version(directory: Path) -> dict[str, str]:
         shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     history = directory / "migrations"
     (history / "versions" / f"{AFTER}_one_column_more.py").write_text(NEXT)
-    (history / "__init__.py").write_text(f'"""The next version."""\n\nHEAD = "{AFTER}"\n')
     return {"PYTHONPATH": str(directory)}
 
 

@@ -5,10 +5,25 @@ The driver's arrays are dumped in Python, element by element: 32 columns cost 10
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
+from sqlalchemy import BigInteger, Boolean, Double, Integer, Table
+
+from worker.db.columns import Instant
+
+#: The PostgreSQL type of a value in a recordset, by its column's type; what stands not here is text.
+_TYPES = ((BigInteger, "int8"), (Integer, "int"), (Boolean, "boolean"), (Double, "float8"), (Instant, "timestamptz"))
+
+
+def column_types(table: Table, names: Iterable[str]) -> dict[str, str]:
+    """The PostgreSQL types of these columns, for `recordset`. JSON travels as text and is cast where it is stored."""
+    types = {}
+    for name in names:
+        kind = table.c[name].type
+        types[name] = next((pg for sql, pg in _TYPES if isinstance(kind, sql)), "text")
+    return types
 
 
 def recordset(parameter: str, columns: Mapping[str, str]) -> str:

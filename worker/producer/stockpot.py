@@ -215,6 +215,17 @@ class Stockpot(Streams):
             )
         )
 
+    def page(
+        self, *, limit: int = lookup.PAGE, before: str | None = None, **filters: Unpack[listing.Filters]
+    ) -> listing.Page:
+        """One page of jobs, newest first, and `next` to go on from as `before`. Raises Unreachable.
+
+        It costs the same however seldom the filters match: a page may be short, or empty, and have a next one.
+        """
+        return self._scope.read(
+            lambda conn: listing.page(conn, tenant=self.tenant, limit=limit, before=before, **filters)
+        )
+
     def usage(
         self, *, by: Sequence[str] = (), since: datetime | None = None, all_tenants: bool = False
     ) -> Sequence[using.UsageRow]:
@@ -332,6 +343,7 @@ class AsyncStockpot(AsyncStreams):
     prepare = awaited(Stockpot.prepare)
     get = awaited(Stockpot.get)
     list = awaited(Stockpot.list)
+    page = awaited(Stockpot.page)
     usage = awaited(Stockpot.usage)
     cancel = awaited(Stockpot.cancel)
     retry = awaited(Stockpot.retry)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 import click
 
@@ -12,10 +13,13 @@ from api_schemas.jobs import LANES, STATUSES, Job
 from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import Table, age, put_json, say, screen, shown
+from worker.db.jobs.listing import Filters
 from worker.producer.stockpot import Stockpot
 
 #: Rows that one statement reads; a longer list is read page by page, so that nothing is locked for long.
 _PAGE = 500
+#: A list that has not found enough by then says how far it has looked.
+LONGEST_SECONDS = 2.0
 
 
 @click.command(
@@ -28,6 +32,7 @@ _PAGE = 500
 @click.option("--batch", metavar="ID", help="Only jobs of this batch.")
 @click.option("--since", type=options.Moment(), help="Made since: 90m, 24h, 7d, a date or a time (UTC).")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most.")
+@click.option("--before", metavar="JOB", help="Go on after this one: the last of the list before.")
 @options.tenant
 @options.as_json
 def listing(
@@ -36,13 +41,14 @@ def listing(
     batch: str | None,
     since: datetime | None,
     limit: int,
+    before: str | None,
     tenant: str,
     *,
     as_json: bool,
 ) -> None:
     """List jobs, newest first. With --json one object per line."""
     with producer(tenant) as pot:
-        jobs = matching(pot, limit, status=status, lane=lane, batch=batch, since=since)
+        jobs = _newest(pot, limit, before, status=status, lane=lane, batch=batch, since=since)
         if as_json:
             for job in jobs:
                 put_json(job.to_json())
@@ -66,6 +72,20 @@ def matching(pot: Stockpot, limit: int | None = None, **which: Any) -> Iterator[
             return
         before = page[-1].id
         left = None if left is None else left - size
+
+
+def _newest(pot: Stockpot, limit: int, before: str | None, **which: Unpack[Filters]) -> Iterator[Job]:
+    """As `matching`, but it stops after `LONGEST_SECONDS` without enough, and says where to go on."""
+    left, began = limit, time.monotonic()
+    while left > 0:
+        page = pot.page(limit=min(_PAGE, left), before=before, **which)
+        yield from page.jobs
+        before, left = page.next, left - len(page.jobs)
+        if before is None:
+            return
+        if left > 0 and time.monotonic() - began > LONGEST_SECONDS:
+            say(f"Few of the newest jobs match; older ones were not looked at. Go on with --before {before}")
+            return
 
 
 def _table(jobs: Iterator[Job]) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -59,15 +59,23 @@ class ClaimedJob:
         return is_logged(stream=self.stream, lane=self.lane, batch_id=self.batch_id)
 
 
-_COLUMNS = (
-    "id, fence, calls, attempts, max_attempts, tenant, endpoint, model, lane, stream, on_ambiguous, batch_id,"
-    # As text: the driver would parse PostgreSQL's json into Python.
-    " custom_id, webhook, error_class, CAST(metadata AS text) AS metadata, CAST(r.body AS text) AS body,"
-    " max_cost_picousd, CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
-    " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END AS spent_picousd,"
-    " EXISTS (SELECT 1 FROM budgets) AS budgeted,"
-    " CASE WHEN calls > 1 AND on_ambiguous = 'reconcile' THEN EXISTS (SELECT 1 FROM attempts AS a WHERE a.job_id = id"
-    " AND a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL) END AS unasked"
+#: Fields that are no column of that name, as SQL. JSON as text: the driver would parse PostgreSQL's into Python.
+_EXPRESSIONS = {
+    "attempt": "calls",
+    "last_error": "error_class",
+    "metadata": "CAST(metadata AS text)",
+    "body": "CAST(r.body AS text)",
+    "spent_picousd": "CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
+    " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END",
+    "budgeted": "EXISTS (SELECT 1 FROM budgets)",
+    "unasked": "CASE WHEN calls > 1 AND on_ambiguous = 'reconcile' THEN EXISTS (SELECT 1 FROM attempts AS a"
+    " WHERE a.job_id = id AND a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL) END",
+}
+#: `seconds_left` and `queued_seconds` are by the clock of the statement.
+_COLUMNS = ", ".join(
+    f"{_EXPRESSIONS[name]} AS {name}" if name in _EXPRESSIONS else name
+    for name in (field.name for field in fields(ClaimedJob))
+    if name not in {"seconds_left", "queued_seconds"}
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
 _DUE = "due_at <= {now} AND expires_at > {now}"
@@ -274,28 +282,11 @@ def _sqlite(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJ
 
 
 def _job(row: Any) -> ClaimedJob:
-    return ClaimedJob(
-        id=row.id,
-        fence=row.fence,
-        attempt=row.calls,
-        attempts=row.attempts,
-        max_attempts=row.max_attempts,
-        tenant=row.tenant,
-        endpoint=row.endpoint,
-        model=row.model,
-        lane=row.lane,
-        stream=bool(row.stream),
-        on_ambiguous=row.on_ambiguous,
-        body=row.body,
-        batch_id=row.batch_id,
-        custom_id=row.custom_id,
-        webhook=row.webhook,
-        metadata=row.metadata,
-        last_error=row.error_class,
-        max_cost_picousd=row.max_cost_picousd,
-        spent_picousd=int(row.spent_picousd),
-        seconds_left=float(row.seconds_left),
-        queued_seconds=max(0.0, float(row.queued_seconds)),
-        budgeted=bool(row.budgeted),
-        unasked=bool(row.unasked),
-    )
+    """A row's columns are called as the fields are; SQLite has numbers for booleans."""
+    given = row._asdict()
+    given |= {name: bool(given[name]) for name in _BOOLEANS}
+    given |= {"spent_picousd": int(row.spent_picousd), "queued_seconds": max(0.0, float(row.queued_seconds))}
+    return ClaimedJob(**given)
+
+
+_BOOLEANS = [field.name for field in fields(ClaimedJob) if field.type == "bool"]

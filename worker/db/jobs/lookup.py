@@ -24,11 +24,7 @@ from worker.base.money import PICO
 PAGE = 100
 
 #: A job's columns in `jobs_v`.
-COLUMNS = (
-    "id, tenant, endpoint, model, lane, status, waiting_on, attempts, created_at, due_at, started_at, finished_at,"
-    " batch_id, custom_id, idempotency_key, CAST(metadata AS text) AS metadata, error_class, error_message,"
-    " finish_reason, text"
-)
+COLUMNS = ", ".join("CAST(metadata AS text) AS metadata" if name == "metadata" else name for name in Job.model_fields)
 #: In lists the answers stay in the database: a page of them may be hundreds of megabytes.
 LISTED = COLUMNS.removesuffix("text") + "NULL AS text"
 _ATTEMPT = (

@@ -21,7 +21,8 @@ from api_schemas.text import storable
 from api_schemas.usage import Usage
 from worker.base.money import picousd
 from worker.db.clock import after_sql, is_postgres, now_sql
-from worker.db.recordset import records, recordset
+from worker.db.jobs.tables import attempts, jobs
+from worker.db.recordset import column_types, records, recordset
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,40 +118,20 @@ def _clean(value: str | None) -> str | None:
     return None if value is None else storable(value)
 
 
-#: The columns of a settlement's row with their PostgreSQL types.
-_TYPES = {
+#: The columns of a settlement's row with their PostgreSQL types: those of the ledger, of the job's error, and its own.
+_OWN_TYPES = {
     "id": "text",
     "fence": "int",
     "attempt": "int",
     "status": "text",
-    "outcome": "text",
     "refund": "int",
     "uncall": "int",
     "due_in": "float8",
-    "waiting_on": "text",
     "seq": "int",
-    "error_class": "text",
-    "error_code": "text",
-    "error_message": "text",
-    "error_status": "int",
-    "error_body": "text",
-    "finish_reason": "text",
     "response": "text",
     "answer": "text",
     "provider_id": "text",
     "model": "text",
-    "inference_id": "text",
-    "request_id": "text",
-    "input_tokens": "int8",
-    "cached_tokens": "int8",
-    "output_tokens": "int8",
-    "reasoning_tokens": "int8",
-    "total_tokens": "int8",
-    "cost_picousd": "int8",
-    "cost_source": "text",
-    "first_token_seconds": "float8",
-    "total_seconds": "float8",
-    "partial_text": "text",
 }
 _LEDGER = (
     "outcome, error_class, error_code, error_message, error_body, inference_id, request_id, input_tokens,"
@@ -158,6 +139,7 @@ _LEDGER = (
     " total_seconds, partial_text"
 ).split(", ")
 _ERROR = ["error_class", "error_code", "error_message", "error_status", "finish_reason", "waiting_on"]
+_TYPES = _OWN_TYPES | column_types(attempts, _LEDGER) | column_types(jobs, _ERROR)
 
 
 def settle(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
@@ -14,9 +13,12 @@ from api_schemas import jsontext
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest
 from worker.base.errors import IdempotencyConflict
+from worker.base.money import PICO
 from worker.base.settings import Settings
 from worker.db.clock import after_sql, is_postgres, now_sql
-from worker.db.recordset import records, recordset
+from worker.db.columns import RawJSON
+from worker.db.jobs.tables import jobs
+from worker.db.recordset import column_types, records, recordset
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,8 @@ class Submitted:
     created: bool = True
 
 
-_COLUMNS = (
-    "id, tenant, endpoint, model, lane, stream, status, waiting_on, max_attempts, on_ambiguous, idempotency_key,"
-    " request_hash, batch_id, custom_id, line, metadata, webhook, max_cost_picousd"
-)
+#: Beside the columns a row has what they are computed from, by the database's clock, and the request's body.
+_COMPUTED = {"delay": "float8", "ttl": "float8", "body": "text"}
 
 
 def insert(conn: Connection, requests: Sequence[JobRequest], settings: Settings) -> list[Submitted]:
@@ -52,30 +52,21 @@ def insert(conn: Connection, requests: Sequence[JobRequest], settings: Settings)
 
 
 def _row(request: JobRequest, settings: Settings) -> dict[str, Any]:
+    """The job's row: each column that the request has a field for, and what follows from the others."""
     delay = request.delay_seconds or 0.0
     if request.not_before is not None:
         delay = max(0.0, (request.not_before - datetime.now(UTC)).total_seconds())
     cost = request.max_cost_usd
     keyed = request.idempotency_key is not None or request.id is not None
-    return {
+    return {name: getattr(request, name) for name in _ASKED} | {
         "id": request.id or job_id(),
-        "tenant": request.tenant,
-        "endpoint": request.endpoint,
-        "model": request.model,
-        "lane": request.lane,
-        "stream": request.stream,
         "status": "queued",
         "waiting_on": "scheduled" if delay > 0 else None,
         "max_attempts": request.max_attempts or settings.max_attempts,
         "on_ambiguous": request.on_ambiguous or settings.on_ambiguous,
-        "idempotency_key": request.idempotency_key,
         "request_hash": request.request_hash() if keyed else None,
-        "batch_id": None,
-        "custom_id": None,
-        "line": None,
         "metadata": None if request.metadata is None else jsontext.dumps(request.metadata).decode(),
-        "webhook": request.webhook,
-        "max_cost_picousd": None if cost is None else int(cost * Decimal(10) ** 12),
+        "max_cost_picousd": None if cost is None else int(cost * PICO),
         "delay": float(delay),
         # A job that starts later has its whole time to live from then on.
         "ttl": float(delay) + (request.ttl_seconds or settings.job_ttl_seconds),
@@ -83,16 +74,25 @@ def _row(request: JobRequest, settings: Settings) -> dict[str, Any]:
     }
 
 
+#: Columns that are called as the request's fields and properties are.
+_ASKED = [
+    str(column.name)
+    for column in jobs.c
+    if column.name in JobRequest.model_fields or isinstance(getattr(JobRequest, column.name, None), property)
+]
+
+
 def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     """Insert the rows that do not exist yet, by id or by idempotency key; the ids of those inserted."""
     now = now_sql(conn)
-    names = _COLUMNS.split(", ")
+    names = [name for name in rows[0] if name not in _COMPUTED]
+    columns = ", ".join(names)
     if is_postgres(conn):
-        given = recordset("rows", {name: _TYPES.get(name, "text") for name in [*names, "delay", "ttl", "body"]})
+        given = recordset("rows", column_types(jobs, names) | _COMPUTED)
         statement = f"""
             WITH given AS (SELECT * FROM {given}), made AS (
-                INSERT INTO jobs ({_COLUMNS}, created_at, due_at, expires_at)
-                SELECT {_COLUMNS.replace("metadata", "CAST(metadata AS json)")}, {now},
+                INSERT INTO jobs ({columns}, created_at, due_at, expires_at)
+                SELECT {", ".join(f"CAST({name} AS json)" if name in _JSON else name for name in names)}, {now},
                     {after_sql(conn, "delay")}, {after_sql(conn, "ttl")}
                 FROM given ON CONFLICT DO NOTHING RETURNING id
             ), kept AS (
@@ -103,7 +103,7 @@ def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
         return {row[0] for row in conn.execute(text(statement), {"rows": records(rows)})}
     values = ", ".join(f":{name}" for name in names)
     job = text(f"""
-        INSERT INTO jobs ({_COLUMNS}, created_at, due_at, expires_at)
+        INSERT INTO jobs ({columns}, created_at, due_at, expires_at)
         VALUES ({values}, {now}, {after_sql(conn, ":delay")}, {after_sql(conn, ":ttl")})
         ON CONFLICT DO NOTHING
     """)
@@ -113,15 +113,7 @@ def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
     return {row["id"] for row in made}
 
 
-#: The columns that are no text, with their PostgreSQL types.
-_TYPES = {
-    "stream": "boolean",
-    "max_attempts": "int",
-    "line": "int",
-    "max_cost_picousd": "int8",
-    "delay": "float8",
-    "ttl": "float8",
-}
+_JSON = {str(column.name) for column in jobs.c if isinstance(column.type, RawJSON)}
 
 
 def _existing(conn: Connection, row: dict[str, Any]) -> Submitted:
