@@ -15,6 +15,7 @@ from tests.rig import pgbouncer
 from tests.rig.postgres import PostgresServer
 from worker.base.errors import SettingsError, StatementTimeout
 from worker.base.settings import Settings
+from worker.cli.operations import checks
 from worker.db import schema, views
 from worker.db.connect import Database
 from worker.db.jobs import listing, lookup, settle
@@ -287,6 +288,10 @@ def test_pgbouncer_in_transaction_mode_is_no_difference(
             assert len(database.read(lambda conn: listing.jobs(conn, tenant=None, limit=500))) == 161
             shown = database.read(lambda conn: conn.execute(text("SHOW statement_timeout")).scalar())
             assert shown == "30s"
+        found = {check.name: check.outcome for check in checks.database(settings)}
+        assert found["database pooler"] == "note"
+    direct = {check.name for check in checks.database(Settings(database_url=empty, schema_name="stock"))}
+    assert "database pooler" not in direct
 
 
 def each(things: list, verb: Callable) -> None:  # type: ignore[type-arg]

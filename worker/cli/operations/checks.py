@@ -63,6 +63,9 @@ def database(settings: Settings) -> Iterator[Check]:
         opened.write(_try_to_write)
         yield _secret_key(opened, settings)
         yield Check("database writes", "ok", "a row was written and removed")
+        between = opened.read(_between)
+        if between is not None:
+            yield between
     except Unreachable as error:
         yield Check("database", "unreachable", f"{where}: {first_line(error)}", error.mend)
         return
@@ -91,6 +94,17 @@ def _who(settings: Settings) -> str | None:
         return None
     finally:
         opened.close()
+
+
+def _between(conn: Connection) -> Check | None:
+    """What stands between us and PostgreSQL: its process is not the one that we have connected to."""
+    if conn.dialect.name != "postgresql":
+        return None
+    driver: Any = conn.connection.driver_connection
+    if conn.execute(text("SELECT pg_backend_pid()")).scalar() == driver.info.backend_pid:
+        return None
+    detail = "connections are pooled on the way, as by PgBouncer; transaction mode suffices"
+    return Check("database pooler", "note", detail, "PgBouncer should be 1.21 or newer.")
 
 
 def _try_to_write(conn: Connection) -> None:
