@@ -78,7 +78,7 @@ async def test_a_sweep_has_all_consequences(database: Database, seen: dict[str, 
     assert seen == {poison: "failed", late: "expired"}
 
 
-async def test_a_cancellation_has_all_consequences(database: Database, seen: dict[str, str]) -> None:
+def test_a_cancellation_has_all_consequences(database: Database, seen: dict[str, str]) -> None:
     """A producer cancels a queued job; a running one's end is its worker's to write."""
     queued, running = submitted(database)[0], submitted(database)[0]
     claimed(database, running)
