@@ -218,7 +218,7 @@ def charge(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
     rows = conn.execute(
         text(f"""
         SELECT j.tenant, {day_sql(conn, "a.finished_at")} AS day, SUM(a.cost_picousd) AS cost
-        FROM {calls_sql(conn)} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
+        FROM {calls_sql(postgres=is_postgres(conn))} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
         JOIN jobs AS j ON j.id = a.job_id WHERE a.cost_picousd <> 0 GROUP BY 1, 2
         """),
         {"calls": orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in calls]).decode()},

@@ -9,12 +9,13 @@ settle at once write to rows of their own (`shard`), so that none waits for anot
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import orjson
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from worker.db import bookmarks
 from worker.db.clock import day_sql, is_postgres, now_sql, unix_seconds
@@ -59,39 +60,40 @@ def count(conn: Connection, calls: Sequence[tuple[str, int]], *, sign: int = 1) 
     if not calls:
         return
     given = orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in calls]).decode()
-    _add(conn, calls_sql(conn), {"calls": given, "sign": sign}, "a.counted")
+    conn.execute(_adding(is_postgres(conn)), {"calls": given, "sign": sign, "shard": os.getpid() % _SHARDS})
 
 
-def calls_sql(conn: Connection) -> str:
+def calls_sql(*, postgres: bool) -> str:
     """A FROM item: the JSON list in `:calls` as the table `c` of jobs and attempts."""
-    if is_postgres(conn):
+    if postgres:
         return "json_to_recordset(CAST(:calls AS json)) AS c(job text, attempt int)"
     columns = "json_extract(value, '$.job') AS job, json_extract(value, '$.attempt') AS attempt"
     return f"(SELECT {columns} FROM json_each(:calls)) AS c"
 
 
-def _add(conn: Connection, calls: str, params: dict[str, object], which: str) -> None:
-    tags = f"COALESCE(CAST({_TAGS[conn.dialect.name]} AS text), '')"
+@functools.cache
+def _adding(postgres: bool) -> TextClause:
+    """The statement of `count`."""
+    ended = "COALESCE(a.finished_at, a.started_at)"
+    day = f"to_char({ended} AT TIME ZONE 'UTC', 'YYYY-MM-DD')" if postgres else f"substr({ended}, 1, 10)"
+    tags = f"COALESCE(CAST({_TAGS['postgresql' if postgres else 'sqlite']} AS text), '')"
     group, sums = ", ".join(GROUP), ", ".join(SUMS)
     added = ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in SUMS)
-    conn.execute(
-        text(f"""
+    return text(f"""
         INSERT INTO usage_days ({group}, shard, {sums})
         SELECT {group}, CAST(:shard AS integer),
             {", ".join(f"CAST(:sign AS integer) * COALESCE({expression}, 0)" for expression in SUMS.values())}
         FROM (
-            SELECT {day_sql(conn, "COALESCE(a.finished_at, a.started_at)")} AS day, j.tenant, j.model, j.lane,
+            SELECT {day} AS day, j.tenant, j.model, j.lane,
                 COALESCE(j.batch_id, '') AS batch_id, {tags} AS tags, a.input_tokens, a.cached_tokens, a.output_tokens,
                 a.reasoning_tokens, a.total_tokens, a.cost_picousd, a.cost_source,
                 CASE WHEN j.calls = 1 OR NOT EXISTS (SELECT 1 FROM attempts AS e
                     WHERE e.job_id = a.job_id AND e.attempt <> a.attempt AND e.counted) THEN 1 ELSE 0 END AS first
-            FROM {calls} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
-            JOIN jobs AS j ON j.id = a.job_id WHERE {USED} AND {which}
+            FROM {calls_sql(postgres=postgres)} JOIN attempts AS a ON a.job_id = c.job AND a.attempt = c.attempt
+            JOIN jobs AS j ON j.id = a.job_id WHERE {USED} AND a.counted
         ) AS used GROUP BY {group} ORDER BY {group}
         ON CONFLICT ({group}, shard) DO UPDATE SET {added}
-        """),
-        {**params, "shard": os.getpid() % _SHARDS},
-    )
+    """)
 
 
 def complete(conn: Connection) -> bool:
@@ -141,7 +143,7 @@ def _mark(conn: Connection, given: str) -> None:
         conn.execute(
             text(f"""
             UPDATE attempts SET counted = true
-            WHERE (job_id, attempt) IN (SELECT c.job, c.attempt FROM {calls_sql(conn)}) AND counted IS NULL
+            WHERE (job_id, attempt) IN (SELECT c.job, c.attempt FROM {calls_sql(postgres=is_postgres(conn))}) AND counted IS NULL
             """),
             {"calls": orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in now]).decode()},
         )
