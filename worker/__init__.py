@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         IdempotencyConflict,
         InvalidRequest,
         NotAllowed,
+        NotCompleted,
         NotFound,
         SettingsError,
         StockpotError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from worker.producer.batches import BadBatch, BatchOptions, BatchRow, QuotedFile, ResultLine, SubmittedBatch
     from worker.producer.budgets import Budget
     from worker.producer.routes import RouteState
+    from worker.producer.sse import SSE_HEADERS, stockpot_js
     from worker.producer.stockpot import AsyncStockpot, Stockpot
     from worker.producer.webhooks import WebhookEvent
 
@@ -64,10 +66,12 @@ _HOMES = {
     "JobRequest": "api_schemas.jobs",
     "Lane": "api_schemas.jobs",
     "NotAllowed": "worker.base.errors",
+    "NotCompleted": "worker.base.errors",
     "NotFound": "worker.base.errors",
     "QuotedFile": "worker.producer.batches",
     "ResultLine": "worker.producer.batches",
     "RouteState": "worker.producer.routes",
+    "SSE_HEADERS": "worker.producer.sse",
     "Settings": "worker.base.settings",
     "SettingsError": "worker.base.errors",
     "Status": "api_schemas.jobs",
@@ -79,9 +83,11 @@ _HOMES = {
     "UsageRow": "worker.db.jobs.usage",
     "WaitTimeout": "worker.base.errors",
     "WebhookEvent": "worker.producer.webhooks",
+    "stockpot_js": "worker.producer.sse",
 }
 
 __all__ = [
+    "SSE_HEADERS",
     "AsyncStockpot",
     "Attempt",
     "BadBatch",
@@ -97,6 +103,7 @@ __all__ = [
     "JobRequest",
     "Lane",
     "NotAllowed",
+    "NotCompleted",
     "NotFound",
     "QuotedFile",
     "ResultLine",
@@ -112,6 +119,7 @@ __all__ = [
     "UsageRow",
     "WaitTimeout",
     "WebhookEvent",
+    "stockpot_js",
 ]
 
 

@@ -78,3 +78,28 @@ def test_redis_was_never_there(stage: SetStage, database: Database) -> None:
     assert on.extra_calls() == 0
     with on.valkey.client() as redis:
         assert redis.dbsize() == 0
+
+
+@pytest.mark.parametrize("database", ["postgres", "sqlite"])
+def test_redis_forgets_and_the_worker_dies_and_no_number_comes_twice(stage: SetStage, database: Database) -> None:
+    """The numbers are the database's: who comes back after both sees them go on, a reset, and the whole text at last."""
+    on = stage(database, workers=1)
+    job = on.submit("slow=100", stream=True)
+    before = []
+    for event in on.pot.events(job):
+        before.append(event)
+        if len(before) == 6:
+            break
+    with Witness("Redis was empty, and the worker died") as witness, on.valkey.client() as redis:
+        redis.set("stockpot:sentinel", 1)
+        witness.inject(on.workers[0].kill9)
+        witness.inject(redis.flushall)
+        witness.saw(on.workers[0].returncode == -9 and not redis.exists("stockpot:sentinel"))
+    on.start(1)
+    after = list(on.pot.events(job, after=before[-1]["seq"]))
+    numbers = [event["seq"] for event in before + after]
+    assert numbers == sorted(set(numbers))
+    assert after[0]["type"] == "attempt.reset"
+    assert after[-1]["type"] == "job.completed"
+    assert shown_text(before + after) == on.job(job)["text"]
+    on.quiesce()

@@ -133,6 +133,49 @@ def test_a_retried_job_is_followed_to_its_new_end(place: Workplace, pot: Stockpo
     assert shown(events) == pot.get(job.id).text
 
 
+def test_a_whole_answer_is_followed_to_its_end_from_every_number(place: Workplace, pot: Stockpot) -> None:
+    """A job that does not stream: its text comes from the database, under a number that is no real event's."""
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:ok"))
+    events = list(pot.events(job.id))
+    assert [event["type"] for event in events] == ["job.started", "chunk", "job.completed"]
+    for at, event in enumerate(events):
+        assert list(pot.events(job.id, after=event["seq"])) == (events[at + 1 :] or events[-1:])
+
+
+def test_who_comes_back_after_a_retry_drops_what_it_has_shown(place: Workplace, pot: Stockpot) -> None:
+    """From every number of the life before: an `attempt.reset`, the new text, the new end."""
+    place.start()
+    job = pot.submit(chat("hi", model="m@sim:cut@3,cut@4,cut@2,ok", stream=True))
+    old = list(pot.events(job.id))
+    assert old[-1]["type"] == "job.failed"
+    pot.retry(job.id)
+    pot.wait(job.id, timeout=60)
+    for at, event in enumerate(old):
+        new = list(pot.events(job.id, after=event["seq"]))
+        assert new[0]["seq"] > event["seq"]
+        assert "attempt.reset" in [one["type"] for one in new]
+        assert [one["type"] for one in new if one["type"].startswith("job.")] == ["job.completed"]
+        assert shown(old[: at + 1] + new) == pot.get(job.id).text
+
+
+def test_waiting_returns_only_what_is_over(place: Workplace, pot: Stockpot) -> None:
+    """Cancelled and retried at once, again and again: the old end, whenever it is heard of, ends no waiting."""
+    jobs = [pot.submit(chat("hi", model="m@sim:ok", stream=True)).id for _ in range(20)]
+    waits: list[str] = []
+    threads = [threading.Thread(target=lambda job=job: waits.append(pot.wait(job, 60).status)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for job in jobs * 3:
+        pot.cancel(job)
+        pot.retry(job)
+    place.start()
+    for thread in threads:
+        thread.join()
+    assert len(waits) == 20
+    assert set(waits) <= {"completed", "cancelled"}  # cancelled: it was, when the waiting looked
+
+
 def test_threads_share_one_producer(place: Workplace, pot: Stockpot) -> None:
     """Twenty submit, follow and wait at once."""
     place.start()

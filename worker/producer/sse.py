@@ -10,7 +10,9 @@ a frame goes to somebody's browser.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+import functools
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from importlib import resources
 from typing import Any, Self
 
 from api_schemas import jsontext
@@ -23,7 +25,17 @@ HEARTBEAT = 15.0
 #: Sent at once, so that the response's headers go out; after a loss a browser comes back in a second.
 OPENING = "retry: 1000\n\n"
 #: What a response with these frames says in its headers. The last is for nginx, which else gathers what should flow.
-HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+SSE_HEADERS: Mapping[str, str] = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+@functools.cache
+def stockpot_js() -> str:
+    """The script for the page, `stockpot.js`: to be served beside it, as `text/javascript`."""
+    return resources.files(__package__).joinpath("stockpot.js").read_text(encoding="utf-8")
 
 
 def frame(event: Event, *, raw: bool = False, cost: bool = False) -> str:
