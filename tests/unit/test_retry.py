@@ -100,10 +100,10 @@ def test_the_upstreams_word_is_a_floor_and_no_ceiling(kind: Kind) -> None:
 
 
 def test_a_job_whose_key_was_refused_is_due_again_soon_and_less_soon_each_time() -> None:
-    """Its route is paused meanwhile; and the call that is to find out is another job's."""
+    """Later than the call that is to find out whether the key is taken again: that one is another job's."""
     waits = [decided(Kind.ACCOUNT, attempts=calls) for calls in (1, 2, 3, 30)]
     assert waits[0] == Wait(ACCOUNT_SECONDS, "paused")
-    assert waits[1:] == [Wait(AGAIN_SECONDS, "paused"), Wait(2 * AGAIN_SECONDS, "paused"), Wait(180.0, "paused")]
+    assert waits[1:] == [Wait(AGAIN_SECONDS, "paused"), Wait(2 * AGAIN_SECONDS, "paused"), Wait(155.0, "paused")]
 
 
 @pytest.mark.parametrize("kind", [Kind.BUSY, Kind.ACCOUNT, Kind.RETRYABLE])

@@ -50,10 +50,12 @@ class Fail:
 
 Decision = Retry | Wait | Fail
 
-#: A job whose key was refused is due again soon: its route is paused meanwhile, which keeps it from being claimed, and
-#: when that is over nobody shall wait for the job. One that is refused again and again, since it was the call that was
-#: to find out, waits for longer than it takes to let another one out (`limits.account.look_seconds`).
-ACCOUNT_SECONDS, AGAIN_SECONDS, MOST_ACCOUNT_SECONDS = 0.5, 8.0, 180.0
+#: A job whose key was refused waits for a little longer than it takes until a call is let out to find out whether the key
+#: is taken again (`limits.account.look_seconds`, which doubles likewise): that call shall be another job's, since the
+#: refusal may be its own.
+ACCOUNT_SECONDS, AGAIN_SECONDS, MOST_ACCOUNT_SECONDS = 7.0, 17.0, 155.0
+#: A model under maintenance is another matter: its route is asked again within seconds.
+MAINTENANCE_SECONDS = 0.5
 
 #: An upstream that answers with something else (a proxy's page, most often) is asked once more, not five times.
 WRONG_CONTENT_ATTEMPTS = 2
@@ -81,8 +83,10 @@ def decide(
     if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):
         return Wait(_within(told, backoff(calls, policy.base, policy.cap, rng), seconds_left), "retry")
     if waits:
-        again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls - 2, 8))
-        own = again if calls > 1 and failure.kind is Kind.ACCOUNT else ACCOUNT_SECONDS
+        own = MAINTENANCE_SECONDS
+        if failure.kind is Kind.ACCOUNT:
+            again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls - 2, 8))
+            own = again if calls > 1 else ACCOUNT_SECONDS
         return Wait(_within(told, own, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()

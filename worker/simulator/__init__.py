@@ -11,6 +11,7 @@
     completions  `POST /v1/chat/completions` and `POST /v1/responses`: who may call, and what answers
     config       The simulator's settings, with their defaults; `POST /_sim/config` changes them while it runs
     faults       Faults below HTTP
+    fitting      What a model makes of tools and schemas
     frames       Frames: the events of a stream before they are bytes, and how a step writes them down
     generation   What the simulated model says: a pure function of the request and the script's step
     journal      The journal: one line when a request was read, one when it ended
@@ -18,6 +19,7 @@
     limits       The simulated rate limits: requests and tokens a window, calls in flight
     logs         `GET /v2/logs`: one row per request of the key, newest first
     models       `GET /v1/models` and `GET /models/metrics`
+    oddities     Streams and answers as some providers write them, each kind as a step
     oracle       What the simulator will answer and charge, for tests to compare with what a client stored
     process      The simulator as a process: it says where it listens, and stops on SIGTERM or SIGINT
     refuse       Error responses: the provider's body shape, and OpenAI's for the steps that ask for it

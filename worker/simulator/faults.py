@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from worker.simulator.script import Step
+
 #: How much of a huge body is made at a time.
 _PIECE = 64 * 1024
 _MEGABYTE = 1024 * 1024
@@ -36,6 +38,16 @@ def close(request: web.Request) -> None:
     """End the connection with FIN, after what was written."""
     if request.transport is not None:
         request.transport.close()
+
+
+def odd_headers(step: Step) -> dict[str, str]:
+    """Headers that the step adds to an answer: a label of an encoding, and one of many bytes."""
+    headers = {}
+    if "encoding" in step:
+        headers["Content-Encoding"] = step.value("encoding")
+    if "bighead" in step:
+        headers["x-model-group-info"] = "a" * max(1, step.count("bighead", 9_000))
+    return headers
 
 
 async def wait_for_goodbye() -> None:

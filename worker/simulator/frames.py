@@ -78,7 +78,8 @@ def encode(frame: Frame, step: Step) -> bytes:
     lines += [b"data: " + part for part in _data_lines(frame.data, step)]
     if "comments" in step:
         lines = [b": keep-alive", b"", *lines]
-    return end_of_line(step).join([*lines, b"", b""])
+    ends = [b""] if "onenewline" in step else [b"", b""]
+    return end_of_line(step).join([*lines, *ends])
 
 
 def _data_lines(data: bytes, step: Step) -> list[bytes]:

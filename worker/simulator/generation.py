@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from worker.simulator.catalog import charge
+from worker.simulator.fitting import Fitting, asked_schema, asked_tool
 from worker.simulator.script import Step, plain_model
 
 #: 64 words, so that a byte of the hash picks one without bias. Some need more than one byte in UTF-8.
@@ -25,6 +26,8 @@ _WORDS = (
     "warm rich deep light ready tonight tomorrow kitchen ladle pot flame 🍲"
 ).split()
 _REASONING_TOKENS = 12
+#: Words for the texts of a structured value; one with more of them repeats the last.
+_SCHEMA_WORDS = 256
 _REFUSAL = "I cannot help with that recipe."
 
 
@@ -115,8 +118,12 @@ def _choice(body: Mapping[str, Any], step: Step, seed: bytes, count: int, *, cut
     reasoning = words(seed + b"r", _REASONING_TOKENS) if "reasoning" in step else ()
     if "refusal" in step:
         return Choice((), reasoning, refusal=tuple(_pieces(_REFUSAL)))
-    if "toolcall" in step:
-        return Choice((), reasoning, tool_call=_tool_call(body, seed), finish_reason="tool_calls")
+    function = asked_tool(body) or (_first_tool(body) if "toolcall" in step else None)
+    if function is not None:
+        return Choice((), reasoning, tool_call=_tool_call(function, body, seed), finish_reason="tool_calls")
+    schema = asked_schema(body)
+    if schema is not None:
+        return _structured(schema, body, seed, reasoning)
     tokens = words(seed, count)
     if tokens:
         tokens = (*tokens[:-1], tokens[-1] + _ending(step))
@@ -152,23 +159,22 @@ def _length(choice: Choice) -> int:
     return len(choice.tokens) + len(choice.refusal)
 
 
-def _tool_call(body: Mapping[str, Any], seed: bytes) -> ToolCall:
-    tool = body["tools"][0]
-    function = tool.get("function", tool)
+def _structured(schema: Mapping[str, Any], body: Mapping[str, Any], seed: bytes, reasoning: tuple[str, ...]) -> Choice:
+    """An answer in JSON that fits a schema; cut where the request's limit ends it."""
+    text = orjson.dumps(Fitting.of(schema, words(seed + b"s", _SCHEMA_WORDS), body)).decode()
+    tokens = tuple(text[at : at + 8] for at in range(0, len(text), 8))
+    limit = _limit(body) or len(tokens)
+    return Choice(tokens[:limit], reasoning, finish_reason="length" if limit < len(tokens) else "stop")
+
+
+def _first_tool(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    tool: Mapping[str, Any] = body["tools"][0]
+    function: Mapping[str, Any] = tool.get("function", tool)
+    return function
+
+
+def _tool_call(function: Mapping[str, Any], body: Mapping[str, Any], seed: bytes) -> ToolCall:
     schema = function.get("parameters") or {}
-    properties = schema.get("properties") or {}
-    picks = words(seed + b"t", max(1, len(properties)))
-    arguments = {
-        name: _argument(rule if isinstance(rule, dict) else {}, word.strip())
-        for (name, rule), word in zip(properties.items(), picks, strict=False)
-    }
+    arguments = Fitting.of({"type": "object", **schema}, words(seed + b"t", _SCHEMA_WORDS), body)
     call_id = "call_" + hashlib.sha256(seed).hexdigest()[:24]
     return ToolCall(call_id, str(function.get("name", "")), orjson.dumps(arguments).decode())
-
-
-def _argument(rule: Mapping[str, Any], word: str) -> Any:
-    if rule.get("enum"):
-        return rule["enum"][0]
-    kinds: dict[str, Any] = {"number": 1.5, "integer": 7, "boolean": True, "array": [], "object": {}, "null": None}
-    kind = rule.get("type")
-    return kinds.get(kind, word) if isinstance(kind, str) else word

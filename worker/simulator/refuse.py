@@ -28,6 +28,14 @@ _MESSAGES = {
     504: "Generation timeout",
     529: "Overloaded",
 }
+#: Refusals that speak of one request, with statuses that others use for the account.
+_ABOUT_THE_REQUEST = {
+    "flagged": (403, 'Your input was flagged for "violence" by the moderation. No credits were charged.'),
+    "afford": (402, "This request requires more credits, or fewer max_tokens."),
+}
+_WAF = (
+    b"<!DOCTYPE html><html><head><title>Attention Required!</title></head><h1>Sorry, you have been blocked</h1></html>"
+)
 MAINTENANCE = "The model is under maintenance"
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "insufficient_quota", 404: "not_found_error"}
 
@@ -56,6 +64,8 @@ def refusal(call: Call, status: int, message: str = "", headers: dict[str, str] 
     given = {**call.headers, **(headers or {})}
     if "openai" in call.step:
         body = openai_error(status, message)
+    elif "fastapi" in call.step:
+        body = {"detail": [{"type": "missing", "loc": ["body", "messages"], "msg": "Field required", "input": {}}]}
     else:
         body = problem(status, message, path=call.request.path, request_id=given["x-request-id"])
     return web.Response(status=status, body=dumps(body), headers=given, content_type="application/json")
@@ -71,6 +81,15 @@ def scripted(call: Call) -> web.Response | None:
         return refusal(call, 500, MAINTENANCE, headers)
     if "403credits" in step:
         return refusal(call, 403, "", headers)
+    if "forbidden" in step:
+        return web.Response(status=403, headers={**call.headers, **headers})
+    if "waf" in step:
+        return web.Response(status=403, body=_WAF, headers={**call.headers, "Content-Type": "text/html"})
+    if "nostreamoptions" in step and "stream_options" in call.body:
+        return refusal(call, 400, "Unrecognized request argument supplied: stream_options", headers)
+    for name, (status, message) in _ABOUT_THE_REQUEST.items():
+        if name in step:
+            return refusal(call, status, message, headers)
     if "status" in step:
         return refusal(call, step.count("status"), "", headers)
     if step.value("should-retry") == "true":

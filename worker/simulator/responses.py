@@ -25,7 +25,7 @@ def usage(answer: Generation) -> dict[str, Any]:
     """The token counts in the Responses API's spelling."""
     return {
         "input_tokens": answer.input_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": answer.output_tokens,
         "output_tokens_details": {"reasoning_tokens": answer.reasoning_tokens},
         "total_tokens": answer.total_tokens,
@@ -70,22 +70,47 @@ def _shell(head: Head, request: Mapping[str, Any], status: str) -> dict[str, Any
         "object": "response",
         "created_at": head.created,
         "status": status,
-        "background": False,
+        "completed_at": head.created if status == "completed" else None,
+        "background": bool(request.get("background")),
         "error": None,
         "incomplete_details": None,
         "instructions": request.get("instructions"),
         "max_output_tokens": request.get("max_output_tokens"),
+        "max_tool_calls": request.get("max_tool_calls"),
         "model": head.model,
         "output": [],
-        "parallel_tool_calls": request.get("parallel_tool_calls", True),
+        "parallel_tool_calls": _given(request, "parallel_tool_calls", True),
         "previous_response_id": request.get("previous_response_id"),
-        "store": request.get("store", False),
-        "tool_choice": request.get("tool_choice", "auto"),
-        "tools": request.get("tools") or [],
-        "truncation": request.get("truncation", "disabled"),
+        "prompt_cache_key": request.get("prompt_cache_key"),
+        "reasoning": request.get("reasoning"),
+        "safety_identifier": request.get("safety_identifier"),
+        "service_tier": "default",
+        "store": _given(request, "store", False),
+        "temperature": _given(request, "temperature", 1),
+        "top_p": _given(request, "top_p", 1),
+        "presence_penalty": _given(request, "presence_penalty", 0),
+        "frequency_penalty": _given(request, "frequency_penalty", 0),
+        "top_logprobs": _given(request, "top_logprobs", 0),
+        "text": {"format": {"type": "text"}, **(request.get("text") or {})},
+        "tool_choice": _given(request, "tool_choice", "auto"),
+        "tools": [_tool(tool) for tool in request.get("tools") or []],
+        "truncation": _given(request, "truncation", "disabled"),
         "usage": None,
         "metadata": request.get("metadata") or {},
     }
+
+
+def _given(request: Mapping[str, Any], name: str, default: Any) -> Any:
+    """What the request says, or the API's default; null says nothing."""
+    value = request.get(name)
+    return default if value is None else value
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool as it is echoed: a function says whether it is strict."""
+    if tool.get("type") != "function":
+        return tool
+    return {"description": None, "parameters": None, "strict": True, **tool}
 
 
 def _items(choice: Choice, head: Head) -> Iterator[tuple[dict[str, Any], Sequence[str]]]:
@@ -150,9 +175,13 @@ def _item_events(item: dict[str, Any], tokens: Sequence[str], index: int) -> Ite
     if shape.part is not None:
         empty = {**shape.part, shape.field: ""}
         yield "open", {"type": f"response.{shape.part_name}.added", **spot, "part": empty}
+    extra: Event = {"logprobs": []} if shape.with_logprobs else {}
     for token in tokens:
-        yield "token", {"type": f"response.{shape.name}.delta", **spot, "delta": token}
-    yield "finish", {"type": f"response.{shape.name}.done", **spot, shape.field: "".join(tokens)}
+        yield "token", {"type": f"response.{shape.name}.delta", **spot, "delta": token, **extra}
+    done = {"type": f"response.{shape.name}.done", **spot, shape.field: "".join(tokens), **extra}
+    if item["type"] == "function_call":
+        done["name"] = item["name"]
+    yield "finish", done
     if shape.part is not None:
         yield "finish", {"type": f"response.{shape.part_name}.done", **spot, "part": shape.part}
     yield "finish", {"type": "response.output_item.done", "output_index": index, "item": item}
@@ -168,6 +197,7 @@ class _Shape:
     spot: dict[str, int]
     part: dict[str, Any] | None = None
     part_name: str = ""
+    with_logprobs: bool = False
 
 
 def _shape(item: dict[str, Any]) -> _Shape:
@@ -178,5 +208,6 @@ def _shape(item: dict[str, Any]) -> _Shape:
         part, part_name = item["summary"][0], "reasoning_summary_part"
         return _Shape("reasoning_summary_text", "text", {"summary": []}, {"summary_index": 0}, part, part_name)
     part = item["content"][0]
-    name, field = ("refusal", "refusal") if part["type"] == "refusal" else ("output_text", "text")
-    return _Shape(name, field, {"content": [], "status": "in_progress"}, {"content_index": 0}, part, "content_part")
+    name, spelled = ("refusal", "refusal") if part["type"] == "refusal" else ("output_text", "text")
+    opening = {"content": [], "status": "in_progress"}
+    return _Shape(name, spelled, opening, {"content_index": 0}, part, "content_part", name == "output_text")

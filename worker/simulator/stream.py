@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from aiohttp import web
 
-from worker.simulator import chat, faults, responses
+from worker.simulator import chat, faults, oddities, responses
 from worker.simulator.call import Call
 from worker.simulator.frames import Frame, dumps, encode, end_of_line, hurt, spoil
 from worker.simulator.refuse import openai_error
@@ -31,7 +33,11 @@ class Stream:
         status = 201 if "status201" in call.step else 200
         kind = "text/plain" if "wrongtype" in call.step else "text/event-stream"
         headers = {**call.headers, "Content-Type": kind + "; charset=utf-8", "Cache-Control": "no-cache"}
+        headers |= faults.odd_headers(call.step)
         self.response = web.StreamResponse(status=status, headers=headers)
+        self._zip = zlib.compressobj(wbits=31) if "zip" in call.step else None
+        if self._zip is not None:
+            self.response.headers["Content-Encoding"] = "gzip"
         config = call.state.config
         self.first_delay = config.first_token_delay / 1000
         self.token_delay = call.step.number("slow", config.token_delay) / 1000
@@ -64,7 +70,9 @@ class Stream:
             call.first_token = time.monotonic()
 
     async def write(self, data: bytes) -> None:
-        """Write bytes, one at a time when the step says so."""
+        """Write bytes, one at a time or compressed when the step says so."""
+        if self._zip is not None:
+            data = self._zip.compress(data) + self._zip.flush(zlib.Z_SYNC_FLUSH)
         if "onebyte" not in self.call.step:
             await self.response.write(data)
             return
@@ -73,7 +81,11 @@ class Stream:
             await asyncio.sleep(0)
 
     async def end(self) -> web.StreamResponse:
-        """Finish the chunked body."""
+        """Finish the chunked body; with `keepopen` only when the client has left."""
+        if "keepopen" in self.call.step:
+            await faults.wait_for_goodbye()
+        if self._zip is not None:
+            await self.response.write(self._zip.flush())
         await self.response.write_eof()
         return self.response
 
@@ -119,7 +131,7 @@ def _frames(call: Call) -> list[Frame]:
     if call.answer is None:
         return []
     make = chat.frames if call.endpoint.endswith("chat/completions") else responses.frames
-    frames = list(make(call.answer, call.head, call.step, call.body))
+    frames = oddities.bend(make(call.answer, call.head, call.step, call.body), call.step)
     if frames and frames[0].data != b"[DONE]":
         frames[0] = Frame(frames[0].kind, hurt(frames[0].data, call.step), frames[0].event)
     return frames
@@ -141,7 +153,8 @@ async def _break(stream: Stream, fault: str) -> web.StreamResponse:
     if fault == "stall":
         await faults.wait_for_goodbye()
     if fault == "error":
-        await stream.write(b"data: " + dumps(openai_error(500, "The server had an error")) + 2 * end_of_line(call.step))
+        field = b"" if "rawerror" in call.step else b"data: "
+        await stream.write(field + dumps(_error(call)) + 2 * end_of_line(call.step))
     if fault == "errorevent":
         await stream.send(_error_event(call))
     await call.settle(stream.response.status, outcome="cut")
@@ -156,8 +169,12 @@ async def _break(stream: Stream, fault: str) -> web.StreamResponse:
     return stream.response
 
 
+def _error(call: Call) -> dict[str, Any]:
+    return openai_error(call.step.count("code", 500), "The server had an error")
+
+
 def _error_event(call: Call) -> Frame:
-    error = openai_error(500, "The server had an error")["error"]
+    error = _error(call)["error"]
     return Frame("finish", dumps({"type": "error", "error": error, "sequence_number": call.chunks}), "error")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 from aiohttp import web
 
-from worker.simulator import catalog, chat, faults, responses
+from worker.simulator import catalog, chat, faults, oddities, responses
 from worker.simulator.call import Call
 from worker.simulator.frames import dumps, hurt, spoil
 from worker.simulator.refuse import openai_error
@@ -21,7 +22,7 @@ async def answer(call: Call) -> web.StreamResponse:
     """Send the whole answer, or as much of it as the step leaves."""
     await call.think()
     step = call.step
-    body = hurt(dumps(make_body(call)), step)
+    body = hurt(dumps(oddities.bend_body(make_body(call), step)), step)
     if "badutf8" in step:
         body = spoil(body)
     if "bom" in step:
@@ -35,7 +36,10 @@ async def answer(call: Call) -> web.StreamResponse:
     if "pings" in step or "endless" in step or "bigline" in step or "onebyte" in step:
         return await _in_pieces(call, headers, body)
     if "error" in step or "errorevent" in step:
-        body = dumps(openai_error(500, "The server had an error"))
+        body = dumps(openai_error(step.count("code", 500), "The server had an error"))
+    if "zip" in step:
+        body = gzip.compress(body)
+        headers["Content-Encoding"] = "gzip"
     good = step.finishes
     status = 201 if "status201" in step else 200
     await call.settle(status, outcome="completed" if good else "cut", billed=good)
@@ -54,7 +58,7 @@ def make_body(call: Call) -> dict[str, Any]:
 def answer_headers(call: Call) -> dict[str, str]:
     """The headers of a whole answer, with its charge."""
     kind = "text/plain" if "wrongtype" in call.step else "application/json"
-    headers = {**call.headers, "Content-Type": kind + "; charset=utf-8"}
+    headers = {**call.headers, "Content-Type": kind + "; charset=utf-8", **faults.odd_headers(call.step)}
     if call.answer is not None and "nocost" not in call.step:
         headers["x-aimlapi-credits-used"] = str(call.answer.credits)
         headers["x-aimlapi-usd-spent"] = format(catalog.usd(call.answer.credits), "f")
