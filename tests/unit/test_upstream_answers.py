@@ -345,6 +345,18 @@ def test_one_object_stands_for_a_list_and_arguments_may_be_an_object() -> None:
     assert calls_of({"id": "1", "function": {"name": "a", "arguments": {"x": 1}}}) == [("a", '{"x":1}')]
 
 
+def test_tool_calls_of_an_answer_in_one_piece_are_put_right_too() -> None:
+    """As far as no SDK could read them; else the body stays what it was."""
+    message = {"role": "assistant", "content": None, "tool_calls": fn("a", "", id="1")}
+    message["tool_calls"]["function"]["arguments"] = {"x": 1}  # type: ignore[index]
+    body = {**BODY, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+    whole = answer(json.dumps(body).encode(), stream=False, events=False)
+    (call,) = json.loads(whole.body)["choices"][0]["message"]["tool_calls"]
+    assert (call["function"]["name"], call["function"]["arguments"]) == ("a", '{"x":1}')
+    raw = json.dumps(BODY, indent=1).encode()
+    assert answer(raw, stream=False, events=False).body == raw
+
+
 def test_a_final_message_fills_in_what_the_deltas_left_out() -> None:
     """And repeats nothing of what they said."""
     message = {"role": "assistant", "content": "hi", "tool_calls": [fn("a", "{}", id="1")]}

@@ -56,7 +56,13 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
             r"(account|organi[sz]ation|project|workspace)\b.{0,40}\b(suspended|deactivated|banned|terminated|locked)"
         ),
     ),
-    (Blame.REQUEST, re.compile(r"fewer (max_)?tokens|can only afford|(reduce|lower|decrease).{0,40}max[_ ]\w*tokens")),
+    (
+        Blame.REQUEST,
+        re.compile(
+            r"fewer (max_)?tokens|can only afford|(reduce|lower|decrease).{0,40}max[_ ]\w*tokens|"
+            r"(prompt|input|output|total|max)[ _-]?tokens?.{0,20}(limit|exceed)|context (length|window)"
+        ),
+    ),
     (
         Blame.CONTENT,
         re.compile(
@@ -72,6 +78,7 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
             r"(access to|access|permi\w+ to use|allowed to (use|access)|verified to (use|access|stream)|not allowed.{0,20}) "
             r"(the |this |that |requested )?(model|deployment|endpoint)|"
             r"(not|n't|un)\s?(available|included|supported|allowed|accessible|enabled).{0,40}\b(plan|tier|region)\b|"
+            r"\bmodel\b.{0,80}requires?.{0,30}\b(tier|plan|subscription)\b|"
             r"\b(tier|plan)\b.{0,60}(not|n't) (allow|include|support|have|permit)|"
             r"(upgrade|higher|requires?).{0,30}\b(tier|plan)\b.{0,60}\bmodel|verified to use"
         ),
@@ -80,7 +87,7 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
     (
         Blame.ACCOUNT,
         re.compile(
-            r"credit|balance|billing|payment|quota|funds|arrears|overdue|top[ -]?up|recharge|prepaid|"
+            r"\bkey\b.{0,20}\blimit|limit.{0,20}\bkey\b|credit|balance|billing|payment|quota|funds|arrears|overdue|top[ -]?up|recharge|prepaid|"
             r"(spend\w*|usage|budget|monthly|daily|hard) limit|余额|欠费|"
             r"(account|organi[sz]ation|project|workspace|subscription|user)\b.{0,60}"
             r"(suspend|deactivat|disabl|block|bann|lock|terminat|inactive|not active|restrict|expire|clos|on hold)|"
@@ -93,7 +100,7 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
         re.compile(
             r"(api|access|secret|auth\w*)[ _-]?(key|token)|\bkey\b.{0,40}(invalid|incorrect|expired|revoked|disabled|refused)|"
             r"(invalid|incorrect|bad|wrong|unknown|revoked|expired|missing|no) ([\w-]+ ){0,2}(key|token|credentials?)\b|"
-            r"credentials?|unauthori[sz]ed|unauthenticated|not authenticated|authenticat|login fail|bearer"
+            r"insufficient permissions|missing scopes|credentials?|unauthori[sz]ed|unauthenticated|not authenticated|authenticat|login fail|bearer"
         ),
     ),
 )

@@ -30,7 +30,7 @@ READ_BUFFER_BYTES = 64 * 1024
 """Above twice this aiohttp stops reading the socket, so a fast sender cannot fill our memory."""
 
 
-MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 256 * 1024
 """Bytes of one header. LiteLLM and others send more than the 8 kB that aiohttp allows."""
 
 MAX_HEADERS = 1024

@@ -121,8 +121,7 @@ class ToolCalls:
     def add(self, fragments: Any) -> None:
         """Take the `tool_calls` of one delta. One object stands for a list of one; what is no object is ignored."""
         if isinstance(fragments, dict):
-            alone = any(key in fragments for key in ("function", "custom", "id", "index", "type"))
-            fragments = [fragments] if alone else list(fragments.values())
+            fragments = one_or_more(fragments)
         for fragment in fragments if isinstance(fragments, list) else []:
             if isinstance(fragment, dict):
                 self._last = self._call_of(fragment)
@@ -167,6 +166,12 @@ class ToolCalls:
         if index is not None:
             self._slots[index] = call
         return call
+
+
+def one_or_more(calls: dict[str, Any]) -> list[Any]:
+    """The calls of an object that stands in the place of a list: one call, or calls by their index."""
+    alone = any(key in calls for key in ("function", "custom", "id", "index", "type"))
+    return [calls] if alone else list(calls.values())
 
 
 def _named(fragment: dict[str, Any]) -> tuple[Any, Any]:

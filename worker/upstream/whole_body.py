@@ -16,6 +16,7 @@ from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.received import read_json
 from worker.upstream.redact import redact, redact_bytes
+from worker.upstream.tool_calls import one_or_more
 
 
 def whole_outcome(call: Call, progress: Progress, body: bytes, on_chunk: ChunkSink | None = None) -> Outcome:
@@ -89,6 +90,8 @@ def _chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) ->
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             return wrong_content("a choice of the upstream's body has no `message`", body, call.key)
+    if _mend_tool_calls(choices):
+        body = jsontext.dumps(value)
     first = min(choices, key=_index)
     text = _text(first["message"].get("content"))
     for choice in choices:
@@ -96,6 +99,23 @@ def _chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) ->
         if failure is not None:
             return replace(_with_body(failure, body, call.key), partial_text=text)
     return _answer(progress, value, body, text, reason_of(first.get("finish_reason")))
+
+
+def _mend_tool_calls(choices: list[dict[str, Any]]) -> bool:
+    """Put right what no SDK can read: one object in the place of the list, arguments that are no text. Whether any was."""
+    mended = False
+    for choice in choices:
+        message = choice["message"]
+        calls = message.get("tool_calls")
+        if isinstance(calls, dict):
+            message["tool_calls"] = calls = one_or_more(calls)
+            mended = True
+        for call in calls if isinstance(calls, list) else []:
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and isinstance(arguments := function.get("arguments"), dict | list):
+                function["arguments"] = jsontext.dumps(arguments).decode()
+                mended = True
+    return mended
 
 
 def _failure_of(choice: dict[str, Any], key: str | None) -> Failure | None:
