@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
+from structlog.testing import capture_logs
 
 from tests.factories import rows
 from tests.fakes import Workplace
@@ -237,3 +239,22 @@ def test_nothing_of_a_files_content_is_in_an_error(gateway: Gateway) -> None:
     with gateway.http() as http:
         error = error_of(http.get(f"/v1/files/{'x' * 3_000}/content"), 404)
     assert len(json.dumps(error)) < 400
+
+
+def test_a_reader_that_does_not_read_is_cut_off(served: Workplace) -> None:
+    """It has held a piece and the socket's buffer, and knows by the length that it has not all."""
+    settings = served.settings.model_copy(update={"gateway_send_seconds": 0.3})
+    with capture_logs() as logs, Gateway(settings) as gateway, gateway.http() as http:
+        size = 24_000_000
+        form: dict[str, Any] = {"data": {"purpose": "user_data"}, "files": {"file": ("f", bytes(size))}}
+        file = http.post("/files", **form).json()["id"]
+        host = urlsplit(gateway.url)
+        with socket.create_connection((host.hostname, host.port)) as client:
+            client.sendall(f"GET /files/{file}/content HTTP/1.1\r\nHost: {host.netloc}\r\n\r\n".encode())
+            eventually(lambda: any(one["event"] == "slow_reader_cut_off" for one in logs))
+            received = 0
+            with contextlib.suppress(ConnectionResetError):
+                while part := client.recv(1_000_000):
+                    received += len(part)
+        assert received < size
+        assert http.get("/livez").status_code == 200

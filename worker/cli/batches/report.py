@@ -7,6 +7,7 @@ from datetime import datetime
 import click
 from rich.console import Console
 
+from api_schemas.batch import BatchProblems
 from worker.batches.report_files import write
 from worker.cli import options
 from worker.cli.opening import producer
@@ -59,6 +60,7 @@ def _facts(found: Look) -> dict[str, str | None]:
         "batch": row.id,
         "status": row.status + (f" ({row.held})" if row.held else ""),
         "file": row.input_name,
+        "why": _why(row),
         "lines": f"{row.total:,}: {counts}",
         "imported": f"{row.imported:,}" if row.imported < row.total else None,
         "in flight": f"{found.running:,}" + (f" of {row.most:,} at most" if row.most else "") if not row.over else None,
@@ -70,6 +72,20 @@ def _facts(found: Look) -> dict[str, str | None]:
         "expires": None if row.over else _moment(row.expires_at),
         "took": None if row.finished_at is None else span((row.finished_at - row.due_at).total_seconds()),
     }
+
+
+#: Problems of a refused file that are shown; `--json` has them all.
+_SHOWN_PROBLEMS = 5
+
+
+def _why(row: BatchRow) -> str | None:
+    """Why a batch of a stored file has failed."""
+    if row.errors is None:
+        return None
+    found = BatchProblems.model_validate_json(row.errors).data
+    shown = [f"{f'line {one.line:,}: ' if one.line else ''}{one.message}" for one in found[:_SHOWN_PROBLEMS]]
+    left = len(found) - len(shown)
+    return "\n".join([*shown, *([f"and {left:,} more"] if left else [])])
 
 
 def _outcome(report: Report) -> dict[str, str | None]:
