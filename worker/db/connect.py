@@ -126,7 +126,6 @@ def _leave_read_only(context: ExceptionContext) -> None:
 
 
 def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
-    _make_private(Path(str(url.database)), settings.home)
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -134,6 +133,10 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
         hide_parameters=True,
         connect_args={"timeout": SQLITE_BUSY_MS / 1000, "check_same_thread": False},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def make_private(_dialect: object, _record: object, _args: object, _options: object) -> None:
+        _make_private(Path(str(url.database)), settings.home)  # now, so that whoever stores nothing makes no file
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
