@@ -246,7 +246,12 @@ def test_a_batch_is_paused_resumed_quoted_and_its_failed_lines_tried_again(gatew
             answer = http.post(f"/batches/{done.id}/{verb}")
             assert answer.status_code == 409 and answer.headers["x-should-retry"] == "false"
         again = http.post(f"/v1/batches/{made}/retry-failed").json()
-        assert again["retry_of"] == made and wait_for(sdk, again["id"]).request_counts == httpx_counts(1, 0, 1)
+        assert (again["retry_of"], again["input_file_id"]) == (made, file)
+        assert http.post(f"/v1/batches/{made}/retry-failed").json()["id"] == again["id"]
+        retried = wait_for(sdk, again["id"])
+        assert retried.request_counts == httpx_counts(1, 0, 1)
+        [line_again] = lines_of(sdk, retried.error_file_id)
+        assert line_again["custom_id"] == "r-1" and retried.output_file_id is None
 
 
 def test_a_stored_file_is_quoted_before_there_is_a_batch(gateway: Gateway, served: Workplace) -> None:

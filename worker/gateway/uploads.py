@@ -55,7 +55,7 @@ async def create_file(request: Request, caller: Caller) -> Response:
             if declared.isdigit() and int(declared) > limit + _OVERHEAD:
                 raise _too_large(limit)
             return await _Receiving(gateway, caller).run(Form(request.headers.get("content-type", "")), reading)
-        except ApiError:
+        except (ApiError, StockpotError):
             with contextlib.suppress(ApiError):
                 await reading.forget_the_rest()
             raise

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from worker.base.errors import NotAllowed
 from worker.batches.keeper import cancel_slice
-from worker.db.batches import changes, lines_in, records, retry
+from worker.db.batches import changes, lines_in, records, retry, stored
 from worker.db.batches.records import BatchRow, NewBatch
 from worker.db.connect import Database
 from worker.job.consequences import Consequences
@@ -86,7 +86,11 @@ def retry_failed(
         most=old.max_in_flight,
         max_in_flight=old.max_in_flight,
     )
-    made = before[0] if before else database.write(lambda conn: records.create(conn, new))
+
+    def make(conn: Connection) -> BatchRow:
+        return stored.follow(conn, records.create(conn, new), old, place=database.settings.file_store)
+
+    made = before[0] if before else database.write(make)
     _copy_failed(database, old, made, on_progress)
     return database.read(lambda conn: records.get(conn, made.id, tenant=tenant)), not before
 

@@ -63,11 +63,31 @@ def create(conn: Connection, order: Order, *, place: str | None) -> tuple[BatchR
         if before.fingerprint != order.fingerprint:
             raise IdempotencyConflict("the idempotency key belongs to a batch with other parameters")
         return before, False
+    _give_files(conn, new, order.tenant, place)
+    return records.get(conn, new, tenant=None), True
+
+
+def follow(conn: Connection, batch: BatchRow, old: BatchRow, *, place: str | None) -> BatchRow:
+    """Give a batch that was made of another one's failed lines files of its own, if that one has such."""
+    if old.input_file_id is None or batch.output_file_id is not None:
+        return batch
+    _give_files(conn, batch.id, batch.tenant, place)
+    conn.execute(
+        text(f"""
+        UPDATE batches SET input_file_id = :input, began_at = {now_sql(conn)}, output_expires_seconds = :seconds
+        WHERE id = :id
+        """),
+        {"input": old.input_file_id, "seconds": old.output_expires_seconds, "id": batch.id},
+    )
+    return records.get(conn, batch.id, tenant=None)
+
+
+def _give_files(conn: Connection, batch: str, tenant: str, place: str | None) -> None:
     output, errors = (
         files.begin(
             conn,
-            tenant=order.tenant,
-            filename=f"{new}_{kind}.jsonl",
+            tenant=tenant,
+            filename=f"{batch}_{kind}.jsonl",
             purpose="batch_output",
             place=place,
             state="growing",
@@ -76,16 +96,15 @@ def create(conn: Connection, order: Order, *, place: str | None) -> tuple[BatchR
     )
     conn.execute(
         text("UPDATE batches SET output_file_id = :output, error_file_id = :errors WHERE id = :id"),
-        {"output": output, "errors": errors, "id": new},
+        {"output": output, "errors": errors, "id": batch},
     )
-    return records.get(conn, new, tenant=None), True
 
 
 def to_import(conn: Connection) -> list[str]:
     """The batches whose stored file is still to be read, oldest first."""
     rows = conn.execute(
         text("""
-        SELECT id FROM batches WHERE output_file_id IS NOT NULL AND finished_at IS NULL
+        SELECT id FROM batches WHERE output_file_id IS NOT NULL AND finished_at IS NULL AND retry_of IS NULL
             AND (status = 'validating' OR (status = 'in_progress' AND imported < total))
         ORDER BY id LIMIT 100
         """)
