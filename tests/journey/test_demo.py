@@ -16,7 +16,7 @@ import pytest
 from tests.rig.procs import Process
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
-JOBS = 67  # one streamed, five in parallel, one called back, sixty in bulk
+JOBS = 68  # one streamed, five in parallel, one over HTTP, one called back, sixty in bulk
 #: The demo takes about ten seconds on an idle machine.
 PATIENCE = 240.0
 
@@ -46,6 +46,7 @@ def test_the_demo_shows_the_main_job_and_prints_what_the_database_says(
     out = demo.stdout.read_text()
     assert "the bundled simulator" in out
     assert "signature verified" in out
+    assert re.search(r"^job_\w+: chatcmpl-", out, re.MULTILINE)
     assert rows(home, "SELECT status, count(*) FROM jobs_v GROUP BY status") == [("completed", JOBS)]
     pico, tokens_in, tokens_out = rows(
         home, "SELECT sum(cost_picousd), sum(input_tokens), sum(output_tokens) FROM attempts"

@@ -40,6 +40,7 @@ _COMMANDS = {
     "db": Place("operations.database", "database", "The database's schema: upgrade, current, check."),
     "doctor": Place("operations.doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
     "serve": Place("operations.serve", "serve", "Serve OpenAI's wire over HTTP: point any OpenAI SDK at it."),
+    "keys": Place("operations.keys", "keys", "Keys of the gateway: create, list, rotate, revoke."),
     "simulate": Place("operations.simulate", "simulate", "Run the upstream simulator by itself."),
 }
 

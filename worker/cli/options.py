@@ -14,6 +14,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
 _UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
+#: A hundred years.
+_LONGEST_SECONDS = 36_525 * 86_400
+
 
 def duration_seconds(value: str) -> float | None:
     """The seconds of a duration such as `90s`, `30m`, `24h`, `2d` or `1w`; None for what is none."""
@@ -39,6 +42,21 @@ class Moment(click.ParamType[datetime]):
             what = "expected 90m, 24h, 7d, a date or a time such as 2026-08-01T06:00:00Z"
             raise click.BadParameter(f"{what}, got {value!r}", ctx, param) from None
         return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
+
+
+class Duration(click.ParamType[timedelta]):
+    """How long: `90s`, `30m`, `24h`, `7d`, `2w`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it. Fails with what would be accepted."""
+        if isinstance(value, timedelta):
+            return value
+        seconds = duration_seconds(value)
+        if seconds is None or seconds > _LONGEST_SECONDS:
+            self.fail(f"expected a duration such as 90s, 30m, 24h or 7d, got {value!r}", param, ctx)
+        return timedelta(seconds=seconds)
 
 
 class Pairs(click.ParamType[tuple[str, str]]):

@@ -10,6 +10,7 @@ bodies           Request bodies, bounded: JSON objects within the limits of a re
 chat             `POST /chat/completions`: whole and streamed
 chat_stored      Stored chat completions: list, get, metadata, delete, messages
 chat_wire        Chat completions on the wire: the whole object, and the chunks of a stream
+connections      Connections with bounds: the time of a request's head
 conversation     What goes upstream for a response: the request, with the conversation before it written out
 download         A file's bytes to one client
 errors           The error body, and which status each error of the product has

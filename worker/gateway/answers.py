@@ -23,13 +23,13 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
 
 
 def list_response(data: Sequence[Mapping[str, Any]], *, has_more: bool) -> Response:
-    """One page of a list; the page after it is asked for with `after=` its `last_id`."""
+    """One page of a list; the page after it is asked for with `after=` its `last_id` (OpenAI's schema has no null there)."""
     return json_response(
         {
             "object": "list",
             "data": list(data),
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
+            "first_id": data[0]["id"] if data else "",
+            "last_id": data[-1]["id"] if data else "",
             "has_more": has_more,
         }
     )

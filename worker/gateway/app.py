@@ -66,7 +66,7 @@ def build(settings: Settings) -> Starlette:
 
     app = Starlette(
         routes=[*with_and_without_v1([*WIRE, *openapi.routes(WIRE)]), *pages.ROUTES, *health.ROUTES],
-        middleware=[*pages.cors(settings), Middleware(Around)],
+        middleware=[*pages.cors(settings), Middleware(Around, limit=settings.gateway_connections)],
         exception_handlers={
             errors.ApiError: errors.answer_api_error,
             StockpotError: errors.answer_stockpot_error,

@@ -8,6 +8,7 @@ The SDKs repeat 408, 409, 429 and 5xx by themselves; `x-should-retry: false` sta
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ from worker.base.errors import (
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+#: How the checks of a body say that a value is of another type.
+_WRONG_TYPE = re.compile(r"got (?:null|an? (?!empty))")
 #: Statuses that the SDKs repeat unless they are asked not to.
 _REPEATED = frozenset({408, 409, 429})
 
@@ -44,6 +47,7 @@ class ApiError(Exception):
         retry_after: seconds after which a repeat may succeed; None when waiting does not help.
         should_retry: whether the SDKs are to repeat the call; None leaves it to them.
         headers: more headers.
+        flat: the four keys stand beside `error`, too, as OpenAI's schema has it for two of its routes.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class ApiError(Exception):
         retry_after: float | None = None,
         should_retry: bool | None = None,
         headers: Mapping[str, str] | None = None,
+        flat: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -66,6 +71,7 @@ class ApiError(Exception):
         self.kind = kind or (SERVER if status >= 500 else INVALID)
         if should_retry is None and retry_after is None and (status in _REPEATED or status >= 500):
             should_retry = False
+        self.flat = flat
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["retry-after"] = str(max(1, math.ceil(retry_after)))
@@ -74,7 +80,8 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The error body."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": error} | (error if self.flat else {})
 
     def response(self) -> Response:
         """The whole answer."""
@@ -115,7 +122,7 @@ def of(error: StockpotError) -> ApiError:
 def _code(message: str) -> str:
     if message.startswith("missing"):
         return "missing_required_parameter"
-    return "invalid_type" if "got a" in message or "got an" in message else "invalid_value"
+    return "invalid_type" if _WRONG_TYPE.search(message) else "invalid_value"
 
 
 async def answer_api_error(request: Request, error: Exception) -> Response:

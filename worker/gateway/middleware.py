@@ -17,11 +17,17 @@ from worker.gateway.errors import ApiError
 log = structlog.get_logger(__name__)
 
 
+_FULL = ApiError(503, "The gateway holds as many connections as it may.", code="full", retry_after=1, should_retry=True)
+
+
 class Around:
     """ASGI middleware around every request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        """At most `limit` requests run at once."""
         self._app = app
+        self._limit = limit
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run a request and account for it."""
@@ -47,14 +53,20 @@ class Around:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
+            self._running += 1
             try:
+                if self._running > self._limit:
+                    raise _FULL
                 await self._app(scope, receive, named)
+            except ApiError as error:
+                await error.response()(scope, receive, named)
             except Exception:
                 log.exception("request_failed")
                 if status:  # the answer has begun: only its end can say that it is broken
                     raise
                 await ApiError(500, "The gateway failed. Its log has the request id.").response()(scope, receive, named)
             finally:
+                self._running -= 1
                 route = getattr(scope.get("route"), "path", "unknown")
                 metrics.REQUESTS.labels(route, str(status)).inc()
                 log.info(

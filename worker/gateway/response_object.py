@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from api_schemas.jobs import JobDetail
+from api_schemas.jobs import Attempt, JobDetail
 from api_schemas.usage import Usage
 from worker.producer.calls import Call
 
@@ -29,7 +29,6 @@ _DEFAULTS: dict[str, Any] = {
     "top_logprobs": 0,
     "tool_choice": "auto",
     "truncation": "disabled",
-    "user": None,
 }
 #: Of the provider's object: what is ours to say, or no field of the wire.
 _OURS = frozenset(
@@ -69,9 +68,17 @@ def of(call: Call, request: Mapping[str, Any], job: JobDetail) -> dict[str, Any]
         case _:
             whole["status"] = "failed"
             whole["error"] = error_of(job)
+    if whole["usage"] is None:
+        # OpenAI's schema has no null here: nothing is counted yet, or what a call that broke had counted.
+        counted = next((call for call in reversed(job.attempt_log) if call.total_tokens is not None), None)
+        whole["usage"] = usage(_counted(counted))
     if job.status != "completed" and job.text:
         whole["output"] = [_partial(call, job.text)]
     return whole
+
+
+def _counted(attempt: Attempt | None) -> Usage:
+    return Usage(**{name: (getattr(attempt, name) if attempt else None) or 0 for name in Usage.model_fields})
 
 
 def _complete(whole: dict[str, Any], given: Mapping[str, Any], job: JobDetail) -> None:
@@ -111,6 +118,8 @@ def _filled(call: Call, request: Mapping[str, Any], given: Mapping[str, Any], mo
         "metadata": call.metadata or {},
         "usage": None,
     }
+    if request.get("user") is not None:
+        whole["user"] = request["user"]
     for name, default in _DEFAULTS.items():
         value = request.get(name)
         if value is None or (name == "service_tier" and value == "auto"):

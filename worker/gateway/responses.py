@@ -150,7 +150,7 @@ async def find(request: Request, caller: Caller, response_id: str) -> Call:
         with contextlib.suppress(NotFound):
             call, _ = await to_thread.run_sync(lambda: calls.calls.get(job_id, "response"))
             return call
-    raise ApiError(404, f"Response with id '{response_id[:128]}' not found.")
+    raise ApiError(404, f"Response with id '{response_id[:128]}' not found.", flat=request.method != "GET")
 
 
 async def retrieve(request: Request, caller: Caller) -> Answer:

@@ -7,6 +7,7 @@ a stream finish for STOCKPOT_DRAIN_SECONDS; what is left is cut off. The jobs go
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -16,15 +17,20 @@ from starlette.applications import Starlette
 
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
+from worker.db.connect import Database
 from worker.gateway.app import build
 from worker.gateway.auth import is_loopback
+from worker.gateway.connections import HEAD_BYTES, BoundedProtocol
+from worker.producer.keys import Keys
 
-#: Bytes of a request's head, in all: a key, ids and traces fit many times over.
-HEAD_BYTES = 32 * 1024
 #: Connections that the kernel holds until they are accepted.
 BACKLOG = 2_048
+#: The kernel's buffer of what a client has not read yet; it takes twice as much.
+SEND_BYTES = 128 * 1024
 #: Seconds for which an idle connection is kept for the client's next call.
 KEEP_ALIVE_SECONDS = 75
+#: Connections beyond the limit that are told so.
+_MARGIN = 500
 #: How the line begins by which a gateway says that it accepts calls.
 READY = "Listening on "
 
@@ -35,8 +41,8 @@ def command(host: str, port: int) -> list[str]:
 
 
 def check(settings: Settings, host: str) -> None:
-    """Refuse to serve more than this machine while there are no keys. Raises SettingsError."""
-    if not is_loopback(host):
+    """Refuse to serve more than this machine while there are no keys. Raises SettingsError, Unreachable."""
+    if not is_loopback(host) and not _keys_exist(settings):
         raise SettingsError(
             f"--host {host}: without keys only this machine is served; make one first: `stockpot keys create`"
         )
@@ -44,7 +50,17 @@ def check(settings: Settings, host: str) -> None:
 
 def who_is_served(settings: Settings) -> str:
     """A sentence about who may call."""
+    if _keys_exist(settings):
+        return "Whoever has a key is served (`stockpot keys list`)."
     return "There are no keys, so only this machine is served; any API key will do. `stockpot keys create` makes one."
+
+
+def _keys_exist(settings: Settings) -> bool:
+    database = Database(settings, pool_size=1)
+    try:
+        return Keys(database).exist()
+    finally:
+        database.close()
 
 
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -53,6 +69,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # What a client does not read waits here and in the server's own buffer, and no further.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
@@ -95,7 +113,7 @@ def server(settings: Settings, ready: Callable[[], None] = lambda: None) -> Serv
     app = build(settings)
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         loop="auto",
         lifespan="on",
@@ -105,7 +123,8 @@ def server(settings: Settings, ready: Callable[[], None] = lambda: None) -> Serv
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        limit_concurrency=settings.gateway_connections,
+        # Above this uvicorn answers with a 503 that is no error body; `Around` has refused in our own words by then.
+        limit_concurrency=settings.gateway_connections + _MARGIN,
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
@@ -114,5 +133,11 @@ def server(settings: Settings, ready: Callable[[], None] = lambda: None) -> Serv
 
 
 def serve(settings: Settings, sock: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve on a listening socket until SIGTERM or SIGINT."""
-    server(settings, ready).run([sock])
+    """Serve on a listening socket until SIGTERM or SIGINT; in the main thread."""
+    # uvicorn raises the signal again once it has stopped; what was asked for is done by then, and is no failure.
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server(settings, ready).run([sock])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,6 +1,6 @@
 """The demo: real jobs through the real parts on this machine, then what the database says about them.
 
-    a streamed job, token by token  →  five in parallel  →  a batch file of sixty lines  →  one webhook  →  answers, tokens, cost
+    a streamed job, token by token  →  five in parallel  →  one over HTTP  →  a batch file of sixty lines  →  one webhook  →  answers, tokens, cost
 
 It exits 0 only if every job completed and the webhook was verified. Ctrl-C stops everything it started.
 """
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -76,18 +77,20 @@ def _demo(console: Console, started: float) -> int:
     with stage() as up, Stockpot(up.settings) as pot:
         _tell(console, up, time.monotonic() - started)
         jobs = [_streamed(console, pot), *_parallel(console, pot)]
+        over_http = [_over_http(console, up.gateway_url)] if up.gateway_url is not None else []
         bulk = _bulk(console, pot, up, BULK_SIMULATED if up.simulated else BULK_REAL)
         called_back, verified = _called_back(console, pot, up)
         # Everything below is read back from the database.
-        details = {kind: [pot.get(one) for one in ids] for kind, ids in _kinds(jobs, bulk, called_back)}
+        details = {kind: [pot.get(one) for one in ids] for kind, ids in _kinds(jobs, over_http, bulk, called_back)}
         _table(console, details)
     all_well = verified and all(one.status == "completed" for kind in details.values() for one in kind)
     return 0 if all_well else 1
 
 
-def _kinds(jobs: list[str], bulk: list[str], called_back: str) -> Iterable[tuple[str, list[str]]]:
+def _kinds(jobs: list[str], over_http: list[str], bulk: list[str], called_back: str) -> Iterable[tuple[str, list[str]]]:
     yield "streamed", jobs[:1]
     yield "parallel", jobs[1:]
+    yield "HTTP", over_http
     yield "webhook", [called_back]
     yield "bulk", bulk
 
@@ -139,6 +142,22 @@ def _parallel(console: Console, pot: Stockpot) -> list[str]:
     jobs = {pot.submit(_request(question, stream=True)).id: name for name, question in QUESTIONS.items()}
     follow_all(console, pot, jobs)
     return list(jobs)
+
+
+def _over_http(console: Console, base_url: str) -> str:
+    """One call over OpenAI's wire, with nothing but the standard library; the job that answered it."""
+    _title(console, "One call over HTTP, as any OpenAI SDK makes it")
+    console.print(f'OpenAI(base_url="{base_url}").chat.completions.create(…)', soft_wrap=True)
+    asked = jsontext.dumps(_request("What is dashi?"))
+    request = urllib.request.Request(  # noqa: S310 -- our own gateway, on loopback
+        f"{base_url}/chat/completions", asked, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310
+        done = jsontext.loads(answer.read())
+        job, cost = answer.headers["stockpot-job-id"], answer.headers.get("stockpot-cost-usd")
+    console.print(printable(done["choices"][0]["message"]["content"]), soft_wrap=True)
+    console.print(f"{job}: {done['id']}, {done['usage']['total_tokens']} tokens, ${cost or '?'}", soft_wrap=True)
+    return str(job)
 
 
 def _bulk(console: Console, pot: Stockpot, up: Stage, size: int) -> list[str]:

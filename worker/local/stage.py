@@ -46,6 +46,7 @@ class Stage:
     webhook_url: str
     received: queue.SimpleQueue[Received]
     variables: dict[str, str]  # the environment in which a command meets this stage
+    gateway_url: str | None  # what an OpenAI SDK takes as its base URL; None without the extra `gateway`
 
 
 @contextlib.contextmanager
@@ -78,7 +79,8 @@ def stage() -> Iterator[Stage]:
         webhook_url = stack.enter_context(_receiver(settings, received))
         variables = _variables(changes)
         programs.start_worker(variables)
-        yield Stage(settings, simulated, temporary, webhook_url, received, variables)
+        gateway_url = programs.start_gateway(variables)
+        yield Stage(settings, simulated, temporary, webhook_url, received, variables, gateway_url)
 
 
 @contextlib.contextmanager
@@ -127,6 +129,18 @@ class _Programs:
         """Start one production worker and wait until it claims jobs."""
         command = [sys.executable, "-m", "celery", "-A", "worker", "worker"]
         self._start(Child("worker", command, env, awaited=" ready."))
+
+    def start_gateway(self, env: dict[str, str]) -> str | None:
+        """Start the HTTP gateway on a free port; its base URL."""
+        try:
+            from worker.gateway import serving
+        except ModuleNotFoundError:
+            return None
+        sock = serving.listen("127.0.0.1", 0)
+        port = sock.getsockname()[1]
+        sock.close()
+        line = self._start(Child("gateway", serving.command("127.0.0.1", port), env, awaited=serving.READY))
+        return line.partition(serving.READY)[2].strip()
 
     def _start(self, child: Child) -> str:
         self._children.append(child)

@@ -55,11 +55,13 @@ class Calls:
             accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
         except _Overtaken:
             accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
+        if isinstance(accepted, Refused):  # what was counted on the way is committed
+            raise accepted
         if accepted.created:
             self._ring([accepted.job_id], job.lane)
         return accepted
 
-    def _accept(self, conn: Connection, job: JobRequest, new: NewCall) -> Accepted:
+    def _accept(self, conn: Connection, job: JobRequest, new: NewCall) -> Accepted | Refused:
         repeated = records.find_repeated(conn, new)
         if repeated is not None:
             call = records.get(conn, repeated, tenant=self._tenant, kind=new.kind, stored=False)
@@ -67,7 +69,10 @@ class Calls:
             return Accepted(repeated, created=False, call=call, first_epoch=epoch)
         standing = Standing()
         if new.key_id is not None and new.limited:
-            standing = limits.admit(conn, new.key_id, tokens=new.tokens, picousd=new.reserved_picousd)
+            try:
+                standing = limits.admit(conn, new.key_id, tokens=new.tokens, picousd=new.reserved_picousd)
+            except Refused as refused:
+                return refused
         if not records.insert(conn, new):
             raise _Overtaken
         submit.insert(conn, [job], self._settings)

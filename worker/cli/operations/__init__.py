@@ -5,6 +5,7 @@ checks    The checks of `stockpot doctor`: each says what it found and how to me
 database  `stockpot db`: the schema's version, and its upgrade
 demo      `stockpot demo`: see it work
 doctor    `stockpot doctor`: is everything there, and how to mend what is not
+keys      `stockpot keys`: who may call the gateway, for which tenant, and how much
 purge     `stockpot purge`: forget finished jobs
 redis_checks  The checks of Redis and of the broker
 routes    `stockpot routes`

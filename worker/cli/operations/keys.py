@@ -1,0 +1,145 @@
+"""`stockpot keys`: who may call the gateway, for which tenant, and how much."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import click
+
+from worker.cli import options
+from worker.cli.opening import producer
+from worker.cli.output import Table, age, money, put, put_json, say, screen
+
+
+class _Money(click.ParamType[Decimal]):
+    """US dollars."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        """Read a number above 0."""
+        try:
+            usd = Decimal(str(value))
+        except InvalidOperation:
+            self.fail(f"expected US dollars, e.g. 25 or 0.5, got {value!r}", param, ctx)
+        if not usd.is_finite() or usd <= 0:
+            self.fail(f"expected US dollars above 0, got {value!r}", param, ctx)
+        return usd
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  stockpot keys create --tenant acme --rpm 60 --budget 25
+  stockpot keys create --tenant acme --models openai/gpt-5,openai/gpt-4o-mini --expires 90d
+  stockpot keys rotate key_… --grace 24h       the old one serves for a day more
+  stockpot keys revoke key_…
+"""
+)
+def keys() -> None:
+    """Keys of the HTTP gateway. With the first one, nobody is served without; a tenant sees only its own."""
+
+
+@keys.command()
+@click.option("--tenant", default="default", show_default=True, help="Whose jobs, files and batches its callers see.")
+@click.option("--name", default="", help="A few words for people.")
+@click.option("--models", type=options.Names(), metavar="A,B", help="The only models that it may use.")
+@click.option("--rpm", type=click.IntRange(1), help="Calls within any 60 seconds.")
+@click.option("--tpm", type=click.IntRange(1), help="Tokens within any 60 seconds.")
+@click.option("--max-in-flight", type=click.IntRange(1), help="Calls that run at once.")
+@click.option("--budget", type=_Money(), metavar="USD", help="What all its calls together may cost.")
+@click.option("--expires", type=options.Duration(), metavar="DURATION", help="How long it serves: 90d, 12h.")
+@click.option("--admin", is_flag=True, help="May do what concerns all tenants, and speak for each (Stockpot-Tenant).")
+@click.option("--read-only", is_flag=True, help="May read, and change nothing.")
+@options.as_json
+def create(
+    tenant: str,
+    name: str,
+    models: tuple[str, ...] | None,
+    rpm: int | None,
+    tpm: int | None,
+    max_in_flight: int | None,
+    budget: Decimal | None,
+    expires: timedelta | None,
+    *,
+    admin: bool,
+    read_only: bool,
+    as_json: bool,
+) -> None:
+    """Make a key and print it: this once, since only its hash is kept."""
+    with producer(tenant) as pot:
+        key, secret = pot.keys.create(
+            tenant,
+            name=name,
+            models=models,
+            rpm=rpm,
+            tpm=tpm,
+            max_in_flight=max_in_flight,
+            budget_usd=budget,
+            expires_at=None if expires is None else datetime.now(UTC) + expires,
+            admin=admin,
+            read_only=read_only,
+        )
+    _show(key.to_json(), secret, as_json=as_json)
+
+
+@keys.command("list")
+@click.option("--tenant", help="Only this tenant's.")
+@options.as_json
+def list_keys(tenant: str | None, *, as_json: bool) -> None:
+    """List keys, oldest first; revoked ones too."""
+    with producer("default") as pot:
+        found = pot.keys.list(tenant=tenant)
+    if as_json:
+        for key in found:
+            put_json(key.to_json())
+        return
+    if not found:
+        say("There are no keys: the gateway serves this machine only. `stockpot keys create` makes one.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("key", "tenant", "ends in", "used", "spent", "state"):
+        table.add_column(column, overflow="fold", no_wrap=column == "key")
+    for key in found:
+        ended = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+        state = "revoked" if key.revoked_at else "expired" if ended else "read only" if key.read_only else "in force"
+        table.add_row(
+            key.id,
+            key.tenant,
+            key.hint,
+            age(key.last_used_at),
+            money(key.spent_usd),
+            "admin" if state == "in force" and key.admin else state,
+        )
+    screen().print(table)
+
+
+@keys.command()
+@click.argument("key_id", metavar="KEY")
+@options.as_json
+def revoke(key_id: str, *, as_json: bool) -> None:
+    """End a key at once. Its jobs go on."""
+    with producer("default") as pot:
+        key = pot.keys.revoke(key_id)
+    put_json(key.to_json()) if as_json else say(f"{key.id} is revoked.")
+
+
+@keys.command()
+@click.argument("key_id", metavar="KEY")
+@click.option("--grace", type=options.Duration(), metavar="DURATION", help="How long the old one serves; not at all.")
+@options.as_json
+def rotate(key_id: str, grace: timedelta | None, *, as_json: bool) -> None:
+    """Give a key a new secret and print it; its limits and what it spent stay."""
+    with producer("default") as pot:
+        key, secret = pot.keys.rotate(key_id, grace_seconds=0.0 if grace is None else grace.total_seconds())
+    _show(key.to_json(), secret, as_json=as_json)
+
+
+def _show(key: dict[str, Any], secret: str, *, as_json: bool) -> None:
+    if as_json:
+        put_json(key | {"key": secret})
+        return
+    put(secret)
+    say(f"{key['id']} of tenant {key['tenant']}. It is shown this once; send it as Authorization: Bearer …")
