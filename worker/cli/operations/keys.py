@@ -100,7 +100,7 @@ def list_keys(tenant: str | None, *, as_json: bool) -> None:
         say("There are no keys: the gateway serves this machine only. `stockpot keys create` makes one.")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("key", "tenant", "ends in", "used", "spent", "state"):
+    for column in ("key", "tenant", "ends in", "used", "budget", "state"):
         table.add_column(column, overflow="fold", no_wrap=column == "key")
     for key in found:
         ended = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
@@ -110,7 +110,7 @@ def list_keys(tenant: str | None, *, as_json: bool) -> None:
             key.tenant,
             key.hint,
             age(key.last_used_at),
-            money(key.spent_usd),
+            "–" if key.budget_usd is None else f"{money(key.spent_usd)} of {money(key.budget_usd)}",
             "admin" if state == "in force" and key.admin else state,
         )
     screen().print(table)
