@@ -138,42 +138,41 @@ def test_a_repeat_of_the_sdk_joins_its_job_without_a_key(
     assert jobs(served) == 4
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"messages": [{"role": "user", "content": "x"}]}, "model"),
-        ({"model": "m"}, "messages"),
-        ({"model": "m", "messages": [{"content": "x"}]}, "messages[0].role"),
-        ({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": "yes"}, "stream"),
-        ({"model": "m", "messages": [{"role": "user", "content": "x"}], "metadata": {"a": 1}}, "metadata.a"),
-        ({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream_options": {}}, "stream_options"),
-        ({"body": {"model": "m", "messages": []}, "webhook": "http://10.0.0.1/"}, "model"),
-    ],
-)
-def test_a_bad_request_names_its_field(gateway: Gateway, body: dict[str, Any], param: str) -> None:
-    with gateway.http() as http:
-        answer = http.post("/v1/chat/completions", json=body)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == param and answer.json()["error"]["type"] == "invalid_request_error"
+BAD_REQUESTS: list[tuple[dict[str, Any], str]] = [
+    ({"messages": [{"role": "user", "content": "x"}]}, "model"),
+    ({"model": "m"}, "messages"),
+    ({"model": "m", "messages": [{"content": "x"}]}, "messages[0].role"),
+    ({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": "yes"}, "stream"),
+    ({"model": "m", "messages": [{"role": "user", "content": "x"}], "metadata": {"a": 1}}, "metadata.a"),
+    ({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream_options": {}}, "stream_options"),
+    ({"body": {"model": "m", "messages": []}, "webhook": "http://10.0.0.1/"}, "model"),
+]
 
 
-@pytest.mark.parametrize(
-    ("content", "status"),
-    [
-        (b"", 400),
-        (b"{", 400),
-        (b"[]", 400),
-        (b'"text"', 400),
-        (b"[" * 1_000 + b"]" * 1_000, 400),
-        (b'{"a":' * 1_000 + b"1" + b"}" * 1_000, 400),
-        (b'{"model": "' + b"x" * (2 * 1024 * 1024) + b'"}', 413),
-        (b"\xff\xfe{}", 400),
-    ],
-)
-def test_a_body_that_is_no_request_is_refused_with_the_error_body(
-    gateway: Gateway, content: bytes, status: int
-) -> None:
+def test_a_bad_request_names_its_field(gateway: Gateway) -> None:
     with gateway.http() as http:
-        answer = http.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
-    assert answer.status_code == status
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+        answers = [(http.post("/v1/chat/completions", json=body), param) for body, param in BAD_REQUESTS]
+    for answer, param in answers:
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+BAD_BODIES: list[tuple[bytes, int]] = [
+    (b"", 400),
+    (b"{", 400),
+    (b"[]", 400),
+    (b'"text"', 400),
+    (b"[" * 1_000 + b"]" * 1_000, 400),
+    (b'{"a":' * 1_000 + b"1" + b"}" * 1_000, 400),
+    (b'{"model": "' + b"x" * (2 * 1024 * 1024) + b'"}', 413),
+    (b"\xff\xfe{}", 400),
+]
+
+
+def test_a_body_that_is_no_request_is_refused_with_the_error_body(gateway: Gateway) -> None:
+    headers = {"content-type": "application/json"}
+    with gateway.http() as http:
+        for content, status in BAD_BODIES:
+            answer = http.post("/v1/chat/completions", content=content, headers=headers)
+            assert answer.status_code == status, content[:20]
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}

@@ -14,6 +14,7 @@ import pytest
 from tests.factories import rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.gateway import Gateway
+from worker.db.budgets import reservations
 from worker.producer.keys import Keys
 
 MODEL = "openai/gpt-4o-mini"
@@ -157,6 +158,18 @@ def test_a_budget_is_never_exceeded_by_calls_that_come_at_once(gateway: Gateway,
     last = ask(gateway, secret, max_tokens=50)
     assert last.status_code == 429 and last.headers["x-should-retry"] == "false"
     assert keys.get(key.id).spent_usd == pytest.approx(Decimal(str(spent)))
+
+
+def test_a_tenant_whose_budget_is_used_up_is_told_so_at_once(gateway: Gateway, served: Workplace) -> None:
+    """With or without keys; its job would wait for money, and its caller with it."""
+    first = ask(gateway, None)
+    for tenant in ("default", "*"):
+        served.database.write(lambda conn, tenant=tenant: reservations.put(conn, tenant, "day", 1))  # type: ignore[misc]
+        answer = ask(gateway, None)
+        assert answer.status_code == 429 and answer.json()["error"]["code"] == "insufficient_quota"
+        assert answer.headers["x-should-retry"] == "false"
+        served.database.write(lambda conn, tenant=tenant: reservations.remove(conn, tenant, "day"))  # type: ignore[misc]
+    assert first.status_code == ask(gateway, None).status_code == 200
 
 
 def test_a_repeat_is_no_second_call_of_its_limit(gateway: Gateway, keys: Keys) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from api_schemas.jobs import JobDetail, JobRequest
 from worker.base.errors import NotFound
+from worker.db.budgets.reservations import used_up
 from worker.db.calls import limits, records
 from worker.db.calls.limits import Refused, Standing
 from worker.db.calls.records import Call, Kind, NewCall
@@ -68,6 +69,9 @@ class Calls:
             epoch = records.first_epoch(conn, repeated)
             return Accepted(repeated, created=False, call=call, first_epoch=epoch)
         standing = Standing()
+        if (budget := used_up(conn, self._tenant)) is not None:  # the job would wait for money, and its caller with it
+            days = "of this day" if budget.period == "day" else "in all"
+            return Refused("budget", f"The budget {days} is used up.", None, standing)
         if new.key_id is not None and new.limited:
             try:
                 standing = limits.admit(conn, new.key_id, tokens=new.tokens, picousd=new.reserved_picousd)

@@ -359,5 +359,10 @@ def every(conn: Connection) -> list[Budget]:
     return budgets
 
 
+def used_up(conn: Connection, tenant: str) -> Budget | None:
+    """A budget of which the calls of this tenant have spent everything; None while each has something left."""
+    return next((one for one in _read(conn, {tenant, EVERYBODY}) if one.spent_picousd >= one.limit_picousd), None)
+
+
 def _listed(name: str) -> Any:
     return bindparam(name, expanding=True)
