@@ -49,6 +49,8 @@ def verify(keys: Sequence[bytes], job_id: str, token: str) -> str:
         expected = [_signature(key, job_id, tenant, int(until)) for key in keys]
     except (ValueError, binascii.Error):
         raise NotAllowed(_REFUSED) from None
+    if (until, spelled) != (str(int(until)), _spell(tenant.encode())):  # another spelling of the same is none of ours
+        raise NotAllowed(_REFUSED)
     signed = [hmac.compare_digest(one.encode(), signature.encode("utf-8", "replace")) for one in expected]
     if not any(signed) or time.time() >= int(until):
         raise NotAllowed(_REFUSED)
