@@ -79,8 +79,9 @@ def test_a_last_event_id_that_is_none_is_refused(pot: Stockpot, after: int | str
 
 def test_an_unknown_job_is_refused_before_the_first_frame(pot: Stockpot) -> None:
     """Where the call is made, not where the response is written; another tenant's job is unknown, too."""
-    with pytest.raises(NotFound):
-        pot.sse(job_id())
+    for unknown in (job_id(), "job_\0", "job_\ud83d", "", "x" * 10_000):
+        with pytest.raises(NotFound):
+            pot.sse(unknown)
     job = pot.submit(chat("hi"))
     with Stockpot(pot.settings, tenant="other") as other, pytest.raises(NotFound, match="of tenant other"):
         other.sse(job.id)

@@ -22,9 +22,12 @@ class Rows:
     standings: dict[str, Standing]
     asked: list[tuple[float, list[str]]] = field(default_factory=list)
     away: bool = False
+    broken: bool = False
 
     async def read(self, ids: Sequence[str]) -> Mapping[str, Standing]:
         self.asked.append((asyncio.get_running_loop().time(), list(ids)))
+        if self.broken:
+            raise ZeroDivisionError
         if self.away:
             raise Unreachable("database", "away")
         return {one: self.standings[one] for one in ids if one in self.standings}
@@ -109,6 +112,19 @@ def test_what_is_asked_together_is_read_together_and_each_gets_its_answer() -> N
         with pytest.raises(Unreachable):
             await watch.look("a")
         rows.away = False
+        assert (await watch.look("a")).status == "queued"
+
+    watching(rows, work)
+
+
+def test_an_error_nobody_expected_is_told_to_who_asked_and_the_looks_go_on() -> None:
+    rows = Rows({"a": Standing("queued")})
+
+    async def work(watch: Watch) -> None:
+        rows.broken = True
+        with pytest.raises(ZeroDivisionError):
+            await watch.look("a")
+        rows.broken = False
         assert (await watch.look("a")).status == "queued"
 
     watching(rows, work)

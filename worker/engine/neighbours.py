@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 #: Between two looks, and how long a database that shows itself no more counts, in seconds.
 EVERY, LIVES = 60, 600
+#: Until the database is asked again who it is, in seconds.
+AGAIN = 1.0
 _ANSWER_SECONDS = 2.0
 
 
@@ -34,7 +36,8 @@ def databases_key(namespace: str) -> str:
 async def watch(redis_url: str, database: DatabaseThreads) -> None:
     """Show ourselves and log `redis_namespace_shared` when others are there; until cancelled."""
     namespace = namespace_of(redis_url)
-    ours = await database.write(identity.ensure)
+    while not (ours := await database.try_write(identity.ensure, "", "neighbours_delayed")):
+        await asyncio.sleep(AGAIN)  # the database is away as this worker starts; that ends no worker
     redis = asynchronous(redis_url, seconds=_ANSWER_SECONDS)
     known: set[str] = set()
     try:

@@ -11,9 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from api_schemas.job_views import Standing
 from worker.base.errors import NotFound, StockpotError
 from worker.base.tasks import end_tasks
+
+log = structlog.get_logger(__name__)
 
 Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Standing]]]
 
@@ -115,7 +119,9 @@ class Watch:
         self.looks += 1
         try:
             found = await self._read(list({**dict.fromkeys(asked), **dict.fromkeys(due)}))
-        except StockpotError as error:
+        except Exception as error:
+            if not isinstance(error, StockpotError):
+                log.exception("look_failed", jobs=len(asked) + len(due))
             for future in [one for futures in asked.values() for one in futures if not one.done()]:
                 future.set_exception(error)
             return  # those who only watch see it at a later look

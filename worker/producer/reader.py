@@ -11,6 +11,7 @@ from typing import Self, cast
 from anyio import to_thread
 
 from api_schemas.events import TERMINAL_TYPES
+from api_schemas.ids import is_job_id
 from api_schemas.job_views import TERMINAL_STATUSES, JobDetail, Standing
 from worker import embedded
 from worker.base.errors import NotFound, Unreachable, WaitTimeout
@@ -84,6 +85,9 @@ class Follower:
 
     async def check(self, job_id: str, tenant: str) -> _Live:
         """What to follow a job with. Raises NotFound where this tenant has no such job, Unreachable."""
+        unknown = NotFound(f"there is no job {job_id[:64]}" + ("" if tenant == "default" else f" of tenant {tenant}"))
+        if not is_job_id(job_id):  # what is no id is not put to the database, beside the jobs of others
+            raise unknown
         loop = asyncio.get_running_loop()
         if loop not in self._live:
             url = await to_thread.run_sync(self._redis_url)
@@ -93,7 +97,7 @@ class Follower:
                 self._live[loop] = _Live(await Feed(url).__aenter__(), Watch(self._read))
         live = self._live[loop]
         if (await live.watch.look(job_id)).tenant != tenant:
-            raise NotFound(f"there is no job {job_id[:64]}" + ("" if tenant == "default" else f" of tenant {tenant}"))
+            raise unknown
         return live
 
     async def _read(self, ids: Sequence[str]) -> Mapping[str, Standing]:
