@@ -104,7 +104,7 @@ def test_exports_are_private_unless_they_are_shared(tmp_path: Path, *, grows: bo
     out = tmp_path / "out.jsonl"
     out.write_bytes(b"old\n")
     out.chmod(0o644)
-    with Files(str(out), None, grows=grows):
+    with Files(str(out), None, grows=grows, force=True):
         pass
     assert mode(out) == 0o600
     out.unlink()

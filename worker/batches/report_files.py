@@ -10,7 +10,7 @@ from api_schemas import jsontext
 from worker.base import private
 from worker.base.money import PICO
 from worker.batches.report import Report
-from worker.batches.result_files import STDOUT
+from worker.batches.output_paths import STDOUT
 from worker.db.batches.report import Bucket
 
 _WIDTH, _HEIGHT = 720, 160

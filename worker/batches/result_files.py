@@ -10,9 +10,9 @@ from typing import BinaryIO, Self
 
 from worker.base import private
 from worker.batches.line_text import answered, is_answered, not_answered
+from worker.batches.output_paths import STDOUT, beside, check_not_fewer, is_special
 from worker.db.batches.export import FinishedLine
 
-STDOUT = "-"
 #: How much of a file's end is read at a time to find its last line, in bytes.
 _TAIL_BYTES = 64 * 1024
 
@@ -35,7 +35,14 @@ class Files:
     """
 
     def __init__(
-        self, output: str, errors: str | None, *, grows: bool, append: bool = False, shared: bool = False
+        self,
+        output: str,
+        errors: str | None,
+        *,
+        grows: bool,
+        append: bool = False,
+        shared: bool = False,
+        force: bool = False,
     ) -> None:
         """Open them.
 
@@ -43,13 +50,16 @@ class Files:
             output: a path or `-`.
             errors: None puts it beside the output (`out.jsonl` → `out.errors.jsonl`).
             append: keep their whole lines, and grow behind them.
+            force: replace an output file that holds more answers than are written now.
             shared: let the umask decide who can read them; else only the owner can.
         """
         self.written = Exported()
-        self.errors_path = self.written.errors_path = errors or _beside(output)
+        self.errors_path = self.written.errors_path = errors or beside(output)
         self._grows = grows or append
         self._append = append
         self._shared = shared
+        self._force = force
+        self._path = output
         self._open: list[tuple[BinaryIO, str, str]] = []
         self._output = self._create(output)
         self._errors: BinaryIO | None = None
@@ -58,9 +68,24 @@ class Files:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        for file, temporary, path in self._open:
-            file.close()
-            if kind is None and temporary != path:
+        done = kind is None
+        try:
+            for file, _temporary, _place in self._open:
+                try:
+                    file.close()  # and what is buffered is written: on a full disk this raises
+                except OSError:
+                    done = False
+                    raise
+            if done and not self._force and not self._grows:
+                done = False
+                check_not_fewer(self._path, self.written.output)
+                done = True
+        finally:
+            self._put_in_place(done)
+
+    def _put_in_place(self, done: bool) -> None:
+        for _file, temporary, path in self._open:
+            if done and temporary != path:
                 Path(temporary).replace(path)
             elif temporary != path:
                 Path(temporary).unlink(missing_ok=True)
@@ -90,7 +115,9 @@ class Files:
     def _create(self, path: str) -> BinaryIO:
         if path == STDOUT:
             return sys.stdout.buffer
-        special = Path(path).exists() and not Path(path).is_file()  # a device or a pipe is written to as it is
+        special = is_special(path)  # a device or a pipe is written to as it is
+        if not special:
+            path = os.path.realpath(path)  # a link stays, and what it points to is written
         temporary = path if self._grows or special else f"{path}.{os.getpid()}.part"
         if self._append and not special:
             _cut_behind_last_line(Path(temporary))
@@ -114,10 +141,3 @@ def _cut_behind_last_line(path: Path) -> None:
             if found >= 0:
                 break
         file.truncate(end)
-
-
-def _beside(output: str) -> str:
-    if output == STDOUT:
-        return STDOUT
-    path = Path(output)
-    return str(path.with_name(f"{path.stem}.errors{path.suffix}"))

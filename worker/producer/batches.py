@@ -17,7 +17,7 @@ from anyio import to_thread
 from api_schemas.batch import BatchProblem, BatchStatus
 from worker.base.errors import InvalidRequest, WaitTimeout
 from worker.base.money import PICO
-from worker.batches import importing, results
+from worker.batches import importing, output_paths, results
 from worker.batches.importing import Quoted
 from worker.batches.progress import Look, look
 from worker.batches.quote import Quote
@@ -270,6 +270,8 @@ class Batches:
         order: Order | Literal["file", "ended"] | None = None,
         stop: threading.Event | None = None,
         shared: bool = False,
+        overwrite: bool = False,
+        force: bool = False,
     ) -> Exported:
         """Write what a batch has answered so far to an output file and an error file.
 
@@ -279,16 +281,22 @@ class Batches:
             offset: leave out the first so many lines, and append the rest.
             follow: go on writing lines as they come, until the batch is over or `stop` is set.
             shared: make the files readable by whoever the umask lets, and not by their owner alone.
+            overwrite: replace an output file that is there, unless it holds more answers than are written now.
+            force: replace whatever is there.
             order: the order of the input, or (the default with `follow` or `offset`) that in which lines end.
 
         Raises:
             NotFound: no such batch of this tenant.
+            InvalidRequest: a path cannot be written, or something there would be lost.
             OSError: a file cannot be written.
         """
         wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
         self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
         database = self._scope.database
-        with Files(output, errors, grows=follow, append=bool(offset), shared=shared) as files:
+        output_paths.check(
+            output, errors, continues=bool(offset), overwrite=overwrite, force=force, grows=follow or bool(offset)
+        )
+        with Files(output, errors, grows=follow, append=bool(offset), shared=shared, force=force) as files:
             if wanted is Order.FILE and not follow and offset is None:
                 written = results.export(database, batch, files)
             else:

@@ -10,7 +10,7 @@ from types import FrameType
 
 import click
 
-from worker.batches.result_files import STDOUT
+from worker.batches.output_paths import STDOUT
 from worker.cli import options
 from worker.cli.batches.watch import resuming
 from worker.cli.exit_codes import INTERRUPTED
@@ -35,6 +35,8 @@ from worker.producer.batches import Exported, Order
     type=click.Choice([one.value for one in Order]),
     help="As they stand in the file, or as they end (the default with --follow or --offset).",
 )
+@click.option("--overwrite", is_flag=True, help="Replace files that are there, unless answers would be lost.")
+@click.option("--force", is_flag=True, help="Replace whatever is there.")
 @options.shared
 @options.tenant
 @options.as_json
@@ -47,6 +49,8 @@ def results(
     tenant: str,
     *,
     follow: bool,
+    overwrite: bool,
+    force: bool,
     shared: bool,
     as_json: bool,
 ) -> None:
@@ -63,7 +67,16 @@ def results(
     stop = threading.Event()
     with producer(tenant) as pot, contextlib.nullcontext() if whole else _interrupts(stop):
         written = pot.batches.save(
-            batch, output, errors=errors, offset=offset, follow=follow, order=wanted, stop=stop, shared=shared
+            batch,
+            output,
+            errors=errors,
+            offset=offset,
+            follow=follow,
+            order=wanted,
+            stop=stop,
+            shared=shared,
+            overwrite=overwrite,
+            force=force,
         )
     if as_json:
         counts = {"output": written.output, "errors": written.errors, "offset": written.offset}

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from api_schemas.batch import BatchProblem
 from worker.base.errors import InvalidRequest
+from worker.batches import output_paths
 from worker.batches.daily import open_seconds
 from worker.batches.importing import When
 from worker.batches.reading import STDIN
@@ -104,6 +105,8 @@ def submit(
         raise click.UsageError("--output and --errors need --wait; `stockpot batch results` writes them at any time.")
     if errors and not output:
         raise click.UsageError("--errors needs --output.")
+    if output is not None:
+        output_paths.check(output, errors, source=file, grows=True)  # before anything is submitted or paid for
     wanted: BatchOptions = {
         "metadata": dict(metadata) or None,
         "max_cost_usd": None if max_cost is None else Decimal(str(max_cost)),

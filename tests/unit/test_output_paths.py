@@ -1,0 +1,126 @@
+"""Files are the user's: no output destroys what it should not, whatever path it is given."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from api_schemas import jsontext
+from api_schemas.batch import error_line, output_line
+from worker.base.errors import InvalidRequest
+from worker.batches import output_paths
+from worker.batches.result_files import Files
+
+ANSWER = output_line(line_id="l", custom_id="a", status=200, request_id=None, body=b"{}")
+
+
+def refused(*given: str, **options: object) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        output_paths.check(*given, **options)  # type: ignore[arg-type]
+    return caught.value.problems[0].message
+
+
+def test_a_new_file_in_a_folder_that_is_there_is_fine(tmp_path: Path) -> None:
+    output_paths.check(str(tmp_path / "out.jsonl"))
+    output_paths.check("-")
+
+
+def test_the_input_is_never_the_output(tmp_path: Path) -> None:
+    given = tmp_path / "in.jsonl"
+    given.write_bytes(b"{}\n")
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(given)
+    hard = tmp_path / "hard.jsonl"
+    os.link(given, hard)
+    for path in (given, link, hard):
+        assert "is the input file" in refused(str(path), source=str(given), overwrite=True)
+        assert "is the input file" in refused(str(tmp_path / "x"), str(path), source=str(given), overwrite=True)
+
+
+def test_output_and_errors_are_two_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    assert "output file itself" in refused(str(path), str(tmp_path / "." / "x.jsonl"))
+    link = tmp_path / "y.jsonl"
+    link.symlink_to(path)
+    assert "output file itself" in refused(str(path), str(link))
+
+
+def test_what_is_there_is_replaced_on_request_only_and_only_if_it_is_a_file_of_answers(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(ANSWER * 3)
+    assert "holds 3 lines" in refused(str(path))
+    output_paths.check(str(path), overwrite=True)
+    output_paths.check(str(path), continues=True)
+    assert "--offset" in refused(str(path), overwrite=True, grows=True)
+    path.write_text('{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {}}\n')
+    assert "does not look like a file of answers" in refused(str(path), overwrite=True)
+    path.write_text("my diary")
+    assert "does not look like a file of answers" in refused(str(path), overwrite=True)
+    output_paths.check(str(path), force=True)
+
+
+def test_a_folder_that_is_missing_or_a_path_that_is_one_is_said(tmp_path: Path) -> None:
+    assert "there is no folder" in refused(str(tmp_path / "no" / "out.jsonl"))
+    assert "is a directory" in refused(str(tmp_path))
+
+
+def test_a_file_with_more_answers_is_left_as_it_is(tmp_path: Path) -> None:
+    """After a purge there is nothing to write, and the good file stays."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(ANSWER * 5)
+    with pytest.raises(InvalidRequest, match="holds 5 answers and there are 0"), Files(str(path), None, grows=False):
+        pass
+    assert path.read_bytes() == ANSWER * 5
+    assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]  # no .part is left
+    with Files(str(path), None, grows=False, force=True):
+        pass
+    assert path.read_bytes() == b""
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    target.write_bytes(b"")
+    link.symlink_to(target)
+    with Files(str(link), None, grows=False):
+        pass
+    assert link.is_symlink()
+    assert link.resolve() == target
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "null"
+    link.symlink_to("/dev/null")
+    for path in ("/dev/null", str(link)):
+        output_paths.check(path, "-")
+        with Files(path, "-", grows=False):
+            pass
+    assert Path("/dev/null").is_char_device()
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
+    """The bytes that do not fit are noticed when the file is closed, and what was there before stays."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(ANSWER)
+    files = Files(str(path), None, grows=False)
+    opened, temporary, place = files._open[0]
+    opened.close()
+    files._open[0] = (Path("/dev/full").open("wb"), temporary, place)  # noqa: SIM115 -- `files` closes it
+    with pytest.raises(OSError, match="No space"), files:
+        files._open[0][0].write(ANSWER)
+    assert path.read_bytes() == ANSWER
+    assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085"])
+def test_a_line_is_one_line_for_every_reader(character: str) -> None:
+    body = jsontext.dumps({"text": f"a{character}b"})
+    line = output_line(line_id="l", custom_id=f"c{character}", status=200, request_id=None, body=body)
+    error = error_line(line_id="l", custom_id="c", code="failed", message=f"x{character}y")
+    for one in (line, error):
+        assert len(one.decode().splitlines()) == 1
+    assert jsontext.loads(line)["response"]["body"]["text"] == f"a{character}b"
+    assert jsontext.loads(line)["custom_id"] == f"c{character}"
