@@ -9,8 +9,8 @@ from pathlib import Path
 from api_schemas import jsontext
 from worker.base import private
 from worker.base.money import PICO
-from worker.batches.report import Report
 from worker.batches.output_paths import STDOUT
+from worker.batches.report import Report
 from worker.db.batches.report import Bucket
 
 _WIDTH, _HEIGHT = 720, 160
