@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -139,3 +141,15 @@ def test_a_batch_begins_and_expires_when_it_was_told_to(database: Database, tmp_
     [times] = rows(database, "SELECT DISTINCT due_at, expires_at FROM jobs")
     [own] = rows(database, "SELECT due_at, expires_at FROM batches")
     assert (times["due_at"], times["expires_at"]) == (own["due_at"], own["expires_at"])
+
+
+def test_a_pipe_is_kept_and_read_twice_as_stdin_is(tmp_path: Path) -> None:
+    """As a shell's `<(…)` gives it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"one\ntwo\n",))
+    writer.start()
+    with BatchFile(str(pipe), home=tmp_path / "home") as file:
+        readings = [[line for _, line in file.lines(longest=100)] for _ in range(2)]
+    assert readings == [[b"one", b"two"]] * 2
+    writer.join()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from worker.base import private
 from worker.base.settings import Settings
 
 _QUIET = (  # they log URLs, which carry tokens, what is in a message, or a line per message
@@ -52,10 +55,18 @@ def _as_message(_logger: Any, _name: str, event: Any) -> str:
     return " ".join([str(name), *(f"{key}={value!r}" for key, value in event.items())])
 
 
-def configure(settings: Settings) -> None:
-    """Send everything, ours and the libraries', to stderr in one form."""
-    level = getattr(logging, settings.log_level.upper())
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+def configure(settings: Settings, *, level: int | None = None, file: str | None = None) -> None:
+    """Send everything, ours and the libraries', to stderr or a file in one form.
+
+    Args:
+        level: instead of the setting's.
+        file: one that logrotate may move away; only its owner can read it.
+    """
+    if level is None:
+        level = getattr(logging, settings.log_level.upper())
+    as_json = settings.log_format == "json" or (
+        settings.log_format == "auto" and (file is not None or not sys.stderr.isatty())
+    )
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -69,7 +80,9 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     final = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
-    handler = logging.StreamHandler(sys.stderr)
+    if file is not None:
+        private.make_file(Path(file))
+    handler = logging.StreamHandler(sys.stderr) if file is None else WatchedFileHandler(file)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

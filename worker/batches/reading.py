@@ -51,7 +51,7 @@ class BatchFile:
         elif source == STDIN and stdin is not None:
             self.name, self._raw = "stdin", _spooled(stdin, home)
         else:
-            self.name, self._raw = Path(source).name, Path(source).open("rb")  # noqa: SIM115 -- closed by `close`
+            self.name, self._raw = Path(source).name, _opened(Path(source), home)
         self._gzip = self._raw.read(len(_GZIP)) == _GZIP
         self._seen = self._stamp()
         self.bytes = self._seen[0]
@@ -119,12 +119,20 @@ class BatchFile:
         return found.st_size, found.st_mtime_ns
 
 
-def _spooled(stdin: BinaryIO, home: Path) -> BinaryIO:
+def _opened(path: Path, home: Path) -> BinaryIO:
+    """The file; what can be read only once, as a shell's `<(…)`, is kept first, as stdin is."""
+    if path.is_fifo():
+        with path.open("rb") as pipe:
+            return _spooled(pipe, home)
+    return path.open("rb")
+
+
+def _spooled(source: BinaryIO, home: Path) -> BinaryIO:
     private.make_directory(home)
     kept = tempfile.TemporaryFile(dir=home, buffering=_BUFFER)  # noqa: SIM115 -- closed by `BatchFile.close`
     with contextlib.ExitStack() as on_error:
         on_error.callback(kept.close)
-        shutil.copyfileobj(stdin, kept, _BUFFER)
+        shutil.copyfileobj(source, kept, _BUFFER)
         kept.flush()
         kept.seek(0)
         on_error.pop_all()

@@ -12,10 +12,12 @@ import ssl
 from functools import partial
 from typing import Any
 
+import click
 from celery import Celery, bootsteps, signals
 from celery.apps.worker import Worker
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.worker import state
+from click.core import ParameterSource
 from kombu import Exchange, Queue
 from kombu.utils.objects import cached_property
 
@@ -214,5 +216,13 @@ app.steps["consumer"].add(HeartbeatStep)
 
 
 @signals.setup_logging.connect
-def _configure_logging(**_: Any) -> None:
-    telemetry.configure(settings())
+def _configure_logging(loglevel: int | None = None, logfile: str | None = None, **_: Any) -> None:
+    """Celery's own words count where they are given: `-l`, `--logfile`, and so `--detach` and `celery multi`."""
+    given = _is_given("loglevel") and isinstance(loglevel, int)
+    telemetry.configure(settings(), level=loglevel if given else None, file=logfile or None)
+
+
+def _is_given(option: str) -> bool:
+    """Whether somebody wrote an option on Celery's command line; it has a default of its own."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE
