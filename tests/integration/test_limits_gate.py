@@ -326,7 +326,7 @@ async def test_a_frozen_redis_does_not_hold_up_a_job(own_valkey: ValkeyServer) -
         mine, theirs = await permits(one, 1, wait=5.0), await permits(other, 1, wait=5.0)
 
         async def both_known() -> bool:
-            return one._turnstile(ROUTE, ()).holders == other._turnstile(ROUTE, ()).holders == 2
+            return one._route_limiter(ROUTE, ()).holders == other._route_limiter(ROUTE, ()).holders == 2
 
         await eventually_async(both_known)
         own_valkey.freeze()
@@ -366,7 +366,7 @@ async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: 
             client.hset(KEYS.state(ROUTE), "limit", 77)
 
             async def known() -> bool:
-                return one._turnstile(ROUTE, ()).known == 77
+                return one._route_limiter(ROUTE, ()).known == 77
 
             await eventually_async(known)
             client.flushall()

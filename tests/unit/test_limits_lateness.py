@@ -45,10 +45,10 @@ def test_a_booking_moves_forward_and_never_beyond_the_calls_end(took: list[float
 def test_the_quickest_reply_tells_the_other_clock_best() -> None:
     """A reply that was a second under way does not put the clock back by a second."""
     clock = OtherClock()
-    clock.heard(50_000.0, 10.0)
-    clock.heard(50_000.0, 11.0)
+    clock.update(50_000.0, 10.0)
+    clock.update(50_000.0, 11.0)
     assert clock.theirs(11.0) >= 50_980
-    clock.heard(30_000.0, 12.0)  # the clock was put back: believed within the hour, not at once
+    clock.update(30_000.0, 12.0)  # the clock was put back: believed within the hour, not at once
     for second in range(13, 4_000):
-        clock.heard(30_000.0 + (second - 12) * 1_000, float(second))
+        clock.update(30_000.0 + (second - 12) * 1_000, float(second))
     assert abs(clock.theirs(4_000.0) - (30_000 + 3_988 * 1_000)) < 50

@@ -23,6 +23,7 @@ from kombu.utils.objects import cached_property
 
 from worker import embedded
 from worker.base import telemetry
+from worker.base.errors import SettingsError
 from worker.base.settings import Settings, settings
 from worker.broker.messages import DoorbellTask
 from worker.broker.queues import queue_of, queues, unacknowledged
@@ -153,6 +154,16 @@ def _configuration(given: Settings | None = None) -> dict[str, Any]:
     }
 
 
+def _configuration_of_the_process() -> dict[str, Any]:
+    """As `_configuration`. On Celery's command line a wrong setting is one line, not a traceback."""
+    try:
+        return _configuration()
+    except SettingsError as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise SystemExit(f"stockpot: {error}") from None
+
+
 def _verified(ours: Settings) -> dict[str, Any]:
     """TLS of an AMQP broker; that of Redis stands in its URL."""
     return {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": None if ours.redis_ca_file is None else str(ours.redis_ca_file)}
@@ -210,7 +221,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
 
 app = StockpotCelery("stockpot", backend="disabled", task_cls=DoorbellTask)
-app.add_defaults(_configuration)
+app.add_defaults(_configuration_of_the_process)
 app.steps["worker"].add(EngineStep)
 app.steps["consumer"].add(HeartbeatStep)
 

@@ -11,9 +11,9 @@ limiter             The scripts as calls: asks go out in one pipeline, replies c
 lua                 The scripts that keep the limits in Redis
 minute              Requests or tokens per minute, as one process keeps them; `lua.SYNC` keeps the same two rules
 pauses              What one worker decides for the whole fleet
-permit              What the gate answers
+permit              What admission answers
 provider_clock      When a call was counted by the upstream
-rate_limit_headers  What an answer's headers say about the limits: how long to keep away
+rate_limit_headers  An answer's headers about the limits: how long to keep away
 refusals            Whose trouble a refusal is, where its words do not tell
 route               A route is (upstream, key, model): the thing that limits live on
 route_limiter       One worker's side of one route

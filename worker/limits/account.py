@@ -1,6 +1,6 @@
-"""An account that takes no calls: when to look again, and who is told. Pure.
+"""An account that takes no calls: when to look again, and what is announced. Pure.
 
-A 401, 402 or 403 says something about the key, not about the job: all routes of the key stop after the calls in flight,
+A 401, 402 or 403 is about the key, not about the job: all routes of the key stop after the calls in flight,
 no job fails, no attempt is spent. One elected worker asks for the balance (or lets one call out, where no balance can
 be asked), less and less often, and in any case just after 00:00 UTC, when a key's own spending limit starts anew
 (upstream/README, errors).
@@ -22,7 +22,7 @@ _AFTER_MIDNIGHT = (1.0, 4.0)
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A pause that began or ended, told once in the fleet: one log line, one metric, one `route.paused` webhook."""
+    """A pause that began or ended, announced once in the fleet: one log line, one metric, one `route.paused` webhook."""
 
     what: Literal["paused", "resumed"]
     of: Literal["account", "route"]

@@ -29,13 +29,13 @@ from worker.limits.route_limiter import RouteLimiter
 #: Seconds between two round trips: what arrives meanwhile shares one. At most 250 a second, some 5 % of a core.
 _GAP_SECONDS = 0.004
 #: Seconds beyond its own time that a call may wait: for the answer of a Redis that is slow, or just going away (one
-#: time-out to connect and one for the answer). Then it is told to come again, whatever the fleet says.
+#: time-out to connect and one for the answer). Then it is refused for the moment, whatever the state of the fleet.
 GRACE_SECONDS = 2 * ANSWER_SECONDS + 0.5
 #: Seconds between two looks whether an absent Redis is back.
 _KNOCK_SECONDS = 1.0
 #: Seconds between two checks whether a paused account is due for its prober.
 _LOOK_SECONDS = 1.0
-#: Seconds after which a turnstile that nobody uses is forgotten.
+#: Seconds after which a route limiter that nobody uses is forgotten.
 _FORGET_SECONDS = 600.0
 
 
@@ -43,13 +43,13 @@ class Admission:
     """Global limits for one worker process.
 
     Args:
-        redis_url: where the limits live; None = no Redis, this worker alone.
+        redis_url: where the limits live; None = no Redis, only this worker.
         limits: per route (`STOCKPOT_MAX_IN_FLIGHT`, `_RPM`, `_TPM`); what is None is learned or unlimited.
         permit_ttl: seconds until a dead worker's permits are free again.
         worker: a name no other worker has; random by default.
-        balance: asks whether the key of this id can pay: True resumes, False does not, None = it cannot tell, so one
+        balance: asks whether the key of this id can pay: True resumes, False does not, None = it does not know, so one
             call is let out to see. It does not raise. Without it calls are the probes.
-        on_change: told once in the fleet when an account or a route is paused or resumed.
+        on_change: called once in the fleet when an account or a route is paused or resumed.
         rng: for jitter.
         connect: makes the limiter from the URL and `permit_ttl`.
     """
@@ -72,13 +72,13 @@ class Admission:
         self._balance = balance
         self._rng = rng or random.Random()
         self._limiter: Limiter | None = None
-        self._turnstiles: dict[tuple[Route, tuple[Scope, ...]], RouteLimiter] = {}
+        self._route_limiters: dict[tuple[Route, tuple[Scope, ...]], RouteLimiter] = {}
         self._active: dict[RouteLimiter, None] = {}
         self._closings: deque[Closing] = deque()
         self._wake = asyncio.Event()
-        self._nap = 0.0  # when the pump wakes by itself
+        self._next_wake = 0.0  # when the pump wakes by itself
         self._tasks: set[asyncio.Task[None]] = set()
-        self._verdicts = Pauses(balance, on_change, self._rng, hurry=self._hurry, spawn=self._spawn)
+        self._pauses = Pauses(balance, on_change, self._rng, hurry=self._ask_now, spawn=self._spawn)
         self._workers = 1
         self._named = 0
         self._beat_at = self._look_at = self._knock_at = 0.0
@@ -99,7 +99,7 @@ class Admission:
         """Give back what is held and stop. Calls that are still out keep their permits until those expire."""
         self._stopped = True
         await end_tasks(self._tasks)
-        for route_limiter in self._turnstiles.values():
+        for route_limiter in self._route_limiters.values():
             route_limiter.close()
         if self._limiter is None:
             return
@@ -125,13 +125,13 @@ class Admission:
         `scopes` must have room, too. Who is `urgent` waits before everybody who is not.
         """
         if self._stopped:
-            return Held("concurrency", 1.0, "this worker's gate is not open")
+            return Held("concurrency", 1.0, "this worker's admission is not open")
         loop = asyncio.get_running_loop()
-        route_limiter = self._turnstile(route, tuple(scopes))
+        route_limiter = self._route_limiter(route, tuple(scopes))
         now = loop.time()
         permit = route_limiter.admit_now(tokens, now)
         if permit is not None:
-            self._stir(route_limiter)
+            self._wake_for(route_limiter)
             return permit
         future = route_limiter.queue(tokens, now + timeout_hint, now, urgent=urgent)
         latest = loop.call_at(now + timeout_hint + GRACE_SECONDS, route_limiter.give_up, future)
@@ -146,11 +146,11 @@ class Admission:
 
     def closed(self, route: Route) -> Held | None:
         """What this worker knows to be paused, without asking: a reason not to claim jobs of the route."""
-        if route.key_id in self._verdicts.paused:
+        if route.key_id in self._pauses.paused:
             return Held("paused", _LOOK_SECONDS)
         now = asyncio.get_running_loop().time()
-        told = (route_limiter.closed(now) for (its, _), route_limiter in self._turnstiles.items() if its == route)
-        return next((held for held in told if held is not None), None)
+        pauses = (route_limiter.closed(now) for (its, _), route_limiter in self._route_limiters.items() if its == route)
+        return next((held for held in pauses if held is not None), None)
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,8 +164,8 @@ class Admission:
         await limiter.register(route)
         first = await limiter.pause(limiter.keys.state(route), Pause("manual", detail))
         if first:
-            self._verdicts.announce("paused", "route", route, "manual", detail)
-        self._hurry()
+            self._pauses.announce("paused", "route", route, "manual", detail)
+        self._ask_now()
         return first
 
     async def resume(self, route: Route) -> bool:
@@ -173,16 +173,16 @@ class Admission:
         limiter = self._open()
         lifted = False
         if await limiter.resume(limiter.keys.state(route), by_hand=True):
-            self._verdicts.announce("resumed", "route", route, "manual")
+            self._pauses.announce("resumed", "route", route, "manual")
             lifted = True
         if await limiter.resume(limiter.keys.account(route.key_id), by_hand=True):
-            self._verdicts.announce("resumed", "account", route, "manual")
+            self._pauses.announce("resumed", "account", route, "manual")
             lifted = True
-        self._verdicts.paused.pop(route.key_id, None)
-        self._hurry()
+        self._pauses.paused.pop(route.key_id, None)
+        self._ask_now()
         return lifted
 
-    # ── turnstiles ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── route limiters ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _open(self) -> Limiter:
         if self._limiter is None:
@@ -191,42 +191,42 @@ class Admission:
             self._limiter = self._connect(self._url, self._permit_ttl)
         return self._limiter
 
-    def _turnstile(self, route: Route, scopes: tuple[Scope, ...]) -> RouteLimiter:
-        found = self._turnstiles.get((route, scopes))
+    def _route_limiter(self, route: Route, scopes: tuple[Scope, ...]) -> RouteLimiter:
+        found = self._route_limiters.get((route, scopes))
         if found is None:
             self._named += 1
             found = RouteLimiter(
                 route,
                 scopes,
                 self._limits,
-                tell=self._hear_end,
-                wake=self._stir,
+                on_end=self._apply_end,
+                wake=self._wake_for,
                 rng=self._rng,
                 holder=f"{self._worker}/{self._named}",
             )
-            self._turnstiles[route, scopes] = found
+            self._route_limiters[route, scopes] = found
             if self.away:
-                found.go_alone(self._workers, asyncio.get_running_loop().time())
+                found.fall_back(self._workers, asyncio.get_running_loop().time())
         return found
 
-    def _stir(self, route_limiter: RouteLimiter) -> None:
-        """A turnstile has something to tell by its `due`."""
+    def _wake_for(self, route_limiter: RouteLimiter) -> None:
+        """A route limiter has something to report by its `due`."""
         self._active[route_limiter] = None
-        if route_limiter.due < self._nap:
+        if route_limiter.due < self._next_wake:
             self._wake.set()
 
-    def _hurry(self) -> None:
-        """All turnstiles ask now: something was paused or resumed."""
+    def _ask_now(self) -> None:
+        """All route limiters ask now: something was paused or resumed."""
         for route_limiter in self._active:
             route_limiter.due = 0.0
         self._wake.set()
 
-    def _hear_end(self, route_limiter: RouteLimiter, permit: Permit, ended: Ended, failing: bool) -> None:
-        """A call's end says something about the account or the route as a whole."""
+    def _apply_end(self, route_limiter: RouteLimiter, permit: Permit, ended: Ended, failing: bool) -> None:
+        """A call's end bears on the account or the route as a whole."""
         closing = Closing(route_limiter, permit, ended, failing)
         self._active[route_limiter] = None
         for other in self._active:
-            other.paused_locally = other.paused_locally or closing.hushes(other)
+            other.paused_locally = other.paused_locally or closing.stops(other)
         self._closings.append(closing)
         self._wake.set()
 
@@ -245,23 +245,23 @@ class Admission:
             self._wake.clear()
             now = loop.time()
             if self._limiter is None:
-                self._serve_alone(now)
+                self._serve_in_fallback(now)
             else:
                 await self._round(self._limiter, now)
             await asyncio.sleep(_GAP_SECONDS)
             now = loop.time()
             soonest = min((route_limiter.due for route_limiter in self._active), default=now + 1.0)
-            self._nap = min(soonest, now + 1.0)
-            if self._nap <= now or self._wake.is_set():
+            self._next_wake = min(soonest, now + 1.0)
+            if self._next_wake <= now or self._wake.is_set():
                 continue
-            timer = loop.call_at(self._nap, self._wake.set)
+            timer = loop.call_at(self._next_wake, self._wake.set)
             await self._wake.wait()
             timer.cancel()
-            self._nap = 0.0
+            self._next_wake = 0.0
 
     async def _round(self, limiter: Limiter, now: float) -> None:
         if self.away:
-            self._serve_alone(now)
+            self._serve_in_fallback(now)
             if now >= self._knock_at:
                 self._knock_at = now + _KNOCK_SECONDS + ANSWER_SECONDS
                 self._spawn(self._knock(limiter))
@@ -276,37 +276,37 @@ class Admission:
                 self._beat_at = now + self._permit_ttl / 3
                 self._workers = await limiter.beat(self._worker)
                 self._forget(now)
-            if now >= self._look_at and self._verdicts.paused:
+            if now >= self._look_at and self._pauses.paused:
                 self._look_at = now + _LOOK_SECONDS
-                await self._verdicts.look(limiter)
+                await self._pauses.look(limiter)
         except AWAY as error:
             self._go_away(error)
 
     async def _close(self, limiter: Limiter, closing: Closing) -> None:
         route_limiter = closing.route_limiter
         try:
-            await self._verdicts.close(limiter, closing)
+            await self._pauses.close(limiter, closing)
         finally:
             for other in self._active:
                 if other.route.key_id == route_limiter.route.key_id:
-                    # Calls that ended meanwhile may hush it again, until what they say is written, too.
-                    other.paused_locally = any(waiting.hushes(other) for waiting in self._closings)
+                    # Calls that ended meanwhile may pause it again, until their ends are written, too.
+                    other.paused_locally = any(waiting.stops(other) for waiting in self._closings)
                     other.due = 0.0
 
     def _go_away(self, error: Exception) -> None:
         self.away, self.trouble = True, f"{type(error).__name__}: {error}"
         now = asyncio.get_running_loop().time()
         self._knock_at = now + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
-        self._serve_alone(now)
+        self._serve_in_fallback(now)
 
-    def _serve_alone(self, now: float) -> None:
+    def _serve_in_fallback(self, now: float) -> None:
         for closing in self._closings:
             closing.route_limiter.paused_locally = False
         self._closings.clear()
         for route_limiter in self._active:
             route_limiter.paused_locally = False
-            if not route_limiter.alone or route_limiter.due <= now:
-                route_limiter.go_alone(self._workers, now)
+            if not route_limiter.in_fallback or route_limiter.due <= now:
+                route_limiter.fall_back(self._workers, now)
 
     async def _knock(self, limiter: Limiter) -> None:
         """See whether Redis is back, beside the pump, so that nobody waits for the answer."""
@@ -316,7 +316,7 @@ class Admission:
             self._knock_at = asyncio.get_running_loop().time() + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
             return
         self.away = False
-        self._hurry()
+        self._ask_now()
 
     async def _sync(self, limiter: Limiter, due: list[RouteLimiter]) -> None:
         loop = asyncio.get_running_loop()
@@ -325,24 +325,24 @@ class Admission:
             replies = await limiter.sync(asks)
         except BaseException:
             for route_limiter in due:
-                route_limiter.unheard()
+                route_limiter.reply_lost()
             raise
         for route_limiter, reply in zip(due, replies, strict=True):
             if reply.stale:
-                route_limiter.unheard()
+                route_limiter.reply_lost()
                 continue
-            first = not route_limiter.heard
-            route_limiter.hear(reply, loop.time())
+            first = not route_limiter.has_replied
+            route_limiter.apply_reply(reply, loop.time())
             if reply.paused == "account":
-                self._verdicts.paused[route_limiter.route.key_id] = route_limiter.route
+                self._pauses.paused[route_limiter.route.key_id] = route_limiter.route
             if route_limiter.idle:
                 self._active.pop(route_limiter, None)
             if first:
                 await limiter.register(route_limiter.route)
             if reply.due is not None:
-                await self._verdicts.decide(limiter, route_limiter, reply, reply.due)
+                await self._pauses.decide(limiter, route_limiter, reply, reply.due)
 
     def _forget(self, now: float) -> None:
-        for key, route_limiter in list(self._turnstiles.items()):
+        for key, route_limiter in list(self._route_limiters.items()):
             if route_limiter not in self._active and now - route_limiter.due > _FORGET_SECONDS:
-                del self._turnstiles[key]
+                del self._route_limiters[key]

@@ -13,7 +13,7 @@ _BYTES_PER_TOKEN = 4
 _DEFAULT_OUTPUT = 512
 #: How much one answer moves the correction: some ten answers to settle, one outlier does not swing it.
 _WEIGHT = 0.1
-#: One model's correction stays within these factors, whatever a strange `usage` says.
+#: One model's correction stays within these factors, however strange a `usage` is.
 _LEAST, _MOST = 0.02, 8.0
 #: Models remembered in a process; the one unused for longest goes first.
 _MODELS = 1_000

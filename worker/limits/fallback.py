@@ -55,7 +55,7 @@ class Fallback:
         return True
 
     def end(self, ended: Ended, now: float, *, probe: bool) -> None:
-        """Take in how a call ended while Redis is away; `probe` says that it was the breaker's."""
+        """Count how a call ended while Redis is away; `probe`: it was the breaker's probe."""
         breaker = self._breaker
         if probe and ended.silent:
             breaker.give_probe_back()

@@ -28,12 +28,12 @@ START = 16
 #: Seconds a window lasts at least and at most; between the two it is as long as a call.
 MIN_WINDOW, MAX_WINDOW = 1.0, 2.0
 #: Seconds of a window while a fresh route ramps up: longer than a refusal takes to come back, and 1,000 calls at once
-#: are reached within two seconds. Silence is consent here: who is over a limit is told so at once, while a long answer
+#: are reached within two seconds. No refusal means room here: a call over the limit is refused at once, while a long answer
 #: would keep a route at its start for a minute.
 RAMP_WINDOW = 0.25
 #: Overloads below which a window proves nothing, and the share of them that calls for a cut.
 _PROOF, _LITTLE = 2, 0.03
-#: Refusals that a test must be expected to show, were load not the cause, before it says anything.
+#: Refusals that a test must be expected to show, were load not the cause, before it proves anything.
 _EVIDENCE = 5.0
 #: A share of refusals above this is taken for load without a test, and is no background.
 _MOST_BACKGROUND = 0.35
@@ -45,7 +45,7 @@ _RETEST = 60
 #: (one probe in ten windows) and how late a grown capacity is noticed.
 _PATIENCE, _MOST_PATIENCE = 3, 10
 #: Answers that each overload at the ceiling is paid for with, and for how many overloads at most: what was refused in
-#: one moment says one thing, however often it was said.
+#: one moment proves one thing, however often it is repeated.
 _ANSWERS, _MOST_PAID = 25, 8
 #: A step grows by a factor between these, so that many routes of one upstream do not climb in step.
 _STEP_GROWTH = (1.5, 2.0)
@@ -93,9 +93,9 @@ class Learned:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> Learned:
+    def from_json(cls, fields: dict[str, Any]) -> Learned:
         """From Redis; unknown fields of a newer version are left out."""
-        return cls(**{name: int(said[name]) for name in cls.__dataclass_fields__ if name in said})
+        return cls(**{name: int(fields[name]) for name in cls.__dataclass_fields__ if name in fields})
 
 
 def start(cap: int | None) -> Learned:
@@ -104,7 +104,7 @@ def start(cap: int | None) -> Learned:
 
 
 def known(limit: int) -> Learned:
-    """The state of a route whose limit is told or remembered: nothing to ramp up to."""
+    """The state of a route whose limit is configured or remembered: nothing to ramp up to."""
     return Learned(limit=limit, step=1, ramp=0)
 
 

@@ -1,6 +1,6 @@
 """The scripts as calls: asks go out in one pipeline, replies come back as values.
 
-Raises `redis.RedisError` (a time-out included) when Redis does not do it; what then happens is the gate's to say.
+Raises `redis.RedisError` (a time-out included) when Redis does not do it; `admission` decides what happens then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.limits.keys import STATE_TTL, Keys
 from worker.limits.learned import Learned
 from worker.limits.route import Limits, Route, Scope
 
-#: Seconds that a Redis which does not answer may hold up a waiting job before its worker goes on alone.
+#: Seconds that a Redis which does not answer may hold up a waiting job before its worker falls back to its own share.
 ANSWER_SECONDS = 1.0
 #: Milliseconds for which one worker is elected to ask for an account's balance.
 _ELECTION_MS = 30_000
@@ -134,11 +134,11 @@ class Limiter:
     async def sync(self, asks: Sequence[Ask]) -> list[Reply]:
         """One `SYNC` per ask, all in one round trip."""
         try:
-            said = await self._sync_by_digest(asks)
+            replies = await self._sync_by_digest(asks)
         except NoScriptError:
             await cast("Any", self.redis.script_load(lua.SYNC))
-            said = await self._sync_by_digest(asks)
-        return [_reply(one) for one in said]
+            replies = await self._sync_by_digest(asks)
+        return [_reply(one) for one in replies]
 
     async def _sync_by_digest(self, asks: Sequence[Ask]) -> list[bytes]:
         ttl = {"ttl": int(self.permit_ttl * 1_000), "state_ttl": _STATE_TTL_MS, "probe_ttl": PROBE_MS}
@@ -220,17 +220,17 @@ class Limiter:
             pipeline.hgetall(self.keys.account(route.key_id))
             pipeline.eval(lua.IN_FLIGHT, 1, self.keys.holders(route))
             state, account, in_flight = await pipeline.execute()
-        by = next((name for name, said in (("account", account), ("route", state)) if b"paused" in said), None)
-        said = account if by == "account" else state
+        by = next((name for name, fields in (("account", account), ("route", state)) if b"paused" in fields), None)
+        fields = account if by == "account" else state
         return RouteState(
             route=route,
             limit=int(state[b"limit"]) if b"limit" in state else None,
             in_flight=int(in_flight),
-            paused=said[b"paused"].decode() if by else None,
+            paused=fields[b"paused"].decode() if by else None,
             paused_by=by,
-            detail=said.get(b"detail", b"").decode() if by else "",
-            since=float(said[b"since"]) / 1_000 if by else None,
-            until=float(said[b"until"]) / 1_000 if by and said[b"paused"] != b"manual" else None,
+            detail=fields.get(b"detail", b"").decode() if by else "",
+            since=float(fields[b"since"]) / 1_000 if by else None,
+            until=float(fields[b"until"]) / 1_000 if by and fields[b"paused"] != b"manual" else None,
         )
 
     async def _run(self, script: str, named: list[str], *arguments: Any) -> Any:
@@ -247,7 +247,7 @@ class Limiter:
         return known
 
 
-def _reply(said: bytes) -> Reply:
-    fields = orjson.loads(said)
+def _reply(raw: bytes) -> Reply:
+    fields = orjson.loads(raw)
     due = fields.pop("due", None)
     return Reply(**fields, due=WindowDue(**due) if due else None)

@@ -23,10 +23,10 @@ from worker.limits.permit import Ended, Permit
 from worker.limits.route import Route
 from worker.limits.route_limiter import RouteLimiter
 
-#: What Redis' absence looks like to its callers. uvloop says RuntimeError when a reset connection is written to.
+#: What Redis' absence looks like to its callers. uvloop raises RuntimeError when a reset connection is written to.
 AWAY = (RedisError, OSError, TimeoutError, RuntimeError)
 
-#: Asks whether the key of this id can pay; None = it cannot tell. Does not raise.
+#: Asks whether the key of this id can pay; None = it does not know. Does not raise.
 Balance = Callable[[str], Awaitable[bool | None]]
 
 
@@ -39,8 +39,8 @@ class Closing:
     ended: Ended
     failing: bool  # most of this worker's last calls to the route failed
 
-    def hushes(self, other: RouteLimiter) -> bool:
-        """Whether calls of a turnstile wait until this is written down."""
+    def stops(self, other: RouteLimiter) -> bool:
+        """Whether calls of a route limiter wait until this is written down."""
         if self.ended.kind == "account":
             return other.route.key_id == self.route_limiter.route.key_id
         return other is self.route_limiter and (self.ended.maintenance or self.failing)
@@ -141,7 +141,7 @@ class Pauses:
     async def _account_probed(
         self, limiter: Limiter, route_limiter: RouteLimiter, permit: Permit, ended: Ended
     ) -> None:
-        if not ended.alive:  # it says nothing about the account: look again soon, but not more and more rarely
+        if not ended.alive:  # it shows nothing about the account: look again soon, but not more and more rarely
             wait = account.look_seconds(1, datetime.now(UTC), self.rng)
             pause = Pause("credits", "", wait, permit.trips, permit.account_epoch, probed=True)
             await limiter.pause(limiter.keys.account(route_limiter.route.key_id), pause)

@@ -1,4 +1,4 @@
-"""What the gate answers: a `Permit` for one call, or `Held` with the reason and how long it may take."""
+"""What admission answers: a `Permit` for one call, or `Held` with the reason and how long it may take."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Ended:
 
     `kind` is "answer", a failure's kind (`worker.upstream.outcome.Kind`), "unused" when no call was made, or "cut" when
     this worker ended the call itself.
-    `tokens` is the usage the provider told, None when it told none. `retry_after` is in seconds.
+    `tokens` is the provider's usage, None when it gave none. `retry_after` is in seconds.
     """
 
     kind: str
@@ -47,12 +47,12 @@ class Ended:
 
     @property
     def silent(self) -> bool:
-        """It says nothing about the upstream, neither good nor bad."""
+        """It shows nothing about the upstream, neither good nor bad."""
         return self.kind in {"unused", "cut"}
 
     @property
     def alive(self) -> bool:
-        """The upstream is there, whatever it said: what a probe of a breaker asks."""
+        """The upstream is there, whatever its answer: what a probe of a breaker asks."""
         return self.ok or self.kind in {"busy", "partial", "account"}
 
     @property
@@ -62,7 +62,7 @@ class Ended:
 
     @property
     def bad(self) -> bool:
-        """A failure that counts towards opening the breaker; being told to wait does not."""
+        """A failure that counts towards opening the breaker; a refusal for load does not."""
         return self.kind in {"retryable", "ambiguous", "partial", "not_sent"}
 
     @property
@@ -82,7 +82,7 @@ class Permit:
 
     __slots__ = (
         "_over",
-        "_turnstile",
+        "_route_limiter",
         "account_epoch",
         "booked",
         "cuts",
@@ -97,7 +97,7 @@ class Permit:
         self, route_limiter: RouteLimiter, tokens: int, booked: float, granted: float, probe: str | None
     ) -> None:
         """`booked` is when it was counted, in milliseconds on Redis' clock; `granted` in seconds on the loop's."""
-        self._turnstile = route_limiter
+        self._route_limiter = route_limiter
         self._over = False
         self.tokens = tokens
         self.booked = booked
@@ -130,8 +130,8 @@ class Permit:
             outcome_kind: "answer", a `Kind`, "unused" when the call was not made after all, or "cut" when we ended it.
             actual_tokens: input and output tokens as the provider counted them.
             retry_after: seconds that the upstream asked to wait, where it did.
-            maintenance: the upstream said that the model is under maintenance.
-            status: the HTTP status, which tells a refused key from an empty account.
+            maintenance: the upstream's answer names maintenance of the model.
+            status: the HTTP status, which distinguishes a refused key from an empty account.
             detail: the upstream's words for people; never a key or a prompt.
             headers: the answer's headers, for `x-ratelimit-*`.
         """
@@ -141,4 +141,4 @@ class Permit:
         wait = rate_limit_headers.clamp(retry_after)
         if headers:
             wait = max(wait, rate_limit_headers.wait_seconds(headers))
-        self._turnstile.end(self, Ended(outcome_kind, actual_tokens, wait, maintenance, status, detail))
+        self._route_limiter.end(self, Ended(outcome_kind, actual_tokens, wait, maintenance, status, detail))

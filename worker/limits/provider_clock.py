@@ -42,13 +42,13 @@ class ProviderClock:
 
 @dataclass(slots=True)
 class OtherClock:
-    """Redis' clock, as its replies tell it. `offset` is its milliseconds less the loop's, None before the first reply."""
+    """Redis' clock, from its replies. `offset` is its milliseconds less the loop's, None before the first reply."""
 
     offset: float | None = None
     _heard: float = 0.0
 
-    def heard(self, theirs: float, now: float) -> None:
-        """A reply that said `theirs` milliseconds is here at `now` seconds: the quickest reply is nearest to the truth."""
+    def update(self, theirs: float, now: float) -> None:
+        """A reply with the time `theirs` in milliseconds arrived at `now` seconds: the quickest reply is nearest to the truth."""
         seen = theirs - now * 1_000
         known = seen if self.offset is None else self.offset - _DRIFT_MS * (now - self._heard)
         self.offset, self._heard = max(seen, known), now

@@ -1,4 +1,4 @@
-"""What an answer's headers say about the limits: how long to keep away. Pure and lenient.
+"""An answer's headers about the limits: how long to keep away. Pure and lenient.
 
 Only an exhausted allowance counts. `x-ratelimit-limit-*` is not taken as a limit: its period differs among providers
 (a minute here, a day there), and none is documented for this upstream (upstream/README, errors).
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 #: Seconds that an answer may keep a route closed; the best clients take no more either (upstream/README).
 MOST_WAIT = 120.0
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-#: A bare number as large as this is a moment, not a duration, and whose clock it is on nobody says.
+#: A bare number as large as this is a moment, not a duration, and nobody knows on whose clock.
 _EPOCH = 1e8
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, None: 1.0}
 

@@ -1,8 +1,8 @@
-"""One worker's side of one route: who waits, what is held, what is still to be told to Redis.
+"""One worker's side of one route: who waits, what is held, what is still to be reported to Redis.
 
 Permits are leased in a block and passed from a finished call to the next one without a round trip; the block shrinks
-and grows with each `hear`. Where calls are counted per minute, each one is granted by Redis, many in one ask.
-While Redis is away the turnstile is `alone` and keeps this worker's share of the last limits it knew.
+and grows with each reply. Where calls are counted per minute, each one is granted by Redis, many in one ask.
+While Redis is away the route limiter is `in_fallback` and keeps this worker's share of the last limits it knew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPORT_SECONDS = 0.1
 #: Seconds between reports while nothing changes; they renew the permits.
 QUIET_SECONDS = 1.0
 #: Seconds until a worker that found all permits taken asks again.
-HUNGRY_SECONDS = 0.05
+EXHAUSTED_SECONDS = 0.05
 #: Seconds for which a permit refused with 429 stays out of use: as long as a call, within these bounds. A slot too many
 #: would else be refused hundreds of times a second, since a refusal takes no time.
 _LEAST_COOL, _MOST_COOL = 0.5, 5.0
@@ -38,7 +38,7 @@ _LEAST_COOL, _MOST_COOL = 0.5, 5.0
 _BACKGROUND_COOL = 0.25
 #: Waiting calls named in one ask: at least, and at most.
 _FEW, _MANY = 16, 256
-#: The longest a held job is told to stay away: a pause may end early, by hand or by a probe.
+#: The longest that a held job stays away: a pause may end early, by hand or by a probe.
 _MOST_HELD = 15.0
 _REASONS: dict[str, WaitingOn] = {"concurrency": "concurrency", "rpm": "rpm", "tpm": "tpm"}
 
@@ -52,7 +52,7 @@ class _Waiter:
 
 
 class RouteLimiter:
-    """See the module. `now` arguments are the loop's seconds; `tell` takes what one call's end means beyond its route."""
+    """See the module. `now` arguments are the loop's seconds; `on_end` takes what one call's end means beyond its route."""
 
     def __init__(
         self,
@@ -60,30 +60,30 @@ class RouteLimiter:
         scopes: Sequence[Scope],
         limits: Limits,
         *,
-        tell: Callable[[RouteLimiter, Permit, Ended, bool], None],
+        on_end: Callable[[RouteLimiter, Permit, Ended, bool], None],
         wake: Callable[[RouteLimiter], None],
         rng: random.Random,
         holder: str,
     ) -> None:
         self.route, self.scopes, self.limits, self.holder = route, tuple(scopes), limits, holder
-        self._tell, self._stir, self._rng = tell, wake, rng
+        self._on_end, self._wake_for, self._rng = on_end, wake, rng
         self._loop = asyncio.get_running_loop()
         self._all = (limits, *(scope.limits for scope in self.scopes))
         self.rated = any(each.rated for each in self._all)
         self._most_tokens = min((each.tpm for each in self._all if each.tpm is not None), default=None)
         self.waiting: deque[_Waiter] = deque()
-        self.in_use = self.hold = self._peak = self._cooling = 0
+        self.in_use = self.hold = self._peak = self._cooling_down = 0
         self.due = 0.0  # when Redis is to be asked next
-        self._resting = 0.0  # until then a newcomer need not ask: the ones before it were told to wait
+        self._next_request_at = 0.0  # until then a newcomer need not ask: those before it have to wait
         self.route_epoch = self.account_epoch = self.cuts = 0
         self._why: WaitingOn = "concurrency"  # what was last waited for
-        self.heard = False  # whether Redis has ever answered
+        self.has_replied = False  # whether Redis has ever answered
         self._closed: tuple[float, str] | None = None
         self.known = start(limits.concurrency).limit
         self.holders = 1
         self._trial = False  # the limit is a raised one on trial: the first overload ends it
         self._background = False  # the route refuses a share of calls whatever the load is
-        self._hungry = False  # all permits were taken when Redis was last asked
+        self._exhausted = False  # all permits were taken when Redis was last asked
         self.paused_locally = False  # a pause is on its way to Redis; until it is there nothing goes out
         self.call_seconds = 0.0
         self._seq = self._ack = 0
@@ -93,7 +93,7 @@ class RouteLimiter:
         self._back: dict[int, list[int]] = {}
         self._sent: tuple[dict[str, int], dict[int, list[int]]] = ({}, {})
         self._clock, self._late = OtherClock(), ProviderClock()
-        self.alone = False  # Redis is away
+        self.in_fallback = False  # Redis is away
         self._own = Fallback(self._all, rng)
 
     # ── admission ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,8 +102,8 @@ class RouteLimiter:
         """A permit from the block in hand, or None when the call must wait its turn."""
         if self.waiting or self.in_use >= self.hold or self.paused_locally:
             return None
-        if self.alone:
-            return self._admit_alone(self._capped(tokens), now)
+        if self.in_fallback:
+            return self._admit_in_fallback(self._capped(tokens), now)
         if self.rated:
             return None
         return self._grant(tokens, now, 0, None)
@@ -116,16 +116,16 @@ class RouteLimiter:
         else:
             before = sum(1 for _ in takewhile(lambda other: other.urgent, self.waiting))
             self.waiting.insert(before, waiter)
-        self._hasten(max(now, self._resting))
+        self._ask_by(max(now, self._next_request_at))
         return waiter.future
 
     def give_up(self, future: asyncio.Future[Permit | Held]) -> None:
-        """Nothing was said to one in line although its time is over: it may ask again."""
+        """One in line got no answer although its time is over: it may ask again."""
         if not future.done():
             future.set_result(Held(self._why, self._rng.uniform(0.5, 1.0)))
 
     def closed(self, now: float) -> Held | None:
-        """The pause that Redis last told of; forgotten after a second, so that somebody asks again."""
+        """The pause of the last reply; forgotten after a second, so that somebody asks again."""
         if self._closed is None or now >= self._closed[0]:
             return None
         return Held("paused", self._closed[0] - now, self._closed[1])
@@ -136,8 +136,8 @@ class RouteLimiter:
             if not waiter.future.done():
                 waiter.future.set_result(Held("concurrency", 1.0, "the worker is stopping"))
         self.waiting.clear()
-        self.in_use -= self._cooling
-        self._peak, self._cooling = self.in_use, 0
+        self.in_use -= self._cooling_down
+        self._peak, self._cooling_down = self.in_use, 0
 
     def _capped(self, tokens: int) -> int:
         return tokens if self._most_tokens is None else min(tokens, self._most_tokens)
@@ -153,8 +153,8 @@ class RouteLimiter:
             if self.waiting[0].future.done():
                 self.waiting.popleft()
                 continue
-            if self.alone:
-                permit = self._admit_alone(self.waiting[0].tokens, now)
+            if self.in_fallback:
+                permit = self._admit_in_fallback(self.waiting[0].tokens, now)
                 if permit is None:
                     return
             else:
@@ -179,21 +179,21 @@ class RouteLimiter:
             self._seen["after"] = max(self._seen.get("after", 0), int(ended.retry_after * 1_000))
         if self.rated:
             self._true_up(permit, ended, now)
-        if self.alone:
-            self._own.end(ended, now, probe=permit.probe == "alone")
+        if self.in_fallback:
+            self._own.end(ended, now, probe=permit.probe == "fallback")
         else:
             # The fleet's window closes once a second; a worker whose calls all fail at once does not wait for it.
             failing = self._own.failing(ended, now)
             if failing or permit.probe or ended.kind == "account" or ended.maintenance:
-                self._tell(self, permit, ended, failing)
+                self._on_end(self, permit, ended, failing)
         if ended.kind == "busy":
             if self._trial:
-                self._hasten(now)
-            self._cooling += 1
+                self._ask_by(now)
+            self._cooling_down += 1
             rest = min(_MOST_COOL, max(_LEAST_COOL, self.call_seconds)) * self._rng.uniform(0.75, 1.25)
             if self._background:
                 rest *= _BACKGROUND_COOL
-            self._loop.call_later(rest, self._rested)
+            self._loop.call_later(rest, self._cooled_down)
         else:
             self._release(now)
 
@@ -217,32 +217,32 @@ class RouteLimiter:
         if entry == [0, 0]:
             del self._back[bucket]
 
-    def _rested(self) -> None:
-        if self._cooling:
-            self._cooling -= 1
+    def _cooled_down(self) -> None:
+        if self._cooling_down:
+            self._cooling_down -= 1
             self._release(self._loop.time())
 
     def _release(self, now: float) -> None:
         self.in_use -= 1
-        if self._hungry and self.rated:
-            self._resting = now
-        if not self.rated or self.alone:
+        if self._exhausted and self.rated:
+            self._next_request_at = now
+        if not self.rated or self.in_fallback:
             self._pass_on(now)
-        self._hasten(max(now, self._resting) if self.waiting and self.rated else now + REPORT_SECONDS)
+        self._ask_by(max(now, self._next_request_at) if self.waiting and self.rated else now + REPORT_SECONDS)
 
-    def _hasten(self, at: float) -> None:
+    def _ask_by(self, at: float) -> None:
         self.due = min(self.due, at)
-        self._stir(self)
+        self._wake_for(self)
 
-    # ── what Redis is told and says ──────────────────────────────────────────────────────────────────────────────
+    # ── requests and replies ─────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def idle(self) -> bool:
-        """Nobody waits, nothing is held and nothing is left to tell. Who is hushed has yet to hear that it is over."""
+        """Nobody waits, nothing is held and nothing is left to report. A limiter that is paused locally still waits for its pause to end."""
         return not (self.waiting or self.in_use or self.hold or self._seen or self._back or self.paused_locally)
 
     def ask(self, *, calls_probe: bool) -> dict[str, Any]:
-        """The body of the next request; `hear` or `unheard` must follow."""
+        """The body of the next request; `apply_reply` or `reply_lost` must follow."""
         while self.waiting and self.waiting[0].future.done():
             self.waiting.popleft()
         self._seq += 1
@@ -282,22 +282,22 @@ class RouteLimiter:
             "length": int((RAMP_WINDOW if fresh.ramp else MIN_WINDOW) * 1_000),
         }
 
-    def hear(self, reply: Reply, now: float) -> None:
-        """Take a reply in: resize the block, grant, and say when to ask next."""
-        self.alone, self.heard = False, True
+    def apply_reply(self, reply: Reply, now: float) -> None:
+        """Apply a reply: resize the block, grant permits, and plan the next request."""
+        self.in_fallback, self.has_replied = False, True
         self._ack = self._seq
         self._sent = ({}, {})
-        self._clock.heard(reply.now, now)
+        self._clock.update(reply.now, now)
         if reply.limit < self.known:
             self.cuts += 1
         self.known, self.holders, self._trial = reply.limit, reply.holders, reply.trial
         self._background = reply.background > 0
         self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch
         self.hold = 0 if self.paused_locally else reply.hold
-        if self.in_use > self.hold and self._cooling:
+        if self.in_use > self.hold and self._cooling_down:
             # The limit fell below what is in use: permits at rest are the first to go.
-            absorbed = min(self._cooling, self.in_use - self.hold)
-            self._cooling -= absorbed
+            absorbed = min(self._cooling_down, self.in_use - self.hold)
+            self._cooling_down -= absorbed
             self.in_use -= absorbed
         if self.rated:
             self._grant_asked(reply, now)
@@ -308,7 +308,7 @@ class RouteLimiter:
         self._plan(reply, now)
 
     def _grant_probe(self, reply: Reply, now: float) -> None:
-        """One call may go out to see whether others may; with nobody left to make it, say so."""
+        """One call may go out to see whether others may; with nobody left to make it, it is given back."""
         permit = self._grant(0, now, reply.now, reply.probe)
         permit.trips = reply.trips
         while self.waiting and not self.paused_locally:
@@ -337,7 +337,7 @@ class RouteLimiter:
 
     def _plan(self, reply: Reply, now: float) -> None:
         wait = reply.wait / 1_000
-        self._resting, self._hungry = now, reply.why == "concurrency"
+        self._next_request_at, self._exhausted = now, reply.why == "concurrency"
         shut = reply.why is not None and reply.why not in _REASONS
         self._closed = (now + min(wait, QUIET_SECONDS), reply.detail or "") if shut else None
         if not self.waiting:
@@ -347,8 +347,8 @@ class RouteLimiter:
         pause = 0.0
         if reply.why is not None:
             # Not longer than a second: who comes next may have less time, and what is spent may be given back.
-            pause = HUNGRY_SECONDS if reply.why == "concurrency" else min(wait, QUIET_SECONDS)
-        self._resting = self.due = now + pause * self._rng.uniform(1.0, 1.1)
+            pause = EXHAUSTED_SECONDS if reply.why == "concurrency" else min(wait, QUIET_SECONDS)
+        self._next_request_at = self.due = now + pause * self._rng.uniform(1.0, 1.1)
         if reply.why is not None:
             self._turn_away(reply.why, wait, now, reply.detail or "")
 
@@ -368,10 +368,10 @@ class RouteLimiter:
             waiter.future.set_result(Held(reason, seconds, detail))
         self.waiting = kept
 
-    # ── alone ────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── fallback: Redis is away ──────────────────────────────────────────────────────────────────────────────────
 
-    def unheard(self) -> None:
-        """The reply to the last ask did not come; what it said must be said again, but no refund twice."""
+    def reply_lost(self) -> None:
+        """The reply to the last request did not come: its reports go out again, but no refund twice."""
         seen, back = self._sent
         for what, count in seen.items():
             self._seen[what] = (
@@ -381,10 +381,10 @@ class RouteLimiter:
             self._amend(bucket, max(0, requests), max(0, tokens))
         self._sent, self._asked = ({}, {}), []
 
-    def go_alone(self, workers: int, now: float) -> None:
+    def fall_back(self, workers: int, now: float) -> None:
         """Redis is away: keep this worker's share of what was last known. Called again, it serves who waits."""
-        if not self.alone:
-            self.alone = True
+        if not self.in_fallback:
+            self.in_fallback = True
             share = max(1, workers, self.holders)
             self.hold = max(1, self.known // share)
             self._own.begin(share)
@@ -392,15 +392,15 @@ class RouteLimiter:
         if self.waiting:
             why, wait = self._own.wait(self.waiting[0].tokens, now)
             self._turn_away(why, wait, now)
-            self.due = now + min(QUIET_SECONDS, max(wait, HUNGRY_SECONDS))
+            self.due = now + min(QUIET_SECONDS, max(wait, EXHAUSTED_SECONDS))
         else:
             self.due = now + QUIET_SECONDS
 
-    def _admit_alone(self, tokens: int, now: float) -> Permit | None:
+    def _admit_in_fallback(self, tokens: int, now: float) -> Permit | None:
         if self._own.wait(tokens, now)[1] > 0:
             return None
-        probe = "alone" if self._own.take(tokens, now) else None
+        probe = "fallback" if self._own.take(tokens, now) else None
         booked = self._clock.theirs(now)
         if self.rated and self._clock.offset is not None:
-            self._amend(int(booked // BUCKET_MS), 1, tokens)  # the fleet hears of it when Redis is back
+            self._amend(int(booked // BUCKET_MS), 1, tokens)  # the fleet counts it when Redis is back
         return self._grant(tokens, now, booked, probe)
