@@ -14,8 +14,8 @@ DIRECTORY_MODE, FILE_MODE = 0o700, 0o600
 def make_directory(path: Path) -> None:
     """Make a directory, its missing parents too, with mode 0700; close one of ours that others can enter.
 
-    A directory that is not only ours keeps its mode: another user's, one with a sticky bit (`/tmp`), the user's home,
-    and the working directory with those above it.
+    A directory that is not only ours keeps its mode: another user's, one with a sticky bit (`/tmp`), and the working
+    directory with those above it.
 
     Raises:
         OSError: it cannot be made.
@@ -75,6 +75,10 @@ def _close(path: Path, most: int) -> None:
 
 def _is_shared(path: Path) -> bool:
     real = path.resolve()
-    here = Path.cwd().resolve()
-    sticky = real.stat().st_mode & stat.S_ISVTX
-    return bool(sticky) or real in {here, *here.parents} or real == Path.home().resolve()
+    if real.stat().st_mode & stat.S_ISVTX:
+        return True
+    try:
+        here = Path.cwd().resolve()
+    except FileNotFoundError:  # somebody has removed it
+        return False
+    return real in {here, *here.parents}
