@@ -71,6 +71,9 @@ def _remember_database(ours: Settings) -> None:
         differs = opened.write(lambda conn: shared_key.agree(conn, ours))
         if differs is not None:
             log.error("secret_key_differs", reason=differs)
+    except Unreachable as error:
+        # It answered a moment ago. Jobs do not hang on this; foreign messages are taken until the next start.
+        log.warning("database_awaited", error=str(error).splitlines()[0], next_try_seconds=None)
     finally:
         opened.close()
 
