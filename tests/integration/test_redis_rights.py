@@ -62,7 +62,6 @@ def test_the_core_runs_with_the_rights_of_the_page(
             streamed = pot.submit(chat("ok") | {"stream": True})
             assert [event["type"] for event in pot.events(streamed.id)][-1] == "job.completed"
             slow = pot.submit(chat("tokens=300+slow=100") | {"stream": True})
-            eventually(lambda: pot.get(slow.id).status == "in_progress", what="it runs")
             pot.cancel(slow.id)
             pot.wait(slow.id, timeout=60)
             job = {"idempotency_key": "through-the-broker", "body": chat("ok") | {"user": CANARY}}
