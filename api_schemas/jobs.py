@@ -83,6 +83,10 @@ def _key(value: str) -> str:
 _TENANT_SIGNS = {ord(sign): "0" for sign in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:-"}
 
 
+#: Costs are kept in 1e-12 US dollars in 64 bits, which end a little above it.
+MOST_COST_USD = 9_000_000
+
+
 class JobRequest(BaseModel):
     """A submission, whole: the request body and how to run it. Also the payload of the task `stockpot.submit`.
 
@@ -105,7 +109,7 @@ class JobRequest(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = None
     on_ambiguous: OnAmbiguous | None = None
     ttl_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)] | None = None
-    max_cost_usd: Annotated[Decimal, Field(strict=False, ge=0, allow_inf_nan=False)] | None = None
+    max_cost_usd: Annotated[Decimal, Field(strict=False, ge=0, le=MOST_COST_USD, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:

@@ -19,11 +19,11 @@ from worker.batches.survey import survey
 from worker.db.batches import claims, records
 from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
-from worker.db.jobs import cancel, leases, settle
+from worker.db.jobs import cancel, leases
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.settle import Settlement
 from worker.job.consequences import Consequences
-from worker.job.settlements import Settling
+from worker.job.settlements import Settling, write_all
 
 #: Bytes of the longest line that the tests' files may have.
 LONGEST = 1024 * 1024
@@ -67,13 +67,8 @@ def claimed(database: Database, batch: str, limit: int = 100) -> list[ClaimedJob
 
 def end(database: Database, *over: tuple[ClaimedJob, Settlement]) -> int:
     """Write settlements as a worker does; how many webhook events that made."""
-
-    def write(conn: Any) -> int:
-        written = settle.write(conn, [settlement for _, settlement in over])
-        ends = [Settling(job, one, uuid7_hex()).ended(written[job.id]) for job, one in over if job.id in written]
-        return Consequences().write(conn, ends)
-
-    return database.write(write)
+    settling = [Settling(job, settlement, uuid7_hex()) for job, settlement in over]
+    return database.write(lambda conn: write_all(conn, settling, Consequences()))[1]
 
 
 def sweep(database: Database) -> None:

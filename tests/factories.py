@@ -149,9 +149,10 @@ def sql(database: Database, statement: str, **values: Any) -> None:
 
 
 def lease_run_out(database: Database, job: str) -> None:
-    """Set a job's lease back, as if its worker had been silent for an hour."""
+    """Set a job's lease back, as if its worker had been silent for an hour, and the database there all the time."""
     past = "statement_timestamp() - interval '1 hour'" if not database.is_sqlite else "datetime('now', '-1 hour')"
     sql(database, f"UPDATE jobs SET lease_until = {past} WHERE id = :id AND status = 'in_progress'", id=job)
+    sql(database, f"UPDATE leases SET steady_since = {past}")
 
 
 def time_is_up(database: Database, job: str) -> None:

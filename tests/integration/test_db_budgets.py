@@ -32,6 +32,7 @@ from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ledger import Mark
 from worker.db.jobs.settle import Settlement, write
 from worker.db.jobs.tenant_fairness import TenantFairness
+from worker.job.consequences import Consequences
 
 DOLLAR = int(PICO)
 
@@ -57,7 +58,7 @@ def reserve(database: Database, jobs: list[ClaimedJob], dollars: float | None) -
     """Ask for the same amount for each; the ids of those that do not fit."""
     amount = None if dollars is None else int(dollars * DOLLAR)
     asks = [Ask(job.id, job.attempt, job.fence, job.tenant, amount) for job in jobs]
-    return database.write(lambda conn: reservations.reserve(conn, asks))
+    return database.write(lambda conn: reservations.reserve(conn, asks)).refused
 
 
 def settle(database: Database, job: ClaimedJob, dollars: float | None, **fields: Any) -> None:
@@ -75,6 +76,11 @@ def written(database: Database, one: Settlement) -> None:
             reservations.charge(conn, [(one.job_id, one.attempt)])
 
     database.write(verb)
+
+
+def sweep(database: Database) -> None:
+    """Take back what was lost, as the sweeper does."""
+    database.write(lambda conn: Consequences().write(conn, leases.reclaim(conn)))
 
 
 def test_what_fits_is_reserved_and_what_does_not_fit_shuts_the_budget(database: Database) -> None:
@@ -116,12 +122,13 @@ def test_a_reservation_ends_with_its_claim(database: Database, end: str) -> None
     assert reserve(database, [job], 1.0) == set()
     if end == "lost":
         lease_run_out(database, job.id)
-        assert [one.job_id for one in database.write(leases.reclaim)] == [job.id]
+        sweep(database)
     else:
         settle(database, job, 0.2, status=end, outcome=end, error_class="upstream")
     found = budget(database)
     assert found.reserved_picousd == 0
-    assert found.spent_picousd == (0 if end == "lost" else DOLLAR // 5)
+    # Nobody knows what a lost call cost: what was reserved for it counts as spent until the provider's log says.
+    assert found.spent_picousd == (DOLLAR if end == "lost" else DOLLAR // 5)
 
 
 def test_a_job_that_is_claimed_again_does_not_count_twice(database: Database) -> None:
@@ -293,7 +300,7 @@ class Money(RuleBasedStateMachine):
             assert one.needs_picousd is None or one.needs_picousd > room
             sql(self.database, "UPDATE budgets SET needs_picousd = NULL")
             [last] = claimed(self.database, name)
-            assert self.database.write(lambda conn: reservations.reserve(conn, [_ask(last, room)])) == set()
+            assert self.database.write(lambda conn: reservations.reserve(conn, [_ask(last, room)])).refused == set()
 
     @initialize(limit=st.integers(0, 30))
     def begin(self, limit: int) -> None:
@@ -310,7 +317,7 @@ class Money(RuleBasedStateMachine):
             assert budget(self.database).needs_picousd is not None
             return
         given = [_ask(job, amount, guess=guess) for job, (amount, guess) in zip(jobs, asks, strict=True)]
-        refused = self.database.write(lambda conn: reservations.reserve(conn, given))
+        refused = self.database.write(lambda conn: reservations.reserve(conn, given)).refused
         for job, ask in zip(jobs, given, strict=True):
             if job.id in refused:
                 self._end(job, 0, "held")
@@ -331,7 +338,7 @@ class Money(RuleBasedStateMachine):
         """A worker dies in the call; its lease runs out."""
         name = data.draw(st.sampled_from(sorted(self.jobs)))
         lease_run_out(self.database, name)
-        self.database.write(leases.reclaim)
+        sweep(self.database)
         late = self.jobs.pop(name)
         self.reserved.pop(name)
         settle(self.database, late, 1)  # its last word is refused, and costs nothing

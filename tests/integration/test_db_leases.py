@@ -192,7 +192,7 @@ def test_expiring_is_bounded_and_goes_on(database: Database) -> None:
 
 def test_one_is_elected_until_its_term_is_over_or_it_resigns(database: Database) -> None:
     def elect(owner: str, seconds: float = 60) -> bool:
-        return database.write(lambda conn: leases.elect(conn, "sweeper", owner, seconds=seconds))
+        return database.write(lambda conn: leases.elect(conn, "sweeper", owner, seconds=seconds, lease=30))
 
     assert elect("a")
     assert not elect("b")

@@ -182,7 +182,7 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "renew": lambda conn: leases.renew(conn, "dead", job_ids(conn, "in_progress"), lease=30),
     "reclaim": leases.reclaim,
     "expire": leases.expire,
-    "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3),
+    "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3, lease=30),
     "keep batches": BatchKeeper(Consequences().write).keep,
     "tend budgets": reservations.tend,
     "claim events": lambda conn: outbox.claim(conn, "w", limit=64, each=8, lease_seconds=30),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,8 +17,12 @@ from click.testing import CliRunner
 from tests.factories import attempt_rows, rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
+from worker.base.errors import NotAllowed
 from worker.base.money import PICO
 from worker.cli.app import main
+from worker.db.budgets import reservations
+from worker.producer.stockpot import Stockpot
+from worker.provider.log import NoLog, Page, ProviderLog
 from worker.simulator.journal import calls, read_journal
 
 
@@ -80,11 +86,135 @@ def test_a_call_that_is_not_in_the_log_is_late_and_repeated(provider: Provider, 
     assert verdicts(place, job) == ["late", None]
 
 
-def test_a_job_with_another_policy_is_not_looked_up(place: Workplace) -> None:
-    """It did not ask for it, and it does not wait."""
+def test_a_job_with_another_policy_does_not_wait_and_is_looked_up_all_the_same(
+    provider: Provider, place: Workplace
+) -> None:
+    """Its money counts, too."""
     job = place.submit("hangup+billed,ok", on_ambiguous="retry")
     assert place.ended(job).status == "completed"
-    assert verdicts(place, job) == [None, None]
+    eventually(lambda: verdicts(place, job)[0] == "orphaned", what="the call is found in the log")
+    assert ledger(place) == billed(provider)
+
+
+@pytest.mark.parametrize(
+    "end", ["cancelled", "ambiguous under fail", "too large", "timed out", "redirected", "no cost"]
+)
+def test_every_sent_call_without_the_providers_word_is_looked_up(
+    provider: Provider, place: Workplace, end: str
+) -> None:
+    """Whatever became of its job, and without a command. Until then an estimate stands for it."""
+    scripts = {
+        "cancelled": "hold+billed",
+        "ambiguous under fail": "hangup+billed",
+        "too large": "tokens=2000+nocost",
+        "timed out": "hold+billed",
+        "redirected": "redirect=http://127.0.0.1:9/",
+        "no cost": "ok+nocost",
+    }
+    options: dict[str, Any] = {"on_ambiguous": "fail"} if end == "ambiguous under fail" else {}
+    if end == "timed out":
+        options["ttl_seconds"] = 2
+    if end == "too large":
+        place.engines.pop().drain()
+        place.start(max_response_bytes=2_000)
+    job = place.submit(scripts[end], **options)
+    place.running(job)
+    if end == "cancelled":
+        sql(place.database, "UPDATE jobs SET cancel_requested_at = created_at WHERE id = :id", id=job)
+    over = place.ended(job)
+    assert over.status == {"cancelled": "cancelled", "timed out": "expired", "no cost": "completed"}.get(end, "failed")
+    httpx.post(provider.url.removesuffix("/v1") + "/_sim/release").raise_for_status()
+    wanted = {"no cost": "matched", "redirected": "unbilled"}.get(end, "orphaned")
+    eventually(lambda: verdicts(place, job)[0] == wanted, what=f"the call is {wanted}: {verdicts(place, job)}")
+    assert ledger(place) == billed(provider)
+    assert attempt_rows(place.database, job)[0]["cost_source"] == "provider"
+
+
+def test_a_drained_call_is_looked_up_by_another_worker_before_it_is_made_again(
+    provider: Provider, place: Workplace
+) -> None:
+    """Nobody of the first worker is left to ask."""
+    job = place.submit("hold+billed,ok")
+    place.running(job)
+    [first] = place.engines
+    first.hurry()
+    first.drain()
+    httpx.post(provider.url.removesuffix("/v1") + "/_sim/release").raise_for_status()
+    eventually(lambda: billed(provider), what="the provider has billed the call that nobody waited for")
+    place.start()
+    assert place.ended(job).status == "completed"
+    assert verdicts(place, job) == ["orphaned", None]
+    first_call, second_call = attempt_rows(place.database, job)
+    assert (first_call["outcome"], first_call["cost_source"]) == ("released", "provider")
+    assert second_call["started_at"] > first_call["finished_at"]
+    assert ledger(place) == billed(provider)
+
+
+def test_submit_and_cancel_in_a_loop_stays_within_the_tenants_budget(provider: Provider, place: Workplace) -> None:
+    """The provider makes every call to its end and bills it; the budget holds, and the ledger is the provider's."""
+    each = 5 * 10**10
+    place.database.write(lambda conn: reservations.put(conn, "default", "day", each))
+    jobs = [place.submit("slow=40,ok", prompt=str(number), stream=True) for number in range(12)]
+    for job in jobs:
+        called_or_waits(provider, place, job)
+        with Stockpot(place.settings) as pot, contextlib.suppress(NotAllowed):  # its answer was quicker
+            pot.cancel(job)
+    ended = [place.ended(job).status for job in jobs]
+    assert "cancelled" in ended
+    eventually(lambda: not unasked(place), what="the log was asked about every call")
+    [found] = place.database.read(reservations.every)
+    assert ledger(place) == billed(provider)
+    assert Decimal(found.spent_picousd) / PICO == sum(billed(provider).values())
+    assert found.reserved_picousd == 0
+
+
+@pytest.mark.parametrize("log", [True, False], ids=["with a log", "without one"])
+def test_cancel_and_retry_in_a_loop_stays_within_what_the_job_may_cost(
+    provider: Provider, place: Workplace, monkeypatch: pytest.MonkeyPatch, *, log: bool
+) -> None:
+    """Also where the provider has no log: then the estimate stands, and is marked as one."""
+    if not log:
+        monkeypatch.setattr(ProviderLog, "pages", no_log)
+    job = place.submit("hold+billed", max_cost_usd="0.0002", max_attempts=50)
+    with Stockpot(place.settings) as pot:
+        for _ in range(8):
+            called_or_over(provider, place, job, len(provider.calls(job)))
+            if place.get(job).status == "failed":
+                break
+            pot.cancel(job)
+            place.ended(job)
+            httpx.post(provider.url.removesuffix("/v1") + "/_sim/release").raise_for_status()
+            pot.retry(job)
+    over = place.ended(job)
+    assert over.error is not None
+    assert (over.status, over.error.code) == ("failed", "budget_exceeded")
+    assert sum(billed(provider).values()) <= Decimal("0.0002")
+    if not log:
+        assert {one["cost_source"] for one in attempt_rows(place.database, job)} <= {"estimated", None}
+        assert verdicts(place, job)[0] == "due"
+
+
+def called_or_waits(provider: Provider, place: Workplace, job: str) -> None:
+    """Wait until a job is called, or waits for money."""
+    eventually(lambda: bool(provider.calls(job)) or place.get(job).waiting_on == "budget", what="it is called or waits")
+
+
+def called_or_over(provider: Provider, place: Workplace, job: str, calls: int) -> None:
+    """Wait until a job is called once more than so many times, or is over."""
+    eventually(
+        lambda: len(provider.calls(job)) > calls or place.get(job).finished_at is not None, what="it is called or over"
+    )
+
+
+async def no_log(*_: object, **__: object) -> AsyncIterator[Page]:
+    """What a provider's log without a route is read as."""
+    raise NoLog("GET /v2/logs answered 404")
+    yield
+
+
+def unasked(place: Workplace) -> list[object]:
+    """The calls whose cost is still to be looked up."""
+    return list(rows(place.database, "SELECT job_id FROM attempts WHERE reconciled IN ('due', 'late')"))
 
 
 def test_a_cost_that_was_found_counts_against_what_the_job_may_cost(provider: Provider, place: Workplace) -> None:

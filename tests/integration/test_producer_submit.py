@@ -62,6 +62,17 @@ def test_what_was_submitted_is_there_and_the_doorbell_rings(
         assert job.id in str(client.lindex("stockpot.interactive", 0)) or client.llen("stockpot.interactive") == 1
 
 
+def test_a_bulk_job_that_is_retried_rings_the_bulk_lane(pot: Stockpot, valkey: ValkeyServer) -> None:
+    """As when it was submitted: workers of the interactive lane are not woken for it."""
+    job = pot.submit(chat("hi"), lane="bulk")
+    with valkey.client() as client:
+        eventually(lambda: client.llen("stockpot.bulk") == 1)
+        pot.cancel(job.id)
+        pot.retry(job.id)
+        eventually(lambda: client.llen("stockpot.bulk") == 2)
+        assert client.llen("stockpot.interactive") == 0
+
+
 def test_a_job_in_the_callers_transaction_exists_when_that_commits(
     pot: Stockpot, database: Database, settings: Settings
 ) -> None:

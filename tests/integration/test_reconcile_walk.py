@@ -152,7 +152,7 @@ async def test_a_charge_that_never_comes_leaves_the_logs_word(database: Database
     grow_old(database)
     assert (await walked(database, books))[0] == {"orphaned": 1, "unbilled": 1}
     assert attempt(database, lost)["cost_picousd"] == 500_000_000_000
-    assert attempt(database, nowhere)["cost_picousd"] is None
+    assert attempt(database, nowhere)["cost_picousd"] == 0
 
 
 @pytest.mark.anyio
@@ -196,6 +196,8 @@ def test_a_walk_that_is_killed_goes_on_at_its_page(
         place.start()
         done = "SELECT count(*) AS n FROM jobs WHERE status = 'completed'"
         eventually(lambda: rows(place.database, done)[0]["n"] == count, what="all are done")
+        for engine in place.engines:
+            engine.drain()  # it would look calls up by itself
         configure(provider, logs_rpm=2)  # the third page is refused: a walk waits there
         env = stockpot_env(database_url=database_url, upstream_url=provider.url, api_key="sk-test")
         first = launch([STOCKPOT, "reconcile"], name="reconcile", env=env)
@@ -215,7 +217,7 @@ def test_a_walk_that_is_killed_goes_on_at_its_page(
         marks = Counter(one["reconciled"] for one in rows(place.database, "SELECT reconciled FROM attempts"))
         assert marks == {"matched": count}
         assert json.loads(again.stdout)["matched"] == count
-        assert rows(place.database, "SELECT 1 FROM bookmarks") == []
+        assert rows(place.database, "SELECT place FROM bookmarks WHERE name = 'reconcile'") == []
 
 
 def configure(provider: Provider, **config: object) -> None:

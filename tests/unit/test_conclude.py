@@ -55,10 +55,52 @@ def test_a_cost_that_nobody_told_is_estimated_or_left_open() -> None:
     """The provider's word wins, be it zero; an invented cost would be worse than none."""
     usage = Usage(input_tokens=1_000_000, output_tokens=100_000, total_tokens=1_100_000)
     prices = price_list()
-    assert decide.priced(MODEL, usage, None, prices) == (Decimal(2), "estimated")
-    assert decide.priced(MODEL, usage, Decimal(0), prices) == (Decimal(0), "provider")
-    assert decide.priced("m/unknown", usage, None, prices) == (None, None)
-    assert decide.priced(MODEL, None, None, prices) == (None, None)
+    job, unknown = claimed_job(), claimed_job(model="m/unknown")
+    assert decide.priced(job, usage, None, prices) == (Decimal(2), "estimated", False)
+    assert decide.priced(job, usage, Decimal(0), prices) == (Decimal(0), "provider", False)
+    assert decide.priced(unknown, usage, None, prices)[:2] == (None, None)
+    assert decide.priced(job, None, None, prices)[:2] == (None, None)
+
+
+def test_a_broken_call_that_may_have_been_billed_costs_its_reservation_until_the_log_says() -> None:
+    """Else what such a call costs; where its tokens are known, what they cost."""
+    prices, job = price_list(), claimed_job(body='{"max_tokens": 100000}')
+    assert decide.priced(job, None, None, prices, owed=True, reserved=5 * 10**11) == (Decimal("0.5"), "estimated", True)
+    assert decide.priced(job, None, None, prices, owed=True)[:2] == (Decimal("1.000006"), "estimated")
+    assert decide.priced(job, USAGE, None, prices, owed=True, reserved=5 * 10**11)[:2] == (
+        Decimal("0.000060"),
+        "estimated",
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "owed"),
+    [
+        (failure(Kind.AMBIGUOUS, status=None), True),
+        (failure(Kind.PARTIAL, status=200), True),
+        (failure(Kind.TERMINAL, code="response_too_large", status=200, timings=Timings(0.1)), True),
+        (failure(Kind.TERMINAL, code="redirect", status=307, timings=Timings(0.1)), True),
+        (failure(Kind.RETRYABLE, code="wrong_content", status=200, timings=Timings(0.1)), True),
+        (failure(Kind.RETRYABLE, status=503, timings=Timings(0.1)), False),
+        (failure(Kind.BUSY, status=429, timings=Timings(0.1)), False),
+        (failure(Kind.TERMINAL, status=400, timings=Timings(0.1)), False),
+        (failure(Kind.NOT_SENT, status=None), False),
+        (failure(Kind.ACCOUNT, code="malformed_key", status=None), False),
+        (failure(Kind.PARTIAL, status=200, cost_usd=Decimal("0.1")), False),
+    ],
+)
+def test_every_sent_call_without_the_providers_word_is_to_be_looked_up(broken: Failure, *, owed: bool) -> None:
+    """However its job goes on. A whole answer that refuses is the provider's word that it billed nothing."""
+    assert failed(broken).owed is owed
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_call_that_was_cut_off_is_looked_up(*, cancelled: bool) -> None:
+    """By its submitter or by a drain; not when it was never sent."""
+    sent = decide.stopped(claimed_job(), Progress(sent_after=0.1), price_list(), cancelled=cancelled, reserved=7)
+    assert (sent.owed, sent.cost_usd, sent.cost_source) == (True, Decimal("7e-12"), "estimated")
+    unsent = decide.stopped(claimed_job(), Progress(), price_list(), cancelled=cancelled, reserved=7)
+    assert (unsent.owed, unsent.cost_usd) == (False, None)
 
 
 @pytest.mark.parametrize("kind", [Kind.RETRYABLE, Kind.PARTIAL, Kind.AMBIGUOUS])

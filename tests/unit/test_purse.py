@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tests.factories import claimed_job
+from worker.db.budgets.reservations import Reserved
 from worker.db.threads import DatabaseThreads
 from worker.job.budget_hold import BudgetHold
 from worker.provider.prices import Prices
@@ -22,12 +23,12 @@ class Broken:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def write(self, verb: Callable[..., Any]) -> set[str]:
+    async def write(self, verb: Callable[..., Any]) -> Reserved:
         """No transaction is made."""
         self.asked += 1
         if self.asked == 1:
             raise ZeroDivisionError
-        return set()
+        return Reserved(set(), {})
 
 
 async def test_a_defect_is_raised_where_it_is_awaited_and_the_next_call_is_asked_for() -> None:

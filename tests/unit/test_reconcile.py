@@ -35,15 +35,18 @@ def test_a_call_whose_answer_we_have_is_matched() -> None:
 
 
 def test_a_call_that_is_there_at_no_cost_is_unbilled() -> None:
-    """Nothing is taken over."""
+    """The provider says so: an estimate that stood for it is gone."""
     mark = compare(ENTRY, FREE, NOW)
-    assert (mark.reconciled, mark.cost_usd, mark.total_tokens) == ("unbilled", None, None)
+    assert (mark.reconciled, mark.cost_usd, mark.total_tokens) == ("unbilled", Decimal(0), None)
 
 
 def test_a_call_that_is_not_there_is_late_until_it_cannot_come_any_more() -> None:
     """Then it is unbilled."""
     assert compare(ENTRY, None, ENDED + LATEST).reconciled == "late"
-    assert compare(ENTRY, None, ENDED + LATEST + timedelta(seconds=1)).reconciled == "unbilled"
+    after = ENDED + LATEST + timedelta(seconds=1)
+    assert (compare(ENTRY, None, after).reconciled, compare(ENTRY, None, after).cost_usd) == ("unbilled", Decimal(0))
+    answered = compare(replace(ENTRY, outcome="completed"), None, after)
+    assert (answered.reconciled, answered.cost_usd) == ("unbilled", None), "an answer is not free for that"
 
 
 def test_a_page_is_read_leniently() -> None:

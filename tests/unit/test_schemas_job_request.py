@@ -62,6 +62,8 @@ BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
         ("on_ambiguous", "guess", "expected 'reconcile', 'retry' or 'fail'"),
         ("ttl_seconds", 0, "expected more than 0"),
         ("max_cost_usd", -1, "expected at least 0"),
+        ("max_cost_usd", "9223373", "expected at most 9,000,000"),
+        ("max_cost_usd", 1e30, "expected at most 9,000,000"),
         ("max_cost_usd", "much", "expected a number"),
         ("max_cost_usd", "NaN", "finite number"),
     ],

@@ -6,8 +6,6 @@ from decimal import Decimal
 from typing import overload
 
 PICO = Decimal(10) ** 12
-#: The largest amount that a column of 64 bits holds, in US dollars.
-MOST_USD = Decimal(2**63 - 1) / PICO
 
 
 @overload

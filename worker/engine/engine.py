@@ -40,7 +40,6 @@ from worker.engine.wiring import Parts, build
 from worker.job.context import JobContext
 from worker.job.run_job import run_job
 from worker.job.slots import Slot, Slots, Stop
-from worker.limits.route import Route
 from worker.live.publish import Publisher
 
 log = structlog.get_logger(__name__)
@@ -181,7 +180,6 @@ class Engine:
     def _loops(self, parts: Parts) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs as long as the engine; the feeder first."""
         settings, admission = self.settings, parts.admission
-        route = Route(settings.upstream_url, settings.key_id, "")
         return [
             partial(parts.feeder.run, lambda job: self._begin(job, parts.context)),
             parts.heartbeat.run,
@@ -191,11 +189,12 @@ class Engine:
             partial(parts.control.listen, self._cancel),
             partial(parts.context.prices.keep_fresh, parts.upstream),
             partial(self._watch, parts.publisher),
-            partial(parts.news.watch, lambda: admission.closed(route) is not None, settings.sweep_seconds),
+            partial(parts.news.watch, admission.closed, settings.sweep_seconds),
             parts.lookups.run,
             parts.files.import_batches,
             parts.files.write_files,
             partial(neighbours.watch, parts.redis_url, parts.database),
+            partial(parts.lookups.rest, lambda: parts.sweeper.elected),
         ]
 
     async def _finish(self, seconds: float) -> None:

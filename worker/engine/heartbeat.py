@@ -1,20 +1,26 @@
 """The heartbeat: renews the leases of all jobs in hand in one statement, and reads the answer.
 
-What is missing in the answer is lost: its call is stopped, since another worker may be making it already. What was
-asked to be cancelled is stopped too, should the control channel have lost the word.
+What is missing in the answer is lost: its call is stopped, since another worker may be making it already. Only a claim
+that was taken back and that nobody has followed goes on. What was asked to be cancelled is stopped too, should the
+control channel have lost the message.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
+from worker.base.backoff import Backoff
 from worker.db.jobs import leases
 from worker.db.threads import DatabaseThreads
 from worker.job.slots import Slots, Stop
 
 log = structlog.get_logger(__name__)
+
+#: The pause after a failed renewal begins with so many seconds.
+FIRST_PAUSE = 0.1
 
 
 class Heartbeat:
@@ -28,25 +34,41 @@ class Heartbeat:
         self._every = every
 
     async def run(self) -> None:
-        """Renew every `every` seconds, for ever."""
+        """Renew every `every` seconds, for ever; sooner after a try that failed, so that an outage costs no lease."""
+        pauses = Backoff(FIRST_PAUSE, self._every)
         while True:
             await asyncio.sleep(self._every)
-            if len(self._slots):
-                await self.beat()
+            pauses.reset()
+            while len(self._slots) and not await self.beat():
+                await asyncio.sleep(pauses.next())
 
-    async def beat(self) -> None:
-        """Renew once. A database that is away changes nothing: the fence decides when it is back."""
+    async def beat(self) -> bool:
+        """Renew once. False when the database is away, which changes nothing: the fence decides when it is back."""
         held = self._slots.held()
         renewed = await self._database.try_write(
             lambda conn: leases.renew(conn, self._owner, list(held), lease=self._lease), None, "renew_delayed"
         )
         if renewed is None:
-            return
+            return False
         kept = {one.job_id: one for one in renewed}
+        missing: dict[str, int] = {}
         for job_id, fence in held.items():
             one = kept.get(job_id)
-            if one is not None and one.fence == fence:
-                if one.cancel:
-                    self._slots.stop(job_id, Stop.CANCELLED)
-            elif self._slots.fence(job_id) == fence and self._slots.stop(job_id, Stop.LOST):
+            if one is None or one.fence != fence:
+                missing[job_id] = fence
+            elif one.cancel:
+                self._slots.stop(job_id, Stop.CANCELLED)
+        return await self._stop_lost(missing) if missing else True
+
+    async def _stop_lost(self, claims: Mapping[str, int]) -> bool:
+        """Stop the calls whose job somebody else may be calling for by now."""
+        none: set[str] | None = None
+        unclaimed = await self._database.try_read(lambda conn: leases.unclaimed(conn, claims), none, "renew_delayed")
+        if unclaimed is None:
+            return False
+        for job_id, fence in claims.items():
+            if job_id in unclaimed:
+                continue  # taken back, and nobody makes this call again yet: its answer will be accepted
+            if self._slots.fence(job_id) == fence and self._slots.stop(job_id, Stop.LOST):
                 log.warning("lease_lost", job=job_id, fence=fence)
+        return True

@@ -7,18 +7,20 @@ webhook event (`route.paused`, `route.resumed`) per change in the whole fleet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
 import structlog
 
 from worker.base import metrics
-from worker.base.errors import Unreachable
+from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.threads import DatabaseThreads
 from worker.job.consequences import Consequences, RouteChange
 from worker.limits.account import Transition
+from worker.limits.route import Route
 from worker.provider.provider import Provider
 
 log = structlog.get_logger(__name__)
@@ -53,11 +55,11 @@ class RouteNews:
 
     async def balance(self, key_id: str) -> bool | None:
         """Whether the key of this id can pay; None when nobody can tell, so that a call must find out."""
-        if key_id != self._settings.key_id:
-            return None
         try:
+            if key_id != self._settings.key_id:
+                return None
             pays = (await self._provider.balance()).pays
-        except Unreachable:
+        except (Unreachable, SettingsError):  # or the key's file is just being replaced
             return None
         if not pays:
             return pays
@@ -80,13 +82,15 @@ class RouteNews:
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    async def watch(self, closed: Callable[[], bool], every: float) -> None:
+    async def watch(self, closed: Callable[[Route], object], every: float) -> None:
         """Notice that the key's account is open again when another worker found it out; ask every so many seconds."""
         shut = False
         while True:
-            before, shut = shut, closed()
-            if before and not shut:
-                self._on_resumed()
+            with contextlib.suppress(SettingsError):  # the key's file is just being replaced
+                route = Route(self._settings.upstream_url, self._settings.key_id, "")
+                before, shut = shut, closed(route) is not None
+                if before and not shut:
+                    self._on_resumed()
             await asyncio.sleep(every)
 
     async def _tell(self, change: RouteChange) -> None:

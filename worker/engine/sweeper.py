@@ -5,6 +5,9 @@
     batches             what their rows ask for (`batch_keeper`)
     budgets             open again when there is money
 
+After an outage of the database nobody is taken for dead for one lease: living workers renew their leases and settle
+what they have in hand first (`leases.elect` notices the silence).
+
 There is no beat process: every worker runs this loop, and a row in the database elects the one that works. It rings
 nobody: every worker with free slots looks for due jobs by itself (`feeder`).
 """
@@ -31,7 +34,8 @@ from worker.job.consequences import Consequences
 
 log = structlog.get_logger(__name__)
 
-NAME = "sweeper"
+#: How often in a lease each worker stands for election, at least.
+LOOKS_IN_A_LEASE = 6
 #: The election lasts this many sweeps: one missed beat does not unseat, a dead leader is followed within seconds.
 TERM_SWEEPS = 3
 #: How often rows of workers that ended without a word are looked for, in seconds.
@@ -52,6 +56,7 @@ class Sweeper:
         retention: Retention,
         *,
         owner: str,
+        lease: float,
         every: float,
         on_over: Callable[[Ended], None],
         on_due: Callable[[str, str], None],
@@ -65,7 +70,9 @@ class Sweeper:
         """
         self._database = database
         self._owner = owner
-        self._every = every
+        self._lease = lease
+        # Often enough to notice a silence of the database that is shorter than what is left of a renewed lease.
+        self._every = min(every, lease / LOOKS_IN_A_LEASE)
         self._on_over = on_over
         self._on_due = on_due
         self._hold = hold
@@ -87,7 +94,9 @@ class Sweeper:
         """Stand for election; if elected, sweep until nothing is left."""
         term = max(TERM_SWEEPS * self._every, 1.0)
         elected = await self._database.try_write(
-            lambda conn: leases.elect(conn, NAME, self._owner, seconds=term), False, "sweep_delayed"
+            lambda conn: leases.elect(conn, leases.SWEEPER, self._owner, seconds=term, lease=self._lease),
+            False,
+            "sweep_delayed",
         )
         if elected != self.elected:
             self.elected = elected
@@ -141,7 +150,8 @@ class Sweeper:
         return bool(swept)
 
     def _transaction(self, conn: Connection) -> tuple[list[Ended], int]:
-        swept = leases.reclaim(conn, hold=min(self._hold(), LOST_HOLD_SECONDS)) + leases.expire(conn)
+        swept = leases.reclaim(conn, hold=min(self._hold(), LOST_HOLD_SECONDS), steady=self._lease)
+        swept += leases.expire(conn)
         events = self._consequences.write(conn, swept)
         if swept:
             crashpoint("sweep.reclaimed")

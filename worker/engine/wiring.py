@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker import embedded
+from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.db.threads import DatabaseThreads
 from worker.engine.feeder import Feeder
@@ -65,7 +66,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
     redis_url = embedded.redis_url(settings)
     database = DatabaseThreads(settings)
     upstream = UpstreamClient.of(settings)
-    provider = Provider(upstream, lambda: settings.key)
+    provider = Provider(upstream, _key(settings))
     publisher = _publisher(settings, redis_url)
     consequences = Consequences.of(settings, database, owner=owner)
     feeder = Feeder(
@@ -85,7 +86,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         balance=news.balance,
         on_change=news.changed,
     )
-    lookups = Lookups(database, provider.log(), on_due=feeder.due)
+    lookups = Lookups(database, provider.log(), on_due=feeder.due, total_timeout=settings.total_timeout)
     prices = Prices()
     context = JobContext(
         settings=settings,
@@ -108,6 +109,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         consequences,
         Retention(settings, database),
         owner=owner,
+        lease=settings.lease_seconds,
         every=settings.sweep_seconds,
         on_over=lambda ended: announce_over(publisher, ended),
         on_due=_reclaimed(lookups, feeder),
@@ -141,6 +143,18 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         news=news,
         context=context,
     )
+
+
+def _key(settings: Settings) -> Callable[[], str | None]:
+    """Reads the API key at each request; a file that cannot be read just now counts as an upstream out of reach."""
+
+    def key() -> str | None:
+        try:
+            return settings.key
+        except SettingsError as error:
+            raise Unreachable("upstream", str(error)) from error
+
+    return key
 
 
 def _publisher(settings: Settings, redis_url: str) -> Publisher:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worker.base.errors import SettingsError
 from worker.db.jobs.settle import Settlement
 from worker.job import decide
 from worker.job.context import JobContext
@@ -48,12 +49,14 @@ async def admission(slot: Slot, context: JobContext) -> Admitted | Postponed | R
     job = slot.job
     if seconds := context.lookups.owed(job):
         return Postponed(decide.asked_first(job, seconds))
-    if over := decide.over_budget(job):
+    if over := decide.over_budget(job, context.prices):
         return Refused(over)
-    permit = await context.budget_hold.reserve(job) or await _permit(slot, context)
-    if isinstance(permit, Held):
-        return Postponed(decide.held(job, permit))
-    return Admitted(permit)
+    reserved = await context.budget_hold.reserve(job)
+    if isinstance(reserved, Held):
+        return Postponed(decide.held(job, reserved))
+    slot.reserved = reserved
+    permit = await _permit(slot, context)
+    return Postponed(decide.held(job, permit)) if isinstance(permit, Held) else Admitted(permit)
 
 
 async def _permit(slot: Slot, context: JobContext) -> Permit | Held:
@@ -61,6 +64,9 @@ async def _permit(slot: Slot, context: JobContext) -> Permit | Held:
     job = slot.job
     tokens = context.estimator.estimate(job.model, len(job.body))
     patience = min(LINE_SECONDS, job.seconds_left)
-    route = context.route(job.model)
+    try:
+        route = context.route(job.model)
+    except SettingsError as error:
+        return context.without_key(error)
     scopes = context.scopes(job.tenant)
     return await context.admission.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive")

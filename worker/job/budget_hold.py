@@ -1,4 +1,4 @@
-"""Money for a call is set aside before it is made, where a budget governs it.
+"""Money for a call is set aside before it is made, where a budget governs it or its job has a bound of its own.
 
 The calls of a moment are asked for together, in one transaction. A call that does not fit costs its job no attempt;
 the job waits (`waiting_on = budget`) until there is money again. Where no budget is set, nothing is asked and nothing
@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from worker.base.money import picousd
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Ask
+from worker.db.budgets.reservations import Ask, Reserved
 from worker.db.group_writer import GroupWriter, first
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.threads import DatabaseThreads
@@ -37,30 +37,33 @@ class BudgetHold:
     def __init__(self, database: DatabaseThreads, prices: Prices) -> None:
         self._database = database
         self._prices = prices
-        self._group: GroupWriter[Ask, bool] = GroupWriter(
+        self._group: GroupWriter[Ask, int | Held | None] = GroupWriter(
             self._commit, name="reserve", choose=first(SLICE), on_delay=_log_delay
         )
 
-    async def reserve(self, job: ClaimedJob) -> Held | None:
-        """Set aside what a claimed job's call may cost; None when it may go on, else why not.
+    async def reserve(self, job: ClaimedJob) -> int | Held | None:
+        """Set aside what a claimed job's call may cost, in 1e-12 US dollars.
 
-        The money is free again when the claim ends, however it ends.
+        The amount, None where nothing had to be set aside, or why the call may not be made. The claim's end frees the
+        money, or turns it into the call's estimated cost.
         """
-        if not job.budgeted:
+        if not job.budgeted and job.max_cost_picousd is None:
             return None
         expected = self._prices.expected(job.model, job.body)
+        bound = job.max_cost_picousd is not None
         amount = picousd(expected.cost_usd)
-        fits = await self._group.put(Ask(job.id, job.attempt, job.fence, job.tenant, amount, expected.guess))
-        return None if fits else Held("budget", AGAIN_SECONDS)
+        return await self._group.put(
+            Ask(job.id, job.attempt, job.fence, job.tenant, amount, guess=expected.guess, bound=bound)
+        )
 
-    async def _commit(self, asks: Sequence[Ask]) -> list[bool]:
-        refused = await self._database.write(partial(_reserve, asks))
-        return [ask.job_id not in refused for ask in asks]
+    async def _commit(self, asks: Sequence[Ask]) -> list[int | Held | None]:
+        refused, amounts = await self._database.write(partial(_reserve, asks))
+        return [Held("budget", AGAIN_SECONDS) if ask.job_id in refused else amounts.get(ask.job_id) for ask in asks]
 
 
 def _log_delay(jobs: int, error: Exception) -> None:
     log.warning("reserve_delayed", jobs=jobs, error=str(error).splitlines()[0])
 
 
-def _reserve(asks: Sequence[Ask], conn: Connection) -> set[str]:
+def _reserve(asks: Sequence[Ask], conn: Connection) -> Reserved:
     return reservations.reserve(conn, asks)

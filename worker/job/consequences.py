@@ -141,6 +141,10 @@ def charge_budgets(conn: Connection, ends: Ends) -> None:
     """Count as spent what the calls cost, where budgets may govern them."""
     calls = [(one.job_id, one.call.attempt) for one in ends.jobs if one.call is not None and one.call.charged]
     reservations.charge(conn, calls)
+    for one in ends.jobs:
+        if one.call is not None and one.call.counted is not None:
+            counted, day = one.call.counted
+            reservations.spend(conn, {(one.tenant, day): -counted})
 
 
 #: In this order: a batch that ends has an event, and locks are taken on batches before budgets everywhere.

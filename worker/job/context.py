@@ -6,6 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
+import structlog
+
+from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.db.jobs.claim import ClaimedJob
 from worker.job.budget_hold import BudgetHold
@@ -13,11 +16,17 @@ from worker.job.lookups import Lookups
 from worker.job.settlements import SettlementWriter
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
+from worker.limits.permit import Held
 from worker.limits.refusals import Refusals
 from worker.limits.route import UNLIMITED, Limits, Route, Scope
 from worker.live.publish import Publisher
 from worker.provider.prices import Prices
 from worker.upstream.client import UpstreamClient
+
+log = structlog.get_logger(__name__)
+
+#: When a job is due again that could not be called for want of the key, in seconds.
+KEY_SECONDS = 1.0
 
 
 class Recall(Protocol):
@@ -46,8 +55,21 @@ class JobContext:
     key_limits: Limits  # over all routes of the key
     tenant_limits: Limits  # of each tenant
 
+    def key(self) -> str | None:
+        """The API key. Raises SettingsError while its file cannot be read or is empty."""
+        key = self.settings.key
+        if key is None and self.settings.api_key_file is not None:
+            raise SettingsError("STOCKPOT_API_KEY_FILE: the file is empty")
+        return key
+
+    def without_key(self, error: SettingsError) -> Held:
+        """Why a job waits while the key's file cannot be read, which may be the moment in which it is replaced."""
+        log.warning("key_unreadable", error=str(error))
+        return Held("retry", KEY_SECONDS)
+
     def route(self, model: str) -> Route:
-        """The route of a model under these settings: what limits live on."""
+        """The route of a model under these settings: what limits live on. Raises SettingsError as `key`."""
+        self.key()
         return Route(self.settings.upstream_url, self.settings.key_id, model)
 
     def scopes(self, tenant: str) -> tuple[Scope, ...]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from decimal import Decimal
+from typing import NamedTuple
 
 from api_schemas.usage import Usage
-from worker.base.money import PICO
+from worker.base.money import PICO, picousd
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.settle import Settlement
 from worker.job.context import JobContext
@@ -30,7 +31,9 @@ def decided(slot: Slot, outcome: Outcome, context: JobContext) -> Settlement:
     if isinstance(outcome, Answer):
         return answered(job, outcome, context.prices)
     policy = Policy(job.max_attempts, job.on_ambiguous, settings.retry_base_seconds, settings.retry_max_seconds)
-    settlement = failed(job, outcome, policy, context.prices, context.rng, seconds_left=slot.seconds_left)
+    settlement = failed(
+        job, outcome, policy, context.prices, context.rng, seconds_left=slot.seconds_left, reserved=slot.reserved
+    )
     if to_be_looked_up(job, settlement):
         held = min(context.lookups.hold_seconds, slot.seconds_left / 2)
         settlement = replace(settlement, due_in=max(settlement.due_in, held))
@@ -38,14 +41,13 @@ def decided(slot: Slot, outcome: Outcome, context: JobContext) -> Settlement:
 
 
 def to_be_looked_up(job: ClaimedJob, settlement: Settlement) -> bool:
-    """Whether the provider's log is to be asked before the call is made again."""
-    again = settlement.outcome == Kind.AMBIGUOUS and not settlement.terminal
-    return again and job.on_ambiguous == "reconcile"
+    """Whether the job waits until the provider's log was asked about this call, before it is made again."""
+    return settlement.owed and not settlement.terminal and job.on_ambiguous != "retry"
 
 
 def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:
     """The job is completed."""
-    cost, source = priced(job.model, answer.usage, answer.cost_usd, prices)
+    cost = priced(job, answer.usage, answer.cost_usd, prices)
     return Settlement(
         job_id=job.id,
         fence=job.fence,
@@ -61,21 +63,31 @@ def answered(job: ClaimedJob, answer: Answer, prices: Prices) -> Settlement:
         request_id=answer.request_id,
         error_status=answer.status,
         usage=answer.usage,
-        cost_usd=cost,
-        cost_source=source,
+        cost_usd=cost.usd,
+        cost_source=cost.source,
         first_token_seconds=answer.timings.first_token,
         total_seconds=answer.timings.total,
+        owed=cost.source != "provider",
+        guessed=cost.guessed,
     )
 
 
 def failed(
-    job: ClaimedJob, failure: Failure, policy: Policy, prices: Prices, rng: random.Random, *, seconds_left: float
+    job: ClaimedJob,
+    failure: Failure,
+    policy: Policy,
+    prices: Prices,
+    rng: random.Random,
+    *,
+    seconds_left: float,
+    reserved: int | None = None,
 ) -> Settlement:
     """The job is tried again, waits, or is over; `seconds_left` until it expires."""
     decision = decide(
         failure, attempts=job.attempts, calls=job.attempt, seconds_left=seconds_left, policy=policy, rng=rng
     )
-    cost, source = priced(job.model, failure.usage, failure.cost_usd, prices)
+    owed = may_have_cost(failure)
+    cost = priced(job, failure.usage, failure.cost_usd, prices, owed=owed, reserved=reserved)
     status, due_in, waiting_on = "queued", 0.0, None
     match decision:
         case Retry(seconds):
@@ -104,10 +116,11 @@ def failed(
         inference_id=failure.inference_id,
         request_id=failure.request_id,
         usage=failure.usage,
-        cost_usd=cost,
-        cost_source=source,
+        cost_usd=cost.usd,
+        cost_source=cost.source,
         first_token_seconds=failure.timings.first_token,
         total_seconds=failure.timings.total,
+        owed=owed and cost.source != "provider",
     )
 
 
@@ -139,10 +152,20 @@ def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
     )
 
 
-def over_budget(job: ClaimedJob) -> Settlement | None:
-    """The end of a job whose calls have cost as much as it may cost; None while it may go on. Nothing was sent."""
-    if job.max_cost_picousd is None or job.spent_picousd < job.max_cost_picousd:
+def over_budget(job: ClaimedJob, prices: Prices) -> Settlement | None:
+    """The end of a job that has no money for one more call; None while it may go on. Nothing was sent.
+
+    The first call is always made. A further one is taken to cost what the list says or, where nobody can tell, as much
+    as those before it.
+    """
+    if job.max_cost_picousd is None or (job.spent_picousd == 0 and job.max_cost_picousd > 0):
         return None
+    if job.spent_picousd < job.max_cost_picousd:
+        expected = prices.expected(job.model, job.body)
+        known = None if expected.guess else picousd(expected.cost_usd)
+        another = known if known is not None else job.spent_picousd // max(1, job.attempt - 1)
+        if job.spent_picousd + another <= job.max_cost_picousd:
+            return None
     spent, most = (Decimal(amount) / PICO for amount in (job.spent_picousd, job.max_cost_picousd))
     return Settlement(
         job_id=job.id,
@@ -158,12 +181,15 @@ def over_budget(job: ClaimedJob) -> Settlement | None:
     )
 
 
-def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: bool) -> Settlement:
+def stopped(
+    job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: bool, reserved: int | None = None
+) -> Settlement:
     """The call was cut off: by its submitter, and the job is over with the text so far; or by a drain, and it goes back.
 
     A drain under `on_ambiguous=fail` ends a job whose call had been sent: that call may have been paid for.
     """
-    cost, source = priced(job.model, progress.usage, progress.cost_usd, prices)
+    owed = progress.sent and (progress.status is None or progress.status < 400)
+    cost = priced(job, progress.usage, progress.cost_usd, prices, owed=owed, reserved=reserved)
     text = progress.text or None
     if not cancelled and progress.sent and job.on_ambiguous == "fail":
         status, outcome, error_class, message = "failed", "ambiguous", "ambiguous", "its worker was stopped in the call"
@@ -188,21 +214,56 @@ def stopped(job: ClaimedJob, progress: Progress, prices: Prices, *, cancelled: b
         inference_id=progress.inference_id,
         request_id=progress.request_id,
         usage=progress.usage,
-        cost_usd=cost,
-        cost_source=source,
+        cost_usd=cost.usd,
+        cost_source=cost.source,
         first_token_seconds=progress.first_token_after,
         total_seconds=progress.total,
+        owed=owed and cost.source != "provider",
     )
 
 
-def priced(model: str, usage: Usage | None, said: Decimal | None, prices: Prices) -> tuple[Decimal | None, str | None]:
-    """The cost and who says so: the provider's own word, else its price list times the tokens, else nothing."""
-    if said is not None:
-        return said, "provider"
-    if usage is None:
-        return None, None
-    cost = prices.cost(model, usage)
-    return (cost, "estimated") if cost is not None else (None, None)
+class Priced(NamedTuple):
+    """What a call cost, and who says so; `guessed` when not even its tokens are known."""
+
+    usd: Decimal | None
+    source: str | None
+    guessed: bool = False
+
+
+def may_have_cost(failure: Failure) -> bool:
+    """Whether a call that failed may have been billed although nobody said so.
+
+    It was sent, and no answer with an error's status came back whole: such an answer is the provider's word that it
+    billed nothing.
+    """
+    if failure.begun or failure.kind in {Kind.AMBIGUOUS, Kind.PARTIAL}:
+        return True
+    refused = failure.status is not None and failure.status >= 400
+    return failure.kind is not Kind.NOT_SENT and failure.timings.sent is not None and not refused
+
+
+def priced(
+    job: ClaimedJob,
+    usage: Usage | None,
+    cost: Decimal | None,
+    prices: Prices,
+    *,
+    owed: bool = False,
+    reserved: int | None = None,
+) -> Priced:
+    """The cost of a call and who says so.
+
+    The provider's own word; else its price list times the tokens. Of a call that broke and may have been billed (`owed`)
+    and of which neither is known: what was reserved for it, or what such a call costs as far as anybody can tell.
+    """
+    if cost is not None:
+        return Priced(cost, "provider")
+    estimate = None if usage is None else prices.cost(job.model, usage)
+    guessed = estimate is None
+    if estimate is None and owed:
+        reservation = None if reserved is None else Decimal(reserved) / PICO
+        estimate = reservation if reservation is not None else prices.expected(job.model, job.body).cost_usd
+    return Priced(estimate, None if estimate is None else "estimated", guessed=guessed)
 
 
 def ended(outcome: Answer | Failure) -> tuple[str, int | None]:

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
+from worker.base.errors import SettingsError
 from worker.job import decide
 from worker.job.context import JobContext
 from worker.job.slots import Slot
 from worker.limits.permit import Permit
 from worker.live.publish import LiveStream
 from worker.upstream.call import Call, Progress
-from worker.upstream.outcome import Answer, Kind, Outcome
+from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 
 
 async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream, progress: Progress) -> Outcome:
@@ -21,7 +22,13 @@ async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream
     crashpoint("call.before", job.id)
     outcome: Outcome | None = None
     try:
-        outcome = await context.upstream.call(_request(slot, context), live.chunk if job.stream else None, progress)
+        request = _request(slot, context)
+    except SettingsError as error:
+        permit.done("unused")
+        context.without_key(error)
+        return Failure(Kind.NOT_SENT, "authentication", "key_unreadable", str(error))
+    try:
+        outcome = await context.upstream.call(request, live.chunk if job.stream else None, progress)
         outcome = _blamed(slot, context, outcome)
     finally:
         _give_back(permit, outcome, progress)
@@ -40,7 +47,7 @@ def _request(slot: Slot, context: JobContext) -> Call:
         body=job.body.encode(),
         stream=job.stream,
         client_request_id=job.client_request_id,
-        key=settings.key,
+        key=context.key(),
         total_timeout=max(0.001, min(settings.total_timeout, slot.seconds_left)),
         model=job.model,
     )

@@ -1,28 +1,35 @@
-"""Calls that may have been paid: looked up in the provider's log before they are made again.
+"""Calls that may have been billed: looked up in the provider's log until it says what they cost.
 
-A job whose call ended `ambiguous` goes back to the queue with a due time some seconds away, under
-`on_ambiguous = reconcile`. In these seconds the attempt is looked up and marked, so that its cost is on record and
-counts against the job's `max_cost_usd`; then the job is due at once. If the look-up does not come about (the worker
-dies, the log does not answer, too many calls to search), the job becomes due by itself; who claims it sees that nobody
-has asked, and does so first, once in the life of its process. After that the job is tried again in any case, since an
-answer that was lost cannot be asked for, and `stockpot reconcile` marks the attempt later. A call that was lost with its
-worker is looked up too, by whoever sweeps; its job waits for that a few seconds only, since it has waited for a lease.
+Every call that was sent and ended without the provider's word on its cost is marked `due` in the ledger, whatever
+became of its job, and its estimated cost counts as spent. Two loops look such calls up:
+
+    run     the calls of this worker's own jobs, a moment after they ended; and those of a claimed job that must not be
+            called again before (its worker has died, or has given it back)
+    rest    on the elected worker: whatever else the ledger has, so that no call is forgotten with its worker. What the
+            log does not have yet is `late` and asked for again, until it cannot come any more and cost nothing
+
+A job that is to be called again waits for the look-up, at most `HOLD_SECONDS`, under `on_ambiguous = reconcile`. If
+the look-up does not come about in that time, the job is due by itself; who claims it sees that nobody has asked, and
+does so first, once in the life of its process. After that the job is tried again in any case, since an answer that was
+lost cannot be asked for. A provider without a log is asked once per process; the estimates stand then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
+from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
 from worker.db.jobs import ledger
 from worker.db.jobs.claim import ClaimedJob
-from worker.db.jobs.ledger import Entry, Mark
+from worker.db.jobs.ledger import DUE, LATE, Entry, Mark
 from worker.db.threads import DatabaseThreads
 from worker.reconcile import NoLog, ProviderLog, look_up
 
@@ -34,14 +41,21 @@ HOLD_SECONDS = 10.0
 GRACE_SECONDS = 1.0
 #: Pages that one look-up reads at most: 2,000 requests around the moment.
 MOST_PAGES = 20
-#: Jobs of one look-up.
-MOST_JOBS = 500
+#: Calls of one look-up.
+MOST_CALLS = 500
 #: Jobs remembered as asked about. One that is forgotten is asked about again, which costs a page.
 MOST_ASKED = 10_000
+#: How often the elected worker looks for calls that nobody has asked about, in graces.
+REST_GRACES = 2.0
+#: The pause between two looks at calls that are late doubles from the first to the second, in seconds.
+FIRST_LATE, LONGEST_LATE = 2.0, 60.0
+#: A call that is not in the log after so many total timeouts is not in it: an answer that nobody waits for is generated
+#: to its end and billed then. Never less than the second, in seconds.
+LATEST_TIMEOUTS, LATEST_LEAST = 1.5, 60.0
 
 
 class Lookups:
-    """Looks attempts up until cancelled."""
+    """Looks calls up until cancelled."""
 
     def __init__(
         self,
@@ -49,13 +63,15 @@ class Lookups:
         book: ProviderLog,
         *,
         on_due: Callable[[str, str], None],
+        total_timeout: float,
         grace: float = GRACE_SECONDS,
     ) -> None:
-        """`on_due` is told of each job (lane, id) that may be claimed again; `grace` is in seconds."""
+        """`on_due` is told of each job (lane, id) that may be claimed again; times are in seconds."""
         self._database = database
         self._book = book
         self._on_due = on_due
         self._grace = grace
+        self._latest = timedelta(seconds=max(LATEST_TIMEOUTS * total_timeout, LATEST_LEAST))
         self._waiting: dict[str, None] = {}
         self._asked: dict[str, None] = {}
         self._some = asyncio.Event()
@@ -69,8 +85,8 @@ class Lookups:
     def owed(self, job: ClaimedJob) -> float:
         """How long a claimed job must wait, in seconds, until its earlier calls are looked up; 0 when it need not.
 
-        It must if nobody has looked up a call of it that may have been paid for (the one who was to do it has died), and
-        this process has not tried yet. It is looked up now, which takes less time than giving the job back.
+        It must if nobody has looked up a call of it that may have been billed, and this process has not tried yet.
+        It is looked up now, which takes less time than giving the job back.
         """
         if not job.unasked or job.id in self._asked:
             return 0.0
@@ -87,28 +103,54 @@ class Lookups:
             self._some.set()
 
     async def run(self) -> None:
-        """Look up, for ever."""
+        """Look up the calls of jobs that were added, for ever."""
         while True:
             await self._some.wait()
             await asyncio.sleep(self._grace)
             self._some.clear()
-            jobs = list(self._waiting)[:MOST_JOBS]
+            jobs = list(self._waiting)[:MOST_CALLS]
             for job in jobs:
                 del self._waiting[job]
             if self._waiting:
                 self._some.set()
             if jobs:
-                await self._look_up(jobs)
+                crashpoint("lookup.before")
+                await self._look_up(lambda conn, jobs=jobs: ledger.entries(conn, jobs), jobs, MOST_PAGES)  # type: ignore[misc]
 
-    async def _look_up(self, jobs: Sequence[str]) -> None:
-        crashpoint("lookup.before")
+    async def rest(self, elected: Callable[[], bool]) -> None:
+        """Look up every other call that nobody has asked about, while this worker is elected, for ever."""
+        pauses = Backoff(FIRST_LATE, LONGEST_LATE)
+        clock = asyncio.get_running_loop().time
+        late_at = 0.0
+        while True:
+            await asyncio.sleep(self._grace * REST_GRACES)
+            if self._off or not elected():
+                pauses.reset()
+                continue
+            if await self._look_up(self._unasked(DUE, self._grace), (), MOST_PAGES):
+                pauses.reset()
+                late_at = min(late_at, clock() + FIRST_LATE)
+            if clock() >= late_at:
+                await self._look_up(self._unasked(LATE, 0.0), (), MOST_PAGES)
+                # What cannot come any more is settled for good, however many pages that takes.
+                await self._look_up(self._unasked(LATE, self._latest.total_seconds()), (), None)
+                late_at = clock() + pauses.next()
+
+    @staticmethod
+    def _unasked(mark: str, grace: float) -> Callable[[Connection], list[Entry]]:
+        return lambda conn: ledger.unasked(conn, mark, grace=grace, limit=MOST_CALLS)
+
+    async def _look_up(
+        self, find: Callable[[Connection], list[Entry]], jobs: Sequence[str], most: int | None
+    ) -> list[Mark]:
+        """Compare the calls that `find` names with the log and mark them; `jobs` wait for it and are due then."""
         nothing: list[Entry] = []
         marks: list[Mark] = []
-        entries = await self._database.try_read(lambda conn: ledger.entries(conn, jobs), nothing, "lookup_delayed")
+        entries = await self._database.try_read(find, nothing, "lookup_delayed")
         try:
             if entries and not self._off:
                 now = await self._database.read(ledger.now)
-                marks = await look_up(self._book, entries, now, most=MOST_PAGES)
+                marks = await look_up(self._book, entries, now, most=most, latest=self._latest)
         except NoLog as error:
             self._off = True
             log.warning("log_not_read", error=str(error))
@@ -116,10 +158,12 @@ class Lookups:
             log.warning("lookup_failed", attempts=len(entries), error=str(error).splitlines()[0])
         for mark in marks:
             metrics.RECONCILED.labels(mark.reconciled).inc()
-        none: list[tuple[str, str]] = []
-        due = await self._database.try_write(lambda conn: _written(conn, marks, jobs), none, "lookup_delayed")
-        for lane, job in due:
-            self._on_due(lane, job)
+        if marks or jobs:
+            none: list[tuple[str, str]] = []
+            due = await self._database.try_write(lambda conn: _written(conn, marks, jobs), none, "lookup_delayed")
+            for lane, job in due:
+                self._on_due(lane, job)
+        return marks
 
 
 def _written(conn: Connection, marks: Sequence[Mark], jobs: Sequence[str]) -> list[tuple[str, str]]:

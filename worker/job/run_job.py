@@ -43,7 +43,8 @@ async def run_job(slot: Slot, context: JobContext) -> None:
     except asyncio.CancelledError:
         if slot.stop not in (Stop.CANCELLED, Stop.DRAIN):
             return  # another worker owns the job; whatever this one wrote now, its fence would refuse
-        settlement = decide.stopped(job, progress, context.prices, cancelled=slot.stop is Stop.CANCELLED)
+        cancelled = slot.stop is Stop.CANCELLED
+        settlement = decide.stopped(job, progress, context.prices, cancelled=cancelled, reserved=slot.reserved)
     slot.settling = True
     await _settle(slot, context, settlement, live)
 
@@ -54,16 +55,16 @@ async def _settle(slot: Slot, context: JobContext, settlement: Settlement, live:
     if not settlement.terminal:
         crashpoint("release.before", job.id)
     if settlement.status == "completed":
-        context.prices.learn(job.model, settlement.cost_usd)
+        context.prices.learn(job.model, settlement.known_cost_usd)
     # The number of the terminal event is stored with the end.
     settlement = replace(settlement, seq=live.end() if settlement.terminal else 0)
     written = await context.settlements.settle(job, settlement)
     if written is None:
         return
     count(job, written)
+    if written.owed:
+        context.lookups.add(job.id)
     if written.terminal:
         announce_end(live, written)
         return
-    if decide.to_be_looked_up(job, written):
-        context.lookups.add(job.id)
     context.recall(job, written.due_in, written.waiting_on, called=written.called)

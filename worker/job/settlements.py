@@ -21,7 +21,7 @@ from worker.base.crashpoints import crashpoint
 from worker.db.group_writer import GroupWriter
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended, EndedCall
-from worker.db.jobs.settle import Settlement, already, write
+from worker.db.jobs.settle import Settlement, already, reinstate, write
 from worker.db.threads import DatabaseThreads
 from worker.job.consequences import Consequences
 
@@ -44,8 +44,11 @@ class Settling:
     settlement: Settlement
     seed: str
 
-    def ended(self, answers: int) -> Ended:
-        """What came to its end with this settlement, for its consequences."""
+    def ended(self, answers: int, counted: tuple[int, str] | None = None) -> Ended:
+        """What came to its end with this settlement, for its consequences.
+
+        `counted`: the cost that was counted when the call was taken for lost, and its day.
+        """
         job, settlement = self.job, self.settlement
         return Ended(
             job_id=job.id,
@@ -62,7 +65,7 @@ class Settling:
             webhook=job.webhook,
             error=settlement.error,
             response=settlement.response,
-            call=_call(job, settlement) if settlement.called else None,
+            call=_call(job, settlement, counted),
             seed=self.seed,
         )
 
@@ -90,7 +93,9 @@ class SettlementWriter:
 
     async def _commit(self, slice_: Sequence[Settling]) -> list[Settlement | None]:
         try:
-            written, events = await self._database.write(partial(self._transaction, slice_))
+            written, events = await self._database.write(
+                partial(write_all, slice_=slice_, consequences=self._consequences)
+            )
         except NOT_STORABLE as error:
             if len(slice_) > 1:
                 return [one for each in slice_ for one in await self._commit([each])]
@@ -104,14 +109,24 @@ class SettlementWriter:
             self._consequences.wake()
         return [one.settlement if one.job.id in written else None for one in slice_]
 
-    def _transaction(self, slice_: Sequence[Settling], conn: Connection) -> tuple[set[str], int]:
-        _pass("settle.before", slice_)
-        now = write(conn, [one.settlement for one in slice_])
-        before = already(conn, [one.settlement for one in slice_ if one.job.id not in now])
-        # What an earlier try had committed has its consequences already.
-        events = self._consequences.write(conn, [one.ended(now[one.job.id]) for one in slice_ if one.job.id in now])
-        _pass("settle.written", slice_)
-        return set(now) | before, events + len(before)
+
+def write_all(conn: Connection, slice_: Sequence[Settling], consequences: Consequences) -> tuple[set[str], int]:
+    """Write settlements with their consequences; the ids of those that were written, and how many events are due.
+
+    The caller commits.
+    """
+    _pass("settle.before", slice_)
+    now = write(conn, [one.settlement for one in slice_])
+    missing = [one.settlement for one in slice_ if one.job.id not in now]
+    before = already(conn, missing)
+    back = reinstate(conn, [one for one in missing if one.job_id not in before])
+    now |= write(conn, [one.settlement for one in back])
+    counted = {one.settlement.job_id: one.counted for one in back}
+    # What an earlier try had committed has its consequences already.
+    ends = [one.ended(now[one.job.id], counted.get(one.job.id)) for one in slice_ if one.job.id in now]
+    events = consequences.write(conn, ends)
+    _pass("settle.written", slice_)
+    return set(now) | before, events + len(before)
 
 
 def _next_slice(waiting: Sequence[Settling]) -> list[bool]:
@@ -138,13 +153,17 @@ def _pass(point: str, slice_: Sequence[Settling]) -> None:
         crashpoint(point, one.job.id)
 
 
-def _call(job: ClaimedJob, settlement: Settlement) -> EndedCall:
+def _call(job: ClaimedJob, settlement: Settlement, counted: tuple[int, str] | None) -> EndedCall | None:
+    if not settlement.called and counted is None:
+        return None
     return EndedCall(
         attempt=job.attempt,
         usage=settlement.usage,
         cost_usd=settlement.cost_usd,
         seconds=settlement.total_seconds or 0.0,
         charged=job.budgeted and bool(settlement.cost_usd),
+        answered=settlement.called,
+        counted=counted,
     )
 
 

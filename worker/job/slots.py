@@ -34,6 +34,7 @@ class Slot:
     stop: Stop | None = None
     settling: bool = field(default=False)
     claimed: float = field(default_factory=time.monotonic)
+    reserved: int | None = None  # what was set aside for its call, in 1e-12 US dollars
 
     @property
     def seconds_left(self) -> float:

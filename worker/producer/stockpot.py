@@ -265,8 +265,8 @@ class Stockpot(Streams):
     def retry(self, job_id: str) -> None:
         """Queue a failed, cancelled or expired job again. Raises NotFound, NotAllowed."""
         ttl = self.settings.job_ttl_seconds
-        self._scope.write(lambda conn: cancelling.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
-        self._shared.doorbell.ring([job_id], "interactive")
+        lane = self._scope.write(lambda conn: cancelling.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
+        self._shared.doorbell.ring([job_id], lane)
 
     # ── follow ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from worker.db.jobs.ledger import Entry, Mark
 from worker.provider.log import LogRow, ProviderLog
@@ -15,11 +16,17 @@ SKEW = timedelta(seconds=60)
 LATEST = timedelta(minutes=15)
 
 
-def compare(entry: Entry, row: LogRow | None, now: datetime) -> Mark:
-    """What the log says of an attempt; `row` is None when it is not there."""
+def compare(entry: Entry, row: LogRow | None, now: datetime, latest: timedelta = LATEST) -> Mark:
+    """What the log says of an attempt; `row` is None when it is not there.
+
+    What is not there `latest` after its end cost nothing. (An answer that we have is not taken for free because of
+    that: its estimate stands.)
+    """
     if row is None:
-        absent = "unbilled" if now - entry.finished_at > LATEST else "late"
-        return Mark(entry.job_id, entry.attempt, absent)
+        if now - entry.finished_at <= latest:
+            return Mark(entry.job_id, entry.attempt, "late")
+        free = None if entry.outcome == "completed" else Decimal(0)
+        return Mark(entry.job_id, entry.attempt, "unbilled", cost_usd=free)
     if row.billed:
         verdict = "matched" if entry.outcome == "completed" else "orphaned"
     else:
@@ -28,7 +35,7 @@ def compare(entry: Entry, row: LogRow | None, now: datetime) -> Mark:
         entry.job_id,
         entry.attempt,
         verdict,
-        cost_usd=row.cost_usd if row.billed else None,
+        cost_usd=row.cost_usd,
         input_tokens=row.input_tokens if row.billed else None,
         output_tokens=row.output_tokens if row.billed else None,
         total_tokens=row.total_tokens if row.billed else None,
@@ -36,7 +43,14 @@ def compare(entry: Entry, row: LogRow | None, now: datetime) -> Mark:
     )
 
 
-async def look_up(book: ProviderLog, entries: Sequence[Entry], now: datetime, *, most: int | None = None) -> list[Mark]:
+async def look_up(
+    book: ProviderLog,
+    entries: Sequence[Entry],
+    now: datetime,
+    *,
+    most: int | None = None,
+    latest: timedelta = LATEST,
+) -> list[Mark]:
     """Compare attempts of about the same time with the log, of which at most `most` pages are read.
 
     What is not found counts as absent only if the whole window was read. Raises as `LogBook.pages`.
@@ -49,14 +63,14 @@ async def look_up(book: ProviderLog, entries: Sequence[Entry], now: datetime, *,
     marks: list[Mark] = []
     whole = False
     async for page in book.pages(begin, end, most=most):
-        marks += _found(left, page.rows, now)
+        marks += _found(left, page.rows, now, latest)
         whole = not page.more
         if not left:
             break
-    absent = [compare(entry, None, now) for entry in left.values()]
-    return marks + (absent if whole else [replace(mark, reconciled="late") for mark in absent])
+    absent = [compare(entry, None, now, latest) for entry in left.values()]
+    return marks + (absent if whole else [replace(mark, reconciled="late", cost_usd=None) for mark in absent])
 
 
-def _found(left: dict[str, Entry], rows: Sequence[LogRow], now: datetime) -> list[Mark]:
+def _found(left: dict[str, Entry], rows: Sequence[LogRow], now: datetime, latest: timedelta) -> list[Mark]:
     named: Mapping[str, LogRow] = {row.client_request_id: row for row in rows if row.client_request_id in left}
-    return [compare(left.pop(name), row, now) for name, row in named.items()]
+    return [compare(left.pop(name), row, now, latest) for name, row in named.items()]

@@ -56,10 +56,11 @@ def make_body(call: Call) -> dict[str, Any]:
 
 
 def answer_headers(call: Call) -> dict[str, str]:
-    """The headers of a whole answer, with its charge."""
+    """The headers of a whole answer, with its charge where it is billed."""
     kind = "text/plain" if "wrongtype" in call.step else "application/json"
     headers = {**call.headers, "Content-Type": kind + "; charset=utf-8", **faults.odd_headers(call.step)}
-    if call.answer is not None and "nocost" not in call.step:
+    billed = call.step.finishes or "billed" in call.step
+    if call.answer is not None and billed and "nocost" not in call.step:
         headers["x-aimlapi-credits-used"] = str(call.answer.credits)
         headers["x-aimlapi-usd-spent"] = format(catalog.usd(call.answer.credits), "f")
     return headers

@@ -110,7 +110,7 @@ def _between(conn: Connection) -> Check | None:
 
 def _try_to_write(conn: Connection) -> None:
     leases.elect(conn, "doctor", "doctor", seconds=1)
-    leases.resign(conn, "doctor")
+    leases.remove(conn, "doctor")
 
 
 async def upstream(settings: Settings) -> list[Check]:

@@ -180,13 +180,11 @@ class Tally:
         call = ended.call
         if call is None:
             return
-        self.calls += 1
+        self.calls += call.answered
         self.call_seconds += call.seconds
-        if call.cost_usd is not None:
-            cost = picousd(call.cost_usd)
-            self.cost_picousd += cost
-            if ended.over:
-                self.saved_picousd += cost * (ended.answers - 1)
+        self.cost_picousd += call.added_picousd
+        if ended.over:
+            self.saved_picousd += (picousd(call.cost_usd) or 0) * (ended.answers - 1)
         if call.usage is not None:
             for name, tokens in call.usage.model_dump().items():
                 setattr(self, name, getattr(self, name) + tokens)

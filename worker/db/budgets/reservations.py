@@ -1,12 +1,14 @@
 """Budgets: money is set aside before a call, and what the call cost is counted with its result.
 
     reserve    before the call: it fits into every budget that governs it, or it does not, and those shut
-    charge     with the settlement, in its transaction: what the ledger says that the calls cost
+    charge     with the end of the call, in its transaction: what the ledger says that it cost
     tend       once in each sweep: a budget opens again when what was lacking is free
     put        by people: set, raise, lower, remove
 
 A reservation is a number in the row of its attempt and counts while the job is in progress under that very claim. It
-ends with the claim, whatever ended it: an answer, a failure, a cancellation, or a sweep after its worker's death.
+ends with the claim, whatever ended it: an answer, a failure, a cancellation, or a sweep after its worker's death. If
+nobody knows then what the call cost, the transaction that ends the claim writes the reservation into the ledger as
+the call's estimated cost, and charges it: it counts as spent until the provider's log says otherwise.
 Reservations of one budget are decided one after the other, under a lock on its row. The order of locks is everywhere
 jobs, attempts, budgets (by tenant and period).
 """
@@ -18,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, bindparam, text
@@ -38,7 +40,8 @@ UNAWARE_SECONDS = 10.0
 class Ask:
     """A call for which money is to be set aside.
 
-    `picousd` is None when nobody knows what it may cost; with `guess` it takes what is left when that is less.
+    `picousd` is None when nobody knows what it may cost; with `guess` it takes what is left when that is less. `bound`:
+    its job has a bound of its own, so that the amount is noted although no budget may govern it.
     """
 
     job_id: str
@@ -47,6 +50,14 @@ class Ask:
     tenant: str
     picousd: int | None
     guess: bool = False
+    bound: bool = False
+
+
+class Reserved(NamedTuple):
+    """The jobs whose calls do not fit, and what was reserved for the others, in 1e-12 US dollars."""
+
+    refused: set[str]
+    picousd: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -99,17 +110,19 @@ class Budget:
         return {"tenant": self.tenant, "period": self.period, **amounts, "shut": self.shut}
 
 
-def reserve(conn: Connection, asks: Sequence[Ask]) -> set[str]:
-    """Set money aside for calls; the ids of the jobs that do not fit. The caller commits.
+def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
+    """Set money aside for calls. The caller commits.
 
     What fits is decided in the order of `asks`. A call of which nobody knows the cost takes all that is left, so that it
     is made, and no other beside it.
     """
     governed = _governed(conn, {ask.tenant for ask in asks})
     ours = [ask for ask in asks if EVERYBODY in governed or ask.tenant in governed]
+    noted = [(ask, ask.picousd) for ask in asks if ask.bound and ask.picousd is not None and ask not in ours]
     if not ours:
-        return set()
-    _lock_attempts(conn, ours)
+        _write_reserved(conn, noted)
+        return Reserved(set(), {ask.job_id: amount for ask, amount in noted})
+    _lock_attempts(conn, [*ours, *(ask for ask, _ in noted)])
     budgets = _read(conn, governed, lock=True)
     _add_reserved(conn, budgets, but={ask.job_id for ask in ours})  # what an earlier try of ours may have written
     fits: list[tuple[Ask, int]] = []
@@ -128,9 +141,9 @@ def reserve(conn: Connection, asks: Sequence[Ask]) -> set[str]:
         for budget in over:
             if budget.room < least:
                 budget.needs_picousd = min(least, budget.needs_picousd or least)
-    _write_reserved(conn, fits)
+    _write_reserved(conn, noted + fits)
     _shut(conn, [budget for budget in budgets if refused and budget.needs_picousd is not None])
-    return refused
+    return Reserved(refused, {ask.job_id: amount for ask, amount in noted + fits})
 
 
 def _governed(conn: Connection, tenants: set[str]) -> set[str]:

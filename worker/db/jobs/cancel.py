@@ -60,8 +60,8 @@ def cancel(conn: Connection, job_id: str, *, tenant: str) -> Cancelled:
     return Cancelled(job_id, status, changed=False)
 
 
-def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:
-    """Queue a failed, cancelled or expired job again, with its attempts given back. The caller commits.
+def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> str:
+    """Queue a failed, cancelled or expired job again, with its attempts given back; its lane. The caller commits.
 
     The ledger keeps every call that was made; what the job had answered so far is dropped. The fence rises: no event of
     the old end counts any more.
@@ -77,10 +77,11 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:
             expires_at = {after_sql(conn, ":ttl")}, cancel_requested_at = NULL, waiting_on = NULL, finish_reason = NULL,
             error_class = NULL, error_code = NULL, error_message = NULL, error_status = NULL
         WHERE id = :id AND tenant = :tenant AND status IN ('failed', 'cancelled', 'expired') AND batch_id IS NULL
+        RETURNING lane
         """),
         {"id": job_id, "tenant": tenant, "ttl": ttl},
-    ).rowcount
-    if done == 0:
+    ).first()
+    if done is None:
         batch = conn.execute(
             text("SELECT batch_id FROM jobs WHERE id = :id AND tenant = :tenant"), {"id": job_id, "tenant": tenant}
         ).scalar()
@@ -91,6 +92,7 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> None:
         status = _status(conn, job_id, tenant)
         raise NotAllowed(f"{job_id} is {status}; only a failed, cancelled or expired job can be retried")
     conn.execute(text("DELETE FROM results WHERE job_id = :id"), {"id": job_id})
+    return str(done.lane)
 
 
 def _status(conn: Connection, job_id: str, tenant: str) -> str:

@@ -68,8 +68,9 @@ _EXPRESSIONS = {
     "spent_picousd": "CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
     " (SELECT COALESCE(SUM(a.cost_picousd), 0) FROM attempts AS a WHERE a.job_id = id) END",
     "budgeted": "EXISTS (SELECT 1 FROM budgets)",
-    "unasked": "CASE WHEN calls > 1 AND on_ambiguous = 'reconcile' THEN EXISTS (SELECT 1 FROM attempts AS a"
-    " WHERE a.job_id = id AND a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL) END",
+    "unasked": "CASE WHEN calls > 1 AND on_ambiguous <> 'retry' THEN EXISTS (SELECT 1 FROM attempts AS a"
+    " WHERE a.job_id = id AND (a.reconciled = 'due' OR (a.outcome IN ('ambiguous', 'lost') AND a.reconciled IS NULL)))"
+    " END",
 }
 #: `seconds_left` and `queued_seconds` are by the clock of the statement.
 _COLUMNS = ", ".join(

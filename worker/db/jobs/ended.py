@@ -9,22 +9,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from api_schemas.errors import JobError
 from api_schemas.ids import uuid7_hex
 from api_schemas.usage import Usage
+from worker.base.money import PICO, picousd
 
 
 @dataclass(frozen=True, slots=True)
 class EndedCall:
-    """The call that is over with it. `charged`: what it cost is to be counted in budgets now."""
+    """The call that is over with it.
+
+    Attributes:
+        charged: what it cost is to be counted in budgets now.
+        answered: its worker has seen its end; a call that was lost with its worker costs money, and is no call made.
+        counted: what was counted as its cost when it was taken for lost, in 1e-12 US dollars, and on which UTC day.
+    """
 
     attempt: int
     usage: Usage | None = None
     cost_usd: Decimal | None = None
     seconds: float = 0.0
     charged: bool = False
+    answered: bool = True
+    counted: tuple[int, str] | None = None
+
+    @property
+    def added_picousd(self) -> int:
+        """What it adds to the costs that are counted already, in 1e-12 US dollars."""
+        return (picousd(self.cost_usd) or 0) - (self.counted[0] if self.counted else 0)
+
+    @classmethod
+    def lost(cls, attempt: int, picousd: int | None) -> Self:
+        """A call that was lost with its worker; what had been reserved for it counts as its cost until it is known."""
+        cost = None if picousd is None else Decimal(picousd) / PICO
+        return cls(attempt, cost_usd=cost, charged=bool(picousd), answered=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

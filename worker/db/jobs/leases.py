@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from sqlalchemy import Connection, bindparam, text
 from api_schemas import jsontext
 from api_schemas.event_numbers import FIRST_END
 from worker.db.clock import after_sql, is_postgres, now_sql
-from worker.db.jobs.ended import RETURNED, Ended, ended
+from worker.db.jobs.ended import RETURNED, Ended, EndedCall, ended
+from worker.db.jobs.ledger import DUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,20 @@ _VERDICT = """CASE
     ELSE 'queued' END"""
 
 
-def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[Ended]:
+#: The lease that elects the sweeper.
+SWEEPER = "sweeper"
+#: A silence of the database that is longer than this part of a lease may have kept living workers from renewing theirs.
+SILENT_PART = 0.5
+
+
+def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0, steady: float = 0.0) -> list[Ended]:
     """Take back jobs whose lease ran out: their attempt becomes `lost`, they are queued again or end.
+
+    Args:
+        limit: how many at most.
+        hold: seconds in which a job is due again whose lost call is to be looked up before.
+        steady: only if the database has been answering for so many seconds (a lease) without a long silence (`elect`):
+            after an outage the leases of living workers have run out, too, and they shall renew them first.
 
     Those under `on_ambiguous=reconcile` are due in `hold` seconds, so that their lost call can be looked up before.
 
@@ -67,10 +80,12 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[En
         for row in conn.execute(
             text(f"""
             SELECT id FROM jobs {"" if is_postgres(conn) else "INDEXED BY ix_jobs_running"}
-            WHERE status = 'in_progress' AND lease_until < {now}
+            WHERE status = 'in_progress' AND lease_until < {now} {_steady(conn) if steady else ""}
             ORDER BY lease_owner LIMIT :limit {_for_update(conn)}
             """),
-            {"limit": limit},
+            {"limit": limit, "name": SWEEPER, "steady": -steady, "silent": -steady * SILENT_PART}
+            if steady
+            else {"limit": limit},
         )
     ]
     if not ids:
@@ -93,15 +108,19 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0) -> list[En
         """).bindparams(listed),
         {"ids": ids, "hold": hold},
     ).all()
-    conn.execute(
+    lost = conn.execute(
         text(f"""
         UPDATE attempts SET outcome = 'lost', finished_at = {now}, error_class = 'ambiguous',
-            error_message = 'the worker let its lease run out'
+            error_message = 'the worker let its lease run out', reconciled = '{DUE}',
+            cost_picousd = reserved_picousd, counted = CASE WHEN reserved_picousd IS NOT NULL THEN true END,
+            cost_source = CASE WHEN reserved_picousd IS NOT NULL THEN 'estimated' END
         WHERE job_id IN :ids AND outcome = 'running'
+        RETURNING job_id, attempt, cost_picousd
         """).bindparams(listed),
         {"ids": ids},
     )
-    return [ended(row) for row in rows]
+    calls = {row.job_id: EndedCall.lost(row.attempt, row.cost_picousd) for row in lost}
+    return [ended(row, calls.get(row.id)) for row in rows]
 
 
 def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
@@ -131,27 +150,62 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
     return [ended(row) for row in rows]
 
 
-def elect(conn: Connection, name: str, owner: str, *, seconds: float) -> bool:
+def _steady(conn: Connection) -> str:
+    """SQL: the database answered a moment ago, and has for a lease. Read by its clock when the statement runs.
+
+    A statement that had to wait (for a lock, for a frozen server) finds that the moment is long gone.
+    """
+    return f"""AND EXISTS (SELECT 1 FROM leases WHERE name = :name AND seen_at > {after_sql(conn, ":silent")}
+        AND steady_since <= {after_sql(conn, ":steady")})"""
+
+
+def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: float = 0.0) -> bool:
     """Take or keep the lease called `name` for `seconds`; False while somebody else holds it. The caller commits.
 
-    Who cannot have it writes nothing: an update that finds its row taken would lock it, and flush that to the disk.
+    With `lease`, a job's in seconds, whoever stands for it notes that the database answers, writing to `jobs` included.
+    After a silence longer than `SILENT_PART` of such a lease the database is steady only from now on.
+
+    Who cannot have it and has nothing new to note writes nothing: an update that finds its row taken would lock it, and
+    flush that to the disk.
     """
+    if lease:
+        # Changes nothing, and waits while somebody holds a lock that keeps heartbeats from renewing leases.
+        conn.execute(text("UPDATE jobs SET lease_until = lease_until WHERE id = ''"))
+    now = now_sql(conn)
+    noted = f"AND seen_at > {after_sql(conn, ':fresh')}" if lease else ""
     held = conn.execute(
-        text(f"SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now_sql(conn)}"),
-        {"name": name, "owner": owner},
+        text(f"SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now} {noted}"),
+        {"name": name, "owner": owner} | ({"fresh": -lease * SILENT_PART / 2} if lease else {}),
     ).first()
     if held is not None:
         return False
+    mine = f"leases.owner = excluded.owner OR leases.until < {now}"
+    silent = f"leases.seen_at IS NULL OR leases.seen_at < {after_sql(conn, ':silent')}"
     row = conn.execute(
         text(f"""
-        INSERT INTO leases (name, owner, until) VALUES (:name, :owner, {after_sql(conn, ":seconds")})
-        ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until
-        WHERE leases.owner = excluded.owner OR leases.until < {now_sql(conn)}
+        INSERT INTO leases (name, owner, until, seen_at, steady_since)
+        VALUES (:name, :owner, {after_sql(conn, ":seconds")}, {now}, {now})
+        ON CONFLICT (name) DO UPDATE SET
+            owner = CASE WHEN {mine} THEN excluded.owner ELSE leases.owner END,
+            until = CASE WHEN {mine} THEN excluded.until ELSE leases.until END,
+            steady_since = CASE WHEN {silent} THEN excluded.steady_since ELSE leases.steady_since END,
+            seen_at = excluded.seen_at
         RETURNING owner
         """),
-        {"name": name, "owner": owner, "seconds": seconds},
-    ).first()
-    return row is not None
+        {"name": name, "owner": owner, "seconds": seconds, "silent": -lease * SILENT_PART},
+    ).one()
+    return bool(row.owner == owner)
+
+
+def unclaimed(conn: Connection, claims: Mapping[str, int]) -> set[str]:
+    """Those of these claims (fence by job) that were taken back although nobody has claimed their job since."""
+    rows = conn.execute(
+        text("SELECT id, fence FROM jobs WHERE id IN :ids AND status = 'queued'").bindparams(
+            bindparam("ids", expanding=True)
+        ),
+        {"ids": list(claims)},
+    )
+    return {row.id for row in rows if claims[row.id] == row.fence}
 
 
 def release(conn: Connection, name: str, owner: str) -> None:
@@ -161,7 +215,15 @@ def release(conn: Connection, name: str, owner: str) -> None:
 
 def resign(conn: Connection, owner: str) -> None:
     """Give up every named lease of `owner`, so that a successor need not wait. The caller commits."""
-    conn.execute(text("DELETE FROM leases WHERE owner = :owner"), {"owner": owner})
+    conn.execute(
+        text(f"UPDATE leases SET until = {after_sql(conn, '-1')} WHERE owner = :owner"),
+        {"owner": owner},
+    )
+
+
+def remove(conn: Connection, name: str) -> None:
+    """Forget the lease called `name`. The caller commits."""
+    conn.execute(text("DELETE FROM leases WHERE name = :name"), {"name": name})
 
 
 def _for_update(conn: Connection) -> str:

@@ -6,11 +6,11 @@
     orphaned    it was billed, and its answer is lost
     unbilled    it is not there, or at no cost
     late        it is not there yet, and the provider may still be writing it: to be asked for again
+    due         it was sent, the provider has not said what it cost, and nobody has asked the log yet
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,15 +19,24 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Text, bindparam, text
 
-from worker.base.money import PICO
-from worker.db.budgets import reservations
-from worker.db.clock import day_sql, is_postgres, now_sql
+from worker.base.money import PICO, picousd
+from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
 from worker.db.columns import Instant
-from worker.db.jobs import usage_days
+from worker.db.jobs import costs, usage_days
+from worker.db.jobs.costs import Correction
 from worker.db.jobs.lookup import moment
 
+#: The mark of a call whose cost the provider has not said: the workers look it up by themselves.
+DUE = "due"
+LATE = "late"
 #: What has no final mark yet. A call that still runs has no end to compare.
-_OPEN = "(a.reconciled IS NULL OR a.reconciled = 'late') AND a.outcome <> 'running'"
+_OVER = "a.outcome <> 'running'"
+_OPEN = f"(a.reconciled IS NULL OR a.reconciled IN ('due', 'late')) AND {_OVER}"
+#: The same marks as two conditions, each of which an index has.
+_OPEN_MARKS = (
+    "a.reconciled IS NULL OR a.reconciled = 'late'",
+    "a.reconciled = 'due' AND a.reconciled IN ('due', 'late')",
+)
 _ENTRY = "a.job_id, a.attempt, a.outcome, a.started_at, a.finished_at, a.inference_id, a.cost_picousd, a.cost_source"
 
 #: PostgreSQL wants to know the type of a parameter that may be null.
@@ -78,20 +87,26 @@ def now(conn: Connection) -> datetime:
 def first_open(conn: Connection, since: datetime | None) -> datetime | None:
     """When the oldest attempt without a final mark began; None when there is none."""
     after = "AND a.started_at >= :since" if since is not None else ""
-    statement = text(f"SELECT MIN(a.started_at) FROM attempts AS a WHERE {_OPEN} {after}")
-    if since is not None:
-        statement = statement.bindparams(bindparam("since", since, type_=Instant()))
-    found = conn.execute(statement).scalar()
-    return None if found is None else _moment(found)
+    found: list[datetime] = []
+    for mark in _OPEN_MARKS:
+        statement = text(f"SELECT MIN(a.started_at) FROM attempts AS a WHERE ({mark}) AND {_OVER} {after}")
+        if since is not None:
+            statement = statement.bindparams(bindparam("since", since, type_=Instant()))
+        first = conn.execute(statement).scalar()
+        found += [] if first is None else [_moment(first)]
+    return min(found, default=None)
 
 
 def open_between(conn: Connection, begin: datetime, end: datetime) -> list[Entry]:
     """The attempts without a final mark that began within [begin, end)."""
-    statement = text(f"""
-        SELECT {_ENTRY} FROM attempts AS a
-        WHERE {_OPEN} AND a.started_at >= :begin AND a.started_at < :end
-    """).bindparams(bindparam("begin", begin, type_=Instant()), bindparam("end", end, type_=Instant()))
-    return [_entry(row) for row in conn.execute(statement)]
+    found: list[Entry] = []
+    for mark in _OPEN_MARKS:
+        statement = text(f"""
+            SELECT {_ENTRY} FROM attempts AS a
+            WHERE ({mark}) AND {_OVER} AND a.started_at >= :begin AND a.started_at < :end
+        """).bindparams(bindparam("begin", begin, type_=Instant()), bindparam("end", end, type_=Instant()))
+        found += [_entry(row) for row in conn.execute(statement)]
+    return found
 
 
 def entries(conn: Connection, jobs: Sequence[str]) -> list[Entry]:
@@ -101,6 +116,17 @@ def entries(conn: Connection, jobs: Sequence[str]) -> list[Entry]:
         WHERE {_OPEN} AND a.job_id IN :jobs
     """).bindparams(bindparam("jobs", expanding=True))
     return [_entry(row) for row in conn.execute(statement, {"jobs": list(jobs)})]
+
+
+def unasked(conn: Connection, mark: str, *, grace: float, limit: int) -> list[Entry]:
+    """The calls marked `due` or `late` that ended at least `grace` seconds ago, oldest jobs first."""
+    statement = text(f"""
+        SELECT {_ENTRY} FROM attempts AS a
+        WHERE a.reconciled = :mark AND a.reconciled IN ('due', 'late') AND a.outcome <> 'running'
+            AND a.finished_at <= {after_sql(conn, ":ago")}
+        ORDER BY a.job_id LIMIT :limit
+    """)
+    return [_entry(row) for row in conn.execute(statement, {"mark": mark, "ago": -grace, "limit": limit})]
 
 
 def _entry(row: Any) -> Entry:
@@ -126,11 +152,13 @@ def _moment(value: Any) -> datetime:
 def mark(conn: Connection, marks: Sequence[Mark]) -> None:
     """Write marks. A cost that the provider said is not overwritten; an estimate, or nothing, is.
 
-    What that adds to the ledger counts in the days and against the budgets. The caller commits.
+    What that changes in the ledger is counted in batches, days and budgets, in the order in which an end counts it. The
+    caller commits.
     """
     if not marks:
         return
-    found = _found(conn, marks)
+    corrections = _corrections(conn, marks)
+    costs.correct_batches(conn, corrections)
     calls = [(one.job_id, one.attempt) for one in marks]
     usage_days.count(conn, calls, sign=-1)
     conn.execute(
@@ -143,14 +171,15 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
             cost_source = CASE WHEN CAST(:cost AS bigint) IS NULL THEN cost_source ELSE 'provider' END,
             input_tokens = COALESCE(input_tokens, CAST(:input AS bigint)), output_tokens = COALESCE(output_tokens, CAST(:output AS bigint)),
             total_tokens = COALESCE(total_tokens, CAST(:total AS bigint)), inference_id = COALESCE(inference_id, :inference_id)
-        WHERE job_id = :job AND attempt = :attempt AND (reconciled IS NULL OR reconciled = 'late')
+        WHERE job_id = :job AND attempt = :attempt AND outcome <> 'running'
+            AND (reconciled IS NULL OR reconciled IN ('due', 'late'))
         """).bindparams(*_TYPED),
         [
             {
                 "job": one.job_id,
                 "attempt": one.attempt,
                 "reconciled": one.reconciled,
-                "cost": None if one.cost_usd is None else int(one.cost_usd * PICO),
+                "cost": picousd(one.cost_usd),
                 "input": one.input_tokens,
                 "output": one.output_tokens,
                 "total": one.total_tokens,
@@ -160,27 +189,27 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
         ],
     )
     usage_days.count(conn, calls)
-    reservations.spend(conn, found)
+    costs.correct_budgets(conn, corrections)
 
 
-def _found(conn: Connection, marks: Sequence[Mark]) -> dict[tuple[str, str], int]:
-    """What these marks add to the cost of each tenant's days, in 1e-12 US dollars; nothing where no budget is set."""
-    costs = {(one.job_id, one.attempt): int(one.cost_usd * PICO) for one in marks if one.cost_usd is not None}
-    if not costs or conn.execute(text("SELECT 1 FROM budgets LIMIT 1")).first() is None:
-        return {}
+def _corrections(conn: Connection, marks: Sequence[Mark]) -> list[Correction]:
+    """What these marks change in the ledger's costs."""
+    found = {(one.job_id, one.attempt): picousd(one.cost_usd) for one in marks if one.cost_usd is not None}
+    if not found:
+        return []
     rows = conn.execute(
         text(f"""
-        SELECT a.job_id, a.attempt, a.cost_picousd, j.tenant, {day_sql(conn, "a.finished_at")} AS day
+        SELECT a.job_id, a.attempt, a.cost_picousd, j.tenant, j.batch_id, {day_sql(conn, "a.finished_at")} AS day
         FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
         WHERE (a.job_id, a.attempt) IN :calls AND {_OPEN} AND (a.cost_source IS NULL OR a.cost_source = 'estimated')
         {"FOR UPDATE OF a" if is_postgres(conn) else ""}
         """).bindparams(bindparam("calls", expanding=True)),
-        {"calls": list(costs)},
+        {"calls": list(found)},
     )
-    found: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        found[row.tenant, row.day] += costs[row.job_id, row.attempt] - (row.cost_picousd or 0)
-    return {key: cost for key, cost in found.items() if cost}
+    return [
+        Correction(row.tenant, row.day, row.batch_id, found[row.job_id, row.attempt] - (row.cost_picousd or 0))
+        for row in rows
+    ]
 
 
 def due_now(conn: Connection, jobs: Sequence[str]) -> list[tuple[str, str]]:

@@ -3,6 +3,8 @@
 One settlement closes the attempt row (`counted`: its use is in `usage_days` with this transaction's commit) and moves the job to a terminal state or back to `queued`; the result and the
 webhook outbox rows are written in the same transaction. A settlement whose fence is old finds no row: its worker had
 lost the lease, and somebody else owns the job now. Settling twice is safe: the second time finds its own mark.
+A job that the sweeper has put back and nobody has claimed since has nobody else who owns it: the answer of its last
+claim is taken all the same (`reinstate`), since it was paid for.
 A job that goes back to `queued` although its cancellation was asked for has no time left: `leases.expire` ends it.
 """
 
@@ -20,7 +22,9 @@ from api_schemas.errors import ErrorClass, JobError
 from api_schemas.text import storable
 from api_schemas.usage import Usage
 from worker.base.money import picousd
-from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
+from worker.db.jobs import usage_days
+from worker.db.jobs.ledger import DUE
 from worker.db.jobs.tables import attempts, jobs
 from worker.db.recordset import column_types, records, recordset
 
@@ -57,11 +61,18 @@ class Settlement:
     first_token_seconds: float | None = None
     total_seconds: float | None = None
     partial_text: str | None = None
+    guessed: bool = False  # its cost is a guess, not made from its tokens
+    owed: bool = False  # it was sent, and the provider has not said what it cost: to be looked up in its log
 
     @property
     def terminal(self) -> bool:
         """Whether the job is over."""
         return self.status != "queued"
+
+    @property
+    def known_cost_usd(self) -> Decimal | None:
+        """What the call cost by the provider's word or by its tokens; None where that is a guess."""
+        return None if self.guessed else self.cost_usd
 
     @property
     def error(self) -> JobError | None:
@@ -111,6 +122,7 @@ class Settlement:
             "first_token_seconds": self.first_token_seconds,
             "total_seconds": self.total_seconds,
             "partial_text": _clean(self.partial_text),
+            "reconciled": DUE if self.owed else None,
         }
 
 
@@ -136,7 +148,7 @@ _OWN_TYPES = {
 _LEDGER = (
     "outcome, error_class, error_code, error_message, error_body, inference_id, request_id, input_tokens,"
     " cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost_picousd, cost_source, first_token_seconds,"
-    " total_seconds, partial_text"
+    " total_seconds, partial_text, reconciled"
 ).split(", ")
 _ERROR = ["error_class", "error_code", "error_message", "error_status", "finish_reason", "waiting_on"]
 _TYPES = _OWN_TYPES | column_types(attempts, _LEDGER) | column_types(jobs, _ERROR)
@@ -170,6 +182,47 @@ def already(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
     )
     rows = [settlement.row() for settlement in settlements]
     return {row["id"] for row in rows if not row["uncall"] and conn.execute(mark, row).first() is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Reinstated:
+    """A claim that is in force again; what was counted as the cost of its call, and on which UTC day, if anything."""
+
+    settlement: Settlement
+    counted: tuple[int, str] | None
+
+
+def reinstate(conn: Connection, settlements: Sequence[Settlement]) -> list[Reinstated]:
+    """Put claims back into force that the sweeper took for lost and that nobody has followed: then `write` takes them.
+
+    The caller commits.
+    """
+    now = now_sql(conn)
+    lost = "job_id = :id AND attempt = :attempt AND fence = :fence AND outcome = 'lost'"
+    back: list[Reinstated] = []
+    for one in settlements:
+        key = {"id": one.job_id, "fence": one.fence, "attempt": one.attempt}
+        moved = conn.execute(
+            text(f"""
+            UPDATE jobs SET status = 'in_progress', lease_owner = 'settling', lease_until = {now}
+            WHERE id = :id AND fence = :fence AND status = 'queued' AND EXISTS (SELECT 1 FROM attempts WHERE {lost})
+            """),
+            key,
+        ).rowcount
+        if moved:
+            row = conn.execute(
+                text(f"SELECT cost_picousd, {day_sql(conn, 'finished_at')} AS day FROM attempts WHERE {lost}"), key
+            ).one()
+            usage_days.count(conn, [(one.job_id, one.attempt)], sign=-1)
+            conn.execute(
+                text(f"""
+                UPDATE attempts SET outcome = 'running', finished_at = NULL, reconciled = NULL, cost_picousd = NULL,
+                    cost_source = NULL, counted = NULL WHERE {lost}
+                """),
+                key,
+            )
+            back.append(Reinstated(one, None if row.cost_picousd is None else (int(row.cost_picousd), row.day)))
+    return back
 
 
 _POSTGRES = f"""

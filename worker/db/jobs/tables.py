@@ -33,6 +33,7 @@ _ENDED_BADLY = text("status IN ('failed', 'cancelled', 'expired')")
 _OTHER_TENANT = text("tenant <> 'default'")
 #: What the provider's log is still to be asked for. Not `outcome`: closing an attempt must touch no index.
 _UNRECONCILED = text("reconciled IS NULL OR reconciled = 'late'")
+_UNASKED = text("reconciled IN ('due', 'late')")
 
 jobs = Table(
     "jobs",
@@ -165,9 +166,12 @@ attempts = Table(
     Column("first_token_seconds", Double),
     Column("total_seconds", Double),
     Column("partial_text", Text),
-    Column("reconciled", Text),
+    Column("reconciled", Text),  # how it stands in the provider's log (`ledger`)
     Column("counted", Boolean),  # whether `usage_days` has it
     Index("ix_attempts_unreconciled", "started_at", postgresql_where=_UNRECONCILED, sqlite_where=_UNRECONCILED),
+    # Only what is still to be looked up there: few rows, whatever the table's size. Not on a time: a settlement writes
+    # that, and shall touch no index (a heap-only update on PostgreSQL).
+    Index("ix_attempts_unasked", "reconciled", "job_id", postgresql_where=_UNASKED, sqlite_where=_UNASKED),
     CheckConstraint("cost_source IN ('provider', 'estimated')", name="cost_source"),
     CheckConstraint("(finished_at IS NULL) = (outcome = 'running')", name="finished_iff_over"),
 )
@@ -213,4 +217,6 @@ leases = Table(
     Column("name", Text, primary_key=True),  # what is held, e.g. "sweeper"
     Column("owner", Text, nullable=False),
     Column("until", Instant, nullable=False),
+    Column("seen_at", Instant),  # when any worker last stood for it: the database answered then
+    Column("steady_since", Instant),  # since when there was no longer silence between two of those
 )
