@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 #: The pause after a failed transaction doubles from the first to the second, in seconds.
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
 class GroupWriter(Generic[Item, Result]):

@@ -42,7 +42,7 @@ SLICE = 64
 #: Doorbell ids remembered while no slot is free; the look by itself finds the rest.
 MOST_IDS = 4_096
 #: The pause after a failed claim doubles from the first to the second, in seconds.
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.15, 2.0
 
 
 #: What is looked for when the database did not say what there is.

@@ -20,7 +20,7 @@ from worker.job.slots import Slots, Stop
 log = structlog.get_logger(__name__)
 
 #: The pause after a failed renewal begins with so many seconds.
-FIRST_PAUSE = 0.1
+FIRST_PAUSE = 0.5
 
 
 class Heartbeat:
