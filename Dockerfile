@@ -33,4 +33,4 @@ VOLUME /var/lib/stockpot
 USER 10001:10001
 # A worker drains on SIGTERM; give it longer than STOCKPOT_DRAIN_SECONDS before the kill.
 STOPSIGNAL SIGTERM
-CMD ["celery", "-A", "worker", "worker"]
+CMD ["stockpot", "worker"]

@@ -33,6 +33,9 @@ _COMMANDS = {
     "routes": Place(
         "operations.routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."
     ),
+    "worker": Place(
+        "operations.worker", "worker", "Run a production worker, in any directory; takes celery's worker options."
+    ),
     "workers": Place("operations.workers", "workers", "Who works: alive or silent, load, memory; drain one."),
     "purge": Place(
         "operations.purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."

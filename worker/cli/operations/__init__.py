@@ -12,5 +12,6 @@ routes    `stockpot routes`
 serve     `stockpot serve`: the HTTP gateway
 simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground
 up        `stockpot up`: everything for development, in the foreground
+worker    `stockpot worker`: a production worker, in any directory
 workers   `stockpot workers`: who lives, since when, with what load; and one of them drained
 """
