@@ -173,12 +173,12 @@ def test_what_each_answer_said_of_cost_and_usage_is_booked_whatever_it_came_to(w
 
 
 def test_the_bound_of_a_jobs_cost_counts_failed_calls(world: World, place: Place) -> None:
-    """Two calls of 0.25 are more than 0.3; a third is not made."""
+    """After one call of 0.25 another does not fit into 0.3, and is not made."""
     ended = place.ended(place.submit("failed-and-billed", max_cost_usd=0.3))
     assert ended.status == "failed"
     assert ended.error is not None
     assert ended.error.code == "budget_exceeded"
-    assert world.calls["failed-and-billed"] == 2
+    assert world.calls["failed-and-billed"] == 1
 
 
 def test_a_refusal_of_one_request_fails_its_job_and_nobody_waits(world: World, place: Place) -> None:

@@ -484,7 +484,7 @@ class Stage:
 def _endless(found: Sequence[Violation]) -> list[str]:
     """The jobs whose replay log has no terminal event."""
     return sorted(
-        {one.subject for one in found if one.invariant == "I6" and one.what.endswith("its stream ends with []")}
+        {one.subject for one in found if one.invariant == "I6" and one.what.endswith("its stream ends with None")}
     )
 
 

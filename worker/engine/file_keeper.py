@@ -16,6 +16,7 @@ from decimal import Decimal
 import structlog
 
 from worker.base import metrics
+from worker.base.backoff import Backoff
 from worker.base.errors import NotAllowed, NotFound, Unreachable
 from worker.base.settings import Settings
 from worker.batches.from_file import take_in
@@ -32,6 +33,8 @@ from worker.provider import market
 log = structlog.get_logger(__name__)
 
 _NAME = "files"
+#: A database that is away is asked again after this long at most, in seconds.
+LONGEST_PAUSE = 5.0
 
 
 class _Stopped(Exception):
@@ -65,13 +68,16 @@ class FileKeeper:
 
     async def _repeat(self, step: Callable[[], bool]) -> None:
         loop = asyncio.get_running_loop()
+        pauses = Backoff(2 * self._settings.sweep_seconds, LONGEST_PAUSE)
         while True:
             try:
                 more = await loop.run_in_executor(self._threads, step)
             except Unreachable as error:
                 metrics.DATABASE_ERRORS.inc()
                 log.warning("files_delayed", error=str(error).splitlines()[0])
-                more = False
+                await asyncio.sleep(pauses.next())
+                continue
+            pauses.reset()
             if more:
                 self._consequences.wake()  # a batch may have ended
             else:
