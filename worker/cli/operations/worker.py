@@ -23,8 +23,9 @@ def worker(options: tuple[str, ...]) -> None:
     # What Celery is started by: it runs this again on SIGHUP. An absolute path works in any directory.
     sys.argv = [str(Path(sys.argv[0]).absolute()), "worker", *options]
     # Everything of ours that a worker imports, before Celery puts the working directory on the path.
-    from worker.broker import tasks
+    import worker.broker.tasks  # noqa: F401 -- all that a worker imports
+    from worker.broker.app import app
     from worker.db.schema import head
 
     head()  # loads the migrations
-    tasks.app.worker_main(["worker", *options])
+    app.worker_main(["worker", *options])
