@@ -52,8 +52,8 @@ class Everything(PydanticBaseSettingsSource):
         self._usual = settings_cls.model_fields["upstream_url"].default
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Not used: `__call__` gives all fields at once."""
-        raise NotImplementedError
+        """No value by itself: `__call__` gives all fields at once."""
+        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Every value that is set, by its field; the first source that has it.

@@ -11,17 +11,15 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, text
 
+from worker.base.money import PICO
 from worker.db.budgets.tables import EVERYBODY
 from worker.db.clock import day_sql, now_sql, seconds_until_sql
 from worker.db.workers import registry
 
 #: Rows that one count reads: some ten milliseconds within a partial index.
 AT_MOST = 100_000
-#: Reasons for which a queued job waits although it is due; no worker could take it now.
-HINDRANCES = ("paused", "budget", "rpm", "tpm", "concurrency")
 #: Budgets that are told apart; more than these would make as many time series.
 BUDGETS_AT_MOST = 20
-PICO = Decimal(10) ** 12
 
 
 @dataclass(frozen=True, slots=True)
