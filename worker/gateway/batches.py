@@ -22,7 +22,7 @@ from worker.gateway.joining import check_metadata_object
 from worker.gateway.queries import check_query, number
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
-from worker.producer.batches import AsyncBatches
+from worker.producer.async_batches import AsyncBatches
 from worker.producer.files import LONGEST_SECONDS, SHORTEST_SECONDS
 from worker.producer.stored_batches import ENDPOINTS
 

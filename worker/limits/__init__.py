@@ -17,4 +17,5 @@ rate_limit_headers  An answer's headers about the limits: how long to keep away
 refusals            Whose trouble a refusal is, where its words do not tell
 route               A route is (upstream, key, model): the thing that limits live on
 route_limiter       One worker's side of one route
+waiter              A call that waits at its route for a permit
 """

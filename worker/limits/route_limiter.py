@@ -11,7 +11,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
@@ -24,6 +23,7 @@ from worker.limits.minute import BUCKET_MS
 from worker.limits.permit import Ended, Held, Permit, WaitingOn
 from worker.limits.provider_clock import OtherClock, ProviderClock
 from worker.limits.route import Limits, Route, Scope
+from worker.limits.waiter import Waiter
 
 #: Seconds between reports while calls come and go: bounds how stale the fleet's view of this worker is.
 REPORT_SECONDS = 0.1
@@ -41,14 +41,6 @@ _FEW, _MANY = 16, 256
 #: The longest that a held job stays away: a pause may end early, by hand or by a probe.
 _MOST_HELD = 15.0
 _REASONS: dict[str, WaitingOn] = {"concurrency": "concurrency", "rpm": "rpm", "tpm": "tpm"}
-
-
-@dataclass(slots=True)
-class _Waiter:
-    tokens: int
-    deadline: float
-    future: asyncio.Future[Permit | Held]
-    urgent: bool = False
 
 
 class RouteLimiter:
@@ -71,7 +63,7 @@ class RouteLimiter:
         self._all = (limits, *(scope.limits for scope in self.scopes))
         self.rated = any(each.rated for each in self._all)
         self._most_tokens = min((each.tpm for each in self._all if each.tpm is not None), default=None)
-        self.waiting: deque[_Waiter] = deque()
+        self.waiting: deque[Waiter] = deque()
         self.in_use = self.hold = self._peak = self._cooling_down = 0
         self.due = 0.0  # when Redis is to be asked next
         self._next_request_at = 0.0  # until then a newcomer need not ask: those before it have to wait
@@ -87,7 +79,7 @@ class RouteLimiter:
         self.paused_locally = False  # a pause is on its way to Redis; until it is there nothing goes out
         self.call_seconds = 0.0
         self._seq = self._ack = 0
-        self._asked: list[_Waiter] = []
+        self._asked: list[Waiter] = []
         self._last_n = 0
         self._seen: dict[str, int] = {}
         self._back: dict[int, list[int]] = {}
@@ -110,7 +102,7 @@ class RouteLimiter:
 
     def queue(self, tokens: int, deadline: float, now: float, *, urgent: bool = False) -> asyncio.Future[Permit | Held]:
         """Wait in line until `deadline`; the urgent stand before the others, each among themselves in order."""
-        waiter = _Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
+        waiter = Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
         if not urgent or not self.waiting or self.waiting[-1].urgent:
             self.waiting.append(waiter)
         else:
@@ -357,7 +349,7 @@ class RouteLimiter:
         reason = self._why = _REASONS.get(why, "paused")
         if reason == "concurrency":
             wait = 0.0
-        kept: deque[_Waiter] = deque()
+        kept: deque[Waiter] = deque()
         for waiter in self.waiting:
             if waiter.future.done():
                 continue

@@ -1,5 +1,6 @@
 """What an application calls: submit, follow, wait, cancel, retry; batches, webhooks, budgets, routes.
 
+async_batches   `AsyncStockpot.batches`: the verbs of `pot.batches`, awaitable
 batch_control   Cancel a batch, and make a new one of its failed lines
 batch_options   The options of a batch, checked field by field
 batches         `pot.batches`: files of requests

@@ -5,14 +5,12 @@ from __future__ import annotations
 import builtins
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Unpack
-
-from anyio import to_thread
 
 from api_schemas.batch import BatchProblem, BatchStatus
 from worker.base.errors import InvalidRequest, WaitTimeout
@@ -32,13 +30,11 @@ from worker.db.batches.records import BatchRow
 from worker.producer import batch_control as control
 from worker.producer import stored_batches
 from worker.producer.batch_options import BatchOptions, read_options
-from worker.producer.faces import awaited
 from worker.producer.scope import Scope
 from worker.producer.stored_batches import ENDPOINTS
 from worker.provider.market import Market, ask
 
 __all__ = [
-    "AsyncBatches",
     "BadBatch",
     "BatchOptions",
     "BatchRow",
@@ -388,37 +384,3 @@ def _stage(on_progress: Progress | None, stage: Stage, total: int) -> Callable[[
     if on_progress is None:
         return lambda _: None
     return lambda done: on_progress(stage, done, total)
-
-
-class AsyncBatches:
-    """As `Batches`, awaitable."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._blocking = Batches(scope)
-
-    quote = awaited(Batches.quote)
-    submit = awaited(Batches.submit)
-    create = awaited(Batches.create)
-    get = awaited(Batches.get)
-    list = awaited(Batches.list)
-    wait = awaited(Batches.wait)
-    save = awaited(Batches.save)
-    report = awaited(Batches.report)
-    cancel = awaited(Batches.cancel)
-    begin_cancel = awaited(Batches.begin_cancel)
-    pause = awaited(Batches.pause)
-    resume = awaited(Batches.resume)
-    retry_failed = awaited(Batches.retry_failed)
-
-    async def results(
-        self,
-        batch: str,
-        *,
-        offset: int = 0,
-        follow: bool = False,
-        order: Order | Literal["file", "ended"] = Order.ENDED,
-    ) -> AsyncIterator[ResultLine]:
-        """As `Batches.results`."""
-        lines = self._blocking.results(batch, offset=offset, follow=follow, order=order)
-        while (line := await to_thread.run_sync(next, lines, None, abandon_on_cancel=True)) is not None:
-            yield line

@@ -28,7 +28,8 @@ from worker.db.jobs import listing, lookup
 from worker.db.jobs import usage as using
 from worker.db.jobs.submit import Submitted, insert
 from worker.producer import connections
-from worker.producer.batches import AsyncBatches, Batches
+from worker.producer.async_batches import AsyncBatches
+from worker.producer.batches import Batches
 from worker.producer.budgets import AsyncBudgets, Budgets
 from worker.producer.calls import Calls
 from worker.producer.cancellation import announce_cancelled
