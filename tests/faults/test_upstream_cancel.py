@@ -40,7 +40,8 @@ def test_a_storm_of_cancellations_leaves_nothing_behind(stage: SetStage) -> None
             lambda: on.count("status = 'cancelled'") == STORM, 120 if witness.faults_on else 1, "all are cancelled"
         )
         witness.saw(on.count("outcome = 'cancelled'", "attempts_v") == STORM)
-        eventually(lambda: _talking(on, knobs) == 0, what="no connection to the upstream is left in use")
+        # One may be open: what the calls cost is looked up in the provider's log, over a connection of its own.
+        eventually(lambda: _talking(on, knobs) <= 1, what="no call's connection to the upstream is left in use")
     knobs.release()  # an answer in one piece is made to its end upstream, whoever has left
     eventually(lambda: knobs.stats()["in_flight"] == 0, what="no call runs upstream")
     ids = on.load(100)
