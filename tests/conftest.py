@@ -12,8 +12,10 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
+import structlog
 
 from tests.rig import leftovers, procs, witness
 from tests.rig.environment import environment, scrub
@@ -73,6 +75,22 @@ def pytest_runtest_makereport(
     elif not witness.FAULTS_ON and call.excinfo is not None and call.excinfo.errisinstance(witness.NotWitnessed):
         report.outcome = "passed"
     return report
+
+
+@pytest.fixture(autouse=True)
+def logs_of_a_command_end_with_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that runs in this process says how its process logs; the next test is none of its business."""
+    configure, commands = structlog.configure, []
+
+    def noted(*args: Any, **options: Any) -> None:
+        # `telemetry.configure`, and nobody else, has loggers keep what they were first given.
+        commands.append(options.pop("cache_logger_on_first_use", False))
+        configure(*args, **options)
+
+    monkeypatch.setattr(structlog, "configure", noted)
+    yield
+    if any(commands):
+        structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 #: A control call only has to reach the proxy's thread; a loaded machine may take a while.
 _CONTROL_SECONDS = 30.0
+#: Connections that came as the proxy stopped are ended this often, in seconds.
+_STOP_SECONDS = 0.1
 
 
 class FaultProxy:
@@ -182,9 +184,10 @@ class FaultProxy:
 
         async def end() -> None:
             await self._deafen()
-            self._end_all("reset")
-            if self._tasks:
-                await asyncio.wait(self._tasks, timeout=_CONTROL_SECONDS)
+            # Again and again: a connection that was accepted a moment ago may only now have its other side.
+            while self._tasks:
+                self._end_all("reset")
+                await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
 
         self._call_async(end)
         self._loop.call_soon_threadsafe(self._loop.stop)
