@@ -6,6 +6,7 @@ doorbell  The doorbell: Celery messages that say "there is work", and nothing el
 messages  What a message may be, before it is decoded
 probe     Whether the broker does what we need of it
 queues    The names of our queues
+starting  Starting Celery with our app, in any directory
 tasks     The Celery tasks
 watchdog  The watchdog
 """

@@ -189,10 +189,16 @@ class EngineStep(bootsteps.StartStopStep):
     terminate = stop
 
 
+def _with_one_try(configuration: dict[str, Any]) -> dict[str, Any]:
+    """For a doorbell, which leaves a broker that refuses alone for a moment: kombu would try for some seconds."""
+    configuration["broker_transport_options"]["max_retries"] = 0
+    return configuration
+
+
 def app_of(given: Settings) -> StockpotCelery:
     """An app for a producer: the broker of its own settings, which need not be the process's."""
     theirs = StockpotCelery("stockpot", set_as_current=False, backend="disabled")
-    theirs.add_defaults(lambda: _configuration(given))
+    theirs.add_defaults(lambda: _with_one_try(_configuration(given)))
     return theirs
 
 

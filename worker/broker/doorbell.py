@@ -7,10 +7,12 @@ broker that does not answer is left alone for a moment while the workers find th
 
 from __future__ import annotations
 
+import codecs
+import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from worker.broker.app import StockpotCelery
 
 log = structlog.get_logger(__name__)
+
+#: Held while a doorbell imports Celery and the broker's transport, and taken by every fork: a child must not begin with
+#: modules that are half imported, and that the thread which imports them cannot finish there.
+_imports = threading.Lock()
+os.register_at_fork(before=_imports.acquire, after_in_parent=_imports.release, after_in_child=_imports.release)
 
 #: Ids in one message: what a worker claims at once.
 SLICE = 64
@@ -105,19 +112,29 @@ class Doorbell:
             self._waiting.put(item)
         return slices
 
-    def _send(self, lane: str, ids: list[str]) -> bool:
-        from worker.broker.queues import queue_of
+    def _ready_app(self) -> tuple[StockpotCelery, Callable[[str, str], str]]:
+        """The app, with everything imported that sending needs; nothing is connected."""
+        with _imports:
+            codecs.lookup("idna")  # as the first look-up of a host's name does; half done, it is never tried again
+            from worker.broker.app import app_of
+            from worker.broker.queues import queue_of
 
-        try:
             if self._app is None:
-                from worker.broker.app import app_of
+                app = app_of(self._settings)
+                with app.connection_for_write() as connection:
+                    # Each is made, and its modules imported, when it is first looked at.
+                    _ = app.amqp.producer_pool, app.amqp.send_task_message, connection.transport
+                self._app = app
+            return self._app, queue_of
 
-                self._app = app_of(self._settings)
+    def _send(self, lane: str, ids: list[str]) -> bool:
+        try:
+            app, queue_of = self._ready_app()
             # Bulk work keeps its order and its share of a worker's slots: there the lane is all there is to say.
             bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
             if self.database is not None:
                 bell["database"] = self.database
-            self._app.send_task(
+            app.send_task(
                 "stockpot.run",
                 kwargs=bell,
                 queue=queue_of(lane, self._settings.redis_namespace),

@@ -37,7 +37,7 @@ READY = "Listening on "
 
 def command(host: str, port: int) -> list[str]:
     """The command of a gateway process that shares its port with others."""
-    return [sys.executable, "-m", "worker.gateway", "--host", host, "--port", str(port)]
+    return [sys.executable, "-P", "-m", "worker.gateway", "--host", host, "--port", str(port)]
 
 
 def check(settings: Settings, host: str) -> None:

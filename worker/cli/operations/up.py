@@ -55,7 +55,7 @@ def up(workers: int, *, simulate: bool) -> None:
         env = {"STOCKPOT_LOG_FORMAT": "console"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
         upstream = settings.upstream_url
         if simulate:
-            simulator = Child("simulator", [sys.executable, "-m", "worker.simulator"], awaited='{"url":')
+            simulator = Child("simulator", [sys.executable, "-P", "-m", "worker.simulator"], awaited='{"url":')
             stack.enter_context(stopping(supervisor, [simulator]))
             supervisor.start(simulator)
             line = supervisor.await_line(simulator)
@@ -93,7 +93,7 @@ def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:
     if settings.http_port is not None:
         own["STOCKPOT_HTTP_PORT"] = str(settings.http_port + number - 1)
     name = f"worker-{number}"
-    command = [sys.executable, "-m", "celery", "--quiet", "-A", "worker", "worker", "-n", f"{name}@%h"]
+    command = [sys.executable, "-P", "-m", "worker.celery", "--quiet", "worker", "-n", f"{name}@%h"]
     return Child(name, command, own, awaited=" ready.")
 
 

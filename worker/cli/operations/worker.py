@@ -20,12 +20,6 @@ import click
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def worker(options: tuple[str, ...]) -> None:
     """Run a worker in this terminal; OPTIONS are those of `celery worker` (`stockpot worker --help` lists them)."""
-    # What Celery is started by: it runs this again on SIGHUP. An absolute path works in any directory.
-    sys.argv = [str(Path(sys.argv[0]).absolute()), "worker", *options]
-    # Everything of ours that a worker imports, before Celery puts the working directory on the path.
-    import worker.broker.tasks  # noqa: F401 -- all that a worker imports
-    from worker.broker.app import app
-    from worker.db.schema import head
+    from worker.broker.starting import start
 
-    head()  # loads the migrations
-    app.worker_main(["worker", *options])
+    start([str(Path(sys.argv[0]).absolute())], ["worker", *options])  # an absolute path works in any directory

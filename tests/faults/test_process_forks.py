@@ -1,0 +1,144 @@
+"""A producer that was used before a fork, and scripts that close nothing: children begin anew, and everything ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig.witness import Witness
+
+Environment = Callable[..., dict[str, str]]
+
+#: Forks come at once after the first submission, when the parent's doorbell has begun to import Celery.
+FORKS = """
+import json, os
+from worker import Stockpot, WaitTimeout
+body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+found = []
+for turn in range(6):
+    pot = Stockpot()
+    first = pot.submit(body).id
+    if turn % 2:  # readers, too, are inherited
+        try:
+            pot.wait(first, timeout=0.1)
+        except WaitTimeout:
+            pass
+    children = []
+    for _ in range(4):
+        read, write = os.pipe()
+        if not (pid := os.fork()):
+            said = {"pid": os.getpid(), "errors": [], "ids": []}
+            try:
+                said["ids"] = [pot.submit(body).id for _ in range(3)]
+                said["found"] = pot.get(first).id == first
+                try:
+                    pot.wait(first, timeout=0.1)
+                except WaitTimeout:
+                    said["waited"] = True
+                bell = pot._shared.doorbell
+                said["rung"] = [bell._idle.wait(20), bell._thread.is_alive(), not bell.failed] == [True] * 3
+            except Exception as error:
+                said["errors"].append(repr(error))
+            os.write(write, json.dumps(said).encode())
+            os._exit(0)
+        os.close(write)
+        children.append((pid, read))
+    mine = [pot.submit(body).id for _ in range(3)]  # beside the children, on the sockets that they inherited
+    for pid, read in children:
+        with os.fdopen(read) as pipe:
+            found.append(json.load(pipe))
+        os.waitpid(pid, 0)
+    found.append({"pid": os.getpid(), "ids": mine, "errors": [], "found": True, "waited": True, "rung": True})
+    for one in found:
+        for job in one["ids"]:
+            pot.get(job)
+    pot.close()
+print(json.dumps(found))
+"""
+
+SCRIPT = """
+import threading
+from worker import Stockpot, WaitTimeout
+pot = Stockpot()
+job = pot.submit({"model": "m", "messages": [{"role": "user", "content": "hello"}]})
+try:
+    pot.wait(job.id, timeout=0.1)
+except WaitTimeout:
+    pass
+kept = pot.events(job.id, heartbeat=0.1)
+print(next(kept)["type"], threading.active_count() > 1)
+threading.Thread(target=lambda: print(len(list(pot.events(job.id))))).start()  # no daemon: Python waits for it
+"""
+
+TENANTS = """
+import gc, threading, time
+from worker import Stockpot
+body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+pot = Stockpot()
+pot.submit(body)
+one = threading.active_count()
+for number in range(20):
+    pot.for_tenant(f"user-{number}").submit(body)
+    Stockpot().submit(body)
+many = threading.active_count()
+pot.close()
+del pot
+gc.collect()
+until = time.monotonic() + 30
+while threading.active_count() > 1 and time.monotonic() < until:
+    time.sleep(0.01)
+print(one, many, threading.active_count())
+"""
+
+
+def run(code: str, env: dict[str, str], where: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, which must come by itself."""
+    return subprocess.run([sys.executable, "-c", code], env=env, cwd=where, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.fault
+def test_children_of_a_used_producer_share_nothing_with_it(
+    stockpot_env: Environment, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Every job that was accepted is there, no answer goes astray, and each child's doorbell rings."""
+    env = stockpot_env(database_url=database_url, redis_url=redis_url)
+    with Witness("processes forked from one that had connections") as witness:
+        answers: list[dict[str, Any]] = []
+
+        def fork() -> None:
+            done = run(FORKS, env, tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert "Traceback" not in done.stderr, done.stderr
+            answers.extend(json.loads(done.stdout))
+
+        witness.inject(fork)
+        witness.saw(len({one["pid"] for one in answers}) > 20)
+    assert [one["errors"] for one in answers if one["errors"]] == []
+    missing = [name for one in answers for name in ("found", "waited", "rung") if not one.get(name)]
+    assert missing == []
+    ids = [job for one in answers for job in one["ids"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_script_that_closes_nothing_ends(stockpot_env: Environment, redis_url: str, tmp_path: Path) -> None:
+    """With a reader that is half read, and one in a thread that waits for a job that never runs."""
+    done = run(SCRIPT, stockpot_env(redis_url=redis_url), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "heartbeat True"
+
+
+def test_tenants_and_forgotten_producers_share_the_threads_of_one(
+    stockpot_env: Environment, redis_url: str, tmp_path: Path
+) -> None:
+    """And none is left when all are gone."""
+    done = run(TENANTS, stockpot_env(redis_url=redis_url), tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, many, none = map(int, done.stdout.split())
+    assert many == one
+    assert none == 1
