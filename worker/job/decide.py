@@ -148,7 +148,6 @@ def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
         called=False,
         due_in=due_in,
         waiting_on=waiting_on,
-        error_class=job.last_error,
     )
 
 

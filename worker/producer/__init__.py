@@ -22,5 +22,6 @@ stored_batches  Batches that are made of stored files
 stream_urls     Signed URLs for one job's events
 streams         What an application does with live events beside reading them
 text            A job's text as it comes, over broken attempts
+waiting         Why a job is not over yet, in a sentence
 webhooks        `pot.webhooks`: endpoints, secrets, the delivery log
 """

@@ -41,6 +41,7 @@ from worker.producer.reader import Events
 from worker.producer.routes import AsyncRoutes, Routes
 from worker.producer.scope import Scope
 from worker.producer.streams import AsyncStreams, Streams
+from worker.producer.waiting import Waiting, waiting
 from worker.producer.webhooks import AsyncWebhooks, Webhooks
 
 if TYPE_CHECKING:
@@ -188,6 +189,11 @@ class Stockpot(Streams):
         """A job with its response, usage, cost, error and attempts. Raises NotFound, Unreachable."""
         return self._scope.read(lambda conn: lookup.job(conn, job_id, tenant=self.tenant))
 
+    def waiting(self, job_id: str) -> Waiting | None:
+        """Why a job is not over, in words, and when that is looked at again; None when it is. Raises NotFound, Unreachable."""
+        self.prepare()
+        return self._shared.loop().call(waiting, self._scope, job_id)
+
     def list(
         self,
         *,
@@ -300,7 +306,7 @@ class AsyncStockpot(AsyncStreams):
         self._blocking = Stockpot(settings, tenant=tenant)
         self.settings = self._blocking.settings
         self.tenant = self._blocking.tenant
-        scope = self._blocking._scope  # noqa: SLF001 -- the other face
+        scope = self._scope = self._blocking._scope  # noqa: SLF001 -- the other face
         self._shared = scope.connections
         self.batches = AsyncBatches(scope)
         self.webhooks = AsyncWebhooks(scope)
@@ -348,6 +354,10 @@ class AsyncStockpot(AsyncStreams):
     usage = awaited(Stockpot.usage)
     cancel = awaited(Stockpot.cancel)
     retry = awaited(Stockpot.retry)
+
+    async def waiting(self, job_id: str) -> Waiting | None:
+        """As `Stockpot.waiting`."""
+        return await waiting(self._scope, job_id)
 
     def batch_lines(
         self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED

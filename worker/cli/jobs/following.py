@@ -16,14 +16,16 @@ from typing import Any, TextIO
 import click
 
 from api_schemas.jobs import JobDetail
-from worker.base.errors import StockpotError, WaitTimeout
+from worker.base.errors import StockpotError, Unreachable, WaitTimeout
 from worker.base.settings import load
 from worker.cli.exit_codes import FAILED, INTERRUPTED
 from worker.cli.output import money, say, shown, span
 from worker.producer.stockpot import AsyncStockpot
+from worker.producer.waiting import Waiting
 
-#: A job that has not begun after this long gets a word: most often there is no worker.
-_PATIENCE_SECONDS = 5.0
+#: After so many seconds without an event a job gets a word on why, and at each change of it.
+_PATIENCE_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 #: How long the row may lag behind the terminal event, which is sent once the row is committed.
 _SETTLED_SECONDS = 10.0
 
@@ -35,7 +37,7 @@ class Follower:
 
     Args:
         live: show tokens as they come.
-        quiet: stdout belongs to somebody else (`--json`): tokens go to stderr, the answer nowhere.
+        quiet: stdout is the command's (`--json`): tokens go to stderr, the answer nowhere.
         after: go on after this event.
         each: called with every event, for who prints them as they are.
     """
@@ -76,11 +78,11 @@ class Follower:
             try:
                 async with (
                     asyncio.timeout(timeout),
-                    _word_when_idle(pot, self._job_id) as begun,
+                    _words_while_idle(pot, self._job_id) as happened,
                     contextlib.aclosing(pot.events(self._job_id, after=self._after)) as events,
                 ):
                     async for event in events:
-                        begun()
+                        happened()
                         self._show(event)
             except TimeoutError:
                 message = f"{self._job_id} is not finished after {timeout:g} s; it goes on. Watch it: {self._again()}"
@@ -140,32 +142,40 @@ def summary(detail: JobDetail) -> str:
     return " · ".join(parts)
 
 
-def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
+def sentence(why: Waiting) -> str:
+    """Why a job is not over, with what happens next and when."""
+    return shown(why.text) + (f"; {why.then} in {span(why.seconds)}" if why.then and why.seconds is not None else "")
 
 
 @contextlib.asynccontextmanager
-async def _word_when_idle(pot: AsyncStockpot, job_id: str) -> AsyncIterator[Callable[[], None]]:
-    """Say once why nothing happens yet; the block calls what it is given when something does."""
+async def _words_while_idle(pot: AsyncStockpot, job_id: str) -> AsyncIterator[Callable[[], None]]:
+    """Say why nothing happens, and each change of it; the block calls what it is given when something happens."""
+    happened = asyncio.get_running_loop().time()
 
-    async def word() -> None:
-        await asyncio.sleep(_PATIENCE_SECONDS)
-        job = await pot.get(job_id)
-        if job.status == "queued":
-            why = (
-                f" (waiting on {job.waiting_on})"
-                if job.waiting_on
-                else "; is a worker running? `stockpot up` starts one"
-            )
-            say(click.style(f"still queued{why}", fg="yellow"))
+    def note() -> None:
+        nonlocal happened
+        happened = asyncio.get_running_loop().time()
 
-    waiting = asyncio.create_task(word())
+    async def words() -> None:
+        last: str | None = None
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if asyncio.get_running_loop().time() - happened < _PATIENCE_SECONDS:
+                continue
+            with contextlib.suppress(Unreachable):  # the events say so, or the wait does
+                why = await pot.waiting(job_id)
+                if why is None or why.text == last or (why.reason == "running" and last is None):
+                    continue
+                last = why.text
+                say(click.style(sentence(why), fg="yellow"))
+
+    saying = asyncio.create_task(words())
     try:
-        yield lambda: _cancel(waiting)
+        yield note
     finally:
-        waiting.cancel()
+        saying.cancel()
         with contextlib.suppress(asyncio.CancelledError, StockpotError):
-            await waiting
+            await saying
 
 
 def _terminal(*, quiet: bool) -> TextIO | None:

@@ -98,7 +98,7 @@ def _table(jobs: Iterator[Job]) -> Table:
     table.add_column("attempts", justify="right", no_wrap=True)
     table.add_column("what", overflow="ellipsis", no_wrap=True)
     for job in jobs:
-        what = f"{job.error_class}: {job.error_message or ''}" if job.error_class else job.text or ""
+        what = ": ".join(filter(None, (job.error_class, job.error_message))) or job.text or ""
         status = f"{job.status} ({job.waiting_on})" if job.waiting_on else job.status
         line = shown(" ".join(what.split()))[:120]
         table.add_row(job.id, status, shown(job.model), job.lane, age(job.created_at), str(job.attempts), line)

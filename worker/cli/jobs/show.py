@@ -7,8 +7,10 @@ from rich.console import RenderableType
 
 from api_schemas.jobs import JobDetail
 from worker.cli import options
+from worker.cli.jobs.following import sentence
 from worker.cli.opening import producer
 from worker.cli.output import Table, age, money, put_json, screen, shown, span
+from worker.producer.waiting import Waiting
 
 
 @click.command(epilog="\b\nExamples:\n  stockpot show job_0198…\n  stockpot show job_0198… --json | jq .cost_usd\n")
@@ -19,11 +21,12 @@ def show(job: str, tenant: str, *, as_json: bool) -> None:
     """Show JOB: status, answer, usage, cost, error and every attempt."""
     with producer(tenant) as pot:
         detail = pot.get(job)
+        why = None if as_json else pot.waiting(job)
     if as_json:
         put_json(detail.to_json())
         return
     console = screen()
-    console.print(_facts(detail))
+    console.print(_facts(detail, why))
     if detail.text:
         console.print()
         console.print(shown(detail.text), soft_wrap=True)
@@ -32,7 +35,7 @@ def show(job: str, tenant: str, *, as_json: bool) -> None:
         console.print(_attempts(detail))
 
 
-def _facts(detail: JobDetail) -> RenderableType:
+def _facts(detail: JobDetail, why: Waiting | None) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -40,6 +43,7 @@ def _facts(detail: JobDetail) -> RenderableType:
     facts: dict[str, str | None] = {
         "job": detail.id,
         "status": status,
+        "why": None if why is None else sentence(why),
         "model": detail.model,
         "endpoint": detail.endpoint,
         "lane": detail.lane,
@@ -52,7 +56,7 @@ def _facts(detail: JobDetail) -> RenderableType:
         "finish reason": detail.finish_reason,
         "tokens": _tokens(detail),
         "cost": None if detail.cost_usd is None else f"{money(detail.cost_usd)} in all",
-        "error": (detail.error_class or "") and f"{detail.error_class}: {detail.error_message or ''}",
+        "error": ": ".join(filter(None, (detail.error_class, detail.error_message))),
     }
     for name, value in facts.items():
         if value:

@@ -8,8 +8,9 @@ import click
 
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, cell, put_json, say, screen, shown, span
+from worker.cli.output import Table, cell, put_json, say, screen, span
 from worker.producer.routes import RouteState
+from worker.producer.waiting import again, paused_words
 
 
 @click.group(
@@ -86,9 +87,9 @@ def _table(states: list[RouteState]) -> Table:
     for heading in ("route", "in flight", "limit", "paused", "why"):
         table.add_column(heading, no_wrap=heading != "why")
     for state in states:
-        why = shown(state.detail)
-        if state.until and state.since:
-            why += f" (looks again after {span(state.until - state.since)})"
+        why, (then, seconds) = paused_words(state), again(state)
+        if then:
+            why += f"; {then} in {span(seconds)}"
         limit = "learning" if state.limit is None else str(state.limit)
-        table.add_row(state.route.name, str(state.in_flight), limit, state.paused or "", why.strip())
+        table.add_row(state.route.name, str(state.in_flight), limit, state.paused or "", why)
     return table

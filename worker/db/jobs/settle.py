@@ -150,8 +150,18 @@ _LEDGER = (
     " cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost_picousd, cost_source, first_token_seconds,"
     " total_seconds, partial_text, reconciled"
 ).split(", ")
-_ERROR = ["error_class", "error_code", "error_message", "error_status", "finish_reason", "waiting_on"]
-_TYPES = _OWN_TYPES | column_types(attempts, _LEDGER) | column_types(jobs, _ERROR)
+_ERROR = ["error_class", "error_code", "error_message", "error_status"]
+_STATE = ["finish_reason", "waiting_on"]
+_TYPES = _OWN_TYPES | column_types(attempts, _LEDGER) | column_types(jobs, _ERROR + _STATE)
+
+
+def _assigned(given: str, own: str) -> str:
+    """What a settlement says of a job. One that goes back without a call keeps the error of its last one."""
+    kept = [
+        f"{name} = CASE WHEN {given}uncall = 1 AND {given}status = 'queued' THEN {own}{name} ELSE {given}{name} END"
+        for name in _ERROR
+    ]
+    return ", ".join([*kept, *(f"{name} = {given}{name}" for name in _STATE)])
 
 
 def settle(conn: Connection, settlements: Sequence[Settlement]) -> set[str]:
@@ -234,7 +244,7 @@ _POSTGRES = f"""
             expires_at = CASE WHEN g.status = 'queued' AND j.cancel_requested_at IS NOT NULL THEN {{now}}
                 ELSE j.expires_at END,
             attempts = j.attempts - g.refund, calls = j.calls - g.uncall, seq = g.seq,
-            {", ".join(f"{name} = g.{name}" for name in _ERROR)}
+            {_assigned("g.", "j.")}
         FROM given AS g WHERE j.id = g.id AND j.fence = g.fence AND j.status || '' = 'in_progress'
         RETURNING j.id, j.fence, j.answers
     ), ledger AS (
@@ -275,7 +285,7 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
             expires_at = CASE WHEN :status = 'queued' AND cancel_requested_at IS NOT NULL THEN {now}
                 ELSE expires_at END,
             attempts = attempts - :refund, calls = calls - :uncall, seq = :seq,
-            {", ".join(f"{name} = :{name}" for name in _ERROR)}
+            {_assigned(":", "")}
         WHERE id = :id AND fence = :fence AND status = 'in_progress'
         RETURNING answers
     """)

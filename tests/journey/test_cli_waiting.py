@@ -1,0 +1,46 @@
+"""Who waits is told why: the real command beside no worker, a worker whose key is refused, and one that goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.rig.environment import TEST_API_KEY
+from tests.rig.procs import Process
+from tests.rig.simulated import Knobs
+from tests.rig.waiting import eventually
+
+STOCKPOT = Path(sys.executable).with_name("stockpot")
+
+
+def test_a_waiting_submit_says_that_no_worker_runs_and_then_that_the_key_is_refused_and_then_answers(
+    launch: Callable[..., Process],
+    stockpot_env: Callable[..., dict[str, str]],
+    start_worker: Callable[..., Process],
+    redis_url: str,
+) -> None:
+    """Each change is a sentence; `list`, `show` and `routes` say the same; the answer comes when the key is good again."""
+    simulator = launch([sys.executable, "-P", "-m", "worker.simulator", "--instant"], name="simulator")
+    knobs = Knobs(simulator)
+    knobs.key(TEST_API_KEY, status="revoked")
+    env = stockpot_env(upstream_url=f"{knobs.url}/v1", redis_url=redis_url)
+    model = "openai/gpt-4o-mini"
+    waits = launch([STOCKPOT, "submit", "-m", model, "--wait", "Hello"], name="waits", env=env)
+    waits.wait_for_line("no worker is running: `stockpot up`, or `stockpot worker`, starts one")
+    start_worker(env)
+    waits.wait_for_line(r"the provider refuses the key \(.*\); looks again in")
+    shown = _read(launch, env, "show", waits.stderr.read_text().split()[0])
+    assert "the provider refuses the key" in shown
+    assert "authentication: " in shown, "the refusal's words are lost"
+    assert "the provider refuses the key" in _read(launch, env, "routes")
+    knobs.key(TEST_API_KEY)
+    assert waits.wait(150) == 0, waits.tail()
+    assert "completed" in waits.stderr.read_text()
+
+
+def _read(launch: Callable[..., Process], env: dict[str, str], *words: str) -> str:
+    """What a command prints."""
+    done = launch([STOCKPOT, *words], name=words[0], env=env)
+    assert done.wait(60) == 0, done.tail()
+    return eventually(done.stdout.read_text)
