@@ -144,6 +144,26 @@ def test_a_call_that_was_never_sent_leaves_no_row_and_frees_its_number(database:
     assert (again.attempt, again.fence) == (1, 2)
 
 
+def test_a_job_that_goes_back_without_a_call_keeps_the_whole_error_of_its_last_one(database: Database) -> None:
+    """Class, code, words and status; once it is called again, the new call's word counts."""
+    job = one_claim(database)
+    refused = {"error_class": "authentication", "error_code": "invalid_api_key", "error_message": "Invalid API key"}
+    settled(database, settlement(job, status="queued", outcome="account", spent=False, error_status=401, **refused))
+    names = (*refused, "error_status")
+    for _ in range(2):
+        due_now(database, job.id)
+        [again] = claimed(database, job.id)
+        held = settlement(again, status="queued", outcome="held", spent=False, called=False, waiting_on="paused")
+        settled(database, held)
+        stored = row(database, job.id)
+        assert [stored[name] for name in names] == [*refused.values(), 401]
+        assert stored["waiting_on"] == "paused"
+    due_now(database, job.id)
+    [again] = claimed(database, job.id)
+    settled(database, settlement(again))
+    assert [row(database, job.id)[name] for name in names] == [None] * 4
+
+
 def test_nothing_is_written_under_an_old_fence(database: Database) -> None:
     """Neither the job, nor the ledger, nor a result."""
     job = one_claim(database)

@@ -136,11 +136,11 @@ def test_time_that_ran_out_during_the_call_makes_the_job_expire() -> None:
 
 
 def test_a_job_that_was_held_leaves_no_trace_of_a_call() -> None:
-    """It keeps the error that it had, and never waits past its deadline."""
+    """It has no error of its own (the database keeps the one before), and never waits past its deadline."""
     job = claimed_job(last_error="rate_limited", seconds_left=5)
     back = decide.held(job, Held("rpm", 60))
     assert (back.status, back.spent, back.called) == ("queued", False, False)
-    assert (back.waiting_on, back.due_in, back.error_class) == ("rpm", 5, "rate_limited")
+    assert (back.waiting_on, back.due_in, back.error_class) == ("rpm", 5, None)
     assert columns_fit(back)
     assert decide.held(claimed_job(seconds_left=-1), Held("rpm", 60)).due_in == 0
 
