@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,13 +120,13 @@ class _Programs:
 
     def start_simulator(self) -> str:
         """Start the upstream simulator; its base URL."""
-        command = [sys.executable, "-P", "-m", "worker.simulator", "--no-fsync"]
+        command = ["worker.simulator", "--no-fsync"]
         line = self._start(Child("simulator", command, awaited='{"url":'))
         return str(jsontext.loads(line)["url"])
 
     def start_worker(self, env: dict[str, str]) -> None:
         """Start one production worker and wait until it claims jobs."""
-        command = [sys.executable, "-P", "-m", "worker.celery", "worker"]
+        command = ["worker.celery", "worker"]
         self._start(Child("worker", command, env, awaited=" ready."))
 
     def start_gateway(self, env: dict[str, str]) -> str | None:

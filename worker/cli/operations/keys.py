@@ -11,9 +11,10 @@ import click
 from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import Table, age, money, put, put_json, say, screen
+from worker.cli.param_type import ParamType
 
 
-class _Money(click.ParamType[Decimal]):
+class _Money(ParamType[Decimal]):
     """US dollars."""
 
     name = "usd"
