@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_the_job_running_and_tells_how_to_watch_it_again(
     """Exit code 130, and the job is where it was. The hint about a missing worker proves that it was watching."""
     job = cli("submit", "-m", MODEL, "hello").out.strip()
     watching = launch([STOCKPOT, "watch", job], name="watching", env=stockpot_env(), cwd=tmp_path)
-    watching.wait_for_line("is a worker running")
+    watching.wait_for_line("no worker is running")
     watching.send(signal.SIGINT)
     assert watching.wait() == 130
     assert f"stockpot watch {job}" in watching.stderr.read_text() and "Traceback" not in watching.output

@@ -18,7 +18,8 @@ from api_schemas.jobs import MAX_SECONDS, parse_job
 from api_schemas.plain import plain_body
 from tests.factories import chat
 from worker.cli.money.usage import _inert
-from worker.cli.output import Table, cell
+from worker.cli.output import cell
+from worker.cli.tables import Table
 
 EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\nforged  line\u2028x\tend"
 
@@ -26,7 +27,7 @@ EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\nforged  line\u2028x\tend"
 def test_no_cell_commands_the_terminal_or_begins_a_line() -> None:
     """Escape sequences, C1 controls, line ends of every kind, tabs."""
     table = Table()
-    table.add_column("model")
+    table.text("model")
     table.add_row(EVIL)
     text = io.StringIO()
     Console(file=text, width=120).print(table)
@@ -40,7 +41,7 @@ def test_every_table_of_the_command_line_is_that_one() -> None:
     strangers = [
         str(path.relative_to(root))
         for path in root.rglob("*.py")
-        if path.name != "output.py"
+        if path.name != "tables.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if (isinstance(node, ast.ImportFrom) and node.module == "rich.table")
         or (isinstance(node, ast.Import) and any(name.name == "rich.table" for name in node.names))

@@ -42,8 +42,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class StockpotWorker(Worker):
     """Celery's worker without the parts that talk to other workers through Redis (RELIABILITY T14, T15)."""
 
-    _isatty: bool
-
     def setup_instance(  # type: ignore[override]  # all of its arguments pass through by name
         self, **options: Any
     ) -> None:
@@ -66,8 +64,6 @@ class StockpotWorker(Worker):
         super().install_platform_tweaks(worker)
         for number in STOP_SIGNALS:
             signal.signal(number, partial(_stop, worker))
-        if self._isatty and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, partial(_stop, worker))  # the terminal is closed; `nohup` ignores that
 
 
 def _stop(worker: Any, number: int, _frame: Any) -> None:

@@ -9,13 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import click
-import rich.table
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from api_schemas import jsontext
 
-#: Columns of a table that goes to a file or a pipe, where cutting ids short would make them useless.
-_WIDE = 240
+#: Columns of a table that goes to a file or a pipe, where nothing is cut.
+_WIDE = 100_000
 #: Control characters of model output would move the cursor, retitle the window or worse; newline and tab may stay.
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _CONTROL[ord("\r")] = ""
@@ -59,14 +58,6 @@ def margin() -> Console:
 def cell(text: str) -> str:
     """As `shown`, on one line: what stands in a table may begin no new one."""
     return " ".join(shown(text).splitlines()).replace("\t", " ")
-
-
-class Table(rich.table.Table):
-    """A table in which no cell commands the terminal or forges a line, whatever a model, an id or a file is called."""
-
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row; texts are neutralised."""
-        super().add_row(*(cell(one) if isinstance(one, str) else one for one in cells), **options)
 
 
 def money(usd: Decimal | float | None) -> str:

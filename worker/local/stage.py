@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -120,13 +121,13 @@ class _Programs:
 
     def start_simulator(self) -> str:
         """Start the upstream simulator; its base URL."""
-        command = ["worker.simulator", "--no-fsync"]
+        command = [sys.executable, "-P", "-m", "worker.simulator", "--no-fsync"]
         line = self._start(Child("simulator", command, awaited='{"url":'))
         return str(jsontext.loads(line)["url"])
 
     def start_worker(self, env: dict[str, str]) -> None:
         """Start one production worker and wait until it claims jobs."""
-        command = ["worker.celery", "worker"]
+        command = [sys.executable, "-P", "-m", "worker.celery", "worker"]
         self._start(Child("worker", command, env, awaited=" ready."))
 
     def start_gateway(self, env: dict[str, str]) -> str | None:

@@ -10,7 +10,8 @@ from api_schemas.batch import BatchStatus
 from worker.batches.view import batch_object
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, age, money, put, put_json, say, screen, shown
+from worker.cli.output import age, money, put, put_json, say, screen, shown
+from worker.cli.tables import Table
 from worker.producer.batches import BatchRow
 
 
@@ -89,11 +90,12 @@ def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> No
     if not rows:
         say("No batches match.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("batch", "status", "file", "age"):
-        table.add_column(name, no_wrap=True)
-    for name in ("lines", "done", "failed", "cost"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = Table("batch", "status")
+    table.line("file", least=8, drop=1)
+    table.whole("age", drop=2)
+    table.numbers("lines", drop=3)
+    table.numbers("done")
+    table.numbers("failed", "cost")
     for row in rows:
         status_ = f"{row.status} ({row.held})" if row.held else row.status
         counts = f"{row.total:,}", f"{row.done:,}", f"{row.failed + row.expired:,}", money(row.cost_usd)

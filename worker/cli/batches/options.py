@@ -11,12 +11,11 @@ import click
 from worker.batches.daily import to_utc
 from worker.batches.importing import When
 from worker.cli.options import duration_seconds
-from worker.cli.param_type import ParamType
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 
-class Ahead(ParamType[When]):
+class Ahead(click.ParamType[When]):
     """A moment to come: `07:00` (the next one, in local time), `8h` from now, or a time in ISO 8601 (UTC)."""
 
     name = "time"
@@ -51,7 +50,7 @@ def _next(clock: time) -> datetime:
     return at.astimezone(UTC)
 
 
-class Span(ParamType[float]):
+class Span(click.ParamType[float]):
     """A duration in seconds: `90s`, `30m`, `24h`, `2d`."""
 
     name = "duration"
@@ -66,7 +65,7 @@ class Span(ParamType[float]):
         return seconds
 
 
-class Daily(ParamType[str]):
+class Daily(click.ParamType[str]):
     """A window of every day, `22:00-06:00` in local time; becomes UTC by today's offset."""
 
     name = "window"

@@ -11,7 +11,8 @@ from api_schemas.batch import BatchProblems
 from worker.batches.report_files import write
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, money, put_json, say, screen, shown, span
+from worker.cli.output import money, put_json, say, screen, shown, span
+from worker.cli.tables import facts
 from worker.producer.batches import BatchRow, Look, Report
 from worker.producer.stockpot import Stockpot
 
@@ -42,9 +43,7 @@ def show(pot: Stockpot, found: Look, console: Console) -> None:
     """Show where a batch stands; one that is over with its percentiles and what failed."""
     row = found.row
     report = pot.batches.report(row.id) if row.over else None
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = facts()
     for name, value in {**_facts(found), **(_outcome(report) if report else {})}.items():
         if value:
             table.add_row(name, shown(value))

@@ -23,7 +23,8 @@ from worker.cli.batches.options import dedupe as dedupe_option
 from worker.cli.batches.watch import wait_for
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
-from worker.cli.output import Table, margin, money, put, put_json, say, screen, shown, span
+from worker.cli.output import margin, money, put, put_json, say, screen, shown, span
+from worker.cli.tables import Table
 from worker.producer.batches import BadBatch, BatchOptions, Quote, QuotedFile, SubmittedBatch
 from worker.producer.stockpot import Stockpot
 
@@ -220,10 +221,10 @@ class _Bars:
 
 def _show_quote(found: QuotedFile) -> None:
     name, offer = found.name, found.quote
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("model", no_wrap=True)
-    for column in ("lines", "input tokens", "output tokens", "cost", "per call"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table()
+    table.line("model")
+    table.numbers("lines", "input tokens", "output tokens", "cost")
+    table.numbers("per call", drop=1)
     for one in offer.models:
         tokens = f"{one.input_tokens:,}", f"{one.output_tokens:,}"
         table.add_row(shown(one.model), f"{one.lines:,}", *tokens, money(one.cost_usd), span(one.seconds_per_call))

@@ -12,7 +12,8 @@ import click
 from api_schemas.jobs import LANES, STATUSES, Job
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, age, put_json, say, screen, shown
+from worker.cli.output import age, put_json, say, screen, shown
+from worker.cli.tables import Table
 from worker.db.jobs.listing import Filters
 from worker.producer.stockpot import Stockpot
 
@@ -53,7 +54,7 @@ def listing(
             for job in jobs:
                 put_json(job.to_json())
             return
-        table = _table(jobs)
+        table = table_of(jobs)
     if table.row_count:
         screen().print(table)
     else:
@@ -88,15 +89,14 @@ def _newest(pot: Stockpot, limit: int, before: str | None, **which: Unpack[Filte
             return
 
 
-def _table(jobs: Iterator[Job]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("job", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    table.add_column("lane", no_wrap=True)
-    table.add_column("age", no_wrap=True)
-    table.add_column("attempts", justify="right", no_wrap=True)
-    table.add_column("what", overflow="ellipsis", no_wrap=True)
+def table_of(jobs: Iterator[Job]) -> Table:
+    """Jobs as a table, one line each."""
+    table = Table("job", "status")
+    table.line("model")
+    table.whole("lane", drop=2)
+    table.whole("age")
+    table.numbers("tries")
+    table.line("what", least=20, drop=1)
     for job in jobs:
         what = ": ".join(filter(None, (job.error_class, job.error_message))) or job.text or ""
         status = f"{job.status} ({job.waiting_on})" if job.waiting_on else job.status

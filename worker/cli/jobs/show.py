@@ -9,7 +9,8 @@ from api_schemas.jobs import JobDetail
 from worker.cli import options
 from worker.cli.jobs.following import sentence
 from worker.cli.opening import producer
-from worker.cli.output import Table, age, money, put_json, screen, shown, span
+from worker.cli.output import age, money, put_json, screen, shown, span
+from worker.cli.tables import Table, facts
 from worker.producer.waiting import Waiting
 
 
@@ -36,11 +37,9 @@ def show(job: str, tenant: str, *, as_json: bool) -> None:
 
 
 def _facts(detail: JobDetail, why: Waiting | None) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = facts()
     status = detail.status + (f" (waiting on {detail.waiting_on})" if detail.waiting_on else "")
-    facts: dict[str, str | None] = {
+    known: dict[str, str | None] = {
         "job": detail.id,
         "status": status,
         "why": None if why is None else sentence(why),
@@ -58,7 +57,7 @@ def _facts(detail: JobDetail, why: Waiting | None) -> RenderableType:
         "cost": None if detail.cost_usd is None else f"{money(detail.cost_usd)} in all",
         "error": ": ".join(filter(None, (detail.error_class, detail.error_message))),
     }
-    for name, value in facts.items():
+    for name, value in known.items():
         if value:
             grid.add_row(name, shown(value))
     return grid
@@ -79,9 +78,15 @@ def _tokens(detail: JobDetail) -> str | None:
 
 
 def _attempts(detail: JobDetail) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("attempt", "outcome", "status", "first token", "total", "tokens", "cost", "error"):
-        table.add_column(heading, overflow="fold")
+    table = Table()
+    table.numbers("try")
+    table.whole("outcome")
+    table.whole("status")
+    table.numbers("first token", drop=2)
+    table.numbers("total")
+    table.numbers("tokens", drop=1)
+    table.numbers("cost")
+    table.text("error")
     for one in detail.attempt_log:
         table.add_row(
             str(one.attempt),

@@ -11,14 +11,14 @@ import click
 from worker.base.errors import InvalidRequest
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, money, put_json, say, screen
-from worker.cli.param_type import ParamType
+from worker.cli.output import money, put_json, say, screen
+from worker.cli.tables import Table
 from worker.producer.budgets import EVERYBODY, Budget, Period, dollars
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Dollars(ParamType[Decimal]):
+class Dollars(click.ParamType[Decimal]):
     """An amount of US dollars, exact: `25`, `0.50`, `$1,000`."""
 
     name = "usd"
@@ -113,12 +113,13 @@ def _list(*, as_json: bool) -> None:
 
 
 def _table(every: Sequence[Budget]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("tenant", no_wrap=True)
-    table.add_column("period", no_wrap=True)
-    for name in ("limit", "spent", "reserved", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    table = Table()
+    table.line("tenant", least=12)
+    table.whole("period", drop=2)
+    table.numbers("limit", "spent")
+    table.numbers("reserved", drop=1)
+    table.numbers("left")
+    table.whole("state")
     for one in every:
         amounts = (one.limit_usd, one.spent_usd, one.reserved_usd, one.left_usd)
         table.add_row(

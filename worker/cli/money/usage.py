@@ -11,7 +11,8 @@ import click
 
 from worker.cli import options
 from worker.cli.opening import database, producer
-from worker.cli.output import Table, money, put_json, say, screen, shown
+from worker.cli.output import money, put_json, say, screen, shown
+from worker.cli.tables import Table
 from worker.db.connect import Database
 from worker.db.jobs import usage as using
 from worker.db.jobs import usage_days
@@ -123,11 +124,11 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def _bars(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
     """A bar for each group, as long as its share of the dearest one's cost."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table()
     for name in by:
-        table.add_column(name, no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
+        table.line(name)
+    table.line(least=8)
+    table.numbers("cost")
     most = max(row.cost_usd for row in rows)
     for row in rows:
         groups = [shown(value) if value is not None else "–" for value in row.group.values()]
@@ -142,9 +143,9 @@ def bar(share: float) -> str:
 
 
 def _table(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_footer=len(rows) > 1)
+    table = Table(show_footer=len(rows) > 1)
     for at, name in enumerate(by):
-        table.add_column(name, "in all" if at == 0 else "", no_wrap=True)
+        table.line(name, footer="in all" if at == 0 else "")
     sums = {
         "jobs": [row.jobs for row in rows],
         "attempts": [row.attempts for row in rows],
@@ -153,9 +154,10 @@ def _table(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
     }
     for name, values in sums.items():
         # A job whose calls fall into two groups counts in both.
-        table.add_column(name, "" if name == "jobs" else f"{sum(values):,}", justify="right", no_wrap=True)
-    table.add_column("cost", money(sum(row.cost_usd for row in rows)), justify="right", no_wrap=True)
-    table.add_column("of which estimated", justify="right", no_wrap=True)
+        footer = "" if name == "jobs" else f"{sum(values):,}"
+        table.whole(name, footer=footer, justify="right", drop=2 if name == "attempts" else 0)
+    table.whole("cost", footer=money(sum(row.cost_usd for row in rows)), justify="right")
+    table.whole("estimated", justify="right", drop=1)
     for at, row in enumerate(rows):
         groups = [shown(value) if value is not None else "–" for value in row.group.values()]
         counts = [f"{values[at]:,}" for values in sums.values()]

@@ -10,11 +10,11 @@ import click
 
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, age, money, put, put_json, say, screen
-from worker.cli.param_type import ParamType
+from worker.cli.output import age, money, put, put_json, say, screen
+from worker.cli.tables import Table
 
 
-class _Money(ParamType[Decimal]):
+class _Money(click.ParamType[Decimal]):
     """US dollars."""
 
     name = "usd"
@@ -100,9 +100,12 @@ def list_keys(tenant: str | None, *, as_json: bool) -> None:
     if not found:
         say("There are no keys: the gateway serves this machine only. `stockpot keys create` makes one.")
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("key", "tenant", "ends in", "used", "budget", "state"):
-        table.add_column(column, overflow="fold", no_wrap=column == "key")
+    table = Table("key")
+    table.line("tenant")
+    table.whole("ends in")
+    table.whole("used")
+    table.whole("budget", drop=1)
+    table.whole("state")
     for key in found:
         ended = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
         state = "revoked" if key.revoked_at else "expired" if ended else "read only" if key.read_only else "in force"

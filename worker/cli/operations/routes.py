@@ -8,7 +8,8 @@ import click
 
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import Table, cell, put_json, say, screen, span
+from worker.cli.output import cell, put_json, say, screen, span
+from worker.cli.tables import Table
 from worker.producer.routes import RouteState
 from worker.producer.waiting import again, paused_words
 
@@ -34,7 +35,7 @@ def routes(ctx: click.Context, *, as_json: bool) -> None:
         for state in states:
             put_json(_fields(state))
     elif states:
-        screen().print(_table(states))
+        screen().print(table_of(states))
     else:
         say("No route has been used yet.")
 
@@ -82,10 +83,13 @@ def _fields(state: RouteState) -> dict[str, Any]:
     }
 
 
-def _table(states: list[RouteState]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("route", "in flight", "limit", "paused", "why"):
-        table.add_column(heading, no_wrap=heading != "why")
+def table_of(states: list[RouteState]) -> Table:
+    """Routes as a table."""
+    table = Table()
+    table.text("route", least=28)
+    table.numbers("in flight", "limit")
+    table.whole("paused", drop=1)
+    table.text("why", least=24)
     for state in states:
         why, (then, seconds) = paused_words(state), again(state)
         if then:

@@ -53,23 +53,20 @@ def up(workers: int, *, simulate: bool) -> None:
         redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
         await_database(settings, lambda error, seconds: _wait(supervisor, error, seconds))
         env = {"STOCKPOT_LOG_FORMAT": "console"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
-        upstream, needed = settings.upstream_url, list[Child]()
+        upstream = settings.upstream_url
         if simulate:
-            simulator = Child("simulator", ["worker.simulator"], awaited='{"url":')
+            simulator = Child("simulator", [sys.executable, "-P", "-m", "worker.simulator"], awaited='{"url":')
             stack.enter_context(stopping(supervisor, [simulator]))
             supervisor.start(simulator)
             line = supervisor.await_line(simulator)
             if line is None:
                 return
             address = jsontext.loads(line)["url"]
-            needed = [simulator]
             # Should it crash, it must come back where the workers look for it.
             simulator.command = [*simulator.command, "--port", address.rpartition(":")[2]]
             upstream = f"{address}/v1"
             env |= {"STOCKPOT_UPSTREAM_URL": upstream, "AIMLAPI_API_KEY": _ANY_KEY}
         children = [_worker(number, settings, env) for number in range(1, workers + 1)]
-        for child in children:
-            child.needs = needed
         stack.enter_context(stopping(supervisor, children))
         gateway = _gateway(settings, env)
         if gateway is not None:
@@ -96,7 +93,7 @@ def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:
     if settings.http_port is not None:
         own["STOCKPOT_HTTP_PORT"] = str(settings.http_port + number - 1)
     name = f"worker-{number}"
-    command = ["worker.celery", "--quiet", "worker", "-n", f"{name}@%h"]
+    command = [sys.executable, "-P", "-m", "worker.celery", "--quiet", "worker", "-n", f"{name}@%h"]
     return Child(name, command, own, awaited=" ready.")
 
 

@@ -9,7 +9,8 @@ import click
 from worker.base.errors import NotFound
 from worker.cli import options
 from worker.cli.opening import database
-from worker.cli.output import Table, age, put_json, say, screen
+from worker.cli.output import age, put_json, say, screen
+from worker.cli.tables import Table
 from worker.db.workers import registry
 from worker.db.workers.registry import WorkerRow
 
@@ -37,7 +38,7 @@ def workers(ctx: click.Context, *, as_json: bool) -> None:
         for row in rows:
             put_json(asdict(row))
     elif rows:
-        screen().print(_table(rows))
+        screen().print(table_of(rows))
     else:
         say("No worker has announced itself. Start one: stockpot up (development), or celery -A worker worker.")
 
@@ -62,10 +63,15 @@ def _state(row: WorkerRow) -> str:
     return "draining" if row.drain_requested_at else "alive"
 
 
-def _table(rows: list[WorkerRow]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("worker", "state", "version", "up", "seen", "jobs", "lag", "MiB"):
-        table.add_column(name, no_wrap=True, justify="right" if name in {"jobs", "lag", "MiB"} else "left")
+def table_of(rows: list[WorkerRow]) -> Table:
+    """Workers as a table."""
+    table = Table("worker", "state")
+    table.whole("version", drop=1)
+    table.whole("up")
+    table.whole("seen")
+    table.numbers("jobs")
+    table.numbers("lag", drop=3)
+    table.numbers("MiB", drop=2)
     for row in rows:
         memory = "–" if row.memory_bytes is None else f"{row.memory_bytes / MIB:.0f}"
         table.add_row(

@@ -14,7 +14,8 @@ from api_schemas.webhooks import WebhookType
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
-from worker.cli.output import Table, put, put_json, say, screen, shown, span
+from worker.cli.output import put, put_json, say, screen, shown, span
+from worker.cli.tables import Table
 from worker.cli.webhooks.secrets import tell_secret
 from worker.producer.webhooks import CHOICES
 
@@ -130,9 +131,9 @@ def delete(endpoint: str, tenant: str) -> None:
 
 def table_of(*headings: str) -> Table:
     """A table for people; ids are never broken."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table()
     for heading in headings:
-        table.add_column(heading, no_wrap=heading in {"endpoint", "event", "of"})
+        table.whole(heading) if heading in {"endpoint", "event", "of"} else table.text(heading, least=8)
     return table
 
 
