@@ -10,6 +10,7 @@ The map, from the edge inwards; imports point down only (`pyproject.toml`):
     cli/            the command line: prints what the producer and its objects return
     local/          one machine without servers: `stockpot up`, the demo     simulator/    the simulated provider
     gateway/        HTTP for other programs: OpenAI's wire
+    dashboard/      HTTP for people, at `/ui` of the gateway
     producer/       what an application calls: submit, follow, wait, cancel, retry
     broker/         all that knows Celery: the app, its tasks, its consumer, the doorbell
     engine/         one event loop per worker: feeder, heartbeat, sweeper

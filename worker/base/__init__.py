@@ -4,6 +4,7 @@ base_url     The upstream's address: from a base URL, as people write it, to the
 backoff      Backoff: the pause after a failed try
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
 errors       The errors Stockpot raises, one class per decision a caller can take
+figures      Figures for people: money, durations, ages
 headers      Headers as a setting
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 REGISTRY = CollectorRegistry()
 
 #: From a cached answer to a long generation, in seconds.
-_CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 #: From the first try at once to one that was retried for days, in seconds.
 _WEBHOOK_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 43_200, 172_800)
@@ -36,13 +36,13 @@ OLDEST_SNAPSHOT_SECONDS = Gauge(
 )
 IN_FLIGHT = Gauge("stockpot_in_flight", "Jobs that this worker holds", registry=REGISTRY)
 CALL_SECONDS = Histogram(
-    "stockpot_call_seconds", "Whole upstream calls", ["endpoint"], buckets=_CALL_BUCKETS, registry=REGISTRY
+    "stockpot_call_seconds", "Whole upstream calls", ["endpoint"], buckets=CALL_BUCKETS, registry=REGISTRY
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "stockpot_first_token_seconds", "From the call to its first token", buckets=_CALL_BUCKETS, registry=REGISTRY
+    "stockpot_first_token_seconds", "From the call to its first token", buckets=CALL_BUCKETS, registry=REGISTRY
 )
 QUEUED_SECONDS = Histogram(
-    "stockpot_queued_seconds", "From due to claimed", ["lane"], buckets=_CALL_BUCKETS, registry=REGISTRY
+    "stockpot_queued_seconds", "From due to claimed", ["lane"], buckets=CALL_BUCKETS, registry=REGISTRY
 )
 DATABASE_ERRORS = Counter("stockpot_database_errors", "Transactions that failed and are tried again", registry=REGISTRY)
 DOORBELLS = Counter("stockpot_doorbells", "Celery messages received", ["task"], registry=REGISTRY)

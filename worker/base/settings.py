@@ -154,6 +154,7 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(ge=1_024)] = 512 * 1024 * 1024
     max_batch_file_bytes: Annotated[int, Field(ge=1_024)] = 200 * 1024 * 1024
 
+    dashboard_database_url: str | None = None
     gateway_cors_origins: str | None = None
     gateway_port: Annotated[int, Field(ge=0, le=65_535)] = 8484
     gateway_connections: Annotated[int, Field(ge=1)] = 10_000

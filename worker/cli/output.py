@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import click
 from rich.console import Console
 
 from api_schemas import jsontext
+from worker.base.figures import age, money, span
+
+__all__ = ["age", "cell", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
 
 #: Columns of a table that goes to a file or a pipe, where nothing is cut.
 _WIDE = 100_000
 #: Control characters of model output would move the cursor, retitle the window or worse; newline and tab may stay.
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _CONTROL[ord("\r")] = ""
-
-#: Below how many seconds a duration is given in a unit of how many seconds.
-_SPANS: tuple[tuple[int, int, str], ...] = ((100, 1, "s"), (6_000, 60, "min"), (172_800, 3_600, "h"))
 
 
 def put_json(value: Any) -> None:
@@ -58,30 +56,3 @@ def margin() -> Console:
 def cell(text: str) -> str:
     """As `shown`, on one line: what stands in a table may begin no new one."""
     return " ".join(shown(text).splitlines()).replace("\t", " ")
-
-
-def money(usd: Decimal | float | None) -> str:
-    """US dollars for people: cents when there are dollars, six places below a cent, a dash for unknown."""
-    if usd is None:
-        return "–"
-    places = 6 if 0 < abs(float(usd)) < 1 else 2
-    return f"${usd:,.{places}f}"
-
-
-def age(then: datetime | None) -> str:
-    """How long ago something was, in one unit."""
-    if then is None:
-        return "–"
-    return span((datetime.now(UTC) - then).total_seconds())
-
-
-def span(seconds: float | None) -> str:
-    """A duration in one unit: `850 ms`, `12 s`, `3 min`, `5 h`, `2 d`."""
-    if seconds is None:
-        return "–"
-    if seconds < 1:
-        return f"{max(0.0, seconds) * 1000:.0f} ms"
-    for limit, size, unit in _SPANS:
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86_400:.0f} d"

@@ -8,6 +8,7 @@ calls/     Calls of the HTTP gateway as SQL
 clock      The database's clock, as SQL
 columns    What every table is made of
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
+dashboard/  What the dashboard keeps: who is signed in, and who pressed what
 files/     Stored files as SQL
 group_writer  Group commit
 fleet      The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard
@@ -16,6 +17,7 @@ jobs/      Jobs as SQL, by the verbs of their life
 keys/      Keys of the HTTP gateway as SQL
 purge      Purge
 ownership  What in a database is Stockpot's, and what is somebody else's
+rates/     What the fleet does over time, for plots
 ready      Whether the database may be used: the one rule of who migrates what
 recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
 schema     The schema's versions: upgrade, current, check

@@ -27,9 +27,11 @@ from worker.db.budgets import tables as budget_tables
 from worker.db.calls import tables as call_tables
 from worker.db.columns import metadata
 from worker.db.connect import Database
+from worker.db.dashboard import tables as dashboard_tables
 from worker.db.files import tables as file_tables
 from worker.db.jobs import tables
 from worker.db.keys import tables as key_tables
+from worker.db.rates import tables as rate_tables
 from worker.db.webhooks import tables as webhook_tables
 from worker.db.workers import tables as worker_tables
 
@@ -38,12 +40,14 @@ __all__ = [
     "budget_tables",
     "call_tables",
     "current",
+    "dashboard_tables",
     "differences",
     "file_tables",
     "head",
     "is_current",
     "key_tables",
     "metadata",
+    "rate_tables",
     "tables",
     "upgrade",
     "webhook_tables",

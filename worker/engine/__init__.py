@@ -12,6 +12,7 @@ heartbeat       The heartbeat
 paused_models   Models whose route is shut
 presence        This worker's row in the table of workers, renewed with each heartbeat; the request to drain
 neighbours      Who else uses our namespace of Redis
+rates           What this worker did, minute by minute, for the dashboard's plots
 redis_policy    A look at Redis when a worker starts: what it is, and whether it may evict keys
 restarting      Loops that last as long as the engine
 retention       Retention: what is older than the settings keep is forgotten, a slice with each sweep

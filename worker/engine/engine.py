@@ -174,6 +174,7 @@ class Engine:
         await parts.admission.aclose()
         await parts.news.aclose()
         await parts.upstream.close()
+        await parts.rates.write()
         await parts.presence.leave()
         await parts.database.try_write(lambda conn: resign(conn, self.owner), None, "resign_failed")
 
@@ -185,6 +186,7 @@ class Engine:
             parts.heartbeat.run,
             parts.presence.run,
             *([parts.gauges.run] if self.settings.http_port is not None else []),
+            parts.rates.run,
             parts.sweeper.run,
             partial(parts.control.listen, self._cancel),
             partial(parts.context.prices.keep_fresh, parts.upstream),

@@ -15,6 +15,7 @@ from worker.engine.file_keeper import FileKeeper
 from worker.engine.fleet_gauges import FleetGauges
 from worker.engine.heartbeat import Heartbeat
 from worker.engine.presence import Presence
+from worker.engine.rates import Rates
 from worker.engine.retention import Retention
 from worker.engine.route_news import RouteNews
 from worker.engine.sweeper import Sweeper
@@ -50,6 +51,7 @@ class Parts:
     heartbeat: Heartbeat
     presence: Presence
     gauges: FleetGauges
+    rates: Rates
     sweeper: Sweeper
     files: FileKeeper
     lookups: Lookups
@@ -136,6 +138,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
             on_drain=on_drain,
         ),
         gauges=FleetGauges(database, admission.snapshot),
+        rates=Rates(database),
         sweeper=sweeper,
         files=FileKeeper(settings, consequences, owner=owner),
         lookups=lookups,

@@ -3,7 +3,7 @@
 A router module has its routes in `ROUTES`, made by `routing.route`; `app` puts them at `/v1` and without it.
 
 answers          Answers: JSON, OpenAI's lists, and the headers that say which job it was
-app              The application: routes, middleware, what lives as long as it does
+app              The application: routes, the dashboard, middleware, what lives as long as it does
 auth             Who calls: a key, or nobody on loopback while there are no keys
 batches          `/batches`: OpenAI's batch calls, and quote, pause, resume, retry-failed beside them
 bodies           Request bodies, bounded: JSON objects within the limits of a request
@@ -24,6 +24,7 @@ fleet            `/usage` and `/routes`
 health           `/livez`, `/readyz`, `/metrics`
 jobs             `/jobs`: submit, list, get, cancel, retry
 joining          How a call becomes a job, or joins the one that it repeats
+local            Whether a request comes from this machine: who is served where there are no keys
 middleware       What happens around every request: its id, its log line, headers, the last resort
 models           `/models`: the upstream's models with their prices
 multipart        A multipart upload, read as it comes

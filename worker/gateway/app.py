@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from worker.base.errors import StockpotError
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
+from worker.dashboard import app as dashboard
 from worker.gateway import (
     batches,
     chat,
@@ -65,7 +66,12 @@ def build(settings: Settings) -> Starlette:
             await gateway.close()
 
     app = Starlette(
-        routes=[*with_and_without_v1([*WIRE, *openapi.routes(WIRE)]), *pages.ROUTES, *health.ROUTES],
+        routes=[
+            *with_and_without_v1([*WIRE, *openapi.routes(WIRE)]),
+            *pages.ROUTES,
+            *health.ROUTES,
+            *dashboard.routes(),
+        ],
         middleware=[*pages.cors(settings), Middleware(Around, limit=settings.gateway_connections)],
         exception_handlers={
             errors.ApiError: errors.answer_api_error,

@@ -7,22 +7,18 @@ another site that was rebound to 127.0.0.1 sends its own) and no trace of a prox
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from anyio import to_thread
 from starlette.requests import Request
 
 from api_schemas.jobs import check_tenant
-from worker.base.settings import Settings
 from worker.gateway.errors import ApiError
+from worker.gateway.local import is_local
 from worker.gateway.state import Gateway
 from worker.producer.keys import Key
 
 #: Roles of a key.
 ADMIN, READ_ONLY = "admin", "read_only"
-#: Headers that a proxy adds: whoever calls is not on this machine then.
-_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ async def authenticate(request: Request) -> Caller:
             "Incorrect API key provided." if secret else "You didn't provide an API key: Authorization: Bearer sk-sp-…"
         )
         raise ApiError(401, words, code="invalid_api_key")
-    if not _local(request):
+    if not is_local(request, Gateway.of(request).settings):
         raise ApiError(
             401,
             "Without a key only this machine is served. Give one: Authorization: Bearer sk-sp-…"
@@ -95,31 +91,3 @@ def bearer(request: Request) -> str | None:
     """The key that a request carries."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip() or None if scheme.lower() == "bearer" else None
-
-
-def _local(request: Request) -> bool:
-    client = request.client.host if request.client is not None else None
-    if client is None or any(name in request.headers for name in _PROXIED):
-        return False
-    # A page of another site can send a request to this machine, too; its browser says whose page it is.
-    origin = request.headers.get("origin")
-    if origin is not None and origin not in allowed_origins(Gateway.of(request).settings):
-        page = urlsplit(origin).hostname
-        if page is None or not is_loopback(page):
-            return False
-    return is_loopback(client) and is_loopback(request.url.hostname or "")
-
-
-def allowed_origins(settings: Settings) -> list[str]:
-    """The origins whose pages may call from a browser: STOCKPOT_GATEWAY_CORS_ORIGINS."""
-    return [one.strip().rstrip("/") for one in (settings.gateway_cors_origins or "").split(",") if one.strip()]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -6,9 +6,6 @@ further counts. With `?token=` (`pot.stream_url`) no key is needed, and nothing 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator
-
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -16,11 +13,9 @@ from starlette.types import ASGIApp
 from worker.base.errors import NotAllowed
 from worker.gateway.auth import authenticate
 from worker.gateway.errors import ApiError
-from worker.gateway.event_stream import EventStream
 from worker.gateway.file_wire import whole_number
 from worker.gateway.queries import check_query, flag
 from worker.gateway.state import Gateway
-from worker.producer.sse import Frames
 
 
 async def job_events(request: Request) -> ASGIApp:
@@ -34,18 +29,7 @@ async def job_events(request: Request) -> ASGIApp:
     if token is not None and (raw or cost):
         raise ApiError(403, "'raw' and 'cost' need a key.", code="insufficient_permissions")
     frames = await gateway.pot(tenant).sse(job, _after(request), raw=raw, cost=cost)
-    return EventStream(
-        _encoded(frames),
-        send_seconds=gateway.settings.gateway_send_seconds,
-        closing=gateway.closing,
-        farewell=lambda: b": the gateway stops; go on behind the last id\n\n",
-    )
-
-
-async def _encoded(frames: Frames) -> AsyncGenerator[bytes]:
-    async with contextlib.aclosing(frames):
-        async for frame in frames:
-            yield frame.encode()
+    return gateway.stream(frames)
 
 
 def _tenant_of(gateway: Gateway, job: str, token: str) -> str:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from worker.base.settings import Settings
-from worker.gateway.auth import allowed_origins
+from worker.gateway.local import allowed_origins
 
 #: A page keeps the script for an hour, then asks whether it is still this one.
 _CACHE = "public, max-age=3600"

@@ -1,5 +1,6 @@
 """What an application calls: submit, follow, wait, cancel, retry; batches, webhooks, budgets, routes.
 
+access          Who may use the dashboard, and the log of who pressed what
 async_batches   `AsyncStockpot.batches`: the verbs of `pot.batches`, awaitable
 batch_control   Cancel a batch, and make a new one of its failed lines
 batch_options   The options of a batch, checked field by field
@@ -9,6 +10,7 @@ calls           Calls over OpenAI's wire: accepted with their jobs, joined by th
 cancellation    Telling of a cancellation made by a producer
 connections     What a process keeps open to one place; forks, ends
 faces           Blocking and awaiting faces of one verb
+fleet           All jobs, workers and rates in one look, of one tenant or of all
 files           `pot.files`: files that all workers see
 keys            The keys of the gateway
 loop            An event loop in a thread, for blocking callers

@@ -78,4 +78,5 @@ def _listening(settings: Settings, url: str) -> None:
     from worker.gateway import serving
 
     put(f"{serving.READY}{url}/v1")
+    put(f"The dashboard is at {url}/ui")
     say(serving.who_is_served(settings))

@@ -145,5 +145,7 @@ def _tell_ready(settings: Settings, gateway: Child | None) -> None:
     put("Ready. Submit from another terminal" + (" (in this directory)" if here else "") + ":")
     put(f'  {home}stockpot submit -m {_MODEL} --stream "Why is the sky blue?"')
     if gateway is not None and gateway.ready_line is not None:
-        put(f"Or point any OpenAI SDK at {gateway.ready_line.rpartition(' ')[2]}")
+        address = gateway.ready_line.rpartition(" ")[2]
+        put(f"Or point any OpenAI SDK at {address}")
+        put(f"The dashboard: {address.removesuffix('/v1')}/ui")
     put("Ctrl-C stops everything that this command started.")

@@ -114,6 +114,23 @@ def find(conn: Connection, key_hash: str) -> Key | None:
     return None if row is None else _key(row)
 
 
+def in_force(conn: Connection, key_id: str) -> Key | None:
+    """The key with this id, if it is in force."""
+    now = now_sql(conn)
+    row = (
+        conn.execute(
+            text(f"""
+            SELECT * FROM api_keys
+            WHERE id = :id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > {now})
+            """),
+            {"id": key_id},
+        )
+        .mappings()
+        .first()
+    )
+    return None if row is None else _key(row)
+
+
 def any_key(conn: Connection) -> bool:
     """Whether there ever was a key: with the first one, nobody is served without."""
     return conn.execute(text("SELECT 1 FROM api_keys LIMIT 1")).first() is not None

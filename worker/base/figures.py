@@ -1,0 +1,36 @@
+"""Figures for people: money, durations, ages, in as few signs as say enough."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+#: Below how many seconds a duration is given in a unit of how many seconds.
+_SPANS: tuple[tuple[int, int, str], ...] = ((100, 1, "s"), (6_000, 60, "min"), (172_800, 3_600, "h"))
+
+
+def money(usd: Decimal | float | None) -> str:
+    """US dollars for people: cents when there are dollars, six places below a cent, a dash for unknown."""
+    if usd is None:
+        return "–"
+    places = 6 if 0 < abs(float(usd)) < 1 else 2
+    return f"${usd:,.{places}f}"
+
+
+def age(then: datetime | None) -> str:
+    """How long ago something was, in one unit."""
+    if then is None:
+        return "–"
+    return span((datetime.now(UTC) - then).total_seconds())
+
+
+def span(seconds: float | None) -> str:
+    """A duration in one unit: `850 ms`, `12 s`, `3 min`, `5 h`, `2 d`."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{max(0.0, seconds) * 1000:.0f} ms"
+    for limit, size, unit in _SPANS:
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86_400:.0f} d"

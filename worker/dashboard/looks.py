@@ -1,0 +1,43 @@
+"""Looks: what many viewers want to see is read once, and shown to all of them for a second.
+
+Twenty viewers of one page cost the database what one does. What nobody looks at is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+#: Different looks that are remembered: pages times filters times tenants.
+MOST = 500
+
+
+class Looks:
+    """The looks of one process, for one event loop."""
+
+    def __init__(self) -> None:
+        self._looks: OrderedDict[str, _Look] = OrderedDict()
+
+    async def at(self, name: str, read: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+        """What `read` gave within the last `seconds`, or gives now; while one viewer reads it, others wait for that."""
+        look = self._looks.setdefault(name, _Look())
+        self._looks.move_to_end(name)
+        while len(self._looks) > MOST:
+            self._looks.popitem(last=False)
+        async with look.reading:
+            if time.monotonic() >= look.good_until:
+                look.seen = await read()
+                look.good_until = time.monotonic() + seconds
+            return look.seen
+
+
+class _Look:
+    """One look."""
+
+    def __init__(self) -> None:
+        self.reading = asyncio.Lock()
+        self.good_until = 0.0
+        self.seen: Any = None

@@ -1,0 +1,117 @@
+// What the dashboard does in a page: looks once a second while it is seen, draws plots, shows times in the reader's zone,
+// follows a running job, copies. Without it every page still works; it is then as old as its loading.
+(function () {
+  "use strict";
+  const live = document.getElementById("live");
+  const lost = document.getElementById("lost");
+  const all = (selector, within) => Array.from((within || document).querySelectorAll(selector));
+
+  // ── times ──
+  function localise(within) {
+    for (const time of all("time[datetime]", within)) {
+      const at = new Date(time.dateTime);
+      const exact = at.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+      if (time.dataset.show === "exact") time.textContent = exact;
+      time.title = exact + " · " + at.toISOString();
+    }
+  }
+
+  // ── one look a second, none while nobody sees the page ──
+  let asked = 0;
+  function look() {
+    if (document.hidden || !live || !live.hasAttribute("hx-get")) return;
+    if (Date.now() - asked < 10000) return; // the last look is under way
+    asked = Date.now();
+    live.dispatchEvent(new CustomEvent("look"));
+  }
+  setInterval(look, 1000);
+  document.addEventListener("visibilitychange", look);
+  document.addEventListener("htmx:finally:request", () => { asked = 0; });
+  document.addEventListener("htmx:after:request", () => { asked = 0; lost.hidden = true; });
+  document.addEventListener("htmx:error", () => { asked = 0; lost.hidden = false; });
+  document.addEventListener("htmx:after:swap", () => { localise(live); follow(); });
+
+  // ── plots ──
+  const LINES = {
+    ended: [["completed", "--good", (d) => rate(d.ended.completed, d)], ["failed", "--bad", (d) => rate(d.ended.failed, d)],
+      ["cancelled", "--dim", (d) => rate(d.ended.cancelled, d)], ["expired", "--warn", (d) => rate(d.ended.expired, d)]],
+    first: [["p50", "--good", (d) => d.quantiles["first p50"]], ["p95", "--warn", (d) => d.quantiles["first p95"]]],
+    call: [["p50", "--good", (d) => d.quantiles["call p50"]], ["p95", "--warn", (d) => d.quantiles["call p95"]]],
+    oldest: [["oldest", "--warn", (d) => d.oldest]],
+    in_flight: [["in flight", "--link", (d) => d.in_flight]],
+    cost: [["cost", "--link", (d) => d.cost_usd]],
+  };
+  const rate = (counts, d) => counts.map((n) => n * 60 / d.step);
+  const colour = (name) => {
+    const probe = document.createElement("span");
+    probe.style.color = "var(" + name + ")";
+    document.body.append(probe);
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  };
+  const CLOCK = { hour: "2-digit", minute: "2-digit" }, DAY = { month: "short", day: "numeric" };
+  const drawn = new Map();
+  function draw(at, d) {
+    const lines = LINES[at.dataset.plot];
+    const data = [d.at, ...lines.map((line) => line[2](d))];
+    const before = drawn.get(at);
+    if (before) { before.setData(data); return; }
+    const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+    const plot = new uPlot({
+      width: at.clientWidth, height: at.clientHeight - 34, legend: { live: true },
+      cursor: { drag: { x: false, y: false } },
+      scales: { y: { range: (u, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+      axes: [{ ...axis, values: (u, at) => at.map((t) => new Date(t * 1000).toLocaleString([], d.step < 3600 ? CLOCK : DAY)) }, { ...axis, size: 52 }],
+      series: [{ value: (u, t) => t === null ? "" : new Date(t * 1000).toLocaleString([], { ...DAY, ...CLOCK }) }, ...lines.map((line) => ({ label: line[0], stroke: colour(line[1]), width: 1.6, points: { show: true, size: 3 } }))],
+    }, data, at);
+    drawn.set(at, plot);
+  }
+  async function plots() {
+    const here = all("[data-plot]");
+    if (document.hidden || !here.length) return;
+    try {
+      const answer = await fetch("/ui/rates/" + here[0].dataset.span, { headers: { accept: "application/json" } });
+      if (answer.ok) { const d = await answer.json(); here.forEach((at) => draw(at, d)); }
+    } catch (error) { /* the next look says so */ }
+  }
+  setInterval(plots, 10000);
+  addEventListener("resize", () => drawn.forEach((plot, at) => plot.setSize({ width: at.clientWidth, height: at.clientHeight - 34 })));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    drawn.forEach((plot) => plot.destroy());
+    drawn.clear();
+    plots();
+  });
+
+  // ── a job's tokens, from the first on, whatever was loaded when ──
+  const unseen = /[\x00-\x08\x0b-\x1f\x7f]/g;
+  const visible = (text) => text.replace(unseen, (c) => c === "\x7f" ? "\u2421" : String.fromCharCode(0x2400 + c.charCodeAt(0)));
+  let followed = null;
+  function follow() {
+    const at = document.querySelector("[data-events]");
+    if (!at || followed === at.dataset.events) return;
+    followed = at.dataset.events;
+    let frame = 0;
+    stockpot(followed, {
+      change(job) { // once a frame, however fast they come
+        if (!frame) frame = requestAnimationFrame(() => { frame = 0; at.textContent = visible(job.text); });
+      },
+      end() { at.removeAttribute("data-events"); asked = 0; look(); },
+    });
+  }
+
+  // ── copy ──
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+    } catch (error) { button.textContent = "Press Ctrl-C"; getSelection().selectAllChildren(document.getElementById(button.dataset.copy)); }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+
+  localise(document);
+  plots();
+  follow();
+})();

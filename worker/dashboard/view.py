@@ -1,0 +1,299 @@
+"""Pages and buttons: who asks, what they may, what is answered. Every page and every button goes through here.
+
+    page("/jobs", handler)                    GET; shown to whoever may look
+    action("/jobs/{job}/retry", handler)      POST; with its CSRF token, written into the log of who pressed what
+
+A handler takes a `View` and gives a response: `view.render(template, …)` for a page, `view.go(path, words)` after a
+button. An error of the product becomes a page in plain words, with its status.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import structlog
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from worker.base.errors import InvalidRequest, NotAllowed, NotFound, StockpotError, Unreachable
+from worker.base.settings import Settings
+from worker.dashboard.looks import Looks
+from worker.dashboard.rendering import rendered
+from worker.producer.access import DEVELOPER, SESSION, Access, Role, Viewer
+from worker.producer.fleet import Fleet
+from worker.producer.models import Models
+from worker.producer.sse import Frames
+from worker.producer.stockpot import AsyncStockpot
+
+log = structlog.get_logger(__name__)
+
+ROOT = "/ui"
+#: What the navigation shows, in its order, and to whom.
+NAVIGATION = (
+    ("Overview", "/", Role.READ),
+    ("Log", "/log", Role.OPERATE),
+)
+COOKIE, SAID = "stockpot_ui", "stockpot_ui_said"
+#: A form with a prompt, or with the ids of a thousand jobs.
+FORM_BYTES = 1_500_000
+#: Everything is ours and of this origin; no inline script or style, no frame around it, no form to elsewhere.
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+_STATUS: tuple[tuple[type[StockpotError], int, str], ...] = (
+    (NotFound, 404, "Not found"),
+    (InvalidRequest, 400, "That cannot be accepted"),
+    (NotAllowed, 409, "That cannot be done now"),
+    (Unreachable, 503, "Out of reach"),
+)
+
+
+class Host(Protocol):
+    """What the dashboard is served by: the gateway's state."""
+
+    settings: Settings
+    access: Access
+    fleet: Fleet
+    looks: Looks
+    models: Models
+
+    def pot(self, tenant: str) -> AsyncStockpot:
+        """The producer of a tenant."""
+        ...
+
+    def stream(self, frames: Frames) -> ASGIApp:
+        """A job's frames as an answer."""
+        ...
+
+    def is_local(self, request: Request) -> bool:
+        """Whether a request comes from this machine and looks like it."""
+        ...
+
+
+class Refused(Exception):
+    """An answer that is an error page."""
+
+    def __init__(self, status: int, title: str, words: str) -> None:
+        super().__init__(words)
+        self.status, self.title = status, title
+
+
+@dataclass(slots=True)
+class View:
+    """One request of a viewer. `form` is what a button sent, one value a name; `many` has all values."""
+
+    request: Request
+    host: Host
+    viewer: Viewer
+    token: str
+    form: dict[str, str] = field(default_factory=dict)
+    many: dict[str, list[str]] = field(default_factory=dict)
+    fresh: bool = False  # the browser has no cookie yet
+    target: str = ""  # what a button was about, for the log; by default the path
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The parameters of the URL that are not empty."""
+        return {name: value for name, value in self.request.query_params.items() if value}
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose things are shown: the viewer's tenant; for an admin that of `?tenant=`, or None for all."""
+        return self.viewer.tenant or self.query.get("tenant")
+
+    def pot(self, tenant: str | None = None) -> AsyncStockpot:
+        """The producer of a tenant that the viewer may see: by default the one shown. Raises NotFound."""
+        chosen = tenant or self.tenant or "default"
+        if self.viewer.tenant not in {None, chosen}:
+            raise NotFound(f"there is no tenant {chosen[:64]}")
+        return self.host.pot(chosen)
+
+    @property
+    def here(self) -> str:
+        """The address of this page, with its query."""
+        url = self.request.url
+        return url.path + (f"?{url.query}" if url.query else "")
+
+    @property
+    def section(self) -> str:
+        """The entry of the navigation that this page belongs to."""
+        return "/" + self.request.url.path.removeprefix(ROOT).strip("/").partition("/")[0]
+
+    def may(self, role: str) -> bool:
+        """Whether the viewer has this role (`READ`, `OPERATE`, `ADMIN`): for templates."""
+        return self.viewer.role >= Role[role]
+
+    async def look(self, name: str, read: Callable[[], Any], seconds: float = 1.0) -> Any:
+        """What `read` (it blocks) gives, read once in so many seconds for all viewers with the same `name`."""
+        return await self.host.looks.at(name, lambda: to_thread.run_sync(read), seconds)
+
+    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A page; of a page that refreshes itself only the live part."""
+        part = "hx-request" in self.request.headers
+        said = unquote(self.request.cookies.get(SAID, ""))
+        given = {
+            "view": self,
+            "root": ROOT,
+            "csrf": self.host.access.csrf(self.token),
+            "said": said,
+            "navigation": NAVIGATION,
+            **values,
+        }
+        text = rendered(template, layout="part.html" if part else "base.html", **given)
+        response = HTMLResponse(text, status, HEADERS)
+        if self.fresh:
+            keep(response, self.request, self.token)
+        if said and not part:
+            response.delete_cookie(SAID, path=ROOT)
+        return response
+
+    def go(self, path: str, words: str = "") -> Response:
+        """To another page, which shows these words."""
+        response = RedirectResponse(ROOT + path, 303, HEADERS)
+        if words:
+            response.set_cookie(SAID, quote(words[:1_000]), path=ROOT, httponly=True, samesite="lax", max_age=60)
+        return response
+
+
+Handler = Callable[[View], Awaitable[ASGIApp]]
+
+
+def page(path: str, handler: Handler, role: Role = Role.READ) -> Route:
+    """A page, for viewers with this role."""
+
+    async def endpoint(request: Request) -> ASGIApp:
+        view = await _view(request)
+        if view is None:
+            return _to_sign_in(request)
+        return await _answered(view, role, handler)
+
+    return Route(path, endpoint, name=f"ui{path}")
+
+
+def action(path: str, handler: Handler, role: Role = Role.OPERATE, *, logged: bool = True) -> Route:
+    """A button, for viewers with this role."""
+
+    async def endpoint(request: Request) -> ASGIApp:
+        view = await _view(request)
+        if view is None:
+            return _to_sign_in(request)
+        return await _answered(view, role, partial(_pressed, handler=handler, logged=logged))
+
+    return Route(path, endpoint, methods=["POST"], name=f"ui{path}")
+
+
+async def _view(request: Request) -> View | None:
+    """The request's view; None when somebody has to sign in first."""
+    host: Host = request.app.state.gateway
+    token = request.cookies.get(COOKIE, "")
+    viewer = await to_thread.run_sync(host.access.viewer, token) if token else None
+    if viewer is None and host.is_local(request) and await to_thread.run_sync(host.access.open):
+        viewer = DEVELOPER
+    if viewer is None:
+        return None
+    return View(request, host, viewer, token or host.access.new_token(), fresh=not token)
+
+
+def keep(response: Response, request: Request, token: str) -> None:
+    """Give a browser its cookie: for this path only, for no script, and not with other sites' requests."""
+    response.set_cookie(
+        COOKIE,
+        token,
+        path=ROOT,
+        httponly=True,
+        samesite="lax",
+        secure=request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https",
+        max_age=int(SESSION.total_seconds()),
+    )
+
+
+def _to_sign_in(request: Request) -> Response:
+    where = f"{ROOT}/sign-in"
+    if "hx-request" in request.headers:  # the page in the background: as a whole, not as its live part
+        return Response(status_code=401, headers=HEADERS | {"hx-redirect": where})
+    if request.method == "GET":
+        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        where += f"?next={quote(asked)}"
+    return RedirectResponse(where, 303, HEADERS)
+
+
+async def _answered(view: View, role: Role, handler: Handler) -> ASGIApp:
+    """What a handler gives, or the page of its error."""
+    try:
+        if view.viewer.role < role:
+            raise Refused(
+                403, "Not with this key", f"This needs the role {role.title}; you have {view.viewer.role.title}."
+            )
+        return await handler(view)
+    except Refused as error:
+        return view.render("error.html", error.status, title=error.title, words=str(error))
+    except StockpotError as error:
+        status, title = next((found[1:] for found in _STATUS if isinstance(error, found[0])), (500, "That failed"))
+        return view.render("error.html", status, title=title, words=str(error))
+    except Exception:
+        log.exception("request_failed")
+        words = "The log of the gateway has the error."
+        return view.render("error.html", 500, title="The dashboard failed", words=words)
+
+
+async def _pressed(view: View, *, handler: Handler, logged: bool) -> ASGIApp:
+    """What a button does, with its line in the log."""
+    view.many = await read_form(view.request)
+    view.form = {name: values[-1] for name, values in view.many.items()}
+    check_csrf(view.request, view.form, view.host.access.csrf(view.token))
+    if not logged:
+        return await handler(view)
+    access, request = view.host.access, view.request
+    name = request.scope["route"].path.rpartition("/")[2]
+    target = " ".join(str(value) for value in request.path_params.values()) or request.scope["route"].path
+    tenant = view.tenant or view.form.get("tenant")
+    line = await to_thread.run_sync(access.begin, view.viewer, name, target, tenant)
+    try:
+        answer = await handler(view)
+    except Exception as error:
+        words = str(error) if isinstance(error, (Refused, StockpotError)) else type(error).__name__
+        await to_thread.run_sync(access.end, line, f"refused: {words}")
+        raise
+    await to_thread.run_sync(access.end, line, view.target or "done")
+    return answer
+
+
+def check_csrf(request: Request, form: Mapping[str, str], token: str) -> None:
+    """Refuse a form that another site made. Raises Refused."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is None:  # an older browser
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    else:
+        foreign = site not in {"same-origin", "none"}
+    if foreign or not hmac.compare_digest(form.get("csrf", "").encode(), token.encode()):
+        raise Refused(403, "Not from this page", "The form was not made by this page, or is too old: load it again.")
+
+
+async def read_form(request: Request) -> dict[str, list[str]]:
+    """The fields of a form, bounded. Raises Refused."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > FORM_BYTES:
+            raise Refused(413, "Too large", f"A form may have {FORM_BYTES:,} bytes.")
+    try:
+        return parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=5_000, errors="strict")
+    except ValueError:
+        raise Refused(400, "That cannot be accepted", "The form is not encoded as a form.") from None
