@@ -86,6 +86,19 @@ def test_a_job_is_submitted_shown_listed_cancelled_and_retried(cli: Cli) -> None
     assert cli("usage", "--json").lines == []
 
 
+def test_an_id_may_be_its_beginning_or_come_from_another_command(cli: Cli) -> None:
+    """One that several have names them; `-` with nothing on stdin says what it reads."""
+    first, second = (cli("submit", "-m", MODEL, text).out.strip() for text in ("one", "two"))
+    assert cli("show", "-", "--json", stdin=f"{first}\n").json["id"] == first
+    assert cli("cancel", second[:-4]).out.strip() == "cancelled"
+    said = cli("show", first[:8])
+    assert said.code == 2 and first in said.err and second in said.err
+    said = cli("batch", "status", "batch_ff")
+    assert said.code == 2 and "none whose id begins so" in said.err
+    said = cli("webhooks", "show", "-", stdin="")
+    assert said.code == 2 and "nothing came" in said.err
+
+
 def test_requests_come_from_files_and_stdin(cli: Cli, tmp_path: Path) -> None:
     """A bare body, a whole job, and a prompt; -m wins, --stream is written into the body."""
     body = {"model": "m/one", "input": "hi"}

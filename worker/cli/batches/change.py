@@ -8,7 +8,7 @@ import click
 
 from api_schemas.batch import BatchStatus
 from worker.batches.view import batch_object
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.opening import producer
 from worker.cli.output import age, money, put, put_json, say, screen, shown
 from worker.cli.tables import Table
@@ -16,7 +16,7 @@ from worker.producer.batches import BatchRow
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch cancel batch_0198… --in-flight finish\n")
-@click.argument("batch")
+@ids.argument("batch")
 @click.option(
     "--in-flight",
     type=click.Choice(("abort", "finish")),
@@ -33,7 +33,7 @@ def cancel(batch: str, in_flight: Literal["abort", "finish"], tenant: str, *, as
 
 
 @click.command()
-@click.argument("batch")
+@ids.argument("batch")
 @options.tenant
 @options.as_json
 def pause(batch: str, tenant: str, *, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def pause(batch: str, tenant: str, *, as_json: bool) -> None:
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch resume batch_0198… --max-cost 80\n")
-@click.argument("batch")
+@ids.argument("batch")
 @click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="The new bound.")
 @options.tenant
 @options.as_json
@@ -54,7 +54,7 @@ def resume(batch: str, max_cost: float | None, tenant: str, *, as_json: bool) ->
 
 
 @click.command("retry-failed")
-@click.argument("batch")
+@ids.argument("batch")
 @options.tenant
 @options.as_json
 def retry_failed(batch: str, tenant: str, *, as_json: bool) -> None:

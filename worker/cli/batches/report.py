@@ -9,7 +9,7 @@ from rich.console import Console
 
 from api_schemas.batch import BatchProblems
 from worker.batches.report_files import write
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.opening import producer
 from worker.cli.output import money, put_json, say, screen, shown, span
 from worker.cli.tables import facts
@@ -18,7 +18,7 @@ from worker.producer.stockpot import Stockpot
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch report batch_0198… -o answers.jsonl\n")
-@click.argument("batch")
+@ids.argument("batch")
 @click.option("-o", "--output", metavar="OUT", help="Write OUT.report.json and OUT.report.html beside this file.")
 @options.shared
 @options.tenant

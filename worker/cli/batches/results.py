@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from worker.batches.output_paths import STDOUT
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.batches.watch import resuming
 from worker.cli.exit_codes import INTERRUPTED
 from worker.cli.opening import producer
@@ -25,7 +25,7 @@ from worker.producer.batches import Exported, Order
     "  stockpot batch results batch_0198… -o answers.jsonl --follow\n"
     "  stockpot batch results batch_0198… -o answers.jsonl --follow --offset 1200\n"
 )
-@click.argument("batch")
+@ids.argument("batch")
 @click.option("-o", "--output", required=True, metavar="OUT", help="The output file; - is stdout.")
 @click.option("--errors", metavar="ERR", help="The error file; beside OUT when left out (OUT.errors.jsonl).")
 @click.option("--follow", is_flag=True, help="Go on writing lines as they come until the batch is over.")

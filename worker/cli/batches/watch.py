@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from worker.batches.progress import Pace
 from worker.batches.report_files import write
 from worker.batches.view import batch_object
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED
 from worker.cli.opening import producer
@@ -28,7 +28,7 @@ TELL_SECONDS = 30.0
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch status batch_0198… --watch\n")
-@click.argument("batch")
+@ids.argument("batch")
 @click.option("--watch", is_flag=True, help="Follow it to its end; Ctrl-C detaches.")
 @options.tenant
 @options.as_json

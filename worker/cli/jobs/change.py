@@ -9,7 +9,7 @@ import click
 from api_schemas.errors import ERROR_CLASSES
 from api_schemas.jobs import LANES
 from worker.base.errors import NotAllowed
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.jobs.listing import matching
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
@@ -26,7 +26,7 @@ _FILTERS: dict[str, tuple[str, ...]] = {
 
 
 @click.command(epilog="\b\nExample:\n  stockpot cancel job_0198…\n")
-@click.argument("job")
+@ids.argument("job")
 @options.tenant
 @options.as_json
 def cancel(job: str, tenant: str, *, as_json: bool) -> None:
@@ -47,7 +47,7 @@ Examples:
   stockpot retry --where status=expired,model=openai/gpt-5-1-chat-latest,since=24h
 """
 )
-@click.argument("job", required=False)
+@ids.argument("job", required=False)
 @click.option("--where", type=options.Names(), metavar="K=V,…", help=f"All that match: {', '.join(_FILTERS)}.")
 @options.tenant
 @options.as_json

@@ -6,7 +6,7 @@ import click
 from rich.console import RenderableType
 
 from api_schemas.jobs import JobDetail
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.jobs.following import sentence
 from worker.cli.opening import producer
 from worker.cli.output import age, money, put_json, screen, shown, span
@@ -15,7 +15,7 @@ from worker.producer.waiting import Waiting
 
 
 @click.command(epilog="\b\nExamples:\n  stockpot show job_0198…\n  stockpot show job_0198… --json | jq .cost_usd\n")
-@click.argument("job")
+@ids.argument("job")
 @options.tenant
 @options.as_json
 def show(job: str, tenant: str, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.jobs.following import Follower, exit_code
 from worker.cli.output import put_json
 
@@ -17,7 +17,7 @@ Examples:
   stockpot watch job_0198… --json | jq -rj 'select(.type == "chunk").text'
 """
 )
-@click.argument("job")
+@ids.argument("job")
 @click.option("--after", type=click.IntRange(min=0), default=0, metavar="SEQ", help="Go on after this event.")
 @options.tenant
 @options.as_json

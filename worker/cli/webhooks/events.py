@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from worker.cli import options
+from worker.cli import ids, options
 from worker.cli.opening import producer
 from worker.cli.output import age, put, put_json, say, screen, shown, span
 from worker.cli.webhooks.endpoints import plain, table_of
@@ -57,7 +57,7 @@ def events(status: tuple[str, ...], limit: int, tenant: str, *, as_json: bool, *
 
 
 @click.command()
-@click.argument("event")
+@ids.argument("event")
 @options.tenant
 @options.as_json
 def show(event: str, tenant: str, *, as_json: bool) -> None:
@@ -103,7 +103,7 @@ Examples:
   stockpot webhooks replay --status delivered --job job_0198…
 """
 )
-@click.argument("event", required=False)
+@ids.argument("event", required=False)
 @click.option("--all-dead", is_flag=True, help="Every dead and blocked event, of those that match.")
 @_status
 @_filters
