@@ -16,7 +16,7 @@ import pytest
 from tests.rig.procs import Process
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
-JOBS = 68  # one streamed, five in parallel, one over HTTP, one called back, sixty in bulk
+JOBS = 69  # one streamed, five in parallel, one over HTTP, one called back, one whose worker is killed, sixty in bulk
 #: The demo takes about ten seconds on an idle machine.
 PATIENCE = 240.0
 
@@ -48,11 +48,16 @@ def test_the_demo_shows_the_main_job_and_prints_what_the_database_says(
     assert "signature verified" in out
     assert re.search(r"^job_\w+: chatcmpl-", out, re.MULTILINE)
     assert rows(home, "SELECT status, count(*) FROM jobs_v GROUP BY status") == [("completed", JOBS)]
-    pico, tokens_in, tokens_out = rows(
-        home, "SELECT sum(cost_picousd), sum(input_tokens), sum(output_tokens) FROM attempts"
+    calls, pico, tokens_in, tokens_out = rows(
+        home, "SELECT count(*), sum(cost_picousd), sum(input_tokens), sum(output_tokens) FROM attempts"
     )[0]
     total = Decimal(str(pico)) / 10**12
-    assert re.search(rf"^{JOBS} jobs +{tokens_in:,} +{tokens_out:,} +\${total:.6f}", out, re.MULTILINE), demo.tail(5)
+    sums = rf"^in all +{JOBS} +{calls} +{tokens_in:,} +{tokens_out:,} +\${total:.6f}"
+    assert re.search(sums, out, re.MULTILINE), demo.tail(20)
+    [killed] = rows(home, "SELECT job_id FROM attempts_v WHERE outcome = 'lost'")
+    assert re.search(rf"^{killed[0]}: completed in attempt 2", out, re.MULTILINE), demo.tail(20)
+    assert "stockpot up --simulate" in out
+    assert str(home) not in out.partition("ready after")[2], "a file of a home that is removed is named"
     streamed = rows(home, "SELECT text FROM jobs_v ORDER BY id LIMIT 1")[0][0]
     assert str(streamed) in out
     assert rows(home, "SELECT status FROM webhook_events_v") == [("delivered",)]
@@ -90,4 +95,4 @@ def test_the_demo_with_a_key_calls_the_upstream_that_is_set_and_fails_when_its_j
     assert f"{url}/v1 with your key" in demo.output
     failed = rows(home, "SELECT DISTINCT error_class FROM jobs_v WHERE status = 'failed'")
     assert failed == [("too_large",)]
-    assert "failed" in demo.stdout.read_text().partition("What the database says")[2]
+    assert "failed: " in demo.stdout.read_text().partition("The bill")[2]

@@ -1,6 +1,6 @@
 """The demo: real jobs through the real parts on this machine, then what the database says about them.
 
-    a streamed job, token by token  →  five in parallel  →  one over HTTP  →  a batch file of sixty lines  →  one webhook  →  answers, tokens, cost
+    a streamed job  →  five in parallel  →  one over HTTP  →  a batch file  →  a signed webhook  →  a kill -9  →  the bill
 
 It exits 0 only if every job completed and the webhook was verified. Ctrl-C stops everything it started.
 """
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +25,7 @@ from api_schemas.jobs import JobDetail
 from worker import Stockpot
 from worker.local.parallel import follow_all
 from worker.local.stage import Stage, stage
-from worker.local.words import clock, one_line, printable, usd
+from worker.local.words import clock, one_line, printable, program, usd
 
 MODEL = "openai/gpt-5-1-chat-latest"
 #: A bulk that costs nothing may be larger than one that costs a few cents.
@@ -36,9 +35,22 @@ LENGTH = 60
 #: How long the batch and the webhook may take, in seconds; the simulator needs two.
 PATIENCE_SECONDS = 300.0
 WEBHOOK_SECONDS = 60.0
-#: Width of the result table without its answers, in characters.
-OTHER_COLUMNS = 58
+#: Width of the bill without its answers, in characters.
+OTHER_COLUMNS = 62
 INTERRUPTED = 130
+
+#: Pieces of an answer that are seen before its worker is killed.
+PIECES_BEFORE_THE_KILL = 10
+
+_NEXT = (
+    (
+        "up --simulate",
+        "everything for development, in a terminal of its own; with AIMLAPI_API_KEY set without --simulate",
+    ),
+    (f'submit -m {MODEL} --stream "Why does a stock simmer?"', "tokens as they come"),
+    ("batch quote prompts.jsonl", "what a file in OpenAI's batch format would cost"),
+    ("--help", "everything else"),
+)
 
 QUESTIONS = {
     "broth": "Why does a stock simmer instead of boil?",
@@ -64,6 +76,8 @@ def run(console: Console) -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+    if code == 0:
+        _next_steps(console)
     console.print(f"\nNothing is left running. {clock(time.monotonic() - started)} in all.")
     return code
 
@@ -80,19 +94,20 @@ def _demo(console: Console, started: float) -> int:
         over_http = [_over_http(console, up.gateway_url)] if up.gateway_url is not None else []
         bulk = _bulk(console, pot, up, BULK_SIMULATED if up.simulated else BULK_REAL)
         called_back, verified = _called_back(console, pot, up)
+        killed = _killed(console, pot, up)
         # Everything below is read back from the database.
-        details = {kind: [pot.get(one) for one in ids] for kind, ids in _kinds(jobs, over_http, bulk, called_back)}
-        _table(console, details)
+        kinds = {
+            "streamed": jobs[:1],
+            "parallel": jobs[1:],
+            "HTTP": over_http,
+            "batch file": bulk,
+            "webhook": [called_back],
+            "kill -9": [killed],
+        }
+        details = {kind: [pot.get(one) for one in ids] for kind, ids in kinds.items() if ids}
+        _bill(console, details)
     all_well = verified and all(one.status == "completed" for kind in details.values() for one in kind)
     return 0 if all_well else 1
-
-
-def _kinds(jobs: list[str], over_http: list[str], bulk: list[str], called_back: str) -> Iterable[tuple[str, list[str]]]:
-    yield "streamed", jobs[:1]
-    yield "parallel", jobs[1:]
-    yield "HTTP", over_http
-    yield "webhook", [called_back]
-    yield "bulk", bulk
 
 
 def _tell(console: Console, up: Stage, seconds: float) -> None:
@@ -102,8 +117,8 @@ def _tell(console: Console, up: Stage, seconds: float) -> None:
         )
     else:
         console.print(f"  upstream  {up.settings.upstream_url} with your key: the real API, for a few cents")
-    kept = " (removed afterwards)" if up.temporary else ""
-    console.print(f"  home      {up.settings.home}{kept}: SQLite and an embedded Valkey")
+    home = "a temporary one" if up.temporary else str(up.settings.home)
+    console.print(f"  home      {home}, with SQLite and an embedded Valkey")
     console.print(f"  ready after {clock(seconds)}")
 
 
@@ -169,12 +184,11 @@ def _bulk(console: Console, pot: Stockpot, up: Stage, size: int) -> list[str]:
             body = _request(f"Describe soup number {number} in one line.")
             line = {"custom_id": f"soup-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
             lines.write(jsontext.dumps(line) + b"\n")
-    output = up.settings.home / "answers.jsonl"
-    command = ["batch", "submit", str(source), "--wait", "--output", str(output)]
+    command = ["batch", "submit", source.name, "--wait"]
     console.print(f"$ stockpot {' '.join(command)}", soft_wrap=True)
     console.file.flush()
-    program = [sys.executable, "-c", "from worker.cli import main; main()"]
-    subprocess.run([*program, *command], env=up.variables, timeout=PATIENCE_SECONDS, check=False)
+    program = [sys.executable, "-P", "-c", "from worker.cli import main; main()"]
+    subprocess.run([*program, *command], env=up.variables, cwd=source.parent, timeout=PATIENCE_SECONDS, check=False)
     return [job.id for job in reversed(pot.list(lane="bulk", limit=size))]
 
 
@@ -196,26 +210,62 @@ def _called_back(console: Console, pot: Stockpot, up: Stage) -> tuple[str, bool]
     return job.id, False
 
 
-def _table(console: Console, details: dict[str, list[JobDetail]]) -> None:
-    """Every job's answer, tokens and cost, and their sums."""
-    _title(console, "What the database says")
+def _killed(console: Console, pot: Stockpot, up: Stage) -> str:
+    """A worker is killed in mid-stream, and another one goes on; what the dead one's call cost is looked up."""
+    _title(console, "kill -9 in the middle of an answer")
+    job = pot.submit(_request("Why does a stock keep?", stream=True))
+    pieces, killed_at = 0, 0.0
+    for event in pot.events(job.id):
+        pieces += event["type"] == "chunk"
+        if pieces == PIECES_BEFORE_THE_KILL and not killed_at:
+            killed_at = time.monotonic()
+            console.print(f"{pieces} pieces came; worker {up.kill_worker()} is killed, another one starts")
+        elif event["type"] == "attempt.reset":
+            console.print(f"{clock(time.monotonic() - killed_at)} later: a new attempt begins, readers are told")
+    done = pot.get(job.id)
+    console.print(f"{job.id}: {done.status} in attempt {len(done.attempt_log)}, nothing is lost")
+    return job.id
+
+
+def _bill(console: Console, details: dict[str, list[JobDetail]]) -> None:
+    """What every call cost, as the ledger has it, also those whose worker died."""
+    _title(console, "The bill, from the database")
     table = Table(box=None, pad_edge=False, show_footer=True)
     everything = [job for jobs in details.values() for job in jobs]
-    tokens_in = sum(job.usage.input_tokens for job in everything if job.usage)
-    tokens_out = sum(job.usage.output_tokens for job in everything if job.usage)
-    cost = sum((job.cost_usd or Decimal(0) for job in everything), Decimal(0))
+    jobs, calls, tokens_in, tokens_out, cost = _sums(everything)
     # The answer alone gives way on a narrow terminal.
     room = max(8, console.width - OTHER_COLUMNS)
-    table.add_column("job", footer=f"{len(everything)} jobs", min_width=9)
-    table.add_column("how", min_width=8)
-    table.add_column("status", min_width=9)
-    table.add_column("answer", no_wrap=True, overflow="ellipsis", max_width=min(room, 60))
+    table.add_column("how", footer="in all", min_width=10)
+    table.add_column("jobs", justify="right", footer=f"{jobs:,}", min_width=4)
+    table.add_column("calls", justify="right", footer=f"{calls:,}", min_width=5)
     table.add_column("in", justify="right", footer=f"{tokens_in:,}", min_width=5)
     table.add_column("out", justify="right", footer=f"{tokens_out:,}", min_width=5)
     table.add_column("cost", justify="right", footer=usd(cost), min_width=9)
-    for kind, jobs in details.items():
-        for job in jobs:
-            counts = (f"{job.usage.input_tokens:,}", f"{job.usage.output_tokens:,}") if job.usage else ("–", "–")
-            said = job.text or (job.error.message if job.error else "")
-            table.add_row(f"…{job.id[-8:]}", kind, job.status, one_line(said), *counts, usd(job.cost_usd))
+    table.add_column("an answer", no_wrap=True, overflow="ellipsis", max_width=min(room, 60))
+    for kind, of_kind in details.items():
+        *counts, spent = _sums(of_kind)
+        bad = next((job for job in of_kind if job.status != "completed"), None)
+        shown = bad or of_kind[-1]
+        words = shown.text or (shown.error.message if shown.error else "")
+        said = one_line(f"{shown.status}: {words}" if bad else words)
+        table.add_row(kind, *(f"{count:,}" for count in counts), usd(spent), said)
     console.print(table)
+
+
+def _sums(jobs: list[JobDetail]) -> tuple[int, int, int, int, Decimal]:
+    """Jobs, calls, tokens in and out, cost: of every attempt."""
+    calls = [call for job in jobs for call in job.attempt_log]
+    return (
+        len(jobs),
+        len(calls),
+        sum(call.input_tokens or 0 for call in calls),
+        sum(call.output_tokens or 0 for call in calls),
+        sum((call.cost_usd or Decimal(0) for call in calls), Decimal(0)),
+    )
+
+
+def _next_steps(console: Console) -> None:
+    """What to type next, as it works from here."""
+    begins = program()
+    for command, what in _NEXT:
+        console.print(f"  # {what}\n  {begins} {command}", soft_wrap=True)

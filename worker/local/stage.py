@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +31,8 @@ from worker.webhooks.secrets import Vault
 
 #: When a demo is over nothing of it is worth waiting for: its jobs are done, or it was interrupted.
 DRAIN = timedelta(seconds=1)
+#: A demo shows within seconds what becomes of a killed worker's job; a fleet takes half a minute (docs/reliability.md).
+_QUICK = {"lease_seconds": 4, "sweep_seconds": 0.5}
 #: Lines of a program's output that are shown when it does not start.
 LAST_LINES = 15
 #: What the simulator gets for a key; it takes any.
@@ -47,6 +50,7 @@ class Stage:
     received: queue.SimpleQueue[Received]
     variables: dict[str, str]  # the environment in which a command meets this stage
     gateway_url: str | None  # what an OpenAI SDK takes as its base URL; None without the extra `gateway`
+    kill_worker: Callable[[], int]  # kill -9 the worker and start another; the pid of the dead one
 
 
 @contextlib.contextmanager
@@ -70,6 +74,7 @@ def stage() -> Iterator[Stage]:
             "redis_url": url,
             "drain_seconds": DRAIN.total_seconds(),
             "webhook_allow_private": "127.0.0.0/8",
+            **_QUICK,
         }
         if simulated:
             changes |= {"upstream_url": f"{programs.start_simulator()}/v1", "api_key": ANY_KEY}
@@ -80,7 +85,11 @@ def stage() -> Iterator[Stage]:
         variables = _variables(changes)
         programs.start_worker(variables)
         gateway_url = programs.start_gateway(variables)
-        yield Stage(settings, simulated, temporary, webhook_url, received, variables, gateway_url)
+
+        def kill_worker() -> int:
+            return programs.replace_worker(variables)
+
+        yield Stage(settings, simulated, temporary, webhook_url, received, variables, gateway_url, kill_worker)
 
 
 @contextlib.contextmanager
@@ -129,6 +138,14 @@ class _Programs:
         """Start one production worker and wait until it claims jobs."""
         command = [sys.executable, "-P", "-m", "worker.celery", "worker"]
         self._start(Child("worker", command, env, awaited=" ready."))
+
+    def replace_worker(self, env: dict[str, str]) -> int:
+        """Kill the worker with SIGKILL, which it cannot catch, and start another; the pid of the dead one."""
+        dead = next(child for child in reversed(self._children) if child.name == "worker")
+        dead.send(signal.SIGKILL)
+        pid = dead.process.pid if dead.process is not None else 0
+        self.start_worker(env)
+        return pid
 
     def start_gateway(self, env: dict[str, str]) -> str | None:
         """Start the HTTP gateway on a free port; its base URL."""

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from decimal import Decimal
+from pathlib import Path
+
+
+def program() -> str:
+    """How a person types this program here: by its name where PATH finds it, else by the path that it was started by."""
+    started = Path(sys.argv[0])
+    found = shutil.which("stockpot")
+    if started.name != "stockpot" or (found is not None and Path(found).resolve() == started.resolve()):
+        return "stockpot"
+    path = started.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def printable(text: str) -> str:
