@@ -166,6 +166,7 @@ class Settings(BaseSettings):
     http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lower] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _Lower] = "auto"
+    log_jobs: Annotated[Literal["none", "failed", "all"], _Lower] = "failed"
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

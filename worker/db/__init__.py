@@ -1,7 +1,7 @@
 """All SQL, named after the verbs of a job's life. The engine runs it in a few threads; a caller commits.
 
 batches/   Batches as SQL
-beginnings Ids by how they begin, for people who type them
+beginnings  Ids by how they begin, for people who type them
 bookmarks  Bookmarks: where a long walk goes on after it was broken off
 bounded    A connection to PostgreSQL that waits for an answer for so long, and no longer
 budgets/   Budgets as SQL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, TypeVar
 
+import structlog
 from prometheus_client import Counter, Histogram
 
 from worker.base import metrics
@@ -14,6 +15,8 @@ from worker.db.jobs.settle import Settlement
 from worker.live.publish import LiveStream, Publisher
 
 M = TypeVar("M", Counter, Histogram)
+
+log = structlog.get_logger(__name__)
 
 
 def end_fields(settlement: Settlement) -> dict[str, Any]:
@@ -48,6 +51,32 @@ def announce_over(publisher: Publisher, ended: Ended) -> None:
     live = publisher.open(ended.job_id, ended.fence, log=ended.logged)
     error = ended.error.wire() if ended.error is not None else None
     live.emit(f"job.{ended.status}", {"usage": None, "cost_usd": None, "error": error})
+
+
+def log_end(job: ClaimedJob, settlement: Settlement, which: str) -> None:
+    """One line for a job that is over: for those that failed or expired, for `all`, or for `none` (`STOCKPOT_LOG_JOBS`).
+
+    The error's words stay in the database: a provider may quote the prompt in them.
+    """
+    bad = settlement.status in {"failed", "expired"}
+    if which == "none" or not (bad or which == "all"):
+        return
+    facts = {
+        "model": job.model,
+        "batch": job.batch_id,
+        "attempts": job.attempts,
+        "error_class": settlement.error_class,
+        "error_code": settlement.error_code,
+        "error_status": settlement.error_status,
+        "tokens": None if settlement.usage is None else settlement.usage.total_tokens,
+        "cost_usd": None if settlement.cost_usd is None else float(settlement.cost_usd),
+        "seconds": settlement.total_seconds,
+    }
+    known = {name: value for name, value in facts.items() if value is not None}
+    if bad:
+        log.warning("job_failed", job=job.id, status=settlement.status, **known)
+    else:
+        log.info("job_finished", job=job.id, status=settlement.status, **known)
 
 
 def count(job: ClaimedJob, settlement: Settlement) -> None:

@@ -19,7 +19,7 @@ from worker.base.crashpoints import crashpoint
 from worker.db.jobs.settle import Settlement
 from worker.job import decide
 from worker.job.admission import Admitted, Postponed, Refused, admission
-from worker.job.announce import announce_end, announce_start, count
+from worker.job.announce import announce_end, announce_start, count, log_end
 from worker.job.context import JobContext
 from worker.job.limited_call import call
 from worker.job.slots import Slot, Stop
@@ -66,5 +66,6 @@ async def _settle(slot: Slot, context: JobContext, settlement: Settlement, live:
         context.lookups.add(job.id)
     if written.terminal:
         announce_end(live, written)
+        log_end(job, written, context.settings.log_jobs)
         return
     context.recall(job, written.due_in, written.waiting_on, called=written.called)

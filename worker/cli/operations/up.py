@@ -21,6 +21,7 @@ from worker.cli.output import put, say, shown
 from worker.db.ready import await_database
 from worker.db.url import display_url
 from worker.local.supervise import Child, Supervisor, stopping
+from worker.local.words import program
 
 #: What the simulator gets for a key; it takes any.
 _ANY_KEY = "simulated"
@@ -53,6 +54,8 @@ def up(workers: int, *, simulate: bool) -> None:
         redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
         await_database(settings, lambda error, seconds: _wait(supervisor, error, seconds))
         env = {"STOCKPOT_LOG_FORMAT": "console"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
+        if "log_jobs" not in settings.model_fields_set:
+            env["STOCKPOT_LOG_JOBS"] = "all"  # a line for each job: this is one person's terminal
         upstream = settings.upstream_url
         if simulate:
             simulator = Child("simulator", [sys.executable, "-P", "-m", "worker.simulator"], awaited='{"url":')
@@ -143,7 +146,7 @@ def _tell_ready(settings: Settings, gateway: Child | None) -> None:
     here = settings.home == Path("var").absolute()
     home = "" if here else f"STOCKPOT_HOME={shlex.quote(str(settings.home))} "
     put("Ready. Submit from another terminal" + (" (in this directory)" if here else "") + ":")
-    put(f'  {home}stockpot submit -m {_MODEL} --stream "Why is the sky blue?"')
+    put(f'  {home}{program()} submit -m {_MODEL} --stream "Why is the sky blue?"')
     if gateway is not None and gateway.ready_line is not None:
         address = gateway.ready_line.rpartition(" ")[2]
         put(f"Or point any OpenAI SDK at {address}")
