@@ -74,7 +74,8 @@ class PostgresServer:
         with _one_at_a_time():
             wheel = get_server(self.data / "d", cleanup_mode=None, start=False)
             wheel.ensure_pgdata_inited()
-        self._program, self._user = wheel.bin_path / "postgres", wheel.system_user
+        self.programs, self._user = wheel.bin_path, wheel.system_user
+        self._program = self.programs / "postgres"
         self.socket_directory.mkdir()
         self.socket_directory.chmod(0o777)
         self.starts = 0

@@ -35,6 +35,7 @@ POINTS = frozenset(
         "import.slice",  # a slice of its lines is committed
         "output.written",  # ended lines are appended to a batch's files, not committed
         "output.finished",  # the batch's files are whole and it has ended, not committed
+        "copy.slice",  # a slice of a table is committed in the database that `db copy` fills
         "hook.claimed",  # webhook events claimed, nothing sent
         "hook.sent",  # the receiver has answered, no record of it yet
         "hook.recorded",  # the attempt is written, not committed

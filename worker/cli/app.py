@@ -40,7 +40,7 @@ _COMMANDS = {
     "purge": Place(
         "operations.purge", "purge", "Forget finished jobs older than a moment: whole, or only their contents."
     ),
-    "db": Place("operations.database", "database", "The database's schema: upgrade, current, check."),
+    "db": Place("operations.database", "database", "The database: upgrade, current, check, copy to another."),
     "doctor": Place("operations.doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
     "serve": Place("operations.serve", "serve", "Serve OpenAI's wire over HTTP: point any OpenAI SDK at it."),
     "keys": Place("operations.keys", "keys", "Keys of the gateway: create, list, rotate, revoke."),

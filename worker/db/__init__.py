@@ -8,6 +8,7 @@ budgets/   Budgets as SQL
 calls/     Calls of the HTTP gateway as SQL
 clock      The database's clock, as SQL
 columns    What every table is made of
+copying    Moving to another database: every row, in slices, resumed where it was broken off, and compared at the end
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode
 dashboard/  What the dashboard keeps: who is signed in, and who pressed what
 files/     Stored files as SQL

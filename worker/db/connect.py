@@ -228,6 +228,8 @@ class Database:
                 raise Unreachable("the database", _detail(error), self._mend(error)) from error
             if _missing_table(error):
                 raise Unreachable("the database", "it has no tables of Stockpot yet", _UPGRADE) from error
+            if CLOSED in str(error.orig):
+                raise Unreachable("the database", CLOSED, MOVED) from error
             raise
 
     def _mend(self, error: DBAPIError) -> str:
@@ -240,6 +242,9 @@ class Database:
         self.engine.dispose()
 
 
+#: What a database answers to every write once `stockpot db copy` has closed it, and what to do then.
+CLOSED = "it was moved by stockpot db copy and takes no more work"
+MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is undone by `stockpot db copy --reopen`."
 _READ_ONLY = "25006"
 _HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
 _CANCELLED = "57014"

@@ -13,10 +13,13 @@ from sqlalchemy import Connection
 from migrations import HEAD
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
-from worker.db.connect import Database
+from worker.db import bookmarks
+from worker.db.connect import CLOSED, MOVED, Database
 from worker.db.ownership import refuse_encoding, relations, revision
 
 UPGRADE = "Run `stockpot db upgrade`."
+#: The bookmark of a database that `stockpot db copy` has closed (`to`), or has not finished (`from`).
+COPY = "copy"
 #: Between two looks at a database that does not answer; doubles from the first to the second, in seconds.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 
@@ -58,6 +61,7 @@ def ensure_schema(settings: Settings) -> None:
     database = Database(settings, pool_size=1)
     try:
         at, empty = database.read(_look)
+        place = database.read(lambda conn: bookmarks.read(conn, COPY)) if at == HEAD else None
         if empty and database.is_sqlite:
             from worker.db import schema  # slow to load, and seldom needed
 
@@ -65,6 +69,10 @@ def ensure_schema(settings: Settings) -> None:
             return
     finally:
         database.close()
+    if place is not None and "to" in place:
+        raise OtherSchema("the database", f"{CLOSED}; it is now {place['to']}", MOVED)
+    if place is not None:
+        raise OtherSchema("the database", "the copy into it is not finished", "Run the same `stockpot db copy` again.")
     if at == HEAD:
         return
     if at is None:

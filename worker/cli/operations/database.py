@@ -1,14 +1,17 @@
-"""`stockpot db`: the schema's version, and its upgrade."""
+"""`stockpot db`: the schema's version, its upgrade, and the move to another database."""
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
-from worker.cli.output import put, put_json, say
-from worker.db import schema
+from worker.cli.output import margin, put, put_json, say
+from worker.db import copying, schema
 from worker.db.connect import Database
 from worker.db.ownership import revision
 from worker.db.url import display_url
@@ -16,7 +19,7 @@ from worker.db.url import display_url
 
 @click.group("db")
 def database() -> None:
-    """The database's schema.
+    """The database: its schema, and the move to another one.
 
     A new SQLite file is migrated by whoever opens it first. Every other database is upgraded by `db upgrade`: run it
     before the new version's workers start.
@@ -76,6 +79,68 @@ def check(*, as_json: bool) -> None:
     for difference in differences:
         say(f"  differs: {difference}")
     click.get_current_context().exit(FAILED)
+
+
+@database.command(
+    epilog="""\b
+Examples:
+  stockpot db copy --to postgresql://stockpot@db.example/stockpot
+  stockpot db copy --reopen
+"""
+)
+@click.option("--to", "to", metavar="URL", help="An empty database. libpq's PGPASSWORD and PGPASSFILE count.")
+@click.option("--schema", "schema_name", metavar="NAME", help="The schema in it (PostgreSQL), as STOCKPOT_SCHEMA.")
+@click.option("--reopen", is_flag=True, help="Give a move up: the old database takes work again.")
+@options.as_json
+def copy(*, to: str | None, schema_name: str | None, reopen: bool, as_json: bool) -> None:
+    """Move to another database, SQLite to PostgreSQL or any other way; broken off, the same command goes on.
+
+    End the workers first. The old database takes no more work from the first moment on, so that nothing is left behind
+    in it; the new one takes none before every row was compared. Exits 1 if they differ.
+    """
+    settings = load()
+    source = Database(settings, pool_size=1, patient=True)
+    try:
+        if reopen:
+            say("It takes work again." if copying.reopen(source) else "It was not closed.")
+            return
+        if to is None:
+            raise click.UsageError("say where to: --to URL")
+        if source.read(revision) != schema.head():
+            raise Unreachable("the database", f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
+        target = Database(_target(settings, to, schema_name), pool_size=1, patient=True)
+        try:
+            copying.prepare(target)
+            counts = _copy(source, target)
+        finally:
+            target.close()
+    finally:
+        source.close()
+    if as_json:
+        put_json({"to": _name(target.settings), "rows": counts, "equal": True})
+    say(f"{sum(counts.values()):,} rows in {len(counts)} tables, counted and compared: both databases are the same.")
+    say(f"Now set STOCKPOT_DATABASE_URL to {_name(target.settings)} everywhere, and start the workers.")
+
+
+def _target(settings: Settings, to: str, schema_name: str | None) -> Settings:
+    try:
+        return Settings(database_url=to, schema_name=schema_name, home=settings.home)
+    except SettingsError as error:
+        raise SettingsError(str(error).replace("STOCKPOT_DATABASE_URL", "--to")) from None
+
+
+def _copy(source: Database, target: Database) -> dict[str, int]:
+    """Copy, with a line of progress on a terminal."""
+    if not sys.stderr.isatty():
+        return copying.copy(source, target, lambda _: None)
+    with margin().status("copying") as line:
+        return copying.copy(
+            source,
+            target,
+            lambda at: line.update(
+                f"{'comparing' if at.comparing else 'copying'} {at.table}: {at.rows:,} of {at.total:,}"
+            ),
+        )
 
 
 def _revision(settings: Settings) -> tuple[str | None, list[str]]:
