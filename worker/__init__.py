@@ -1,6 +1,6 @@
 """Stockpot: LLM generation off the request path.
 
-    from worker import Stockpot
+    from stockpot import Stockpot      # or `from worker import Stockpot`
     pot = Stockpot()
     job = pot.submit({"model": "openai/gpt-5-1-chat-latest", "messages": [{"role": "user", "content": "…"}]})
     print(pot.wait(job.id).text)
@@ -123,13 +123,14 @@ __all__ = [
     "stockpot_js",
 ]
 
+if not TYPE_CHECKING:  # a type checker would take any name for one that exists
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: `import worker` costs nothing."""
-    if name in _HOMES:
-        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first asked for: `import worker` costs nothing."""
+        if name in _HOMES:
+            value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

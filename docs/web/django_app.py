@@ -14,7 +14,7 @@ from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBas
 from django.urls import path
 from django.views.decorators.http import require_POST
 
-from worker import SSE_HEADERS, AsyncStockpot, InvalidRequest, NotAllowed, NotFound, stockpot_js
+from stockpot import SSE_HEADERS, AsyncStockpot, InvalidRequest, NotAllowed, NotFound, stockpot_js
 
 MODEL = "openai/gpt-5-1-chat-latest"
 # Without CsrfViewMiddleware, to stay short: with it, the page sends the token as Django's documentation says.

@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import FastAPI, Form, Header, HTTPException, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
-from worker import SSE_HEADERS, AsyncStockpot, InvalidRequest, NotAllowed, NotFound, stockpot_js
+from stockpot import SSE_HEADERS, AsyncStockpot, InvalidRequest, NotAllowed, NotFound, stockpot_js
 
 MODEL = "openai/gpt-5-1-chat-latest"
 pot = AsyncStockpot()  # one per process

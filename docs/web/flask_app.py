@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, request, send_file
 
-from worker import SSE_HEADERS, InvalidRequest, NotAllowed, NotFound, Stockpot, stockpot_js
+from stockpot import SSE_HEADERS, InvalidRequest, NotAllowed, NotFound, Stockpot, stockpot_js
 
 MODEL = "openai/gpt-5-1-chat-latest"
 app = Flask(__name__)

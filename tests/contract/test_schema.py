@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from migrations import HEAD
 from worker.base.errors import Unreachable
 from worker.db import schema
 from worker.db.jobs.tables import TERMINAL, attempts, jobs
+from worker.db.revisions import HEAD
 from worker.db.webhooks.tables import webhook_endpoints, webhook_events
 
 #: The views' columns as promised to those who read with SQL; more may follow after them, none may go or move.
@@ -237,5 +237,5 @@ def test_an_endpoint_says_when_its_old_secret_ends_and_why_it_is_disabled(
 
 
 def test_the_newest_revision_is_told_truly() -> None:
-    """`migrations.HEAD` spares producers alembic; it must not lie."""
+    """`HEAD` spares producers alembic; it must not lie."""
     assert schema.head() == HEAD

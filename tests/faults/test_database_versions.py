@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from migrations import HEAD
 from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import SetStage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
+from worker.db.revisions import HEAD
 from worker.db.schema import upgrade
 
 pytestmark = pytest.mark.fault

@@ -9,7 +9,6 @@ import alembic.command
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
-from migrations import HEAD
 from tests.factories import chat, claimed, opened, settlement, submitted
 from tests.rig import pgbouncer
 from tests.rig.postgres import PostgresServer
@@ -20,6 +19,7 @@ from worker.db import schema, views
 from worker.db.connect import Database
 from worker.db.jobs import listing, lookup, settle
 from worker.db.ready import OtherSchema, ensure_schema
+from worker.db.revisions import HEAD
 from worker.producer.stockpot import Stockpot
 
 ANSWER = "naïve ☃ 漢字 🙂"

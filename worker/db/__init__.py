@@ -22,6 +22,7 @@ ownership  What in a database is Stockpot's, and what is somebody else's
 rates/     What the fleet does over time, for plots
 ready      Whether the database may be used: the one rule of who migrates what
 recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
+revisions  Where the migrations are, and the newest
 schema     The schema's versions: upgrade, current, check
 snapshots  Snapshots that others hold
 threads    SQL off the event loop: a few threads, and patience for a database that is away

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from migrations import HEAD
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
 from worker.db import bookmarks
 from worker.db.connect import CLOSED, MOVED, Database
 from worker.db.ownership import refuse_encoding, relations, revision
+from worker.db.revisions import HEAD
 
 UPGRADE = "Run `stockpot db upgrade`."
 #: The bookmark of a database that `stockpot db copy` has closed (`to`), or has not finished (`from`).

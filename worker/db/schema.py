@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import alembic.command
 import alembic.config
@@ -18,10 +17,9 @@ from alembic.autogenerate import compare_metadata
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-import migrations
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
-from worker.db import ownership, views
+from worker.db import ownership, revisions, views
 from worker.db.batches import tables as batch_tables
 from worker.db.budgets import tables as budget_tables
 from worker.db.calls import tables as call_tables
@@ -70,7 +68,7 @@ CAST = r"\:\:"
 
 def _config() -> alembic.config.Config:
     config = alembic.config.Config(stdout=io.StringIO())
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(revisions.DIRECTORY).replace("%", "%%"))
     return config
 
 

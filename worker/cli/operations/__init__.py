@@ -6,6 +6,7 @@ database  `stockpot db`: the schema's version, and its upgrade
 demo      `stockpot demo`: see it work
 doctor    `stockpot doctor`: is everything there, and how to mend what is not
 keys      `stockpot keys`: who may call the gateway, for which tenant, and how much
+name_checks  The check of names: whether an application in this directory can import Stockpot
 purge     `stockpot purge`: forget finished jobs
 redis_checks  The checks of Redis and of the broker
 routes    `stockpot routes`

@@ -19,6 +19,7 @@ from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.cli.operations import redis_checks
 from worker.cli.operations.check import Check, first_line
+from worker.cli.operations.name_checks import names
 from worker.db import identity
 from worker.db.clock import now_sql
 from worker.db.connect import Database
@@ -41,6 +42,7 @@ _DATE_SKEW_SECONDS = 5.0
 
 def every(settings: Settings) -> Iterator[Check]:
     """Run all checks, in the order in which they depend on one another."""
+    yield from names()
     yield from database(settings)
     yield from redis_checks.redis(settings, _who(settings))
     yield from redis_checks.broker(settings)

@@ -21,7 +21,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "
 )
 @options.as_json
 def doctor(*, as_json: bool) -> None:
-    """Check database, Redis, broker, upstream, key and clock, and say how to mend each.
+    """Check names, database, Redis, broker, upstream, key and clock, and say how to mend each.
 
     Exits 3 if something is unreachable, 1 if something else is wrong, else 0.
     """
