@@ -78,7 +78,7 @@ def claimed_job(**fields: Any) -> ClaimedJob:
         id=job_id(),
         fence=1,
         attempt=1,
-        attempts=1,
+        attempts_spent=1,
         max_attempts=5,
         tenant="default",
         endpoint="/v1/chat/completions",

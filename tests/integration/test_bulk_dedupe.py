@@ -216,7 +216,7 @@ def test_money_is_reserved_for_calls_and_not_for_copies(database: Database, tmp_
     [job] = claimed(database, batch.id, 1)
     end(database, over(job, response=ANSWER))
     database.write(BatchKeeper(Consequences().write).keep)
-    assert again(database, batch.id).held is None
+    assert again(database, batch.id).hold_reason is None
     row = again(database, batch.id)
     assert claims.line_picousd(row.cost_picousd, row.completed - row.copied, None, 3) == 10_000_000_000
     assert len(claimed(database, batch.id)) == 2

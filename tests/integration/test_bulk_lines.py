@@ -179,10 +179,10 @@ def test_money_is_reserved_before_it_is_spent(database: Database, tmp_path: Path
     end(database, *(over(job) for job in jobs))
     assert claimed(database, batch.id) == []
     kept(database)
-    assert again(database, batch.id).held == "max_cost"
+    assert again(database, batch.id).hold_reason == "max_cost"
     database.write(lambda conn: changes.resume(conn, batch.id, tenant="default", max_cost_picousd=60_000_000_000))
     kept(database)
-    assert again(database, batch.id).held is None
+    assert again(database, batch.id).hold_reason is None
     assert len(claimed(database, batch.id)) == 3
 
 
@@ -208,14 +208,14 @@ def test_a_closed_window_holds_a_batch_and_an_open_one_lets_it_go(database: Data
     open_ = f"{(hour - 2) % 24:02d}:00-{(hour + 3) % 24:02d}:00"
     sql(database, "UPDATE batches SET daily_window = :w", w=closed)
     kept(database)
-    assert again(database, batch.id).held == "window"
+    assert again(database, batch.id).hold_reason == "window"
     assert claimed(database, batch.id) == []
     sql(database, "UPDATE batches SET daily_window = :w", w=open_)
     kept(database)
-    assert again(database, batch.id).held is None
+    assert again(database, batch.id).hold_reason is None
     database.write(lambda conn: changes.pause(conn, batch.id, tenant="default"))
     kept(database)
-    assert again(database, batch.id).held == "paused"
+    assert again(database, batch.id).hold_reason == "paused"
 
 
 def test_an_import_that_nobody_finishes_ends_with_its_window(database: Database, batch: BatchRow) -> None:

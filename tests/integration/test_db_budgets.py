@@ -109,7 +109,7 @@ def test_a_budget_opens_again_when_a_call_was_cheaper_than_it_might_have_been(da
     settle(database, second, 0.1)
     database.write(reservations.tend)
     [again] = claimed(database, third.id)
-    assert (again.attempt, again.attempts) == (1, 1)  # waiting has cost nothing
+    assert (again.attempt, again.attempts_spent) == (1, 1)  # waiting has cost nothing
     assert reserve(database, [again], 0.5) == set()
     assert budget(database).spent_picousd == DOLLAR // 2
 

@@ -42,7 +42,7 @@ def test_a_claim_raises_the_fence_and_writes_the_attempt_before_any_call(databas
     asked = request("hi", stream=True, metadata={"k": "v"}, webhook="https://example.com/h", tenant="acme")
     [job] = submitted(database, asked)
     [mine] = claimed(database, job, owner="me", lease=20)
-    assert (mine.id, mine.fence, mine.attempt, mine.attempts) == (job, 1, 1, 1)
+    assert (mine.id, mine.fence, mine.attempt, mine.attempts_spent) == (job, 1, 1, 1)
     assert (mine.body, mine.stream, mine.tenant) == (asked.body_json().decode(), True, "acme")
     assert mine.client_request_id == f"{job}.1"
     assert (mine.metadata, mine.webhook) == ('{"k":"v"}', "https://example.com/h")
@@ -121,7 +121,7 @@ def test_every_claim_has_a_higher_fence_and_an_attempt_number_of_its_own(databas
     for number in range(1, 4):
         due_now(database, job)
         [mine] = claimed(database, job)
-        assert (mine.fence, mine.attempt, mine.attempts) == (number, number, 1)
+        assert (mine.fence, mine.attempt, mine.attempts_spent) == (number, number, 1)
         settled(database, settlement(mine, status="queued", outcome="busy", spent=False, error_class="rate_limited"))
     assert [attempt["attempt"] for attempt in attempt_rows(database, job)] == [1, 2, 3]
     assert row(database, job)["attempts"] == 0

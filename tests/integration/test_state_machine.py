@@ -109,7 +109,7 @@ class JobMachine(RuleBasedStateMachine):
         model.calls += 1
         model.attempts += 1
         model.outcomes.append("running")
-        assert (got[0].fence, got[0].attempt, got[0].attempts) == (model.fence, model.calls, model.attempts)
+        assert (got[0].fence, got[0].attempt, got[0].attempts_spent) == (model.fence, model.calls, model.attempts)
         return got[0]
 
     @rule(claim=claims, end=st.sampled_from(ENDS), words=st.booleans())

@@ -30,7 +30,7 @@ def price_list() -> Prices:
 
 
 def failed(broken: Failure, *, left: float = 100, attempts: int = 1) -> Settlement:
-    job = claimed_job(seconds_left=left, attempts=attempts, attempt=attempts)
+    job = claimed_job(seconds_left=left, attempts_spent=attempts, attempt=attempts)
     return decide.failed(job, broken, POLICY, price_list(), random.Random(1), seconds_left=left)
 
 

@@ -25,8 +25,8 @@ def decided(
     given_policy = Policy(**{"max_attempts": 3, "on_ambiguous": "retry", **policy})  # type: ignore[arg-type]
     return decide(
         failure(kind, retry_after=told),
-        attempts=attempts,
-        calls=attempts,
+        attempts_spent=attempts,
+        calls_made=attempts,
         seconds_left=left,
         policy=given_policy,
         rng=random.Random(1),
@@ -113,7 +113,9 @@ def test_an_answer_that_had_begun_spends_its_attempt_whatever_broke_it(kind: Kin
 
     def after(attempts: int) -> Decision:
         rng = random.Random(1)
-        return decide(begun, attempts=attempts, calls=attempts, seconds_left=600, policy=Policy(5, "retry"), rng=rng)
+        return decide(
+            begun, attempts_spent=attempts, calls_made=attempts, seconds_left=600, policy=Policy(5, "retry"), rng=rng
+        )
 
     assert isinstance(after(1), Retry)
     assert after(5) == Fail()
@@ -148,8 +150,8 @@ def test_whatever_comes_the_decision_is_bounded_by_the_deadline_and_the_attempts
     policy = Policy(5, ambiguous)
     decision = decide(
         failure(kind, retry_after=told),
-        attempts=attempts,
-        calls=calls,
+        attempts_spent=attempts,
+        calls_made=calls,
         seconds_left=left,
         policy=policy,
         rng=random.Random(seed),

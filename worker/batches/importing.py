@@ -118,7 +118,9 @@ def begin(
         metadata=None if options.metadata is None else jsontext.dumps(options.metadata).decode(),
         webhook=options.webhook,
         retry_of=options.retry_of,
-        most=min(FIRST_PACED, options.max_in_flight or FIRST_PACED) if options.finish_by else options.max_in_flight,
+        in_flight_limit=min(FIRST_PACED, options.max_in_flight or FIRST_PACED)
+        if options.finish_by
+        else options.max_in_flight,
         max_in_flight=options.max_in_flight,
         quoted_tokens=quoted.tokens,
         quoted_picousd=None if quoted.cost_usd is None else int(quoted.cost_usd * PICO),

@@ -65,13 +65,13 @@ class BatchKeeper:
             keeping.expect_no_more(conn, row.id)
             self._write_ends(conn, [], unexpected=[row.id])
             return
-        held = _held(conn, row, now)
-        if held != row.held:
-            keeping.hold(conn, row.id, held, instead_of=row.held)
+        reason = _hold_reason(conn, row, now)
+        if reason != row.hold_reason:
+            keeping.hold(conn, row.id, reason, instead_of=row.hold_reason)
         if row.finish_by is not None:
-            most = self._paced(row, now)
-            if most != row.most:
-                keeping.bound(conn, row.id, most)
+            limit = self._paced(row, now)
+            if limit != row.in_flight_limit:
+                keeping.bound(conn, row.id, limit)
 
     def _paced(self, row: BatchRow, now: datetime) -> int | None:
         seen = self._seen[row.id] = pace.learn(self._seen.get(row.id), row.done - row.copied, row.call_seconds)
@@ -98,10 +98,10 @@ def _open_seconds(row: BatchRow, begin: datetime, end: datetime) -> float:
     return (end - begin).total_seconds()
 
 
-def _held(conn: Connection, row: BatchRow, now: datetime) -> str | None:
+def _hold_reason(conn: Connection, row: BatchRow, now: datetime) -> str | None:
     """Why the batch admits nothing now; what people hold (`paused`) is theirs."""
-    if row.held not in {None, WINDOW}:
-        return row.held
+    if row.hold_reason not in {None, WINDOW}:
+        return row.hold_reason
     if row.daily_window is not None and not daily.is_open(row.daily_window, now):
         return WINDOW
     if row.max_cost_picousd is not None and row.done < row.imported:

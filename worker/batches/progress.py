@@ -49,8 +49,8 @@ def _waits_on(conn: Connection, row: BatchRow, running: int) -> str | None:
         return "calls in flight"
     if row.status in _STATES:
         return _STATES[row.status]
-    if row.held is not None:
-        return _HELD.get(row.held, row.held)
+    if row.hold_reason is not None:
+        return _HELD.get(row.hold_reason, row.hold_reason)
     if row.imported < row.total and row.imported == row.done:
         again = "" if row.input_file_id is None else _STATES["validating"]
         return again or "its import: run the same `stockpot batch submit` again"

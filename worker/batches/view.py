@@ -63,12 +63,12 @@ def batch_object(row: BatchRow) -> Batch:
 def _more(row: BatchRow) -> dict[str, Any]:
     return {
         "tenant": row.tenant,
-        "held": row.held,
+        "held": row.hold_reason,
         "imported": row.imported,
         "cancelled": row.cancelled,
         "expired": row.expired,
         "calls": row.calls,
-        "max_in_flight": row.most,
+        "max_in_flight": row.in_flight_limit,
         "finish_by": _unix(row.finish_by),
         "retry_of": row.retry_of,
         "duplicates": row.duplicates,

@@ -71,10 +71,10 @@ def read(conn: Connection) -> FleetState:
     return FleetState(
         lanes={"interactive": _lane(conn, "interactive"), "bulk": _lane(conn, "bulk")},
         held_batches={
-            row.held: row.lines
+            row.hold_reason: row.lines
             for row in conn.execute(
                 text(
-                    "SELECT held, count(*) AS lines FROM batches WHERE status = 'in_progress' AND held IS NOT NULL"
+                    "SELECT held AS hold_reason, count(*) AS lines FROM batches WHERE status = 'in_progress' AND held IS NOT NULL"
                     " GROUP BY held"
                 )
             )

@@ -37,7 +37,7 @@ def announce_start(live: LiveStream, job: ClaimedJob) -> None:
     if job.attempt == 1:
         live.emit("job.started", {"attempt": 1, "model": job.model})
     else:
-        reason = job.last_error or ("restarted" if job.attempts == 1 else "worker_lost")
+        reason = job.last_error or ("restarted" if job.attempts_spent == 1 else "worker_lost")
         live.emit("attempt.reset", {"reason": reason, "attempt": job.attempt})
 
 

@@ -84,7 +84,12 @@ def failed(
 ) -> Settlement:
     """The job is tried again, waits, or is over; `seconds_left` until it expires."""
     decision = decide(
-        failure, attempts=job.attempts, calls=job.attempt, seconds_left=seconds_left, policy=policy, rng=rng
+        failure,
+        attempts_spent=job.attempts_spent,
+        calls_made=job.attempt,
+        seconds_left=seconds_left,
+        policy=policy,
+        rng=rng,
     )
     owed = may_have_cost(failure)
     cost = priced(job, failure.usage, failure.cost_usd, prices, owed=owed, reserved=reserved)

@@ -63,13 +63,13 @@ _WRONG_CONTENT = frozenset({"wrong_content", UNREADABLE})
 
 
 def decide(
-    failure: Failure, *, attempts: int, calls: int, seconds_left: float, policy: Policy, rng: random.Random
+    failure: Failure, *, attempts_spent: int, calls_made: int, seconds_left: float, policy: Policy, rng: random.Random
 ) -> Decision:
     """What to do after `failure`.
 
     Args:
-        attempts: spent so far, this one included.
-        calls: made so far, this one included; the backoff of waits grows with them.
+        attempts_spent: so far, this one included.
+        calls_made: so far, this one included; the backoff of waits grows with them.
         seconds_left: until the job expires.
     """
     if failure.kind is Kind.TERMINAL:
@@ -81,19 +81,19 @@ def decide(
     if waits and seconds_left <= 0:
         return Fail(expired=True)
     if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):
-        return Wait(_within(told, backoff(calls, policy.base, policy.cap, rng), seconds_left), "retry")
+        return Wait(_within(told, backoff(calls_made, policy.base, policy.cap, rng), seconds_left), "retry")
     if waits:
         own = MAINTENANCE_SECONDS
         if failure.kind is Kind.ACCOUNT:
-            again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls - 2, 8))
-            own = again if calls > 1 else ACCOUNT_SECONDS
+            again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls_made - 2, 8))
+            own = again if calls_made > 1 else ACCOUNT_SECONDS
         return Wait(_within(told, own, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
     most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code in _WRONG_CONTENT else policy.max_attempts)
-    if attempts >= most:
+    if attempts_spent >= most:
         return Fail()
-    seconds = max(told or 0.0, backoff(attempts, policy.base, policy.cap, rng))
+    seconds = max(told or 0.0, backoff(attempts_spent, policy.base, policy.cap, rng))
     return Retry(seconds) if seconds < seconds_left else Fail(expired=True)
 
 

@@ -83,7 +83,7 @@ def retry_failed(
         metadata=old.metadata,
         webhook=old.webhook,
         retry_of=batch,
-        most=old.max_in_flight,
+        in_flight_limit=old.max_in_flight,
         max_in_flight=old.max_in_flight,
     )
 

@@ -108,7 +108,7 @@ def explain(job: JobDetail, facts: Facts, now: datetime | None = None) -> Waitin
         return Waiting("running", _running(job))
     if job.waiting_on is not None:
         return _held(job, job.waiting_on, facts, now)
-    if facts.batch is not None and facts.batch.waits_on is not None and facts.batch.row.held is not None:
+    if facts.batch is not None and facts.batch.waits_on is not None and facts.batch.row.hold_reason is not None:
         return Waiting("batch", f"its batch waits on {facts.batch.waits_on}")
     if _pause(job, facts.routes) is not None:  # it is not even claimed
         return _paused(job, facts.routes, now)

@@ -71,7 +71,7 @@ def retry_failed(batch: str, tenant: str, *, as_json: bool) -> None:
 
 
 def _tell(row: BatchRow, *, as_json: bool) -> None:
-    put_json(batch_object(row).to_json()) if as_json else put(row.held or row.status)
+    put_json(batch_object(row).to_json()) if as_json else put(row.hold_reason or row.status)
 
 
 @click.command("list")
@@ -97,7 +97,7 @@ def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> No
     table.numbers("done")
     table.numbers("failed", "cost")
     for row in rows:
-        status_ = f"{row.status} ({row.held})" if row.held else row.status
+        status_ = f"{row.status} ({row.hold_reason})" if row.hold_reason else row.status
         counts = f"{row.total:,}", f"{row.done:,}", f"{row.failed + row.expired:,}", money(row.cost_usd)
         table.add_row(row.id, status_, shown(row.input_name), age(row.created_at), *counts)
     screen().print(table)

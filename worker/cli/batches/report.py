@@ -57,12 +57,14 @@ def _facts(found: Look) -> dict[str, str | None]:
     counts = ", ".join(f"{count:,} {name}" for name, count in ended.items() if count) or "none is over"
     return {
         "batch": row.id,
-        "status": row.status + (f" ({row.held})" if row.held else ""),
+        "status": row.status + (f" ({row.hold_reason})" if row.hold_reason else ""),
         "file": row.input_name,
         "why": _why(row),
         "lines": f"{row.total:,}: {counts}",
         "imported": f"{row.imported:,}" if row.imported < row.total else None,
-        "in flight": f"{found.running:,}" + (f" of {row.most:,} at most" if row.most else "") if not row.over else None,
+        "in flight": f"{found.running:,}" + (f" of {row.in_flight_limit:,} at most" if row.in_flight_limit else "")
+        if not row.over
+        else None,
         "waits on": found.waits_on,
         "dedupe": _saved(row) if row.duplicates else None,
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",

@@ -100,7 +100,7 @@ def _watch(pot: Stockpot, batch: str) -> Look:
             pace.see(found.row)
             words = _words(found, pace)
             progress.update(bar, total=found.row.total, completed=found.row.done, words=words)
-            if found.row.over or (found.row.held == "max_cost" and found.running == 0):
+            if found.row.over or (found.row.hold_reason == "max_cost" and found.running == 0):
                 return found
             if not console.is_terminal and time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()

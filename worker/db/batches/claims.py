@@ -58,7 +58,7 @@ def _room(conn: Connection, batch: str) -> int:
     """How many more lines may be in flight. Locks the batch's row."""
     row = conn.execute(
         text(f"""
-        SELECT most, max_cost_picousd, cost_picousd, quoted_picousd, total - duplicates AS jobs,
+        SELECT most AS in_flight_limit, max_cost_picousd, cost_picousd, quoted_picousd, total - duplicates AS jobs,
             completed + failed - copied AS priced
         FROM batches WHERE id = :id AND {_OPEN.format(now=now_sql(conn))} {"FOR UPDATE" if is_postgres(conn) else ""}
         """),
@@ -67,7 +67,7 @@ def _room(conn: Connection, batch: str) -> int:
     if row is None:
         return 0
     running = in_flight(conn, batch)
-    room = claim.MOST if row.most is None else row.most - running
+    room = claim.MOST if row.in_flight_limit is None else row.in_flight_limit - running
     if row.max_cost_picousd is not None:
         each = line_picousd(row.cost_picousd, row.priced, row.quoted_picousd, row.jobs)
         left = row.max_cost_picousd - row.cost_picousd

@@ -15,18 +15,18 @@ def now(conn: Connection) -> datetime:
     return moment(conn.execute(text(f"SELECT {now_sql(conn)}")).scalar_one()) or datetime.now(UTC)
 
 
-def hold(conn: Connection, batch: str, held: str | None, *, instead_of: str | None) -> None:
+def hold(conn: Connection, batch: str, reason: str | None, *, instead_of: str | None) -> None:
     """Hold a batch, or let it go on, unless somebody has changed that meanwhile."""
     same = "held IS NULL" if instead_of is None else "held = :before"
     conn.execute(
-        text(f"UPDATE batches SET held = :held WHERE id = :id AND status = 'in_progress' AND {same}"),
-        {"id": batch, "held": held, "before": instead_of},
+        text(f"UPDATE batches SET held = :reason WHERE id = :id AND status = 'in_progress' AND {same}"),
+        {"id": batch, "reason": reason, "before": instead_of},
     )
 
 
-def bound(conn: Connection, batch: str, most: int | None) -> None:
+def bound(conn: Connection, batch: str, limit: int | None) -> None:
     """Bound the calls in flight of a batch; None: no bound."""
-    conn.execute(text("UPDATE batches SET most = :most WHERE id = :id"), {"id": batch, "most": most})
+    conn.execute(text("UPDATE batches SET most = :limit WHERE id = :id"), {"id": batch, "limit": limit})
 
 
 def expect_no_more(conn: Connection, batch: str) -> None:

@@ -42,8 +42,8 @@ class BatchRow:
     id: str
     tenant: str
     status: str
-    held: str | None
-    most: int | None
+    hold_reason: str | None
+    in_flight_limit: int | None
     import_key: str | None
     input_name: str
     endpoint: str
@@ -136,7 +136,7 @@ class NewBatch:
     metadata: str | None = None
     webhook: str | None = None
     retry_of: str | None = None
-    most: int | None = None
+    in_flight_limit: int | None = None
     max_in_flight: int | None = None
     quoted_tokens: int = 0
     quoted_picousd: int | None = None
@@ -266,8 +266,13 @@ VERDICT = "CASE WHEN cancelling_at IS NOT NULL THEN 'cancelled' WHEN expired > 0
 
 
 _JSON = ("metadata", "errors", "allowed_models")
+#: Fields whose column has another name (ADR 32).
+_NAMED = {"hold_reason": "held", "in_flight_limit": "most"}
 _COLUMNS = ", ".join(
-    f"CAST({one.name} AS text) AS {one.name}" if one.name in _JSON else one.name for one in fields(BatchRow)
+    f"CAST({one.name} AS text) AS {one.name}"
+    if one.name in _JSON
+    else f"{_NAMED.get(one.name, one.name)} AS {one.name}"
+    for one in fields(BatchRow)
 )
 
 
@@ -322,7 +327,7 @@ def create(conn: Connection, new: NewBatch) -> BatchRow:
     """Make a batch without lines; if two do it at once, both get the first one's."""
     values: dict[str, Any] = {"id": batch_id(), **asdict(new)}
     delay = values.pop("delay")
-    names = ", ".join(values)
+    names = ", ".join(_NAMED.get(name, name) for name in values)
     json = "CAST(:metadata AS json)" if is_postgres(conn) else ":metadata"
     given = ", ".join(json if name == "metadata" else f":{name}" for name in values)
     conn.execute(

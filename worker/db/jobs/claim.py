@@ -27,7 +27,7 @@ class ClaimedJob:
     id: str
     fence: int
     attempt: int  # ordinal of this call, from 1; the client request id is `<id>.<attempt>`
-    attempts: int  # attempts spent, this one included
+    attempts_spent: int  # this one included
     max_attempts: int
     tenant: str
     endpoint: str
@@ -62,6 +62,7 @@ class ClaimedJob:
 #: Fields that are no column of that name, as SQL. JSON as text: the driver would parse PostgreSQL's into Python.
 _EXPRESSIONS = {
     "attempt": "calls",
+    "attempts_spent": "attempts",
     "last_error": "error_class",
     "metadata": "CAST(metadata AS text)",
     "body": "CAST(r.body AS text)",
