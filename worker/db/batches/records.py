@@ -266,7 +266,7 @@ VERDICT = "CASE WHEN cancelling_at IS NOT NULL THEN 'cancelled' WHEN expired > 0
 
 
 _JSON = ("metadata", "errors", "allowed_models")
-#: Fields whose column has another name (ADR 32).
+#: Fields whose column has another name (ADR 41).
 _NAMED = {"hold_reason": "held", "in_flight_limit": "most"}
 _COLUMNS = ", ".join(
     f"CAST({one.name} AS text) AS {one.name}"
