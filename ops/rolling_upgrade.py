@@ -18,7 +18,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from migrations import HEAD
 from tests.rig import procs
 from tests.rig.environment import scrub
 from tests.rig.ports import fresh_directory
@@ -26,6 +25,7 @@ from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import Stage
 from tests.rig.waiting import eventually
+from worker.db.revisions import HEAD
 
 ROOT = Path(__file__).parents[1]
 
