@@ -113,7 +113,7 @@ def test_a_job_is_tried_again_with_all_its_attempts_and_a_new_time_to_live(datab
     assert (stored["status"], stored["attempts"], stored["calls"]) == ("queued", 0, 1)
     assert rows(database, "SELECT job_id FROM results") == []
     [again] = claimed(database, job)
-    assert (again.attempt, again.attempts, again.fence) == (2, 1, 3)
+    assert (again.attempt, again.attempts_spent, again.fence) == (2, 1, 3)
     assert 90 < again.seconds_left <= 100.001  # SQLite counts in Julian days, which round
     assert settled(database, settlement(again)) == {job}
     assert [one["outcome"] for one in attempt_rows(database, job)] == ["terminal", "completed"]

@@ -64,7 +64,7 @@ def log_end(job: ClaimedJob, settlement: Settlement, which: str) -> None:
     facts = {
         "model": job.model,
         "batch": job.batch_id,
-        "attempts": job.attempts,
+        "attempts": job.attempts_spent,
         "error_class": settlement.error_class,
         "error_code": settlement.error_code,
         "error_status": settlement.error_status,
