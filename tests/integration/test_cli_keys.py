@@ -40,9 +40,23 @@ def test_a_key_is_printed_once_and_listed_without_its_secret(database: str) -> N
         assert keys.find(rotated) is None
 
 
+def test_a_tenants_limits_are_set_listed_and_removed() -> None:
+    made = json.loads(run("limit", "--tenant", "acme", "--rpm", "600", "--max-in-flight", "5", "--json"))
+    assert made == {"tenant": "acme", "rpm": 600, "tpm": None, "max_in_flight": 5}
+    run("limit", "--tenant", "acme", "--tpm", "1000")
+    assert json.loads(run("limit", "--json")) == {"tenant": "acme", "rpm": None, "tpm": 1000, "max_in_flight": None}
+    assert "1,000" in run("limit")
+    run("limit", "--tenant", "acme", "--remove")
+    assert run("limit", "--json") == ""
+
+
 @pytest.mark.parametrize(
     "options",
     [
+        ("limit", "--rpm", "5"),
+        ("limit", "--tenant", "acme"),
+        ("limit", "--tenant", "acme", "--remove"),
+        ("limit", "--remove"),
         ("create", "--rpm", "0"),
         ("create", "--budget", "-1"),
         ("create", "--expires", "soon"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from starlette.routing import BaseRoute
 from worker.base.errors import StockpotError
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
+from worker.base.tasks import end_tasks
 from worker.dashboard import app as dashboard
 from worker.gateway import (
     batches,
@@ -59,9 +61,11 @@ def build(settings: Settings) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         gateway = app.state.gateway = Gateway(settings)
+        prices = asyncio.create_task(gateway.models.keep_fresh())  # what a call may cost is asked when it is accepted
         try:
             yield
         finally:
+            await end_tasks([prices])
             gateway.closing.set()
             await gateway.close()
 

@@ -36,12 +36,6 @@ class Caller:
         """Whether the caller's key admits a model."""
         return self.models is None or model in self.models
 
-    def require_no_limits(self, what: str) -> None:
-        """Refuse a key whose limits `what` would not be counted against: 403 rather than a way around them."""
-        if self.limited:
-            message = f"This key has limits of its own, which {what} would not be counted against: use one without."
-            raise ApiError(403, message, code="insufficient_permissions")
-
     def require(self, role: str) -> None:
         """Refuse a caller without this role: 403."""
         if role not in self.roles:

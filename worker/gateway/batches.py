@@ -18,7 +18,7 @@ from worker.gateway.auth import Caller
 from worker.gateway.bodies import read_json
 from worker.gateway.errors import ApiError
 from worker.gateway.fields import Fields, idempotency_key
-from worker.gateway.joining import check_metadata_object
+from worker.gateway.joining import check_metadata_object, limits_unknown
 from worker.gateway.queries import check_query, number
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
@@ -57,7 +57,7 @@ async def create_batch(request: Request, caller: Caller) -> Response:
         raise ApiError(400, message, param="completion_window", code="invalid_value")
     check_metadata_object(body.get("metadata"))
     if caller.budgeted:  # limits per minute are for calls that somebody waits for, as they are at OpenAI
-        caller.require_no_limits("a batch")
+        raise limits_unknown("a batch")
     row = await _batches(request, caller).create(
         file,
         endpoint=endpoint,
@@ -171,7 +171,7 @@ async def retry_failed(request: Request, caller: Caller) -> Response:
     batches = _batches(request, caller)
     await batches.get(_id(request))
     if caller.budgeted:
-        caller.require_no_limits("a batch")
+        raise limits_unknown("a batch")
     done = await batches.retry_failed(_id(request))
     return json_response(batch_json(done.batch))
 

@@ -16,7 +16,7 @@ from worker.gateway.auth import Caller
 from worker.gateway.bodies import read_json
 from worker.gateway.errors import ApiError
 from worker.gateway.fields import idempotency_key
-from worker.gateway.joining import accept_job
+from worker.gateway.joining import accept_job, is_limited, limits_unknown
 from worker.gateway.models import unknown_model
 from worker.gateway.queries import check_query, number
 from worker.gateway.routing import route
@@ -35,7 +35,7 @@ async def submit_job(request: Request, caller: Caller) -> Response:
     job = parse_job(body, max_bytes=gateway.settings.max_request_bytes, tenant=caller.tenant, **overrides)
     if not caller.may_use(job.model):
         raise unknown_model(job.model)
-    if caller.limited:
+    if await is_limited(request, caller):
         accepted = await accept_job(request, caller, job)
         done = Submitted(accepted.job_id, "queued", accepted.created)
         if not done.created:
@@ -97,7 +97,8 @@ async def retry_job(request: Request, caller: Caller) -> Response:
     job = request.path_params["job_id"]
     pot = Gateway.of(request).pot(caller.tenant)
     await pot.get(job)
-    caller.require_no_limits("a retry")
+    if await is_limited(request, caller):
+        raise limits_unknown("a retry")
     await pot.retry(job)
     return json_response({"id": job, "object": "job", "status": "queued"})
 

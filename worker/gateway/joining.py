@@ -85,7 +85,7 @@ async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
 
 
 async def accept_job(request: Request, caller: Caller, job: JobRequest) -> Accepted:
-    """Accept a native job of a key with limits: counted as a call, and never found as one.
+    """Accept a native job of a caller with limits: counted as a call, and never found as one.
 
     Raises ApiError, InvalidRequest, IdempotencyConflict, Unreachable.
     """
@@ -108,7 +108,7 @@ async def accept_job(request: Request, caller: Caller, job: JobRequest) -> Accep
         idempotency_key=job.idempotency_key,
         retry_count=0,
         stored=False,
-        background=True,
+        background=False,
         metadata=None,
         tokens=tokens,
         reserved_picousd=None if cost is None else int(cost * PICO),
@@ -118,6 +118,17 @@ async def accept_job(request: Request, caller: Caller, job: JobRequest) -> Accep
         return await to_thread.run_sync(gateway.pot(caller.tenant).blocking.calls.accept, job, new)
     except Refused as refused:
         raise _refusal(refused) from None
+
+
+async def is_limited(request: Request, caller: Caller) -> bool:
+    """Whether a call of this caller is counted before it is accepted: for its key, or for its tenant."""
+    return caller.limited or await to_thread.run_sync(Gateway.of(request).pot(caller.tenant).blocking.calls.limited)
+
+
+def limits_unknown(what: str) -> ApiError:
+    """403 rather than a way around limits: `what` would not be counted against them."""
+    message = f"Limits are set which {what} would not be counted against: use a key without."
+    return ApiError(403, message, code="insufficient_permissions")
 
 
 #: What a conversation of many turns may grow to when its earlier turns are put before its newest.

@@ -10,8 +10,7 @@ from sqlalchemy import Connection
 
 from api_schemas.jobs import JobDetail, JobRequest
 from worker.base.errors import NotFound
-from worker.db.budgets.reservations import used_up
-from worker.db.calls import limits, records
+from worker.db.calls import limits, records, tenants
 from worker.db.calls.limits import Refused, Standing
 from worker.db.calls.records import Call, Kind, NewCall
 from worker.db.jobs import lookup, submit
@@ -48,7 +47,7 @@ class Calls:
         """Accept a call with its job, or join the one that it repeats.
 
         Raises:
-            Refused: a limit of its key.
+            Refused: a limit of its key or its tenant.
             IdempotencyConflict: its idempotency key belongs to another request.
             Unreachable: the database does not answer; nothing was accepted.
         """
@@ -68,20 +67,22 @@ class Calls:
             call = records.get(conn, repeated, tenant=self._tenant, kind=new.kind, stored=False)
             epoch = records.first_epoch(conn, repeated)
             return Accepted(repeated, created=False, call=call, first_epoch=epoch)
-        standing = Standing()
-        if (budget := used_up(conn, self._tenant)) is not None:  # the job would wait for money, and its caller with it
-            days = "of this day" if budget.period == "day" else "in all"
-            return Refused("budget", f"The budget {days} is used up.", None, standing)
-        if new.key_id is not None and new.limited:
-            try:
-                standing = limits.admit(conn, new.key_id, tokens=new.tokens, picousd=new.reserved_picousd)
-            except Refused as refused:
-                return refused
+        key_id = new.key_id if new.limited else None
+        try:
+            standing = limits.admit(
+                conn, tenant=self._tenant, key_id=key_id, tokens=new.tokens, picousd=new.reserved_picousd
+            )
+        except Refused as refused:
+            return refused
         if not records.insert(conn, new):
             raise _Overtaken
         submit.insert(conn, [job], self._settings)
         call = records.get(conn, new.job_id, tenant=self._tenant, kind=new.kind, stored=False)
         return Accepted(new.job_id, created=True, call=call, standing=standing)
+
+    def limited(self) -> bool:
+        """Whether calls of the tenant are counted, whatever their key."""
+        return self._scope.read(lambda conn: tenants.get(conn, self._tenant) is not None)
 
     def get(self, job_id: str, kind: Kind) -> tuple[Call, JobDetail]:
         """A stored call with its job. Raises NotFound."""

@@ -5,6 +5,7 @@ A key is shown once, when it is made or rotated; the database has its SHA-256.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import re
 import secrets
@@ -15,12 +16,14 @@ from decimal import Decimal
 from api_schemas.errors import FieldProblem
 from api_schemas.ids import uuid7_hex
 from api_schemas.jobs import check_tenant
-from worker.base.errors import InvalidRequest, NotAllowed
+from worker.base.errors import InvalidRequest, NotAllowed, NotFound
+from worker.db.calls import tenants
+from worker.db.calls.tenants import TenantLimits
 from worker.db.connect import Database
 from worker.db.keys import records
 from worker.db.keys.records import Key
 
-__all__ = ["Key", "Keys"]
+__all__ = ["Key", "Keys", "TenantLimits"]
 
 PREFIX = "sk-sp-"
 _SECRET = re.compile(r"sk-sp-[A-Za-z0-9_-]{43}")
@@ -62,11 +65,7 @@ class Keys:
         Raises:
             InvalidRequest: a value that no key can have.
         """
-        problems = [
-            FieldProblem(field=field, message=f"expected at least 1, got {value}")
-            for field, value in (("rpm", rpm), ("tpm", tpm), ("max_in_flight", max_in_flight))
-            if value is not None and value < 1
-        ]
+        problems = _check_limits(rpm=rpm, tpm=tpm, max_in_flight=max_in_flight)
         if budget_usd is not None and not 0 < budget_usd < 10**6:
             problems.append(FieldProblem(field="budget_usd", message="expected US dollars above 0 and below a million"))
         if admin and read_only:
@@ -126,6 +125,36 @@ class Keys:
         self._database.write(lambda conn: records.rotate(conn, key.id, _hash(secret), secret[-4:], grace=grace_seconds))
         return self.get(key.id), secret
 
+    def limit_tenant(
+        self, tenant: str, *, rpm: int | None = None, tpm: int | None = None, max_in_flight: int | None = None
+    ) -> TenantLimits:
+        """Set what all callers of a tenant together may do, in place of what was set before.
+
+        It counts beside the limits of each key. What a tenant may cost is a budget (`pot.budgets`).
+
+        Raises:
+            InvalidRequest: a value that no limit can have, or none at all.
+        """
+        problems = _check_limits(rpm=rpm, tpm=tpm, max_in_flight=max_in_flight)
+        if rpm is tpm is max_in_flight is None:
+            problems.append(FieldProblem(field="rpm", message="expected a limit: rpm, tpm or max_in_flight"))
+        if problems:
+            raise InvalidRequest(problems)
+        limits = TenantLimits(check_tenant(tenant), rpm, tpm, max_in_flight)
+        self._database.write(lambda conn: tenants.put(conn, limits))
+        while self._database.write(lambda conn: tenants.mark_over(conn, tenant)) == tenants.SLICE:
+            pass  # its history, so that the next call need not look at it
+        return limits
+
+    def unlimit_tenant(self, tenant: str) -> None:
+        """Forget the limits of a tenant. Raises NotFound."""
+        if not self._database.write(lambda conn: tenants.remove(conn, tenant)):
+            raise NotFound(f"tenant {tenant[:64]} has no limits")
+
+    def tenant_limits(self) -> builtins.list[TenantLimits]:
+        """The limits of every tenant that has some."""
+        return self._database.read(tenants.every)
+
     def find(self, secret: str) -> Key | None:
         """The key that a caller sends, if it is in force."""
         if _SECRET.fullmatch(secret) is None:
@@ -144,6 +173,14 @@ class Keys:
     def exist(self) -> bool:
         """Whether there is, or was, any key: from then on nobody is served without one."""
         return self._database.read(records.any_key)
+
+
+def _check_limits(**limits: int | None) -> list[FieldProblem]:
+    return [
+        FieldProblem(field=field, message=f"expected at least 1, got {value}")
+        for field, value in limits.items()
+        if value is not None and value < 1
+    ]
 
 
 def _new_secret() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,6 +67,13 @@ class Models:
                     if not self._known:
                         raise
         return list(self._known.values())
+
+    async def keep_fresh(self) -> None:
+        """Have a list at hand, always: a call that is to be priced waits for none. Runs until it is cancelled."""
+        while True:
+            with contextlib.suppress(Unreachable):
+                await self.all()
+            await asyncio.sleep(max(1.0, self._due - time.monotonic()))
 
     async def get(self, model_id: str) -> Model:
         """One model, by its id or an alias that the upstream lists. Raises NotFound, Unreachable."""

@@ -12,6 +12,7 @@ from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import age, money, put, put_json, say, screen
 from worker.cli.tables import Table
+from worker.producer.keys import TenantLimits
 
 
 class _Money(click.ParamType[Decimal]):
@@ -37,6 +38,7 @@ Examples:
   stockpot keys create --tenant acme --models openai/gpt-5,openai/gpt-4o-mini --expires 90d
   stockpot keys rotate key_… --grace 24h       the old one serves for a day more
   stockpot keys revoke key_…
+  stockpot keys limit --tenant acme --rpm 600 --max-in-flight 50     all of acme's callers together
 """
 )
 def keys() -> None:
@@ -139,6 +141,57 @@ def rotate(key_id: str, grace: timedelta | None, *, as_json: bool) -> None:
     with producer("default") as pot:
         key, secret = pot.keys.rotate(key_id, grace_seconds=0.0 if grace is None else grace.total_seconds())
     _show(key.to_json(), secret, as_json=as_json)
+
+
+@keys.command()
+@click.option("--tenant", metavar="T", help="Whose; without it the list.")
+@click.option("--rpm", type=click.IntRange(1), help="Calls of all its keys within any 60 seconds.")
+@click.option("--tpm", type=click.IntRange(1), help="Tokens within any 60 seconds.")
+@click.option("--max-in-flight", type=click.IntRange(1), help="Calls that run at once.")
+@click.option("--remove", is_flag=True, help="Forget its limits.")
+@options.as_json
+def limit(
+    tenant: str | None,
+    rpm: int | None,
+    tpm: int | None,
+    max_in_flight: int | None,
+    *,
+    remove: bool,
+    as_json: bool,
+) -> None:
+    """What all callers of a tenant together may do: set, list, remove.
+
+    It counts beside the limits of each key, and replaces what was set before. What a tenant may cost: `stockpot budget`.
+    """
+    if remove and (tenant is None or (rpm, tpm, max_in_flight) != (None, None, None)):
+        raise click.UsageError("--remove takes --tenant, and no limit.")
+    with producer("default") as pot:
+        if tenant is None:
+            if (rpm, tpm, max_in_flight) != (None, None, None):
+                raise click.UsageError("Say whose limits these are: --tenant T.")
+            _list_limits(pot.keys.tenant_limits(), as_json=as_json)
+        elif remove:
+            pot.keys.unlimit_tenant(tenant)
+            say(f"Tenant {tenant} has no limits.")
+        else:
+            made = pot.keys.limit_tenant(tenant, rpm=rpm, tpm=tpm, max_in_flight=max_in_flight)
+            put_json(made.to_json()) if as_json else _list_limits([made], as_json=False)
+
+
+def _list_limits(found: list[TenantLimits], *, as_json: bool) -> None:
+    if as_json:
+        for one in found:
+            put_json(one.to_json())
+        return
+    if not found:
+        say("No tenant has limits.")
+        return
+    table = Table("tenant")
+    table.numbers("calls a minute", "tokens a minute", "in flight")
+    for one in found:
+        amounts = (one.rpm, one.tpm, one.max_in_flight)
+        table.add_row(one.tenant, *("–" if amount is None else f"{amount:,}" for amount in amounts))
+    screen().print(table)
 
 
 def _show(key: dict[str, Any], secret: str, *, as_json: bool) -> None:

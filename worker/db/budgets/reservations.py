@@ -372,9 +372,12 @@ def every(conn: Connection) -> list[Budget]:
     return budgets
 
 
-def used_up(conn: Connection, tenant: str) -> Budget | None:
-    """A budget of which the calls of this tenant have spent everything; None while each has something left."""
-    return next((one for one in _read(conn, {tenant, EVERYBODY}) if one.spent_picousd >= one.limit_picousd), None)
+def governing(conn: Connection, tenant: str) -> list[Budget]:
+    """The budgets that govern a tenant, locked, with what the claims that stand have set aside."""
+    budgets = _read(conn, {tenant, EVERYBODY}, lock=True)
+    if budgets:
+        _add_reserved(conn, budgets)
+    return budgets
 
 
 def _listed(name: str) -> Any:

@@ -1,5 +1,7 @@
 """The calls that came over OpenAI's wire: one row beside each of their jobs, written in the transaction of the job.
 
+And beside them the limits of tenants, which are counted from these rows.
+
 The ids that clients hold are the job's in another dress: `chatcmpl-…` and `resp_…` with the same 32 digits.
 """
 
@@ -13,6 +15,7 @@ from worker.db.jobs.tables import Id
 _KEYED = text("idempotency_key IS NOT NULL")
 _STORED = text("stored")
 _UNCOUNTED = text("NOT counted")
+_OPEN = text("NOT over")
 
 api_calls = Table(
     "api_calls",
@@ -32,6 +35,7 @@ api_calls = Table(
     Column("tokens", BigInteger, nullable=False, server_default="0"),  # what it may take, until it has ended
     Column("reserved_picousd", BigInteger),  # what it may cost, likewise; null: nobody knows
     Column("counted", Boolean, nullable=False, server_default=text("false")),  # its cost is in its key's sum
+    Column("over", Boolean, nullable=False, server_default=text("false")),  # seen to be over, where its tenant's count
     Column("created_at", Instant, nullable=False),
     Column("deleted_at", Instant),
     CheckConstraint("kind IN ('chat.completion', 'response')", name="kind"),
@@ -48,4 +52,17 @@ api_calls = Table(
     Index("ix_api_calls_stored", "tenant", "kind", "job_id", postgresql_where=_STORED, sqlite_where=_STORED),
     Index("ix_api_calls_key", "key_id", "created_at"),
     Index("ix_api_calls_uncounted", "key_id", postgresql_where=_UNCOUNTED, sqlite_where=_UNCOUNTED),
+    Index("ix_api_calls_tenant", "tenant", "created_at"),
+    Index("ix_api_calls_open", "tenant", postgresql_where=_OPEN, sqlite_where=_OPEN),
+)
+
+#: What all callers of a tenant together may do. What they may cost is a budget.
+tenant_limits = Table(
+    "tenant_limits",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("rpm", Integer),
+    Column("tpm", BigInteger),
+    Column("max_in_flight", Integer),
+    Column("set_at", Instant, nullable=False),
 )
