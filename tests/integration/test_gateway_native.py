@@ -136,12 +136,20 @@ def test_usage_routes_and_webhooks_are_there(gateway: Gateway) -> None:
         assert http.post(f"{endpoints}/{hook}/rotate").json()["secret"] != made.json()["secret"]
         assert http.post(f"{endpoints}/{hook}/disable").json()["disabled_at"] is not None
         assert http.post(f"{endpoints}/{hook}/enable").json()["disabled_at"] is None
+        changed = http.post(f"{endpoints}/{hook}", json={"url": "https://example.com/two", "description": "ours"})
+        assert changed.json() | {"url": "https://example.com/two", "events": ["job.completed"]} == changed.json()
+        assert http.post(f"{endpoints}/{hook}", json={"events": []}).json()["events"] == []
+        for wrong in ({}, {"url": "ftp://x"}, {"events": "all"}, {"secret": "x"}, {"url": None}):
+            assert http.post(f"{endpoints}/{hook}", json=wrong).status_code == 400, wrong
+        sent = http.post(f"{endpoints}/{hook}/test?timeout=1")
+        assert (sent.status_code, sent.json()["type"]) == (200, "endpoint.test")
         for bad in ({"url": "ftp://x"}, {"url": "https://x", "events": ["no.such"]}, {"url": "https://x", "a": 1}, {}):
             answer = http.post(endpoints, json=bad)
             assert answer.status_code == 400 and set(answer.json()["error"]) == ERROR_KEYS, bad
         assert http.delete(f"{endpoints}/{hook}").json()["deleted"]
         assert http.get(f"{endpoints}/{hook}").status_code == 404
-        assert http.get("/webhooks/events?status=dead,blocked").json()["data"] == []
+        ended_badly = http.get("/webhooks/events?status=dead,blocked").json()["data"]
+        assert {one["type"] for one in ended_badly} <= {"endpoint.test"}  # its endpoint is gone
 
 
 @pytest.fixture

@@ -17,9 +17,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from worker.gateway.answers import json_response
-from worker.gateway.openapi_words import ERROR, OPERATIONS, SCHEMAS, Operation
+from worker.gateway.openapi_words import ERROR, EVENTS, FLAT_ERROR, OPERATIONS, SCHEMAS, Operation
 
 _WORDS = re.compile(r"[^a-z]+")
+#: One server-sent event: readers of the document take a stream's schema for that of each event.
+_EVENT: dict[str, Any] = {"type": ["object", "string"], "description": "Server-sent events; `data` is JSON"}
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 
 
@@ -49,7 +51,8 @@ def document(routes: Iterable[BaseRoute]) -> dict[str, Any]:
             "schemas": SCHEMAS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "responses": {
-                "error": {"description": "Not a success.", "content": {"application/json": {"schema": ERROR}}}
+                name: {"description": "Not a success.", "content": {"application/json": {"schema": schema}}}
+                for name, schema in (("error", ERROR), ("flat_error", FLAT_ERROR))
             },
         },
     }
@@ -64,9 +67,9 @@ def _operation(one: Route, method: str) -> dict[str, Any]:
         "responses": {
             str(words.status): {
                 "description": "Success.",
-                "content": {kind: {"schema": words.answer} for kind in words.kinds},
+                "content": {kind: {"schema": _EVENT if kind == EVENTS else words.answer} for kind in words.kinds},
             },
-            "default": {"$ref": "#/components/responses/error"},
+            "default": {"$ref": "#/components/responses/flat_error" if words.flat else "#/components/responses/error"},
         },
     }
     if words.body is not None:

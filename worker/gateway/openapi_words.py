@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Schema = dict[str, Any]
+#: What a stream is.
+EVENTS = "text/event-stream"
 _JSON = ("application/json",)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation. `answer` is the schema of its success, with `status`; `open`: it also takes a signed URL."""
+    """One operation. `answer` is the schema of its success, with `status`; `open`: it also takes a signed URL.
+
+    `flat`: its errors have their keys twice, as OpenAI's schema has it.
+    """
 
     summary: str
     answer: Schema
@@ -22,6 +27,7 @@ class Operation:
     status: int = 200
     kinds: tuple[str, ...] = _JSON
     open: bool = False
+    flat: bool = False
 
 
 def _ref(name: str) -> Schema:
@@ -79,6 +85,13 @@ ERROR: Schema = _object(
             {"message": _TEXT, "type": _TEXT, "param": _or_null(_TEXT), "code": _or_null(_TEXT)}, more=False
         )
     },
+    more=False,
+)
+
+#: OpenAI's schema has the four keys without `error` around them on two of its routes: there both stand.
+FLAT_ERROR: Schema = _object(
+    {"error": ERROR["properties"]["error"]},
+    {"message": _TEXT, "type": _TEXT, "param": _or_null(_TEXT), "code": _or_null(_TEXT)},
     more=False,
 )
 
@@ -200,7 +213,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "A chat completion, whole or streamed",
         _ref("ChatCompletion"),
         body=_BODY,
-        kinds=("application/json", "text/event-stream"),
+        kinds=("application/json", EVENTS),
     ),
     ("/chat/completions", "GET"): Operation(
         "Stored chat completions", _list("ChatCompletion"), query=_page(100, 20, order=_ORDER, model=_TEXT)
@@ -219,16 +232,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "A response: whole, streamed, in the background",
         _ref("Response"),
         body=_BODY,
-        kinds=("application/json", "text/event-stream"),
+        kinds=("application/json", EVENTS),
     ),
     ("/responses/{response_id}", "GET"): Operation(
         "A response, or its events after a number",
         _ref("Response"),
         query={"stream": _BOOL, "starting_after": _INT},
-        kinds=("application/json", "text/event-stream"),
+        kinds=("application/json", EVENTS),
     ),
-    ("/responses/{response_id}", "DELETE"): Operation("Delete a response", _DELETED),
-    ("/responses/{response_id}/cancel", "POST"): Operation("Cancel a background response", _ref("Response")),
+    ("/responses/{response_id}", "DELETE"): Operation("Delete a response", _DELETED, flat=True),
+    ("/responses/{response_id}/cancel", "POST"): Operation("Cancel a background response", _ref("Response"), flat=True),
     ("/responses/{response_id}/input_items", "GET"): Operation(
         "What a response was made of", _ANY, query=_page(100, 20, order=_ORDER)
     ),
@@ -293,7 +306,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "A job's live events; `Last-Event-ID` or `after` goes on behind an event",
         _TEXT,
         query={"after": _INT, "token": _TEXT, "raw": _BOOL, "cost": _BOOL},
-        kinds=("text/event-stream",),
+        kinds=(EVENTS,),
         open=True,
     ),
     ("/usage", "GET"): Operation(
@@ -320,6 +333,16 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         status=201,
     ),
     ("/webhooks/endpoints/{endpoint_id}", "GET"): Operation("One endpoint", _ref("Endpoint")),
+    ("/webhooks/endpoints/{endpoint_id}", "POST"): Operation(
+        "Change an endpoint's URL, types or description; what is not given stays",
+        _ref("Endpoint"),
+        body=_object({}, {"url": _TEXT, "events": {"type": "array", "items": _TEXT}, "description": _TEXT}, more=False),
+    ),
+    ("/webhooks/endpoints/{endpoint_id}/test", "POST"): Operation(
+        "Have a worker send a test event; the event after its first attempt, or as it is after `timeout` seconds",
+        _ref("WebhookEvent"),
+        query={"timeout": {"type": "integer", "minimum": 1, "maximum": 60, "default": 30}},
+    ),
     ("/webhooks/endpoints/{endpoint_id}", "DELETE"): Operation("Delete an endpoint", _DELETED),
     ("/webhooks/endpoints/{endpoint_id}/rotate", "POST"): Operation(
         "A new secret, shown this once", _ref("EndpointSecret")

@@ -22,6 +22,8 @@ from worker.gateway.state import Gateway
 from worker.producer.webhooks import AsyncWebhooks, Endpoint, EventFilter
 
 MOST, DEFAULT = 1_000, 100
+#: How long a test waits for its first attempt, in seconds.
+TEST_SECONDS, LONGEST_TEST_SECONDS = 30, 60
 
 
 async def list_endpoints(request: Request, caller: Caller) -> Response:
@@ -45,6 +47,30 @@ async def add_endpoint(request: Request, caller: Caller) -> Response:
 async def get_endpoint(request: Request, caller: Caller) -> Response:
     """`GET /webhooks/endpoints/{id}`."""
     return json_response(_endpoint(await _find(request, caller)))
+
+
+async def update_endpoint(request: Request, caller: Caller) -> Response:
+    """`POST /webhooks/endpoints/{id}`: its URL, the types that it wants (an empty list: all), its description."""
+    endpoint = await _find(request, caller)
+    body = await read_json(request)
+    fields = Fields(body, ("url", "events", "description"))
+    if not body:
+        message = "Give what to change: url, events or description."
+        raise ApiError(400, message, param="url", code="missing_required_parameter")
+    given: dict[str, Any] = {name: fields.text(name) for name in ("url", "description") if name in body}
+    if "events" in body:
+        given["events"] = _events(body)
+    await _webhooks(request, caller).update(endpoint.id, **given)
+    return json_response(_endpoint(await _find(request, caller)))
+
+
+async def test_endpoint(request: Request, caller: Caller) -> Response:
+    """`POST /webhooks/endpoints/{id}/test?timeout=30`: a worker sends an event; the event after its first attempt."""
+    check_query(request, "timeout")
+    timeout = number(request, "timeout", least=1, most=LONGEST_TEST_SECONDS) or TEST_SECONDS
+    endpoint = await _find(request, caller)
+    event = await _webhooks(request, caller).test(endpoint.id, timeout=float(timeout))
+    return json_response(_plain({"object": "webhook.event", **event}))
 
 
 async def delete_endpoint(request: Request, caller: Caller) -> Response:
@@ -137,7 +163,9 @@ ROUTES = [
     route("/webhooks/endpoints", list_endpoints),
     route("/webhooks/endpoints", add_endpoint, "POST"),
     route("/webhooks/endpoints/{endpoint_id}", get_endpoint),
+    route("/webhooks/endpoints/{endpoint_id}", update_endpoint, "POST"),
     route("/webhooks/endpoints/{endpoint_id}", delete_endpoint, "DELETE"),
+    route("/webhooks/endpoints/{endpoint_id}/test", test_endpoint, "POST"),
     route("/webhooks/endpoints/{endpoint_id}/rotate", rotate_endpoint, "POST"),
     route("/webhooks/endpoints/{endpoint_id}/enable", _changes("enable_endpoint", AsyncWebhooks.enable), "POST"),
     route("/webhooks/endpoints/{endpoint_id}/disable", _changes("disable_endpoint", AsyncWebhooks.disable), "POST"),
