@@ -6,6 +6,7 @@ Ctrl-C (or SIGTERM) ends the faults early: everything is healed, checked and rep
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import secrets
 import shutil
@@ -20,15 +21,17 @@ from types import FrameType
 from tests.rig import procs
 from tests.rig.environment import scrub
 from tests.soak import report
-from tests.soak.arena import Arena
+from tests.soak.arena import MORTALS, Arena
 from tests.soak.faults import FAULTS, drawn
 from tests.soak.history import History
 from tests.soak.load import Load
+from tests.soak.readers import Readers
+from tests.soak.storm import Storm
 from tests.soak.verdict import Verdict, reckon
 from tests.soak.vitals import Vitals
 
 #: Seconds between two lines of progress.
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,12 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=float, default=200.0, help="jobs a minute (default 200)")
     parser.add_argument("--pause", type=float, default=2.0, help="mean seconds between two faults (default 2)")
+    parser.add_argument("--storm", type=float, default=0.0, help="kills a minute, beside the faults (default none)")
+    parser.add_argument("--kills", type=int, default=0, help="end the faults after so many kills of the storm")
+    parser.add_argument("--mortals", type=int, default=MORTALS, help=f"workers that may die (default {MORTALS})")
     parser.add_argument("--faults", nargs="*", default=[], metavar="NAME", help="only these faults")
     return parser
 
 
 def _command(given: argparse.Namespace, seed: int) -> str:
-    changed = "".join(f" --{name} {value:g}" for name, value in (("rate", given.rate), ("pause", given.pause)))
+    names = ("rate", "pause", *(("storm", "kills") if given.storm else ()), "mortals")
+    changed = "".join(f" --{name} {getattr(given, name):g}" for name in names)
     only = f" --faults {' '.join(given.faults)}" if given.faults else ""
     return f"python -m tests.soak --minutes {given.minutes:g} --seed {seed}{changed}{only}"
 
@@ -86,18 +93,22 @@ def _command(given: argparse.Namespace, seed: int) -> str:
 def run(given: argparse.Namespace, seed: int, logs: Path, history: History) -> Verdict:
     """Faults and load for the given time, or until Ctrl-C; then everything is healed and reckoned."""
     vitals = Vitals()
-    with Arena(logs, random.Random(f"{seed} faults")) as arena:
+    with Arena(logs, random.Random(f"{seed} faults"), mortals=given.mortals) as arena, contextlib.ExitStack() as stack:
         _end_on_signal(arena.over)
-        load = Load(arena.on, random.Random(f"{seed} load"), per_minute=given.rate)
+        readers = Readers(arena.on.settings(), random.Random(f"{seed} readers"))
+        stack.callback(readers.close)
+        load = Load(arena.on, random.Random(f"{seed} load"), per_minute=given.rate, readers=readers)
+        storm = Storm(arena, random.Random(f"{seed} storm"), a_minute=given.storm, most=given.kills)
         try:
-            _strike(arena, given, history, vitals)
+            _strike(arena, given, history, vitals, storm)
         finally:
+            storm.close()
             load.close()
         history.tell(
             "healing, and waiting until everything is over" + (" (ended early)" if arena.over.is_set() else "")
         )
         arena.heal()
-        return reckon(arena, history, load, vitals)
+        return reckon(arena, history, load, vitals, readers, storm.kills)
 
 
 def _end_on_signal(over: threading.Event) -> None:
@@ -112,7 +123,7 @@ def _end_on_signal(over: threading.Event) -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _strike(arena: Arena, given: argparse.Namespace, history: History, vitals: Vitals) -> None:
+def _strike(arena: Arena, given: argparse.Namespace, history: History, vitals: Vitals, storm: Storm) -> None:
     end, told = time.monotonic() + given.minutes * 60, 0.0
     while True:
         arena.pause(0.5 * given.pause, 1.5 * given.pause)
@@ -123,7 +134,8 @@ def _strike(arena: Arena, given: argparse.Namespace, history: History, vitals: V
         if time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
             ended, calls = arena.on.done(), len(arena.on.calls())
-            history.tell(f"        {len(arena.on.submitted)} jobs accepted, {ended} over, {calls} calls")
+            killed = f", {storm.kills} kills of the storm" if given.storm else ""
+            history.tell(f"        {len(arena.on.submitted)} jobs accepted, {ended} over, {calls} calls{killed}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import psycopg
+from sqlalchemy.engine import make_url
 
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.waiting import eventually
@@ -54,14 +56,11 @@ class Fault:
 
 
 def _kill(arena: Arena) -> Done:
-    victim = arena.mortal()
-    process = victim.process
-    held = len(arena.on.held_by(process))
-    with contextlib.suppress(ProcessLookupError):
-        process.kill9()
-    if process.returncode != -signal.SIGKILL:
-        return Done(f"{process.name} had ended by itself already")
-    return Done(f"{process.name}, {held} calls in its hands", kills=1)
+    arena.mortal()
+    process = arena.kill_one(arena.rng)
+    if process is None:
+        return Done("nobody was there to be killed")
+    return Done(f"{process.name}, {len(arena.on.held_by(process))} calls in its hands", kills=1)
 
 
 def _ask_to_end(arena: Arena) -> Done:
@@ -73,15 +72,11 @@ def _ask_to_end(arena: Arena) -> Done:
 
 
 def _freeze(arena: Arena) -> Done:
-    process = arena.rng.choice(arena.workers)
-    with contextlib.suppress(ProcessLookupError):
-        process.stop()
-        try:
-            seconds = arena.pause(0.3 * LEASE_SECONDS, 2 * LEASE_SECONDS)
-        finally:
-            process.cont()
+    with arena.freezing() as process:
+        if process is None:
+            return Done("it had ended already")
+        seconds = arena.pause(0.3 * LEASE_SECONDS, 2 * LEASE_SECONDS)
         return Done(f"{process.name} for {seconds:.1f} s, lease {LEASE_SECONDS:g} s")
-    return Done(f"{process.name} had ended already")
 
 
 # ── Redis ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,6 +128,25 @@ def _kill_postgres(arena: Arena) -> Done:
     finally:
         arena.postgres.start()
     return Done(f"back after {seconds:.1f} s and its recovery")
+
+
+def _postgres_away(arena: Arena) -> Done:
+    """For longer than a lease. Every worker that lives through it keeps its calls."""
+    arena.postgres.stop("immediate")
+    try:
+        seconds = arena.pause(1.2 * LEASE_SECONDS, 2.5 * LEASE_SECONDS)
+    finally:
+        arena.postgres.start()
+    return Done(f"for {seconds:.1f} s, lease {LEASE_SECONDS:g} s")
+
+
+def _table_locked(arena: Arena) -> Done:
+    """Somebody's lock on the jobs, for longer than a lease."""
+    url = make_url(arena.on.database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as stranger:
+        stranger.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        seconds = arena.pause(1.2 * LEASE_SECONDS, 2.5 * LEASE_SECONDS)
+    return Done(f"for {seconds:.1f} s, lease {LEASE_SECONDS:g} s")
 
 
 def _terminate_backends(arena: Arena) -> Done:
@@ -208,6 +222,9 @@ FAULTS: Sequence[Fault] = (
     Fault("redis-half-open", 1, False, _half_open_redis),
     Fault("redis-connections-reset", 2, False, _reset("redis")),
     Fault("postgres-killed", 1, True, _kill_postgres),
+    # What lasts longer than a lease costs a living worker no call.
+    Fault("postgres-away-for-leases", 2, False, _postgres_away),
+    Fault("jobs-locked-for-leases", 1, False, _table_locked),
     Fault("postgres-backends-ended", 2, True, _terminate_backends),
     Fault("postgres-connections-reset", 2, True, _reset("database")),
     Fault("upstream-connections-reset", 2, True, _reset_upstream),

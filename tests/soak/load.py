@@ -7,6 +7,7 @@ import threading
 import time
 
 from tests.rig.stage import Stage
+from tests.soak.readers import Readers
 from worker.base.errors import Unreachable
 from worker.simulator.script import parse
 
@@ -40,10 +41,12 @@ class Load:
 
     Args:
         per_minute: on average.
+        readers: follow a share of the jobs.
     """
 
-    def __init__(self, on: Stage, rng: random.Random, *, per_minute: float) -> None:
+    def __init__(self, on: Stage, rng: random.Random, *, per_minute: float, readers: Readers) -> None:
         self._on, self._rng, self._per_minute = on, rng, per_minute
+        self._readers = readers
         self._closing = threading.Event()
         self.refused = 0
         self.error: Exception | None = None
@@ -65,7 +68,8 @@ class Load:
         script = self._rng.choices(list(SCRIPTS), list(SCRIPTS.values()))[0]
         stream, hook = self._rng.random() < 0.5, self._rng.random() < WEBHOOK_SHARE
         try:
-            self._on.submit(script, stream=stream, hook=hook)
+            job = self._on.submit(script, stream=stream, hook=hook)
+            self._readers.maybe_follow(job)
         except Unreachable:
             self.refused += 1
 

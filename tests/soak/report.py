@@ -15,7 +15,7 @@ SHOWN = 20
 
 def summary(verdict: Verdict, command: str) -> list[str]:
     """The lines that end a run."""
-    lines = [f"{name:32} {value}" for name, value in _numbers(verdict)]
+    lines = [f"{name:55} {value}" for name, value in _numbers(verdict)]
     lines += [f"violation: {one}" for one in verdict.violations[:SHOWN]]
     if len(verdict.violations) > SHOWN:
         lines.append(f"… and {len(verdict.violations) - SHOWN} more")
@@ -46,6 +46,14 @@ def _numbers(verdict: Verdict) -> list[tuple[str, str]]:
         ("doubled results", str(verdict.doubled)),
         ("upstream calls", f"{verdict.calls}, at most {verdict.most_calls} for one job"),
         ("calls that nothing explains", str(verdict.unexplained)),
+        ("paid twice by a living worker", str(verdict.living)),
+        ("calls lost with a killed worker", str(verdict.mourned)),
+        ("calls lost by a worker that stood still for leases", str(verdict.frozen)),
+        ("forgotten (calls not looked up, money still set aside)", str(verdict.forgotten)),
+        ("the provider billed", f"{verdict.billed_usd.normalize():f} USD"),
+        ("the ledger has, and nobody ran `reconcile`", f"{verdict.ledger_usd.normalize():f} USD"),
+        ("readers", f"{verdict.readers}, who came back {verdict.returns} times by number"),
+        ("readers without an end", str(verdict.endless)),
         ("attempts on record", _listed(verdict.outcomes)),
         ("workers killed (SIGKILL)", str(verdict.kills)),
         ("webhooks", _listed(verdict.webhooks)),

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from tests.rig.evidence import Row
 from tests.rig.waiting import eventually
 from tests.soak.arena import LEASE_SECONDS, Arena
 from tests.soak.history import History
 from tests.soak.load import Load, scripted_failures
+from tests.soak.money import reckon_money
+from tests.soak.readers import Readers
 from tests.soak.vitals import Life, Vitals
 
 #: Seconds until everything is over once all is healed: the longest wait of a busy route, and a slow machine.
@@ -27,7 +30,15 @@ FDS_PER_HOUR = 20.0
 
 @dataclass(slots=True)
 class Verdict:
-    """The numbers of a run, and every promise that it broke."""
+    """The numbers of a run, and every promise that it broke.
+
+    Attributes:
+        living: billed calls that were made again although their workers lived and did not stand still.
+        frozen: those whose workers stood still for longer than a lease.
+        mourned: calls that ended with their killed workers, billed or not.
+        forgotten: calls whose cost nobody had looked up at the end, and money that was still set aside.
+        endless: readers that came to no end.
+    """
 
     violations: list[str]
     submitted: int
@@ -38,7 +49,16 @@ class Verdict:
     calls: int
     most_calls: int
     unexplained: int
+    living: int
+    frozen: int
+    mourned: int
+    forgotten: int
     kills: int
+    billed_usd: Decimal
+    ledger_usd: Decimal
+    readers: int
+    returns: int
+    endless: int
     outcomes: dict[str, int]
     webhooks: dict[str, int]
     lives: list[Life]
@@ -49,8 +69,11 @@ class Verdict:
         return not self.violations
 
 
-def reckon(arena: Arena, history: History, load: Load, vitals: Vitals) -> Verdict:
-    """Wait until everything is over, check I1 to I9, and hold the calls against the history."""
+def reckon(arena: Arena, history: History, load: Load, vitals: Vitals, readers: Readers, kills: int) -> Verdict:
+    """Wait until everything is over, check I1 to I9, and hold the calls against the history.
+
+    `kills`: those of the storm; the history has the others.
+    """
     violations = [] if load.error is None else [f"load: a submission failed with {load.error!r}"]
     try:
         arena.on.quiesce(QUIESCE_SECONDS)
@@ -58,7 +81,11 @@ def reckon(arena: Arena, history: History, load: Load, vitals: Vitals) -> Verdic
         arena.on.check(gaps_allowed=True, all_completed=False)
     except AssertionError as error:
         violations += str(error).splitlines()
-    jobs = arena.on.rows("SELECT id, status, cancel_requested_at, created_at, finished_at, model FROM jobs_v")
+    jobs = arena.on.rows("SELECT id, status, text, cancel_requested_at, created_at, finished_at, model FROM jobs_v")
+    endless, broken = readers.finish({str(row["id"]): row for row in jobs})
+    violations += broken
+    books = reckon_money(arena)
+    violations += books.violations
     completed = Counter(
         row["job_id"] for row in arena.on.rows("SELECT job_id FROM attempts_v WHERE outcome = 'completed'")
     )
@@ -69,7 +96,7 @@ def reckon(arena: Arena, history: History, load: Load, vitals: Vitals) -> Verdic
     unexplained = list(_unexplained(jobs, calls, history))
     violations += [f"lost: {job}" for job in lost] + [f"doubled: {job}" for job in doubled] + unexplained
     violations += [f"I1 {row['id']}: is {row['status']}, and nobody cancelled it" for row in jobs if _wrong_end(row)]
-    violations += _deaths(arena, history) + _growth(vitals.oldest(1))
+    violations += _deaths(arena, history, kills) + _growth(vitals.oldest(1))
     return Verdict(
         violations=violations,
         submitted=len(arena.on.submitted),
@@ -80,7 +107,16 @@ def reckon(arena: Arena, history: History, load: Load, vitals: Vitals) -> Verdic
         calls=calls.total(),
         most_calls=max(calls.values(), default=0),
         unexplained=len(unexplained),
-        kills=sum(event.kills for event in history.events),
+        living=books.living,
+        frozen=books.frozen,
+        mourned=books.mourned,
+        forgotten=books.forgotten,
+        kills=kills + sum(event.kills for event in history.events),
+        billed_usd=books.billed_usd,
+        ledger_usd=books.ledger_usd,
+        readers=len(readers),
+        returns=readers.returns,
+        endless=endless,
         outcomes=_counted(arena, "outcome", "attempts_v"),
         webhooks=_counted(arena, "status", "webhook_events_v"),
         lives=vitals.oldest(),
@@ -116,9 +152,10 @@ def _unix(at: datetime | None) -> float:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-def _deaths(arena: Arena, history: History) -> list[str]:
+def _deaths(arena: Arena, history: History, storm: int) -> list[str]:
     """I9: workers died of what was done to them, as often as it was done, and of nothing else."""
-    kills, terms = (sum(getattr(event, name) for event in history.events) for name in ("kills", "terms"))
+    kills = storm + sum(event.kills for event in history.events)
+    terms = sum(event.terms for event in history.events)
 
     def codes() -> list[int]:
         return [code for mortal in arena.mortals for code in mortal.returncodes]
