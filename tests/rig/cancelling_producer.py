@@ -33,7 +33,7 @@ def main(seconds: float, seed: int, bound: str | None) -> None:
                 "max_tokens": 60,
                 "stream": number == 0,
             }
-            job = pot.submit(body, **({"max_cost_usd": bound} if bound else {})).id
+            job = pot.submit(body, max_cost_usd=bound).id
             asked = 1
             for _ in range(rng.randint(0, AGAIN)):
                 if not _cut(pot, job, until, rng):

@@ -19,7 +19,7 @@ from tests.soak.readers import Readers
 from tests.soak.vitals import Life, Vitals
 
 #: Seconds until everything is over once all is healed: the longest wait of a busy route, and a slow machine.
-QUIESCE_SECONDS = 180.0
+QUIESCE_SECONDS = 600.0
 #: How long after its end a fault may still cost a call: the lease runs out, the sweep finds it, the machine is slow.
 SHADOW_SECONDS = LEASE_SECONDS + 5.0
 #: Lives shorter than this say nothing about growth: pools and caches still fill.

@@ -12,9 +12,14 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from worker.base.redis_urls import DEFAULT_NAMESPACE, for_client, namespace_of
+
+#: What a Redis that cannot be talked to looks like to who uses an asynchronous client. RuntimeError is uvloop's word for a
+#: write to a connection that was reset a moment ago, where asyncio's own loop says nothing and the read fails.
+AWAY = (RedisError, OSError, RuntimeError)
 
 
 def blocking(url: str, *, seconds: float, **options: Any) -> Redis:

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from prometheus_client import Gauge
-from redis.exceptions import RedisError
 
 from worker.base import metrics
+from worker.base.redis import AWAY
 from worker.db import fleet
 from worker.db.fleet import FleetState
 from worker.db.threads import DatabaseThreads
@@ -32,7 +32,7 @@ class FleetGauges:
     """Keeps the gauges true until cancelled. While the database is away they keep their last values."""
 
     def __init__(self, database: DatabaseThreads, routes: Callable[[], Awaitable[list[RouteState]]]) -> None:
-        """`routes` reads all routes of the fleet; it may raise `RedisError`."""
+        """`routes` reads all routes of the fleet; it may raise what Redis is `AWAY` with."""
         self._database = database
         self._routes = routes
 
@@ -50,7 +50,7 @@ class FleetGauges:
             metrics.FLEET_READ_AT.set(time.time())
         try:
             routes = await self._routes()
-        except (RedisError, OSError) as error:
+        except AWAY as error:
             log.warning("routes_not_read", error=type(error).__name__)
         else:
             show_paused(routes)

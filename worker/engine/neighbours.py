@@ -12,9 +12,8 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from worker.base.redis import asynchronous
+from worker.base.redis import AWAY, asynchronous
 from worker.base.redis_urls import namespace_of
 from worker.db import identity
 from worker.db.threads import DatabaseThreads
@@ -44,7 +43,7 @@ async def watch(redis_url: str, database: DatabaseThreads) -> None:
         while True:
             try:
                 others = await _look(redis, databases_key(namespace), ours)
-            except (RedisError, OSError):
+            except AWAY:
                 others = known
             if others - known:
                 mend = "give each project a STOCKPOT_REDIS_NAMESPACE of its own"

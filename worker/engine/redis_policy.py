@@ -12,9 +12,8 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
-from worker.base.redis import asynchronous
+from worker.base.redis import AWAY, asynchronous
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +39,7 @@ async def inspect(redis_url: str) -> None:
     redis = asynchronous(redis_url, seconds=LIMIT.total_seconds())
     info: Mapping[str, Any] = {}
     try:
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(*AWAY):
             info = await redis.info()
     finally:
         await redis.aclose()

@@ -88,8 +88,14 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         balance=news.balance,
         on_change=news.changed,
     )
-    lookups = Lookups(database, provider.log(), on_due=feeder.due, total_timeout=settings.total_timeout)
     prices = Prices()
+    lookups = Lookups(
+        database,
+        provider.log(),
+        on_due=feeder.due,
+        total_timeout=settings.total_timeout,
+        on_billed=prices.learn_billed,
+    )
     context = JobContext(
         settings=settings,
         upstream=upstream,

@@ -52,8 +52,9 @@ class BudgetHold:
         expected = self._prices.expected(job.model, job.body)
         bound = job.max_cost_picousd is not None
         amount = picousd(expected.cost_usd)
+        least = max(1, picousd(expected.least_usd) or 0)
         return await self._group.put(
-            Ask(job.id, job.attempt, job.fence, job.tenant, amount, guess=expected.guess, bound=bound)
+            Ask(job.id, job.attempt, job.fence, job.tenant, amount, guess=expected.guess, bound=bound, least=least)
         )
 
     async def _commit(self, asks: Sequence[Ask]) -> list[int | Held | None]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from decimal import Decimal
 
 import structlog
 from sqlalchemy import Connection
@@ -65,11 +66,16 @@ class Lookups:
         on_due: Callable[[str, str], None],
         total_timeout: float,
         grace: float = GRACE_SECONDS,
+        on_billed: Callable[[str, Decimal], None] = lambda _model, _usd: None,
     ) -> None:
-        """`on_due` is told of each job (lane, id) that may be claimed again; times are in seconds."""
+        """`on_due` is given each job (lane, id) that may be claimed again; times are in seconds.
+
+        `on_billed` is given the model and the cost of each call that was billed.
+        """
         self._database = database
         self._book = book
         self._on_due = on_due
+        self._on_billed = on_billed
         self._grace = grace
         self._latest = timedelta(seconds=max(LATEST_TIMEOUTS * total_timeout, LATEST_LEAST))
         self._waiting: dict[str, None] = {}
@@ -159,13 +165,20 @@ class Lookups:
         for mark in marks:
             metrics.RECONCILED.labels(mark.reconciled).inc()
         if marks or jobs:
-            none: list[tuple[str, str]] = []
-            due = await self._database.try_write(lambda conn: _written(conn, marks, jobs), none, "lookup_delayed")
+            nothing_written: tuple[list[tuple[str, str]], list[tuple[str, Decimal]]] = ([], [])
+            due, billed = await self._database.try_write(
+                lambda conn: _written(conn, marks, jobs), nothing_written, "lookup_delayed"
+            )
+            for model, usd in billed:
+                self._on_billed(model, usd)
             for lane, job in due:
                 self._on_due(lane, job)
         return marks
 
 
-def _written(conn: Connection, marks: Sequence[Mark], jobs: Sequence[str]) -> list[tuple[str, str]]:
+def _written(
+    conn: Connection, marks: Sequence[Mark], jobs: Sequence[str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, Decimal]]]:
+    """The jobs that are due with that, and what calls of which models cost."""
     ledger.mark(conn, marks)
-    return ledger.due_now(conn, jobs)
+    return ledger.due_now(conn, jobs), ledger.billed(conn, marks)

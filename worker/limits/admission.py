@@ -18,10 +18,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from worker.base.redis import AWAY
 from worker.base.tasks import end_tasks
 from worker.limits.account import Transition
 from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, RouteState
-from worker.limits.pauses import AWAY, Balance, Closing, Pauses
+from worker.limits.pauses import Balance, Closing, Pauses
 from worker.limits.permit import Ended, Held, Permit
 from worker.limits.route import Limits, Route, Scope
 from worker.limits.route_limiter import RouteLimiter

@@ -14,17 +14,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from redis.exceptions import RedisError
 
+from worker.base.redis import AWAY
 from worker.limits import account, breaker, learned
 from worker.limits.account import Transition
 from worker.limits.limiter import Limiter, Pause, Reply, WindowDue
 from worker.limits.permit import Ended, Permit
 from worker.limits.route import Route
 from worker.limits.route_limiter import RouteLimiter
-
-#: What Redis' absence looks like to its callers. uvloop raises RuntimeError when a reset connection is written to.
-AWAY = (RedisError, OSError, TimeoutError, RuntimeError)
 
 #: Asks whether the key of this id can pay; None = it does not know. Does not raise.
 Balance = Callable[[str], Awaitable[bool | None]]

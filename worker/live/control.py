@@ -14,10 +14,10 @@ from redis import Redis as SyncRedis
 from redis.exceptions import RedisError
 
 from api_schemas.jsontext import dumps, loads
-from worker.base.redis import asynchronous, namespace
+from worker.base.redis import AWAY, asynchronous, namespace
 from worker.base.redis_urls import namespace_of
 from worker.live.keys import control_channel
-from worker.live.listening import AWAY, messages
+from worker.live.listening import messages
 
 CONNECT_LIMIT = timedelta(seconds=2)
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=2)

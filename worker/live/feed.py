@@ -16,11 +16,11 @@ from typing import Self
 
 from redis.asyncio.client import PubSub
 
-from worker.base.redis import asynchronous, pooled
+from worker.base.redis import AWAY, asynchronous, pooled
 from worker.base.redis_urls import namespace_of
 from worker.base.tasks import end_tasks
 from worker.live.keys import ENTRY_FIELD, job_key, job_prefix
-from worker.live.listening import AWAY, messages
+from worker.live.listening import messages
 
 #: Envelopes that wait for one reader; one arrives per window, so this is some seconds of a fast stream.
 QUEUE_LENGTH = 256

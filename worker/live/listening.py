@@ -8,11 +8,6 @@ from typing import Any
 
 from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-
-#: What a Redis that cannot be talked to looks like. RuntimeError is uvloop's word for a write to a connection that was
-#: reset a moment ago, where asyncio's own loop says nothing and the read fails.
-AWAY = (RedisError, OSError, RuntimeError)
 
 #: After this much silence the connection is asked for a sign of life, after twice as much it is given up.
 SILENCE_LIMIT = timedelta(seconds=5)

@@ -24,12 +24,11 @@ from redis.exceptions import NoScriptError, RedisError
 from api_schemas.event_numbers import FIRST_END, KEPT_FREE, MOST_EVENTS, number
 from api_schemas.events import TERMINAL_TYPES
 from worker.base.crashpoints import crashpoint
-from worker.base.redis import asynchronous, namespace
+from worker.base.redis import AWAY, asynchronous, namespace
 from worker.base.redis_urls import namespace_of
 from worker.base.tasks import end_tasks
 from worker.live import script
 from worker.live.keys import job_key
-from worker.live.listening import AWAY
 
 #: One script call blocks Redis for about 2 ms at this many jobs.
 JOBS_PER_CALL = 256

@@ -14,10 +14,10 @@ from typing import Self, cast
 
 from api_schemas.job_views import Standing
 from api_schemas.jsontext import loads
+from worker.base.redis import AWAY
 from worker.base.tasks import end_tasks
 from worker.live.cursor import Cursor, Event, Step
 from worker.live.feed import Feed, Signal, Tail
-from worker.live.listening import AWAY
 from worker.live.script import timestamp
 from worker.live.watch import Watch
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from anyio import to_thread
-from redis.exceptions import RedisError
 
 from worker import embedded
 from worker.base.errors import NotAllowed, NotFound, Unreachable
+from worker.base.redis import AWAY
 from worker.limits.admission import Admission
 from worker.limits.limiter import RouteState
 from worker.limits.route import Route, key_id
@@ -58,7 +58,7 @@ class AsyncRoutes:
         admission = Admission(url, permit_ttl=settings.lease_seconds)
         try:
             yield admission
-        except (RedisError, OSError) as error:
+        except AWAY as error:
             raise Unreachable("Redis", f"{type(error).__name__}: {error}", "`stockpot doctor` checks it.") from error
         finally:
             await admission.aclose()

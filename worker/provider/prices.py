@@ -52,10 +52,14 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a call may cost in US dollars; None when nobody knows. A `guess` has no experience behind it."""
+    """What a call may cost in US dollars; None when nobody knows. A `guess` has no experience behind it.
+
+    `least_usd`: what one like it was billed that ended without its answer; a guess costs that much at least.
+    """
 
     cost_usd: Decimal | None
     guess: bool = False
+    least_usd: Decimal = Decimal(0)
 
 
 class Prices:
@@ -64,6 +68,7 @@ class Prices:
     def __init__(self) -> None:
         self._prices: dict[str, Price] = {}
         self._seen: OrderedDict[str, Decimal] = OrderedDict()
+        self._billed: OrderedDict[str, Decimal] = OrderedDict()
         self._etag: str | None = None
 
     def __len__(self) -> int:
@@ -96,7 +101,14 @@ class Prices:
         if quoted is None:
             # As dear as anything is: too much is given back after the call.
             quoted = max((price.cost(usage) for price in self._prices.values()), default=None)
-        return Expected(quoted, guess=True)
+        return Expected(quoted, guess=True, least_usd=self._billed.get(model, Decimal(0)))
+
+    def learn_billed(self, model: str, cost: Decimal) -> None:
+        """Take note of what the provider's log says that a call cost whose answer is not known: a whole one costs no less."""
+        self._billed[model] = max(cost, self._billed.get(model, cost))
+        self._billed.move_to_end(model)
+        if len(self._billed) > _MODELS:
+            self._billed.popitem(last=False)
 
     def learn(self, model: str, cost: Decimal | None) -> None:
         """Take note of what a call that was answered cost; None when nobody said and the list does not know either.

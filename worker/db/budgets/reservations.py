@@ -40,8 +40,9 @@ UNAWARE_SECONDS = 10.0
 class Ask:
     """A call for which money is to be set aside.
 
-    `picousd` is None when nobody knows what it may cost; with `guess` it takes what is left when that is less. `bound`:
-    its job has a bound of its own, so that the amount is noted although no budget may govern it.
+    `picousd` is None when nobody knows what it may cost; with `guess` it takes what is left when that is less, but not
+    less than `least`. `bound`: its job has a bound of its own, so that the amount is noted although no budget may govern
+    it.
     """
 
     job_id: str
@@ -51,6 +52,7 @@ class Ask:
     picousd: int | None
     guess: bool = False
     bound: bool = False
+    least: int = 1
 
 
 class Reserved(NamedTuple):
@@ -131,13 +133,13 @@ def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
         over = [budget for budget in budgets if budget.tenant in {ask.tenant, EVERYBODY}]
         room = min(budget.room for budget in over)
         wanted = room if ask.picousd is None else min(ask.picousd, room) if ask.guess else ask.picousd
-        if room > 0 and wanted <= room:
+        least = max(1, ask.least) if ask.guess else max(1, ask.picousd or 0)
+        if room > 0 and wanted <= room and (room >= least or not ask.guess):
             fits.append((ask, wanted))
             for budget in over:
                 budget.reserved_picousd += wanted
             continue
         refused.add(ask.job_id)
-        least = 1 if ask.guess else max(1, ask.picousd or 0)
         for budget in over:
             if budget.room < least:
                 budget.needs_picousd = min(least, budget.needs_picousd or least)

@@ -212,6 +212,15 @@ def _corrections(conn: Connection, marks: Sequence[Mark]) -> list[Correction]:
     ]
 
 
+def billed(conn: Connection, marks: Sequence[Mark]) -> list[tuple[str, Decimal]]:
+    """The model and the cost of each of these calls that was billed."""
+    costs = {one.job_id: one.cost_usd for one in marks if one.cost_usd}
+    if not costs:
+        return []
+    statement = text("SELECT id, model FROM jobs WHERE id IN :ids").bindparams(bindparam("ids", expanding=True))
+    return [(row.model, costs[row.id]) for row in conn.execute(statement, {"ids": list(costs)})]
+
+
 def due_now(conn: Connection, jobs: Sequence[str]) -> list[tuple[str, str]]:
     """Let queued jobs that waited for a look-up go on; lane and id of those that did. The caller commits."""
     if not jobs:
