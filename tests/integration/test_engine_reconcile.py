@@ -264,11 +264,11 @@ def test_every_call_of_a_run_with_faults_is_marked_and_the_sums_agree(
     for job in jobs:
         place.ended(job)
     past = "statement_timestamp() - interval '1 hour'" if not place.database.is_sqlite else "datetime('now', '-1 hour')"
-    counts = command()
-    assert counts["orphaned"] == 3 + 3 + 1
-    assert counts["unbilled"] + counts["late"] + counts["orphaned"] + counts["matched"] == len(
-        rows(place.database, "SELECT 1 FROM attempts")
-    )
+    command()
+    # The worker looks its calls up as well, and on a slow machine it was first: the ledger says what both have marked.
+    marks = Counter(row["reconciled"] for row in rows(place.database, "SELECT reconciled FROM attempts"))
+    assert marks["orphaned"] == 3 + 3 + 1
+    assert marks.keys() <= {"matched", "late", "unbilled", "orphaned"}
     assert ledger(place) == billed(provider)
     sql(place.database, f"UPDATE attempts SET finished_at = {past} WHERE reconciled = 'late'")
     assert command()["late"] == 0
