@@ -15,7 +15,7 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint bench soak lock clean
+.PHONY: help demo test test-long lint bench soak screenshots lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: $(VENV)/.dev ## the benchmarks with their peers; writes ops/bench/RESULTS
 
 soak: $(VENV)/.dev ## the long seeded fault run: make soak MINUTES=60 SEED=7
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+screenshots: $(VENV)/.dev ## pictures of every page of the dashboard, into build/screenshots (needs Chromium)
+	$(BIN)/python -m tests.screenshots
 
 RESOLVE := uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --group build
 lock: ## resolve the dependencies again (needs uv)

@@ -90,6 +90,10 @@ class Workplace:
     def submit(self, script: str = "ok", *, stream: bool = False, prompt: str = "hi", **options: Any) -> str:
         """Insert a job for the simulator and ring the engines; its id."""
         body = chat(prompt, model=f"m@sim:{script}", **({"stream": True} if stream else {}))
+        return self.submit_body(body, **options)
+
+    def submit_body(self, body: dict[str, Any], **options: Any) -> str:
+        """The same with a whole body."""
         request = parse_job(body, **options)
         [done] = self.database.write(lambda conn: submit.insert(conn, [request], self.settings))
         for engine in self.engines:

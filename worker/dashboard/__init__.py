@@ -2,8 +2,11 @@
 
 app        The routes under `/ui`: the pages of each module, signing in and out, the static files
 audit      Who pressed what
+job        One job, live while it runs
+jobs       Jobs: a list with filters, and what may be done with all that they show
 looks      Looks: what many viewers want to see is read once a second for all of them
 overview   Overview: what waits, runs, fails, costs; plots
+playground  Playground: a prompt, a model with its price, the answer as it comes
 rendering  Templates, escaping, figures, static files
 view       Pages and buttons: who asks, what they may, what is answered. Start here
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from worker.dashboard import audit, overview
+from worker.dashboard import audit, job, jobs, overview, playground
 from worker.dashboard.rendering import rendered, static
 from worker.dashboard.view import (
     COOKIE,
@@ -104,6 +104,9 @@ def routes() -> list[BaseRoute]:
                 Route("/sign-in", sign_in, methods=["GET", "POST"]),
                 action("/sign-out", sign_out, logged=False),
                 *overview.ROUTES,
+                *jobs.ROUTES,
+                *job.ROUTES,
+                *playground.ROUTES,
                 *audit.ROUTES,
                 page("/{path:path}", missing),
             ],

@@ -39,6 +39,8 @@ ROOT = "/ui"
 #: What the navigation shows, in its order, and to whom.
 NAVIGATION = (
     ("Overview", "/", Role.READ),
+    ("Jobs", "/jobs", Role.READ),
+    ("Playground", "/playground", Role.OPERATE),
     ("Log", "/log", Role.OPERATE),
 )
 COOKIE, SAID = "stockpot_ui", "stockpot_ui_said"

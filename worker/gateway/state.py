@@ -38,12 +38,10 @@ class Gateway:
         self.keys = Keys(self._database)
         self.access = Access(self._database)
         replica = settings.dashboard_database_url
-        self._looked_at = (
-            self._database
-            if replica is None
-            else Database(settings.model_copy(update={"database_url": replica}), pool_size=4)
+        self._replica = (
+            None if replica is None else Database(settings.model_copy(update={"database_url": replica}), pool_size=4)
         )
-        self.fleet = Fleet(self._looked_at)
+        self.fleet = Fleet(self._database, self._replica)
         self.looks = Looks()
         #: Uploads that are being received; more wait, unread.
         self.uploads = asyncio.Semaphore(UPLOADS)
@@ -83,8 +81,8 @@ class Gateway:
             await pot.close()
         await self.models.close()
         await to_thread.run_sync(self._database.close)
-        if self._looked_at is not self._database:
-            await to_thread.run_sync(self._looked_at.close)
+        if self._replica is not None:
+            await to_thread.run_sync(self._replica.close)
 
 
 async def _encoded(frames: Frames) -> AsyncGenerator[bytes]:

@@ -36,12 +36,14 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Who looks. `tenant` None: of all tenants."""
+    """Who looks. `tenant` None: of all tenants. `models` None: any; `limited`: its key's calls are counted."""
 
     role: Role
     tenant: str | None
     name: str
     key_id: str | None = None
+    models: frozenset[str] | None = None
+    limited: bool = False
 
     @property
     def sees_prompts(self) -> bool:
@@ -52,7 +54,9 @@ class Viewer:
     def of(cls, key: Key) -> Viewer:
         """The viewer with a key: admin, read-only, or (neither) an operator of its tenant."""
         role = Role.ADMIN if key.admin else Role.READ if key.read_only else Role.OPERATE
-        return cls(role, None if key.admin else key.tenant, key.name or f"…{key.hint}", key.id)
+        models = None if key.models is None else frozenset(key.models)
+        tenant = None if key.admin else key.tenant
+        return cls(role, tenant, key.name or f"…{key.hint}", key.id, models, key.limited)
 
 
 #: Who looks where there are no keys yet, on this machine: its developer.

@@ -52,10 +52,11 @@ class Rates:
 
 
 class Fleet:
-    """What is there. Its database may be a read replica."""
+    """What is there. Lists and numbers may come from a replica, which is a little behind; a single job does not."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, replica: Database | None = None) -> None:
+        self._primary = database
+        self._database = replica or database
 
     def state(self) -> FleetState:
         """Lanes, what they wait on, workers in numbers, budgets."""
@@ -75,12 +76,19 @@ class Fleet:
 
     def job(self, job_id: str, *, tenant: str | None) -> JobDetail:
         """As `Stockpot.get`, of a tenant or of all. Raises NotFound."""
-        return self._database.read(lambda conn: lookup.job(conn, job_id, tenant=tenant))
+        return self._primary.read(lambda conn: lookup.job(conn, job_id, tenant=tenant))
 
     def request(self, job_id: str) -> str | None:
         """A job's request as it was given; None when it was forgotten."""
         query = text("SELECT CAST(body AS text) FROM requests WHERE job_id = :id")
-        return self._database.read(lambda conn: conn.execute(query, {"id": job_id}).scalar())
+        return self._primary.read(lambda conn: conn.execute(query, {"id": job_id}).scalar())
+
+    def error_bodies(self, job_id: str) -> dict[int, str]:
+        """What the provider answered to a job's calls that failed, by attempt."""
+        query = text("SELECT attempt, error_body FROM attempts WHERE job_id = :id AND error_body IS NOT NULL")
+        return self._primary.read(
+            lambda conn: {row.attempt: row.error_body for row in conn.execute(query, {"id": job_id})}
+        )
 
     def failing(self, *, tenant: str | None, now_ms: int) -> dict[str, int]:
         """Of the jobs made within the last hour, those that ended badly, by class; counted to `BAD_AT_MOST`."""

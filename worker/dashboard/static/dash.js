@@ -96,7 +96,7 @@
       change(job) { // once a frame, however fast they come
         if (!frame) frame = requestAnimationFrame(() => { frame = 0; at.textContent = visible(job.text); });
       },
-      end() { at.removeAttribute("data-events"); asked = 0; look(); },
+      end() { location.reload(); }, // the whole answer, what it cost, what may be done now
     });
   }
 

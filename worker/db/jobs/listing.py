@@ -32,7 +32,7 @@ _BAD = ("failed", "cancelled", "expired")
 
 
 class Filters(TypedDict, total=False):
-    """What a list may ask for; `since` is aware."""
+    """What a list may ask for; `since` is aware. `text`: how an id begins, or a part of a custom id."""
 
     status: str | None
     lane: str | None
@@ -41,6 +41,7 @@ class Filters(TypedDict, total=False):
     error_class: str | None
     since: datetime | None
     metadata: Mapping[str, str] | None
+    text: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ def page(
     wanted, values = _wanted(conn, tenant, filters, source.given)
     since = filters.get("since")
     values |= {"batch": filters.get("batch"), "tenant": tenant, "since": since, "floor": _floor(since)}
+    if (given := filters.get("text") or "").startswith(JOB):
+        # Ids that begin so lie together.
+        values |= {"floor": max(given, values["floor"] or ""), "ceiling": given + "g"}
     ids: list[str] = []
     looked = 0
     while len(ids) < limit and looked < LOOK:
@@ -125,6 +129,13 @@ def _wanted(conn: Connection, tenant: str | None, filters: Filters, given: str) 
     conditions = [f"{name.removeprefix('w_')} = :{name}" for name in values]
     if filters.get("since") is not None:
         conditions.append("created_at >= :since")
+    if (sought := filters.get("text")) is not None:
+        values["sought"] = sought
+        conditions.append(
+            "substr(id, 1, length(:sought)) = :sought"
+            if sought.startswith(JOB)
+            else f"{'strpos' if is_postgres(conn) else 'instr'}(custom_id, :sought) > 0"
+        )
     for at, (key, value) in enumerate((filters.get("metadata") or {}).items()):
         conditions.append(
             f"metadata ->> CAST(:key{at} AS text) = :value{at}"
@@ -169,6 +180,8 @@ class _Source:
         bounds = [f"{order} < :before"] if values["before"] is not None else []
         if values["floor"] is not None and order != "line":
             bounds.append(f"{order} >= :floor")
+        if values.get("ceiling") is not None and order != "line":
+            bounds.append(f"{order} < :ceiling")
         if order == "line" and values["before"] is not None:
             bounds = ["line < (SELECT b.line FROM jobs AS b WHERE b.id = :before)"]
         hit = f"CASE WHEN {wanted} THEN 1 ELSE 0 END" if wanted else "1"

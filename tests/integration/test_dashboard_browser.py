@@ -1,0 +1,134 @@
+"""The dashboard in a browser: live tokens, a reload in their midst, hostile text, no errors, axe without serious complaints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import resources
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+
+from tests.factories import chat
+from tests.fakes import Workplace
+from tests.rig.browser import browser
+from tests.rig.gateway import Gateway
+from worker.producer.keys import Keys
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+SCRIPT = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 1'>"
+ANSI = "\x1b[31mred\x1b]0;title\x07"
+PAGES = ("/", "/jobs", "/playground", "/log")
+
+
+@pytest.fixture
+def open_page(gateway: Gateway) -> Iterator[Callable[..., Page]]:
+    """Opens a page of the dashboard; what its console complains of fails the test."""
+    complaints: list[str] = []
+    with browser() as open_one:
+
+        def opened(path: str) -> Page:
+            page = open_one()
+            page.on("console", lambda line: complaints.append(line.text) if line.type in {"error", "warning"} else None)
+            page.goto(f"{gateway.url}/ui{path}")
+            return page
+
+        yield opened
+    assert complaints == []
+
+
+def test_tokens_come_live_and_go_on_after_a_reload(open_page: Callable[..., Page], served: Workplace) -> None:
+    job = served.submit("tokens=150+slow=40", stream=True)
+    page = open_page(f"/jobs/{job}")
+    page.wait_for_selector(".answer:text-matches('[^]{60}')")
+    page.reload()
+    page.wait_for_selector(".answer:text-matches('[^]{60}')")
+    assert served.get(job).status == "in_progress"
+    page.wait_for_selector("#text")
+    assert page.inner_text("#text").split() == (served.get(job).text or "").split()
+    assert page.text_content("#live .status") == "completed"
+
+
+def test_stop_ends_a_job_and_retry_runs_it_again(open_page: Callable[..., Page], served: Workplace) -> None:
+    job = served.submit("tokens=2000+slow=40,ok", stream=True)
+    page = open_page(f"/jobs/{job}")
+    page.wait_for_selector(".answer:text-matches('[^]{10}')")
+    page.click("text=Stop")
+    page.wait_for_selector("text=cancelled on request")
+    page.click("text=Retry")
+    page.wait_for_selector(".status.completed")
+    assert served.get(job).status == "completed"
+
+
+def test_what_a_model_writes_is_text_and_hides_nothing(open_page: Callable[..., Page], served: Workplace) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": SCRIPT}}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    job = served.submit_body(chat("hi", model="m@sim:tokens=40+slow=20", stream=True, response_format=wanted))
+    page = open_page(f"/jobs/{job}")
+    page.wait_for_selector("#text")
+    assert "<script>" in page.inner_text("#text")
+    with served.database.engine.begin() as conn:
+        conn.execute(text("UPDATE results SET text = :text"), {"text": SCRIPT + ANSI})
+        conn.execute(
+            text(
+                "UPDATE jobs SET custom_id = :text, metadata = :meta, error_message = :text, error_class = 'upstream'"
+            ),
+            {"text": SCRIPT + ANSI, "meta": '{"a": "\\"><script>window.stolen = 1</script>"}'},
+        )
+    for path in (f"/jobs/{job}", "/jobs"):
+        page.goto(page.url.partition("/ui")[0] + "/ui" + path)
+        page.wait_for_load_state("networkidle")
+        seen = page.inner_text("main")
+        assert "<script>" in seen and "␛[31mred" in seen and "\x1b" not in page.content()
+    assert page.evaluate("window.stolen") is None
+
+
+def test_a_page_is_read_again_while_it_is_seen(open_page: Callable[..., Page], served: Workplace) -> None:
+    page = open_page("/jobs")
+    job = served.submit()
+    page.wait_for_selector(f"#{job} .completed")
+
+
+def test_the_playground_streams_its_answer(open_page: Callable[..., Page], served: Workplace) -> None:
+    page = open_page("/playground")
+    page.fill("[name=model]", "m@sim:tokens=60+slow=20")
+    page.fill("[name=prompt]", "Why is the sky blue?")
+    page.click("text=Run")
+    page.wait_for_selector(".answer:text-matches('[^]{10}')")
+    page.wait_for_selector(".status.completed")
+    assert page.input_value("[name=prompt]") == "Why is the sky blue?"
+
+
+def test_signing_in_is_asked_for_by_the_page_itself(open_page: Callable[..., Page], served: Workplace) -> None:
+    page = open_page("/jobs")
+    _, secret = Keys(served.database).create(name="a laptop", admin=True)
+    page.goto(page.url)
+    page.fill("[name=key]", secret)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=a laptop · admin")
+    assert page.url.endswith("/ui/jobs")
+
+
+def test_axe_finds_nothing_serious(open_page: Callable[..., Page], served: Workplace) -> None:
+    pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
+    axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    done, failed = served.submit(stream=True), served.submit("400")
+    served.ended(done), served.ended(failed)
+    page = open_page("/")
+    root = page.url
+    bad = []
+    paths = (*PAGES, f"/jobs/{done}", f"/jobs/{failed}", "/jobs/change?do=retry", "/sign-in")
+    for scheme, path in product(("light", "dark"), paths):
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]  # one of its words
+        page.goto(root.rstrip("/") + path)
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        bad += [
+            (scheme, path, one["id"], [node["html"][:120] for node in one["nodes"]][:3])
+            for one in found["violations"]
+            if one["impact"] in {"serious", "critical"}
+        ]
+    assert bad == []

@@ -1,0 +1,162 @@
+"""The dashboard's pages and buttons over HTTP: whose things they show, what they change, what they hide."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from typing import Any, Self
+
+import httpx
+import pytest
+
+from tests.fakes import Workplace
+from tests.rig.gateway import Gateway
+from worker.producer.access import Access
+from worker.producer.keys import Keys
+
+SECRET_PROMPT = "the recipe of the house"
+FAILS = "400"
+
+
+@pytest.fixture
+def keys(served: Workplace) -> Keys:
+    return Keys(served.database)
+
+
+class Person:
+    """A browser without scripts, signed in with a key."""
+
+    def __init__(self, gateway: Gateway, secret: str | None = None) -> None:
+        self.http = httpx.Client(base_url=f"{gateway.url}/ui", follow_redirects=True, timeout=60)
+        if secret is not None:
+            assert self.press("/sign-in", form="/sign-in", key=secret).status_code == 200
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def see(self, path: str, **query: Any) -> str:
+        """A page's text, as it is read."""
+        return unescape(self.http.get(path, params=query or None).text)
+
+    def press(self, path: str, *, form: str = "/", **fields: Any) -> httpx.Response:
+        """Send a form with the token of the page `form`."""
+        found = re.search(r'name="csrf" value="(\w+)"', self.http.get(form).text)
+        return self.http.post(path, data={"csrf": "" if found is None else found[1], **fields})
+
+
+@pytest.fixture
+def admin(gateway: Gateway, keys: Keys) -> Iterator[Person]:
+    with Person(gateway, keys.create(name="the chef", admin=True)[1]) as person:
+        yield person
+
+
+def ended(served: Workplace, script: str = "ok", **options: Any) -> str:
+    job = served.submit(script, prompt=SECRET_PROMPT, **options)
+    served.ended(job)
+    return job
+
+
+def test_a_tenant_sees_and_changes_only_what_is_its_own(gateway: Gateway, keys: Keys, served: Workplace) -> None:
+    mine, theirs = ended(served, FAILS, tenant="acme"), ended(served, FAILS, tenant="beta")
+    with Person(gateway, keys.create("acme")[1]) as person:
+        for query in ({}, {"tenant": "beta"}, {"status": "failed"}, {"text": theirs[:20]}):
+            listed = person.see("/jobs", **query)
+            assert theirs not in listed
+        assert mine in person.see("/jobs")
+        assert "Not found" in person.see(f"/jobs/{theirs}")
+        assert person.http.get(f"/jobs/{theirs}/events").status_code == 404
+        for path in (f"/jobs/{theirs}/retry", f"/jobs/{theirs}/cancel"):
+            assert person.press(path, form="/").status_code == 404
+        assert person.press("/jobs/retry", job=f"beta/{theirs}").status_code == 404
+        assert person.press("/playground/run", tenant="beta", model="m", prompt="hi").status_code == 404
+        assert served.get(theirs).status == "failed"
+        assert person.press(f"/jobs/{mine}/retry").status_code == 200
+
+
+def test_a_reader_is_shown_no_prompt_no_answer_and_no_button(gateway: Gateway, keys: Keys, served: Workplace) -> None:
+    done, failed = ended(served, tenant="acme"), ended(served, FAILS, tenant="acme")
+    answer, words = served.get(done).text, served.get(failed).error_message
+    assert answer and words
+    with Person(gateway, keys.create("acme", read_only=True)[1]) as person:
+        for path in ("/", "/jobs", f"/jobs/{done}", f"/jobs/{failed}"):
+            seen = person.see(path)
+            assert SECRET_PROMPT not in seen and answer not in seen and words not in seen
+            assert "Retry" not in seen
+        assert "Prompts and answers are hidden" in person.see(f"/jobs/{done}")
+        for path in ("/playground", f"/jobs/{done}/events", "/jobs/change?do=retry"):
+            assert person.http.get(path).status_code == 403
+        assert person.press(f"/jobs/{failed}/retry").status_code == 403
+    assert served.get(failed).status == "failed"
+
+
+def test_what_a_filter_shows_is_counted_before_it_is_changed(admin: Person, keys: Keys, served: Workplace) -> None:
+    failed = [ended(served, FAILS, metadata={"team": "a"}) for _ in range(3)]
+    other = ended(served, FAILS, metadata={"team": "b"})
+    page = admin.see("/jobs/change", do="retry", status="failed", metadata="team=a")
+    assert "Retry 3 jobs" in page and all(f"default/{one}" in page for one in failed) and other not in page
+    later = ended(served, FAILS, metadata={"team": "a"})
+    answer = admin.press("/jobs/retry", job=[f"default/{one}" for one in failed])
+    assert "3 jobs queued again." in answer.text
+    for one in failed:
+        served.ended(one)
+        assert len(served.get(one).attempt_log) == 2
+    assert [len(served.get(one).attempt_log) for one in (other, later)] == [1, 1]
+    assert "job=" not in admin.see("/log") and "3 done, 0 refused" in admin.see("/log")
+
+
+def test_pages_are_found_by_every_filter(admin: Person, served: Workplace) -> None:
+    job = ended(served, FAILS, metadata={"team": "søk & co"}, lane="bulk")
+    ended(served)
+    for query in (
+        {"status": "failed"},
+        {"lane": "bulk"},
+        {"error_class": "invalid_request"},
+        {"metadata": "team=søk & co"},
+        {"text": job[:24]},
+        {"model": served.get(job).model, "since": "1h", "tenant": "default"},
+    ):
+        assert admin.see("/jobs", **query).count('<tr id="job_') == 1 and job in admin.see("/jobs", **query)
+    assert admin.http.get("/jobs", params={"text": job}).url.path == f"/ui/jobs/{job}"
+    assert "No job matches" in admin.see("/jobs", status="expired")
+    for query in ({"status": "x"}, {"since": "yesterday"}, {"metadata": "team"}, {"error_class": "' OR 1=1"}):
+        assert admin.http.get("/jobs", params=query).status_code == 400
+
+
+def test_every_button_leaves_a_line_of_who_and_what(admin: Person, keys: Keys, served: Workplace) -> None:
+    job = ended(served, FAILS)
+    admin.press(f"/jobs/{job}/retry")
+    served.ended(job)
+    assert admin.press(f"/jobs/{job}/cancel").status_code == 409
+    refused, done = Access(served.database).actions()
+    assert (done.who, done.role, done.action, done.target, done.outcome) == ("the chef", "admin", "retry", job, "done")
+    assert (refused.action, refused.outcome is not None and refused.outcome[:8]) == ("cancel", "refused:")
+    assert "the chef" in admin.see("/log") and job in admin.see("/log")
+
+
+def test_a_key_with_limits_does_not_get_around_them_here(gateway: Gateway, keys: Keys, served: Workplace) -> None:
+    with Person(gateway, keys.create("acme", rpm=1)[1]) as person:
+        assert person.press("/playground/run", model="m", prompt="hi").status_code == 403
+    with Person(gateway, keys.create("acme", models=["openai/gpt-4o-mini"])[1]) as person:
+        assert person.press("/playground/run", model="m", prompt="hi").status_code == 404
+
+
+def test_the_playground_makes_a_job_and_says_what_is_wrong(admin: Person, served: Workplace) -> None:
+    answer = admin.press(
+        "/playground/run", model="openai/gpt-4o-mini", prompt="Why?", system="Be brief", max_tokens="9"
+    )
+    job = str(answer.url.params["job"])
+    assert served.ended(job).status == "completed" and job in answer.text and "Be brief" in answer.text
+    for fields in ({"temperature": "warm"}, {"max_tokens": "1.5"}):
+        given = {"model": "m", "prompt": "x", **fields}
+        assert admin.press("/playground/run", **given).status_code == 400
+    assert "out of reach" not in admin.see("/playground") and "openai/gpt-4o-mini" in admin.see("/playground")
+
+
+def test_rates_of_what_is_not_a_span_are_not_there(admin: Person, served: Workplace) -> None:
+    ended(served)
+    assert admin.http.get("/rates/hour").json()["step"] == 60
+    assert admin.http.get("/rates/year").status_code == 404
