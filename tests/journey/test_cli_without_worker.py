@@ -110,6 +110,8 @@ def test_requests_come_from_files_and_stdin(cli: Cli, tmp_path: Path) -> None:
     second = str(cli("submit", "--request", "-", "--stream", "--json", stdin=whole).json["id"])
     assert cli("show", second).code == 2
     assert cli("show", second, "--tenant", "acme", "--json").json["lane"] == "bulk"
+    assert cli("show", second[:-1], "-A", "--json").json["tenant"] == "acme"
+    assert {one["tenant"] for one in cli("list", "-A", "--json").lines} == {"default", "acme"}
     third = str(cli("submit", "-m", MODEL, "-", "--json", stdin="from a pipe").json["id"])
     assert cli("show", third, "--json").json["status"] == "queued"
 

@@ -44,6 +44,7 @@ _COMMANDS = {
     "doctor": Place("operations.doctor", "doctor", "Check database, Redis, broker, upstream, key and clock."),
     "serve": Place("operations.serve", "serve", "Serve OpenAI's wire over HTTP: point any OpenAI SDK at it."),
     "keys": Place("operations.keys", "keys", "Keys of the gateway: create, list, rotate, revoke."),
+    "completion": Place("operations.completion", "completion", "Print the script by which a shell completes commands."),
     "simulate": Place("operations.simulate", "simulate", "Run the upstream simulator by itself."),
 }
 

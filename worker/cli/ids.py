@@ -33,7 +33,7 @@ def argument(kind: Kind, *, required: bool = True) -> Callable[[F], F]:
         @functools.wraps(command)
         def run(**given: Any) -> Any:
             if given[kind] is not None:
-                given[kind] = whole(kind, given[kind], given["tenant"])
+                given[kind] = whole(kind, given[kind], None if given.get("all_tenants") else given["tenant"])
             return command(**given)
 
         return cast("F", click.argument(kind, required=required)(run))
@@ -41,8 +41,8 @@ def argument(kind: Kind, *, required: bool = True) -> Callable[[F], F]:
     return decorate
 
 
-def whole(kind: Kind, given: str, tenant: str) -> str:
-    """The whole id.
+def whole(kind: Kind, given: str, tenant: str | None) -> str:
+    """The whole id; `tenant` None looks among those of all tenants.
 
     Raises:
         NotFound: none begins so, or there is none at all.
@@ -55,7 +55,7 @@ def whole(kind: Kind, given: str, tenant: str) -> str:
     with database(load()) as opened:
         found = opened.read(lambda conn: beginnings.beginning_with(conn, _TABLES[kind], given, tenant=tenant))
     if not found:
-        of = "" if tenant == "default" else f" of tenant {tenant}"
+        of = "" if tenant in {None, "default"} else f" of tenant {tenant}"
         raise NotFound(f"there is no {kind} {given[:64]}{of}, and none whose id begins so")
     if len(found) > 1:
         more = " and more" if len(found) == beginnings.AT_MOST else ""
@@ -70,17 +70,17 @@ def _piped(kind: Kind) -> str:
     return words[0]
 
 
-def _newest(kind: Kind, tenant: str) -> str:
+def _newest(kind: Kind, tenant: str | None) -> str:
     with producer(tenant) as pot:
-        found = _newest_of(pot, kind)
+        found = _newest_of(pot, kind, all_tenants=tenant is None)
     if found is None:
         raise NotFound(f"there is no {kind} yet")
     return found
 
 
-def _newest_of(pot: Stockpot, kind: Kind) -> str | None:
+def _newest_of(pot: Stockpot, kind: Kind, *, all_tenants: bool) -> str | None:
     if kind == "job":
-        return next((job.id for job in pot.list(limit=1)), None)
+        return next((job.id for job in pot.page(limit=1, all_tenants=all_tenants).jobs), None)
     if kind == "batch":
         return next((row.id for row in pot.batches.list(limit=1)), None)
     return next((str(event["id"]) for event in pot.webhooks.events(limit=1)), None)

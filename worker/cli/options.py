@@ -97,6 +97,11 @@ def shared(command: F) -> F:
     return click.option("--shared", is_flag=True, help=text)(command)
 
 
+def all_tenants(command: F) -> F:
+    """Add `--all-tenants`, passed as `all_tenants`."""
+    return click.option("-A", "--all-tenants", is_flag=True, help="Whosever they are.")(command)
+
+
 def tenant(command: F) -> F:
     """Add `--tenant`, passed as `tenant`."""
     return click.option("--tenant", default="default", show_default=True, metavar="T", help="Whose jobs.")(command)

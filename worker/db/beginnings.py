@@ -13,10 +13,11 @@ Table = Literal["jobs", "batches", "webhook_events"]
 AT_MOST = 4
 
 
-def beginning_with(conn: Connection, table: Table, beginning: str, *, tenant: str) -> list[str]:
-    """The tenant's first few ids that begin so, in the order they were made; at most `AT_MOST`."""
+def beginning_with(conn: Connection, table: Table, beginning: str, *, tenant: str | None) -> list[str]:
+    """The tenant's (or all tenants') first few ids that begin so, in the order they were made; at most `AT_MOST`."""
+    mine = "" if tenant is None else "AND tenant = :tenant"
     found = conn.execute(
-        text(f"SELECT id FROM {table} WHERE id >= :first AND id < :last AND tenant = :tenant ORDER BY id LIMIT :most"),
+        text(f"SELECT id FROM {table} WHERE id >= :first AND id < :last {mine} ORDER BY id LIMIT :most"),
         # Ids are lower-case ASCII: what sorts after every one that begins so ends in a tilde.
         {"first": beginning, "last": f"{beginning}~", "tenant": tenant, "most": AT_MOST},
     )

@@ -208,18 +208,20 @@ class Limiter:
         await self.redis.expire(self.keys.routes, STATE_TTL)
 
     async def states(self) -> list[RouteState]:
-        """All routes of the last days, by name."""
+        """All routes of the last days, by name; one that nobody has called for `STATE_TTL` is forgotten."""
         listed = await cast("Any", self.redis.hgetall(self.keys.routes))
         routes = [Route(*orjson.loads(parts)) for parts in listed.values()]
-        found = [await self._state(route) for route in routes]
+        found = [state for route in routes if (state := await self._state(route)) is not None]
         return sorted(found, key=lambda state: state.route.name)
 
-    async def _state(self, route: Route) -> RouteState:
+    async def _state(self, route: Route) -> RouteState | None:
         async with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(self.keys.state(route))
             pipeline.hgetall(self.keys.account(route.key_id))
             pipeline.eval(lua.IN_FLIGHT, 1, self.keys.holders(route))
             state, account, in_flight = await pipeline.execute()
+        if not state and not int(in_flight):
+            return None
         by = next((name for name, fields in (("account", account), ("route", state)) if b"paused" in fields), None)
         fields = account if by == "account" else state
         return RouteState(

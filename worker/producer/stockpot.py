@@ -185,9 +185,10 @@ class Stockpot(Streams):
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def get(self, job_id: str) -> JobDetail:
-        """A job with its response, usage, cost, error and attempts. Raises NotFound, Unreachable."""
-        return self._scope.read(lambda conn: lookup.job(conn, job_id, tenant=self.tenant))
+    def get(self, job_id: str, *, all_tenants: bool = False) -> JobDetail:
+        """A job with its response, usage, cost, error and attempts: of this tenant, or of any. Raises NotFound, Unreachable."""
+        tenant = None if all_tenants else self.tenant
+        return self._scope.read(lambda conn: lookup.job(conn, job_id, tenant=tenant))
 
     def waiting(self, job_id: str) -> Waiting | None:
         """Why a job is not over, in words, and when that is looked at again; None when it is. Raises NotFound, Unreachable."""
@@ -223,14 +224,21 @@ class Stockpot(Streams):
         )
 
     def page(
-        self, *, limit: int = lookup.PAGE, before: str | None = None, **filters: Unpack[listing.Filters]
+        self,
+        *,
+        limit: int = lookup.PAGE,
+        before: str | None = None,
+        all_tenants: bool = False,
+        **filters: Unpack[listing.Filters],
     ) -> listing.Page:
-        """One page of jobs, newest first, and `next` to go on from as `before`. Raises Unreachable.
+        """One page of jobs of this tenant, or of all, newest first, and `next` to go on from as `before`. Raises Unreachable.
 
         It costs the same however seldom the filters match: a page may be short, or empty, and have a next one.
         """
         return self._scope.read(
-            lambda conn: listing.page(conn, tenant=self.tenant, limit=limit, before=before, **filters)
+            lambda conn: listing.page(
+                conn, tenant=None if all_tenants else self.tenant, limit=limit, before=before, **filters
+            )
         )
 
     def usage(

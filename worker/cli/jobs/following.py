@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from worker.base.errors import StockpotError, Unreachable, WaitTimeout
 from worker.base.settings import load
 from worker.cli.exit_codes import FAILED, INTERRUPTED
 from worker.cli.output import money, say, shown, span
+from worker.cli.wrapping import Wrapper
 from worker.producer.stockpot import AsyncStockpot
 from worker.producer.waiting import Waiting
 
@@ -55,6 +57,7 @@ class Follower:
         self._tenant, self._job_id, self._after, self._quiet, self._each = tenant, job_id, after, quiet, each
         self._screen = _terminal(quiet=quiet) if live else None
         self._text = ""  # of this attempt, as shown
+        self._wrapper = Wrapper(shutil.get_terminal_size().columns)
         self.seq = after
 
     def follow(self, timeout: float | None = None) -> JobDetail:
@@ -104,16 +107,16 @@ class Follower:
         if event["type"] == "chunk" and self._screen is not None:
             text = str(event.get("text") or "")
             self._text += text
-            click.echo(shown(text), file=self._screen, nl=False)
+            click.echo(self._wrapper.feed(shown(text)), file=self._screen, nl=False)
         elif event["type"] == "attempt.reset":
             if self._text:  # nothing was shown, nothing is void
-                click.echo(file=self._screen)
+                click.echo(self._wrapper.end(), file=self._screen)
                 say(click.style(f"↺ starting again ({event.get('reason')}); what was shown is void", fg="yellow"))
             self._text = ""
 
     def _finish(self, detail: JobDetail) -> None:
         if self._text:
-            click.echo(file=self._screen)
+            click.echo(self._wrapper.end(), file=self._screen)
         answer = detail.text or ""
         whole = self._text == answer and self._screen is sys.stdout
         if answer and not self._quiet and not whole and (self._after == 0 or self._screen is not sys.stdout):

@@ -35,6 +35,7 @@ LONGEST_SECONDS = 2.0
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="At most.")
 @click.option("--before", metavar="JOB", help="Go on after this one: the last of the list before.")
 @options.tenant
+@options.all_tenants
 @options.as_json
 def listing(
     status: str | None,
@@ -45,16 +46,17 @@ def listing(
     before: str | None,
     tenant: str,
     *,
+    all_tenants: bool,
     as_json: bool,
 ) -> None:
     """List jobs, newest first. With --json one object per line."""
     with producer(tenant) as pot:
-        jobs = _newest(pot, limit, before, status=status, lane=lane, batch=batch, since=since)
+        jobs = _newest(pot, limit, before, all_tenants, status=status, lane=lane, batch=batch, since=since)
         if as_json:
             for job in jobs:
                 put_json(job.to_json())
             return
-        table = table_of(jobs)
+        table = table_of(jobs, tenants=all_tenants)
     if table.row_count:
         screen().print(table)
     else:
@@ -75,11 +77,13 @@ def matching(pot: Stockpot, limit: int | None = None, **which: Any) -> Iterator[
         left = None if left is None else left - size
 
 
-def _newest(pot: Stockpot, limit: int, before: str | None, **which: Unpack[Filters]) -> Iterator[Job]:
+def _newest(
+    pot: Stockpot, limit: int, before: str | None, all_tenants: bool, **which: Unpack[Filters]
+) -> Iterator[Job]:
     """As `matching`, but it stops after `LONGEST_SECONDS` without enough, and says where to go on."""
     left, began = limit, time.monotonic()
     while left > 0:
-        page = pot.page(limit=min(_PAGE, left), before=before, **which)
+        page = pot.page(limit=min(_PAGE, left), before=before, all_tenants=all_tenants, **which)
         yield from page.jobs
         before, left = page.next, left - len(page.jobs)
         if before is None:
@@ -89,9 +93,11 @@ def _newest(pot: Stockpot, limit: int, before: str | None, **which: Unpack[Filte
             return
 
 
-def table_of(jobs: Iterator[Job]) -> Table:
+def table_of(jobs: Iterator[Job], *, tenants: bool = False) -> Table:
     """Jobs as a table, one line each."""
     table = Table("job", "status")
+    if tenants:
+        table.line("tenant", least=8)
     table.line("model")
     table.whole("lane", drop=2)
     table.whole("age")
@@ -101,5 +107,6 @@ def table_of(jobs: Iterator[Job]) -> Table:
         what = ": ".join(filter(None, (job.error_class, job.error_message))) or job.text or ""
         status = f"{job.status} ({job.waiting_on})" if job.waiting_on else job.status
         line = shown(" ".join(what.split()))[:120]
-        table.add_row(job.id, status, shown(job.model), job.lane, age(job.created_at), str(job.attempts), line)
+        whose = [shown(job.tenant)] if tenants else []
+        table.add_row(job.id, status, *whose, shown(job.model), job.lane, age(job.created_at), str(job.attempts), line)
     return table

@@ -17,12 +17,14 @@ from worker.producer.waiting import Waiting
 @click.command(epilog="\b\nExamples:\n  stockpot show job_0198…\n  stockpot show job_0198… --json | jq .cost_usd\n")
 @ids.argument("job")
 @options.tenant
+@options.all_tenants
 @options.as_json
-def show(job: str, tenant: str, *, as_json: bool) -> None:
+def show(job: str, tenant: str, *, all_tenants: bool, as_json: bool) -> None:
     """Show JOB: status, answer, usage, cost, error and every attempt."""
     with producer(tenant) as pot:
-        detail = pot.get(job)
-        why = None if as_json else pot.waiting(job)
+        detail = pot.get(job, all_tenants=all_tenants)
+        with pot.for_tenant(detail.tenant) as theirs:
+            why = None if as_json else theirs.waiting(job)
     if as_json:
         put_json(detail.to_json())
         return

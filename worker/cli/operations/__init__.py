@@ -2,6 +2,7 @@
 
 check     What one check of `stockpot doctor` found
 checks    The checks of `stockpot doctor`: each says what it found and how to mend it
+completion  `stockpot completion`: the shell completes commands and options
 database  `stockpot db`: the schema's version, and its upgrade
 demo      `stockpot demo`: see it work
 doctor    `stockpot doctor`: is everything there, and how to mend what is not
