@@ -98,11 +98,11 @@ def table_of(jobs: Iterator[Job], *, tenants: bool = False) -> Table:
     table = Table("job", "status")
     if tenants:
         table.line("tenant", least=8)
-    table.line("model")
-    table.whole("lane", drop=2)
+    table.line("model", least=8, drop=1)
+    table.whole("lane", drop=3)
     table.whole("age")
     table.numbers("tries")
-    table.line("what", least=20, drop=1)
+    table.line("what", least=20, drop=2)
     for job in jobs:
         what = ": ".join(filter(None, (job.error_class, job.error_message))) or job.text or ""
         status = f"{job.status} ({job.waiting_on})" if job.waiting_on else job.status
