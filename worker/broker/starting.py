@@ -9,15 +9,18 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 
-def start(program: Sequence[str], arguments: Sequence[str]) -> None:
-    """Run a Celery command with our app, and end with it.
+def start(program: Sequence[str], arguments: Sequence[str]) -> NoReturn:
+    """Run a Celery command with our app, and end with its exit code (`app.start` loses it).
 
     Args:
         program: what this was started by, without the interpreter: a worker runs it again on SIGHUP.
         arguments: Celery's, for example `["worker", "--loglevel", "INFO"]`.
     """
+    from celery.bin.celery import celery
     from celery.exceptions import SecurityWarning
 
     import worker.broker.tasks  # noqa: F401 -- all that a worker imports
@@ -28,4 +31,6 @@ def start(program: Sequence[str], arguments: Sequence[str]) -> None:
     # It warns of a superuser who unpickles messages; ours are JSON, and no other is taken (`worker.broker.consumer`).
     warnings.filterwarnings("ignore", category=SecurityWarning)
     sys.argv = [*program, *arguments]
-    app.start(list(arguments))
+    celery.params[0].default = app
+    celery.main(list(arguments), prog_name=Path(program[0]).name)
+    raise SystemExit(0)

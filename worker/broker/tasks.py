@@ -21,7 +21,7 @@ from api_schemas.ids import is_job_id
 from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base import metrics
-from worker.base.errors import IdempotencyConflict, InvalidRequest, Unreachable
+from worker.base.errors import IdempotencyConflict, InvalidRequest, SettingsError, Unreachable
 from worker.base.settings import Settings, settings
 from worker.broker.app import app
 from worker.broker.watchdog import Watchdog
@@ -57,7 +57,10 @@ def start_engine(worker: Any) -> None:
     _remember_database(ours)
     engine = Engine(ours)
     engine.on_drain = lambda: os.kill(os.getpid(), signal.SIGTERM)  # as a supervisor would stop it
-    engine.start()
+    try:
+        engine.start()
+    except SettingsError:
+        raise SystemExit(1) from None  # the log says what to mend
     _engine = engine
     if ours.watchdog_seconds:
         Watchdog(engine, app, seconds=ours.watchdog_seconds).start()

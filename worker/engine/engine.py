@@ -26,6 +26,7 @@ import structlog
 import uvloop
 
 from worker.base import metrics
+from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.jobs.claim import ClaimedJob
@@ -131,6 +132,9 @@ class Engine:
                     runner.run(self._main())
                 finally:
                     self._over.set()
+        except SettingsError as error:
+            self._failed = error
+            log.error("engine_not_started", error=str(error))
         except BaseException as error:
             self._failed = error
             log.exception("engine_failed")

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
 from worker.base import metrics
-from worker.base.errors import Unreachable
+from worker.base.errors import SettingsError, Unreachable
 from worker.db.threads import DatabaseThreads
 from worker.engine.connections import BoundedConnections
 
@@ -73,7 +73,7 @@ class HealthServer:
         self._listener: asyncio.Server | None = None
 
     async def start(self, port: int, host: str) -> None:
-        """Listen. Raises OSError when the port is taken."""
+        """Listen. Raises SettingsError when the port is taken."""
         app = web.Application()
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -81,7 +81,15 @@ class HealthServer:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         speak = cast("web.Server", self._runner.server)  # there since `setup`
-        self._listener = await asyncio.get_running_loop().create_server(BoundedConnections(speak), host, port)
+        listening = asyncio.get_running_loop().create_server(BoundedConnections(speak), host, port)
+        try:
+            self._listener = await listening
+        except OSError as error:
+            await self._runner.cleanup()
+            raise SettingsError(
+                f"STOCKPOT_HTTP_PORT: {host}:{port} cannot be listened on ({error.strerror}); each worker of a machine"
+                " needs a port of its own"
+            ) from error
 
     async def close(self) -> None:
         """Stop listening."""
