@@ -33,6 +33,8 @@ _COMMANDS = {
     "routes": Place(
         "operations.routes", "routes", "Limits and what was learned; what is paused and why; pause and resume."
     ),
+    "status": Place("operations.status", "status", "Is all well, what waits and why, how far are the batches."),
+    "top": Place("operations.top", "top", "Watch it live: lanes, ages, rates, routes, cost, workers, failures."),
     "worker": Place(
         "operations.worker", "worker", "Run a production worker, in any directory; takes celery's worker options."
     ),

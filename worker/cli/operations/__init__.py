@@ -13,6 +13,9 @@ redis_checks  The checks of Redis and of the broker
 routes    `stockpot routes`
 serve     `stockpot serve`: the HTTP gateway
 simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground
+standing  How the whole stands, in one look: for `status` and `top`
+status    `stockpot status`: is all well, what waits and why, how far is the night
+top       `stockpot top`: a live view
 up        `stockpot up`: everything for development, in the foreground
 worker    `stockpot worker`: a production worker, in any directory
 workers   `stockpot workers`: who lives, since when, with what load; and one of them drained

@@ -1,0 +1,65 @@
+"""`stockpot top`: a live view of lanes, ages, rates, routes, cost, workers and failures."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from datetime import UTC, datetime
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.text import Text
+
+from worker.base.errors import Unreachable
+from worker.cli.operations import routes, workers
+from worker.cli.operations.standing import Standing, looking
+from worker.cli.operations.status import figures, lanes, night, verdict
+from worker.cli.output import cell, screen
+
+#: Rows of a table on a screen that has room for more than one table.
+ROWS = 8
+
+
+@click.command(epilog="\b\nExamples:\n  stockpot top\n  stockpot top --interval 5\n  stockpot top --once > now.txt\n")
+@click.option(
+    "--interval", type=click.FloatRange(0.5, 3600), default=2.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--once", is_flag=True, help="One look, then end; so it is where stdout is no terminal.")
+def top(interval: float, *, once: bool) -> None:
+    """Watch the whole live: lanes, ages, rates, routes, cost, workers, failures. Ctrl-C ends it.
+
+    A database that goes away is said, and looked for again.
+    """
+    with looking() as look:
+        if once or not sys.stdout.isatty():
+            screen().print(frame(look()))
+            return
+        with contextlib.suppress(KeyboardInterrupt), Live(console=screen(), screen=True, auto_refresh=False) as live:
+            while True:
+                try:
+                    shown: RenderableType = frame(look())
+                except Unreachable as error:
+                    shown = Text(f"{datetime.now(UTC):%H:%M:%S} UTC  {cell(str(error))}", style="red")
+                live.update(shown, refresh=True)
+                time.sleep(interval)
+
+
+def frame(now: Standing) -> RenderableType:
+    """Everything of one look."""
+    busy = sorted(now.routes or (), key=lambda one: (one.paused is None, -one.in_flight))
+    parts: list[RenderableType] = [
+        Text(f"stockpot top   {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", style="dim"),
+        *verdict(now),
+        lanes(now),
+        *night(now),
+        figures(now),
+    ]
+    if busy:
+        parts.append(Padding(routes.table_of(busy[:ROWS]), (1, 0, 0, 0)))
+    if now.workers:
+        alive = sorted(now.workers, key=lambda one: (not one.alive, -one.in_flight))
+        parts.append(Padding(workers.table_of(alive[:ROWS]), (1, 0, 0, 0)))
+    return Group(*parts)
