@@ -11,6 +11,7 @@ from tests.factories import request, submitted
 from worker.base import metrics
 from worker.base.settings import Settings
 from worker.db import fleet
+from worker.db.budgets import reservations
 from worker.db.connect import Database
 from worker.engine import fleet_gauges
 from worker.limits.limiter import RouteState
@@ -58,3 +59,15 @@ def test_gauges_show_what_was_read_and_forget_what_is_over(database: Database) -
     route = Route("http://u/v1", "k", "m")
     fleet_gauges.show_paused([RouteState(route, None, 0, "credits", "account"), RouteState(route, None, 0)])
     assert sample("stockpot_paused_routes", of="account", reason="credits") == 1
+
+
+def test_a_budget_whose_rest_fits_no_call_counts_as_used_up(database: Database) -> None:
+    """Jobs stand although a little is left: the alert must not wait for the last cent, which is never spent."""
+    database.write(lambda conn: reservations.put(conn, "acme", "day", 10**12))
+    database.write(lambda conn: conn.execute(text("UPDATE budgets SET spent_picousd = 900000000000")))
+    gauge = "stockpot_budget_left_ratio", {"budget": "acme/day"}
+    fleet_gauges.show(database.read(fleet.read))
+    assert metrics.REGISTRY.get_sample_value(*gauge) == pytest.approx(0.1)
+    database.write(lambda conn: conn.execute(text("UPDATE budgets SET needs_picousd = 1")))
+    fleet_gauges.show(database.read(fleet.read))
+    assert metrics.REGISTRY.get_sample_value(*gauge) == 0
