@@ -27,11 +27,15 @@ ENV PATH=/opt/stockpot/bin:$PATH \
     HOME=/var/lib/stockpot \
     STOCKPOT_HOME=/var/lib/stockpot \
     STOCKPOT_HTTP_HOST=0.0.0.0 \
+    STOCKPOT_HTTP_PORT=9464 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /var/lib/stockpot
 VOLUME /var/lib/stockpot
 USER 10001:10001
+# Whether the loop breathes, a worker's or the gateway's; a dependency that is away fails neither.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
+    CMD ["python", "-m", "worker.base.healthy"]
 # A worker drains on SIGTERM; give it longer than STOCKPOT_DRAIN_SECONDS before the kill.
 STOPSIGNAL SIGTERM
 CMD ["stockpot", "worker"]

@@ -37,6 +37,7 @@ EVERYTHING: dict[str, Any] = {
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},
+    "grafanaDashboard": {"enabled": True},
     "keda": {"enabled": True},
 }
 

@@ -13,7 +13,12 @@ import pytest
 from worker.cli.app import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "ops/runbooks").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "ops/runbooks").glob("*.md")),
+]
 #: A command in backticks, or on a line of its own in a block.
 SHOWN = re.compile(r"`stockpot ([^`]+)`|^\s*(?:\$ )?(?:\.venv/bin/)?stockpot (.+)$", re.MULTILINE)
 #: Commands whose options are another program's.

@@ -6,6 +6,7 @@ crashpoints  Crash points: named places between two writes where a fault test ma
 errors       The errors Stockpot raises, one class per decision a caller can take
 figures      Figures for people: money, durations, ages
 headers      Headers as a setting
+healthy      The image's health check
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
 private      Files and directories that only their owner can read, whatever the umask

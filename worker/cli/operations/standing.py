@@ -72,7 +72,7 @@ class Standing:
         if not self.batches:
             return None
         lines, done = sum(one.total for one in self.batches), sum(one.done for one in self.batches)
-        waiting = sum(one.total - one.done for one in self.batches if one.held is None)
+        waiting = sum(one.total - one.done for one in self.batches if one.hold_reason is None)
         pace = self.per_minute
         return Night(len(self.batches), lines, done, waiting / pace * 60 if pace and waiting else None)
 
@@ -135,9 +135,9 @@ def concerns(now: Standing) -> Iterator[Concern]:
             of = f"{money(budget.spent)} of {money(budget.limit)}, {'today' if budget.period == 'day' else 'in all'}"
             yield Concern(f"{whose} is used up ({of}): `stockpot budget set` raises it")
     for batch in now.batches:
-        if batch.held is not None:
-            why = _HELD.get(batch.held, f"is held: {batch.held}").format(id=batch.id)
-            yield Concern(f"{batch.id} {why}", urgent=batch.held == "max_cost")
+        if batch.hold_reason is not None:
+            why = _HELD.get(batch.hold_reason, f"is held: {batch.hold_reason}").format(id=batch.id)
+            yield Concern(f"{batch.id} {why}", urgent=batch.hold_reason == "max_cost")
     if now.state.webhooks_oldest_seconds > WEBHOOK_SECONDS:
         age = span(now.state.webhooks_oldest_seconds)
         yield Concern(f"a webhook has waited for {age}: `stockpot webhooks events` shows for whom")
