@@ -94,7 +94,7 @@ def _one_line(line: bytes) -> bytes:
 def output_line(
     *,
     line_id: str,
-    custom_id: str,
+    custom_id: str | None,
     status: int,
     request_id: str | None,
     body: bytes,
@@ -119,7 +119,7 @@ def output_line(
     )
 
 
-def error_line(*, line_id: str, custom_id: str, code: str, message: str | None = None) -> bytes:
+def error_line(*, line_id: str, custom_id: str | None, code: str, message: str | None = None) -> bytes:
     """A line of the error file for a request that never got an answer; ends with a newline."""
     error = {"code": code, "message": message or NEVER_RAN.get(code, "This request could not be executed.")}
     line = {"id": line_id, "custom_id": custom_id, "response": None, "error": error}

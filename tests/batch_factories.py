@@ -53,7 +53,9 @@ def submit(database: Database, path: Path, options: Options | None = None, **how
         )
         batch, created = importing.begin(database, file.name, found, options, Quoted(), **how)
         if batch.imported < batch.total:
-            importing.import_lines(database, batch, file, found, max_line_bytes=LONGEST)
+            importing.import_lines(
+                database, batch, file, found, max_line_bytes=LONGEST, write_ends=Consequences().write
+            )
     return database.read(lambda conn: records.get(conn, batch.id, tenant=None)), created
 
 

@@ -21,6 +21,7 @@ from worker.batches.survey import survey
 from worker.db.batches import lines_in, records
 from worker.db.batches.lines_in import ImportLine
 from worker.db.connect import Database
+from worker.job.consequences import Consequences
 
 
 def lines_of(database: Database, batch: str) -> list[tuple[int, str]]:
@@ -128,7 +129,9 @@ def test_a_file_that_changes_between_its_two_readings_is_refused(database: Datab
         with path.open("a") as more:
             more.write("{}\n")
         with pytest.raises(FileChanged):
-            importing.import_lines(database, batch, file, found, max_line_bytes=LONGEST)
+            importing.import_lines(
+                database, batch, file, found, max_line_bytes=LONGEST, write_ends=Consequences().write
+            )
     assert lines_of(database, batch.id) == []
 
 
@@ -150,6 +153,6 @@ def test_a_pipe_is_kept_and_read_twice_as_stdin_is(tmp_path: Path) -> None:
     writer = threading.Thread(target=pipe.write_bytes, args=(b"one\ntwo\n",))
     writer.start()
     with BatchFile(str(pipe), home=tmp_path / "home") as file:
-        readings = [[line for _, line in file.lines(longest=100)] for _ in range(2)]
+        readings = [[line for _, line, _ in file.lines(longest=100)] for _ in range(2)]
     assert readings == [[b"one", b"two"]] * 2
     writer.join()

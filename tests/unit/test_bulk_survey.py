@@ -119,7 +119,7 @@ def test_gzip_stdin_and_a_plain_file_read_the_same(tmp_path: Path) -> None:
     for source, stdin in ((str(zipped), None), (str(tmp_path / "in.jsonl"), None), ("-", io.BytesIO(plain))):
         with BatchFile(source, home=tmp_path / "home", stdin=stdin) as file:
             for _ in range(2):
-                assert [number for number, _ in file.lines(longest=LONGEST)] == [1, 4]
+                assert [number for number, _, _ in file.lines(longest=LONGEST)] == [1, 4]
     assert list((tmp_path / "home").iterdir()) == [], "the spooled stdin is gone"
 
 
@@ -150,4 +150,4 @@ def test_a_line_without_an_end_is_not_read_into_memory(tmp_path: Path) -> None:
     assert Counter(problem.line for problem in problems) == {1: 1}
     path = tmp_path / "in.jsonl"
     with BatchFile(str(path), home=tmp_path) as file:
-        assert max(len(raw) for _, raw in file.lines(longest=LONGEST)) <= LONGEST + 2
+        assert max(len(raw) for _, raw, _ in file.lines(longest=LONGEST)) <= LONGEST + 2

@@ -58,9 +58,9 @@ def test_nothing_that_a_model_says_commands_the_terminal() -> None:
 
 
 def test_money_and_durations_are_written_for_people() -> None:
-    """Small amounts keep their digits, unknown is a dash and not zero."""
+    """Small amounts keep their digits, unknown is no zero."""
     assert [money(usd) for usd in (None, Decimal("0.000034"), Decimal(0), Decimal("1234.5"))] == [
-        "–",
+        "unknown",
         "$0.000034",
         "$0.00",
         "$1,234.50",

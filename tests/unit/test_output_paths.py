@@ -9,7 +9,7 @@ import pytest
 
 from api_schemas import jsontext
 from api_schemas.batch import error_line, output_line
-from worker.base.errors import InvalidRequest
+from worker.base.errors import InvalidRequest, NotWritten
 from worker.batches import output_paths
 from worker.batches.result_files import Files
 
@@ -106,11 +106,11 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_bytes(ANSWER)
     files = Files(str(path), None, grows=False)
-    opened, temporary, place = files._open[0]
-    opened.close()
-    files._open[0] = (Path("/dev/full").open("wb"), temporary, place)  # noqa: SIM115 -- `files` closes it
-    with pytest.raises(OSError, match="No space"), files:
-        files._open[0][0].write(ANSWER)
+    opened = files._open[0]
+    opened.file.close()
+    opened.file = Path("/dev/full").open("wb")  # noqa: SIM115 -- `files` closes it
+    with pytest.raises(NotWritten, match=r"out\.jsonl: the disk is full"), files:
+        opened.file.write(ANSWER)
     assert path.read_bytes() == ANSWER
     assert [one.name for one in tmp_path.iterdir()] == ["out.jsonl"]
 

@@ -109,6 +109,7 @@ def test_a_batch_takes_the_options_that_it_names() -> None:
         "webhook": "https://example.com/hook",
         "metadata": {"team": "a"},
         "dedupe": True,
+        "skip_bad": True,
     }
     assert set(given) == set(get_type_hints(BatchOptions))
     wanted = read_options("acme", given)

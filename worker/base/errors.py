@@ -7,6 +7,7 @@ StockpotError
 ├── NotFound                no such job, batch, endpoint or event (for this tenant)
 ├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
 ├── WaitTimeout             the job goes on; the caller stopped waiting
+├── NotWritten              an output takes no more: a full disk, or nobody who reads; `offset` says where to go on
 ├── NotCompleted            the job whose text was read is over without an answer; `status` and `error` say how
 └── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
     └── StatementTimeout    the database answers, and has cancelled a statement that took too long
@@ -26,6 +27,7 @@ __all__ = [
     "NotAllowed",
     "NotCompleted",
     "NotFound",
+    "NotWritten",
     "SettingsError",
     "StatementTimeout",
     "StockpotError",
@@ -64,6 +66,28 @@ class NotCompleted(StockpotError):
         self.error = error
         why = error.get("message") if error else None
         super().__init__(f"{job_id} is {status}" + (f": {why}" if why else ""))
+
+
+#: Why an output takes no more, by the kernel's number.
+_NOT_WRITTEN = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may not be that large here",
+    errno.EPIPE: "nobody reads it any more",
+}
+
+
+class NotWritten(StockpotError):
+    """An output could not be written. What grows ends with a whole line; what is written at one go is not there.
+
+    `offset` counts the lines of the batch that were written whole, now and before; None: none, of what is written at
+    one go.
+    """
+
+    def __init__(self, path: str, error: OSError, offset: int | None = None) -> None:
+        self.path, self.errno, self.offset = path, error.errno, offset
+        why = _NOT_WRITTEN.get(error.errno or 0, error.strerror or str(error))
+        super().__init__(f"{'stdout' if path == '-' else path}: {why}")
 
 
 class Unreachable(StockpotError):

@@ -10,9 +10,9 @@ _SPANS: tuple[tuple[int, int, str], ...] = ((100, 1, "s"), (6_000, 60, "min"), (
 
 
 def money(usd: Decimal | float | None) -> str:
-    """US dollars for people: cents when there are dollars, six places below a cent, a dash for unknown."""
+    """US dollars for people: cents when there are dollars, six places below a cent; what nobody knows is no zero."""
     if usd is None:
-        return "–"
+        return "unknown"
     places = 6 if 0 < abs(float(usd)) < 1 else 2
     return f"${usd:,.{places}f}"
 

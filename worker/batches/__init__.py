@@ -2,6 +2,7 @@
 
 daily         Windows of the day: `HH:MM-HH:MM`, in which bulk work may run
 file_lines    A line of a stored batch file, with OpenAI's codes for what is wrong with it
+formats       What a file is, by its first bytes
 from_file     A batch that is made of a stored file is read, checked and imported by a worker
 importing     Submit: a surveyed file becomes a batch and its lines become jobs
 keeper        The batch keeper

@@ -44,13 +44,10 @@ class FileLines:
 
     def _problem(self, raw: bytes, number: int, first: FieldProblem) -> BatchProblem:
         try:
-            document: Any = jsontext.loads(raw) if len(raw) <= self._longest else None
+            document: Any = jsontext.loads(raw)
         except ValueError:
             message = f"This line is not parseable as valid JSON. {first.message}"
             return _problem("invalid_json_line", number, message)
-        if document is None and len(raw) > self._longest:
-            message = f"This line is longer than {self._longest:,} bytes (STOCKPOT_MAX_REQUEST_BYTES)."
-            return _problem("invalid_request", number, message)
         if not isinstance(document, dict):
             return _problem(
                 "invalid_json_line", number, "This line is not parseable as valid JSON: expected an object."

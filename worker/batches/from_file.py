@@ -89,7 +89,9 @@ def take_in(
             crashpoint("import.slice")
             go_on()
 
-        importing.import_lines(database, row, opened, Survey(), max_line_bytes=longest, on_progress=progress)
+        importing.import_lines(
+            database, row, opened, Survey(), max_line_bytes=longest, write_ends=write_ends, on_progress=progress
+        )
     log.info("batch_imported", batch=batch, lines=row.total)
 
 
@@ -156,7 +158,7 @@ def _validated(
 def _find_models(
     opened: BatchFile, lines: FileLines, longest: int, missing: set[str], take: Callable[[BatchProblem], None]
 ) -> None:
-    for number, raw in opened.lines(longest=longest):
+    for number, raw, _size in opened.lines(longest=longest):
         line = lines.read(raw, number)
         model = str(line.body["model"]) if isinstance(line, BatchLine) else ""
         if model in missing:

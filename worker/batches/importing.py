@@ -8,19 +8,22 @@ was finished is found, not repeated. Workers begin with the first slice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Generic, Self, TypeVar
 
+from sqlalchemy import Connection
+
 from api_schemas import jsontext
 from worker.base.money import PICO
+from worker.batches.keeper import WriteEnds
 from worker.batches.reading import BatchFile, FileChanged
-from worker.batches.survey import Copies, Survey
+from worker.batches.survey import BadLine, Copies, Survey
 from worker.db.batches import lines_in, records
-from worker.db.batches.lines_in import ImportCopy, ImportLine
+from worker.db.batches.lines_in import ImportCopy, ImportLine, SkippedLine
 from worker.db.batches.records import BatchRow, NewBatch
 from worker.db.connect import Database
 
@@ -57,6 +60,7 @@ class Options:
         window_seconds: the completion window, from its start; what has not run by then expires.
         daily_window: `HH:MM-HH:MM` in UTC.
         dedupe: call once for lines that ask the same, and answer all of them; None: call for each.
+        skip_bad: bad lines are failed ones, and the others run; None: a bad line refuses the file.
     """
 
     tenant: str = "default"
@@ -71,6 +75,7 @@ class Options:
     metadata: dict[str, Any] | None = field(default=None)
     retry_of: str | None = None
     dedupe: bool | None = None
+    skip_bad: bool | None = None
 
     def import_key(self, sha256: str) -> str:
         """What the same file with the same options is known by: SHA-256 in hex."""
@@ -138,12 +143,14 @@ def import_lines(
     found: Survey,
     *,
     max_line_bytes: int,
+    write_ends: WriteEnds,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Import the lines that the batch does not have yet. While one slice is written the next is read.
 
     Args:
         found: what the survey of this very file found.
+        write_ends: writes what follows from the ends of skipped lines.
         on_progress: is told how many lines the batch has.
 
     Raises:
@@ -159,11 +166,16 @@ def import_lines(
     on_ambiguous = database.settings.on_ambiguous
     done = before.imported
 
-    def write(lines: list[ImportLine], done: int) -> None:
-        database.write(lambda conn: lines_in.insert(conn, batch, lines, after=done, on_ambiguous=on_ambiguous))
+    def insert(conn: Connection, lines: list[ImportLine | SkippedLine], done: int) -> None:
+        ended = lines_in.insert(conn, batch, lines, after=done, on_ambiguous=on_ambiguous)
+        if ended:
+            write_ends(conn, ended)
+
+    def write(lines: list[ImportLine | SkippedLine], done: int) -> None:
+        database.write(lambda conn: insert(conn, lines, done))
 
     with _Writer(write) as writer:
-        for slice_ in _slices(reader.lines(found.copies, before.last_line), size):
+        for slice_ in _slices(reader.lines(found.copies, found.skipped, before.last_line), size):
             file.check_unchanged()
             if writer.finish():
                 on_progress(done)
@@ -228,10 +240,15 @@ class _Reader:
     file: BatchFile
     max_line_bytes: int
 
-    def lines(self, copies: Copies | None, after: int) -> Iterator[ImportLine]:
-        """Those after a line number that are jobs of their own."""
-        for number, raw in self.file.lines(longest=self.max_line_bytes):
+    def lines(
+        self, copies: Copies | None, skipped: Mapping[int, BadLine], after: int
+    ) -> Iterator[ImportLine | SkippedLine]:
+        """Those after a line number that are jobs of their own; the bad ones as what is wrong with them."""
+        for number, raw, _size in self.file.lines(longest=self.max_line_bytes):
             if number <= after or (copies is not None and copies.first_of(number)):
+                continue
+            if (bad := skipped.get(number)) is not None:
+                yield SkippedLine(number, bad.custom_id, bad.message)
                 continue
             answers = 1 if copies is None else copies.answers_of(number)
             try:
@@ -245,7 +262,7 @@ class _Reader:
 
     def copies(self, copies: Copies, after: int) -> Iterator[ImportCopy]:
         """Those after a line number that others answer."""
-        for number, raw in self.file.lines(longest=self.max_line_bytes):
+        for number, raw, _size in self.file.lines(longest=self.max_line_bytes):
             first = copies.first_of(number)
             if number <= after or not first:
                 continue

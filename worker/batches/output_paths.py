@@ -7,7 +7,10 @@ offset. Every path is tried before anything is submitted or paid for.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shlex
 from pathlib import Path
 
 from api_schemas import jsontext
@@ -70,10 +73,12 @@ def check(
         if continues or force or not Path(path).exists() or not Path(path).stat().st_size:
             continue
         if grows:
+            beside_it = f" --errors {shlex.quote(errors)}" if errors else ""
             _refuse(
                 field,
-                f"{path} exists and holds {count_lines(Path(path)):,} lines; name another file, or go on behind what it"
-                " has: stockpot batch results BATCH -o FILE --follow --offset N",
+                f"{path} exists and holds {count_lines(Path(path)):,} lines; name another file, or go on behind what is"
+                f" there of this batch: stockpot batch results BATCH -o {shlex.quote(output)}{beside_it} --follow"
+                f" --offset {sum(_whole_lines(one) for one in named.values())}",
             )
         if not overwrite:
             _refuse(
@@ -104,6 +109,41 @@ def count_lines(path: Path) -> int:
             lines += block.count(b"\n")
             last = block[-1:]
     return lines + (last != b"\n")
+
+
+def _whole_lines(path: str) -> int:
+    """How many lines a file has that have an end: those that stay when it is continued."""
+    if is_special(path) or not Path(path).is_file():
+        return 0
+    with Path(path).open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
+
+
+def leftovers(output: str, errors: str | None = None) -> list[str]:
+    """Unfinished files of commands that were killed while they wrote these: `out.jsonl.<pid>.part`."""
+    found: list[str] = []
+    for path in (output, errors or beside(output)):
+        if path == STDOUT or is_special(path):
+            continue
+        place = Path(os.path.realpath(path))
+        named = re.compile(re.escape(place.name) + r"\.(\d+)\.part")
+        with contextlib.suppress(OSError):
+            found += [
+                str(one)
+                for one in sorted(place.parent.iterdir())
+                if (match := named.fullmatch(one.name)) and not _is_alive(int(match[1]))
+            ]
+    return found
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _is_output(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Reading a batch file: plain, gzip (told by its first bytes) or stdin, line by line, in bounded memory.
+"""Reading a batch file: plain or compressed (told by its first bytes), a pipe or stdin, line by line, in bounded memory.
 
 A file is read twice: once to validate it whole, once to import it. Stdin is therefore kept in a temporary file, and
 a file that changes in between is refused.
@@ -7,23 +7,23 @@ a file that changes in between is refused.
 from __future__ import annotations
 
 import contextlib
-import gzip
+import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from api_schemas.errors import StockpotError
 from worker.base import private
 from worker.base.errors import InvalidRequest
+from worker.batches import formats
 
 STDIN = "-"
-_GZIP = b"\x1f\x8b"
 #: Reads of a quarter of a megabyte: fewer system calls, and still nothing in memory.
 _BUFFER = 256 * 1024
 
@@ -33,6 +33,14 @@ class FileChanged(StockpotError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} was changed while it was being read; submit it again once it is complete")
+
+
+class RawLine(NamedTuple):
+    """A line without its end: its number, from 1, its bytes (a part of one that is too long), and how many it has."""
+
+    number: int
+    raw: bytes
+    size: int
 
 
 class BatchFile:
@@ -46,13 +54,14 @@ class BatchFile:
         Raises:
             OSError: it cannot be read.
         """
+        self._path = source if isinstance(source, str) and source != STDIN else "FILE"
         if not isinstance(source, str):
             self.name, self._raw = name, source
         elif source == STDIN and stdin is not None:
             self.name, self._raw = "stdin", _spooled(stdin, home)
         else:
             self.name, self._raw = Path(source).name, _opened(Path(source), home)
-        self._gzip = self._raw.read(len(_GZIP)) == _GZIP
+        self._compression = formats.compression(self._raw.read(formats.MAGIC_BYTES))
         self._seen = self._stamp()
         self.bytes = self._seen[0]
 
@@ -71,38 +80,46 @@ class BatchFile:
         """Bytes of the file read so far, compressed ones if it is compressed; for progress."""
         return self._raw.tell()
 
-    def lines(self, *, longest: int, digest: hashlib._Hash | None = None) -> Iterator[tuple[int, bytes]]:
-        """Every line that is not blank, without its end, with its number, from 1. Of one above `longest` bytes a part.
+    def lines(self, *, longest: int, digest: hashlib._Hash | None = None) -> Iterator[RawLine]:
+        """Every line that is not blank. Of one above `longest` bytes a part.
 
         Args:
             digest: is fed every byte of the file (uncompressed).
 
         Raises:
-            InvalidRequest: the gzip data is damaged.
+            InvalidRequest: it is no file of JSON lines, or what it is compressed with is damaged.
         """
-        number, rest = 0, b""
+        number, rest, left_out = 0, b"", 0
         try:
             for block in self._blocks():
                 if digest is not None:
                     digest.update(block)
                 lines = (rest + block).split(b"\n")
                 rest = lines.pop()
-                if len(rest) > longest:  # its end may be gigabytes away
-                    rest = rest[: longest + 1]
                 for line in lines:
                     number += 1
+                    size, left_out = len(line) + left_out, 0
                     if line and not line.isspace():
-                        yield number, line if len(line) <= longest else line[: longest + 1]
-        except (EOFError, gzip.BadGzipFile, OSError, zlib.error) as error:
-            if not self._gzip:
+                        yield RawLine(number, line if len(line) <= longest else line[: longest + 1], size)
+                if len(rest) > longest:  # its end may be gigabytes away
+                    left_out += len(rest) - longest - 1
+                    rest = rest[: longest + 1]
+        except (*formats.DAMAGED, OSError) as error:
+            if self._compression is None:
                 raise
-            raise InvalidRequest(f"{self.name}: the gzip data is damaged after line {number:,} ({error})") from None
+            raise InvalidRequest(
+                f"{self.name}: the {self._compression} data is damaged after line {number:,} ({error})"
+            ) from None
         if rest and not rest.isspace():
-            yield number + 1, rest
+            yield RawLine(number + 1, rest, len(rest) + left_out)
 
     def _blocks(self) -> Iterator[bytes]:
         self._raw.seek(0)
-        source: BinaryIO = gzip.GzipFile(fileobj=self._raw) if self._gzip else self._raw  # type: ignore[assignment]
+        source = formats.decompressed(self._raw, self._compression)
+        first = source.read(_BUFFER)
+        if refusal := formats.foreign(self.name, self._path, first):
+            raise InvalidRequest(refusal)
+        yield first.removeprefix(formats.UTF8_MARK)
         while block := source.read(_BUFFER):
             yield block
 
@@ -120,20 +137,37 @@ class BatchFile:
 
 
 def _opened(path: Path, home: Path) -> BinaryIO:
-    """The file; what can be read only once, as a shell's `<(…)`, is kept first, as stdin is."""
-    if path.is_fifo():
+    """The file; what can be read only once, as a shell's `<(…)`, is kept first, as stdin is.
+
+    A device is read if it has an end: a terminal, or one that is empty.
+    """
+    kind = path.stat().st_mode
+    if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+        with path.open("rb") as device:
+            if not device.isatty() and str(path.resolve()) != os.devnull:
+                raise OSError(errno.EINVAL, "is a device without an end, not a file of requests", str(path))
+    if not stat.S_ISREG(kind):
         with path.open("rb") as pipe:
             return _spooled(pipe, home)
     return path.open("rb")
 
 
 def _spooled(source: BinaryIO, home: Path) -> BinaryIO:
+    """A copy that can be read twice; it has no name, so that nothing is left of it.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for example; names the folder.
+    """
     private.make_directory(home)
     kept = tempfile.TemporaryFile(dir=home, buffering=_BUFFER)  # noqa: SIM115 -- closed by `BatchFile.close`
     with contextlib.ExitStack() as on_error:
         on_error.callback(kept.close)
-        shutil.copyfileobj(source, kept, _BUFFER)
-        kept.flush()
+        try:
+            shutil.copyfileobj(source, kept, _BUFFER)
+            kept.flush()
+        except OSError as error:
+            error.filename = error.filename or str(home)
+            raise
         kept.seek(0)
         on_error.pop_all()
     return kept  # type: ignore[return-value]

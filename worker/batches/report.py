@@ -52,7 +52,7 @@ class Report:
             "saved_calls": row.copied,
             "saved_usd": float(row.saved_usd),
             "call_seconds": self.call_seconds,
-            "cost_usd": float(row.cost_usd),
+            "cost_usd": None if row.cost_usd is None else float(row.cost_usd),
             "quoted_usd": quoted,
             "quoted_tokens": row.quoted_tokens,
             "errors": self.errors,

@@ -57,7 +57,7 @@ def page(report: Report) -> str:
         "calls": f"{report.calls:,}, {report.retries:,} of them again",
         "call time": ", ".join(f"{name} {value:,.2f} s" for name, value in report.call_seconds.items()) or "–",
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
-        "cost in USD": f"{row.cost_usd:,.6f}{quoted}",
+        "cost in USD": ("unknown" if row.cost_usd is None else f"{row.cost_usd:,.6f}") + quoted,
     }
     if row.duplicates:
         facts["dedupe"] = f"{row.copied:,} lines answered with another's call, {row.saved_usd:,.6f} USD saved"

@@ -30,6 +30,8 @@ def export(database: Database, batch: str, files: Files) -> Exported:
     for page in lines_out.by_line(database, batch, copies=row.duplicates > 0):
         for line in page:
             files.write(line)
+        files.flush()
+        files.written.offset = files.written.output + files.written.errors
     files.written.complete = row.over
     files.written.offset = files.written.output + files.written.errors
     return files.written
@@ -50,8 +52,8 @@ class ResultLine:
     line: FinishedLine
 
     @property
-    def custom_id(self) -> str:
-        """Whose it is."""
+    def custom_id(self) -> str | None:
+        """Whose it is; None for a skipped line that has no readable id of its own."""
         return self.line.custom_id
 
     @property

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from api_schemas import jsontext
-from api_schemas.batch import BatchLine, BatchProblem
+from api_schemas.batch import MAX_CUSTOM_ID, BatchLine, BatchProblem
 from api_schemas.errors import FieldProblem
+from api_schemas.text import storable
+from worker.base.errors import InvalidRequest
 from worker.batches.reading import BatchFile
 from worker.batches.repeats import Repeats
 from worker.provider.prices import output_bound
@@ -20,6 +23,18 @@ ReadLine = Callable[[bytes, int], BatchLine | Sequence[FieldProblem | BatchProbl
 
 #: How often progress is told, in lines.
 TELL_EVERY = 2_000
+#: Bad lines that may be skipped: each is kept in memory until the import. A file with more is another mistake.
+MOST_SKIPPED = 100_000
+_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([^"\\\x00-\x1f]{1,512})"')
+
+
+@dataclass(slots=True)
+class BadLine:
+    """A line that is skipped (`skip_bad`), its own id if it has one that no line before it has, and what is wrong with it."""
+
+    number: int
+    custom_id: str | None
+    message: str
 
 
 @dataclass(slots=True)
@@ -72,11 +87,12 @@ class Survey:
     models: dict[str, Asked] = field(default_factory=dict)
     sha256: str = ""
     copies: Copies | None = None
+    skipped: dict[int, BadLine] = field(default_factory=dict)
 
     @property
     def valid(self) -> bool:
-        """Whether the file may be submitted."""
-        return self.bad_lines == 0 and self.lines > 0
+        """Whether the file may be submitted: every line is good, or skipped, and not all are skipped."""
+        return self.bad_lines == len(self.skipped) < self.lines
 
     @property
     def duplicates(self) -> int:
@@ -96,6 +112,7 @@ def survey(
     on_problem: Callable[[BatchProblem], None],
     on_progress: Callable[[int], None] = lambda _: None,
     dedupe: bool = False,
+    skip_bad: bool = False,
     read: ReadLine | None = None,
 ) -> Survey:
     """Read a file to its end and tell every problem of every line, in bounded memory.
@@ -104,6 +121,7 @@ def survey(
         on_problem: is told of each; those of repeated custom ids come last.
         on_progress: is told how many bytes of the file are read.
         dedupe: find the lines that ask the same (endpoint and body, whatever the order of its keys).
+        skip_bad: note the bad lines in `skipped`, to be imported as failed ones.
         read: reads one line of so many bytes at most, given its number: the line, or what is wrong with it.
 
     Raises:
@@ -116,9 +134,9 @@ def survey(
     models = found.models
     if read is None:
         read = partial(BatchLine.read, max_bytes=max_line_bytes)
-    for number, raw in file.lines(longest=max_line_bytes, digest=digest):
+    for number, raw, size in file.lines(longest=max_line_bytes, digest=digest):
         found.lines += 1
-        line = read(raw, number)
+        line = read(raw, number) if size <= max_line_bytes else [_too_long(number, size, max_line_bytes)]
         if isinstance(line, BatchLine):
             ids.add(line.custom_id.encode(), number)
             model, bound = str(line.body["model"]), output_bound(line.body)
@@ -131,12 +149,16 @@ def survey(
                 bodies.add(line, len(raw), bound)
         else:
             found.bad_lines += 1
-            for problem in line:
+            problems = [_of_line(number, problem) for problem in line]
+            if skip_bad:
+                _skip(found, ids, raw, problems)
+            for problem in problems:
                 found.problems += 1
-                on_problem(_of_line(number, problem))
+                on_problem(problem)
         if found.lines % TELL_EVERY == 0:
             on_progress(file.position)
-    _tell_repeated(found, ids, on_problem)
+    # A repeated line may be the one that others are copies of: it is not skipped then.
+    _tell_repeated(found, ids, on_problem, skip_bad=skip_bad and not dedupe)
     if bodies is not None:
         found.copies = bodies.copies()
         _called_once(models, found.copies.saved)
@@ -151,13 +173,54 @@ def _of_line(number: int, problem: FieldProblem | BatchProblem) -> BatchProblem:
     return BatchProblem(line=number, message=problem.message, param=problem.field or None)
 
 
-def _tell_repeated(found: Survey, ids: Repeats, on_problem: Callable[[BatchProblem], None]) -> None:
+def _too_long(number: int, size: int, longest: int) -> BatchProblem:
+    message = f"has {size:,} bytes; STOCKPOT_MAX_REQUEST_BYTES allows {longest:,}"
+    return BatchProblem(line=number, message=message)
+
+
+def _skip(found: Survey, ids: Repeats, raw: bytes, problems: Sequence[BatchProblem]) -> None:
+    """Note a bad line, with its id if that can be read."""
+    first = problems[0]
+    number = first.line or 0
+    try:
+        document = jsontext.loads(raw)
+        given = document.get("custom_id") if isinstance(document, dict) else None
+    except ValueError:
+        found_id = _CUSTOM_ID.search(raw)  # of a line that is too long its beginning is here
+        given = None if found_id is None else found_id[1].decode("utf-8", "replace")
+    custom_id = (
+        given if isinstance(given, str) and 0 < len(given) <= MAX_CUSTOM_ID and storable(given) == given else None
+    )
+    if custom_id is not None:
+        ids.add(custom_id.encode(), number)
+    _note(found, BadLine(number, custom_id, "; ".join(map(_words, problems))))
+
+
+def _note(found: Survey, line: BadLine) -> None:
+    if len(found.skipped) == MOST_SKIPPED:
+        raise InvalidRequest(f"more than {MOST_SKIPPED:,} lines are bad: too many to be skipped")
+    found.skipped[line.number] = line
+
+
+def _words(problem: BatchProblem) -> str:
+    return f"line {problem.line:,}: {f'{problem.param}: ' if problem.param else ''}{problem.message}"
+
+
+def _tell_repeated(found: Survey, ids: Repeats, on_problem: Callable[[BatchProblem], None], *, skip_bad: bool) -> None:
     for number, first in enumerate(ids.firsts()):
-        if first:
-            found.problems += 1
-            found.bad_lines += 1
-            message = f"stands in line {first:,} already; every line needs a custom_id of its own"
-            on_problem(BatchProblem(code="duplicate_custom_id", line=number, message=message, param="custom_id"))
+        if not first:
+            continue
+        message = f"stands in line {first:,} already; every line needs a custom_id of its own"
+        problem = BatchProblem(code="duplicate_custom_id", line=number, message=message, param="custom_id")
+        found.problems += 1
+        on_problem(problem)
+        before = found.skipped.get(number)
+        if before is not None:  # one that is bad for another reason, too
+            before.custom_id = None
+            continue
+        found.bad_lines += 1
+        if skip_bad:
+            _note(found, BadLine(number, None, _words(problem)))
 
 
 class _Bodies:

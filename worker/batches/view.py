@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from api_schemas import jsontext
 from api_schemas.batch import Batch, BatchProblems, BatchStatus, BatchUsage, InputDetails, OutputDetails, RequestCounts
+from worker.base.money import PICO
 from worker.db.batches.records import BatchRow
 
 #: Where a batch's finish is told, by its status.
@@ -54,7 +55,7 @@ def batch_object(row: BatchRow) -> Batch:
             total_tokens=row.total_tokens,
         ),
         metadata=None if row.metadata is None else jsontext.loads(row.metadata),
-        cost_usd=float(row.cost_usd),
+        cost_usd=None if row.cost_usd is None else float(row.cost_usd),
         **ends,
         **_more(row),
     )
@@ -64,6 +65,9 @@ def _more(row: BatchRow) -> dict[str, Any]:
     return {
         "tenant": row.tenant,
         "held": row.hold_reason,
+        "hold_detail": row.hold_detail,
+        "max_cost_usd": None if row.max_cost_picousd is None else float(row.max_cost_picousd / PICO),
+        "unpriced": row.unpriced,
         "imported": row.imported,
         "cancelled": row.cancelled,
         "expired": row.expired,
@@ -74,6 +78,9 @@ def _more(row: BatchRow) -> dict[str, Any]:
         "duplicates": row.duplicates,
         "copied": row.copied,
         "saved_usd": float(row.saved_usd),
+        "requests_purged_at": _unix(row.requests_purged_at),
+        "answers_purged_at": _unix(row.answers_purged_at),
+        "lines_purged_at": _unix(row.lines_purged_at),
     }
 
 

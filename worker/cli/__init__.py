@@ -6,6 +6,7 @@ With `--json` stdout carries JSON and nothing else.
     batches/     `stockpot batch …`
     exit_codes   What an error costs: its words on stderr, and the exit code that scripts see
     ids          Ids as people give them: whole, by their beginning, or `-`
+    interrupts   Ctrl-C, SIGTERM and a closed terminal
     jobs/        Commands about single jobs
     lazy         A group whose commands are imported when they are used, so that `--help` is quick
     money/       Commands about cost

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import sys
 from collections.abc import Iterator
 
 import click
 
-from worker.base.errors import InvalidRequest, StockpotError, Unreachable, WaitTimeout
+from worker.base.errors import InvalidRequest, NotWritten, StockpotError, Unreachable, WaitTimeout
 from worker.cli.output import say
 
 #: The job or batch failed, or is not finished in the time that was given.
@@ -32,8 +35,15 @@ def told(ctx: click.Context) -> Iterator[None]:
         problems = [
             f"{problem.field}: {problem.message}" if problem.field else problem.message for problem in error.problems
         ]
-        _tell("The request cannot be accepted:" if len(problems) > 1 else "The request cannot be accepted.", *problems)
+        if len(problems) == 1 and not error.problems[0].field:
+            _tell(problems[0])
+        else:
+            _tell("The request cannot be accepted" + (":" if len(problems) > 1 else "."), *problems)
         ctx.exit(USAGE)
+    except NotWritten as error:
+        silence_stdout()
+        _tell(str(error))
+        ctx.exit(FAILED)
     except Unreachable as error:
         first, *mend = str(error).splitlines()
         _tell(first, *mend)
@@ -48,10 +58,26 @@ def told(ctx: click.Context) -> Iterator[None]:
     except BrokenPipeError:
         raise  # click's: whoever read our output has had enough
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            silence_stdout()
+            _tell(f"{error.filename or 'stdout'}: {error.strerror}")
+            ctx.exit(FAILED)
         if error.filename is None:
             raise
         _tell(f"{error.filename}: {error.strerror}")
         ctx.exit(USAGE)
+
+
+#: The disk is full, in the kernel's ways to say so.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def silence_stdout() -> None:
+    """What is still buffered for a stdout that takes no more goes nowhere, so that the interpreter ends quietly."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _tell(first: str, *more: str) -> None:

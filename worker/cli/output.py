@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -12,7 +14,7 @@ from rich.console import Console
 from api_schemas import jsontext
 from worker.base.figures import age, money, span
 
-__all__ = ["age", "cell", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
+__all__ = ["age", "cell", "cost", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
 
 #: Columns of a table that goes to a file or a pipe, where nothing is cut.
 _WIDE = 100_000
@@ -32,8 +34,9 @@ def put(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line for people to stderr."""
-    click.echo(text, err=True)
+    """Write a line for people to stderr; a closed terminal or a full disk behind it ends no work."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def shown(text: str) -> str:
@@ -56,3 +59,9 @@ def margin() -> Console:
 def cell(text: str) -> str:
     """As `shown`, on one line: what stands in a table may begin no new one."""
     return " ".join(shown(text).splitlines()).replace("\t", " ")
+
+
+def cost(usd: Decimal | float | None, unpriced: int) -> str:
+    """What calls have cost, and of how many of them nobody knows it."""
+    known = not unpriced or bool(usd)
+    return money(usd if known else None) + (f" and {unpriced:,} calls of unknown cost" if unpriced and known else "")

@@ -46,7 +46,8 @@ def definitions(dialect: str) -> dict[str, str]:
     dollar = _DOLLAR[dialect]
     cost = f"a.cost_picousd / {dollar}"
     money = {
-        "cost": f"b.cost_picousd / {dollar}",
+        # Nobody knows: that is no zero.
+        "cost": f"CASE WHEN b.unpriced = 0 OR b.cost_picousd > 0 THEN b.cost_picousd / {dollar} END",
         "quoted": f"b.quoted_picousd / {dollar}",
         "most": f"b.max_cost_picousd / {dollar}",
         "saved": f"b.saved_picousd / {dollar}",

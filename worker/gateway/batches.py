@@ -121,7 +121,7 @@ async def quote_batch(request: Request, caller: Caller) -> Response:
             "lines": row.total if known else None,
             "quoted_tokens": row.quoted_tokens if known else None,
             "quoted_usd": None if row.quoted_picousd is None else row.quoted_picousd / 10**12,
-            "cost_usd": float(row.cost_usd),
+            "cost_usd": None if row.cost_usd is None else float(row.cost_usd),
             "done": row.done,
             "running": look.running,
             "waits_on": look.waits_on,

@@ -25,7 +25,8 @@ class BatchOptions(TypedDict, total=False):
     """How a batch shall run; None is the default.
 
     `not_before` and `finish_by` are aware moments, `daily_window` is `HH:MM-HH:MM` in UTC, `window_seconds` the time
-    after which what has not run expires (a day), `dedupe` calls once for lines that ask the same.
+    after which what has not run expires (a day), `dedupe` calls once for lines that ask the same, `skip_bad` lets bad
+    lines fail and runs the others.
     """
 
     not_before: datetime | When | None
@@ -38,6 +39,7 @@ class BatchOptions(TypedDict, total=False):
     webhook: str | None
     metadata: dict[str, str] | None
     dedupe: bool | None
+    skip_bad: bool | None
 
 
 def read_options(tenant: str, given: BatchOptions) -> Options:
@@ -90,6 +92,7 @@ def read_options(tenant: str, given: BatchOptions) -> Options:
         webhook=webhook,
         metadata=dict(metadata) if metadata else None,
         dedupe=given.get("dedupe") or None,
+        skip_bad=given.get("skip_bad") or None,
     )
 
 

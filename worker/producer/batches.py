@@ -27,6 +27,7 @@ from worker.batches.results import Order, ResultLine
 from worker.batches.survey import Survey, survey
 from worker.db.batches import changes, records, stored
 from worker.db.batches.records import BatchRow
+from worker.job.consequences import Consequences
 from worker.producer import batch_control as control
 from worker.producer import stored_batches
 from worker.producer.batch_options import BatchOptions, read_options
@@ -87,10 +88,14 @@ class QuotedFile:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedBatch:
-    """A batch that is in the database. `created` is False when the same file with the same options found it there."""
+    """A batch that is in the database. `created` is False when the same file with the same options found it there.
+
+    `skipped` counts its bad lines, which have failed (`skip_bad`).
+    """
 
     batch: BatchRow
     created: bool
+    skipped: int = 0
 
     @property
     def id(self) -> str:
@@ -157,7 +162,11 @@ class Batches:
         database, settings = self._scope.database, self._scope.settings
         with self._open(file) as source:
             found, problems, market = self._surveyed(
-                source, dedupe=bool(wanted.dedupe), on_problem=on_problem, on_progress=on_progress
+                source,
+                dedupe=bool(wanted.dedupe),
+                skip_bad=bool(wanted.skip_bad),
+                on_problem=on_problem,
+                on_progress=on_progress,
             )
             if not found.valid:
                 raise BadBatch(source.name, found, problems)
@@ -175,9 +184,10 @@ class Batches:
                     source,
                     found,
                     max_line_bytes=settings.max_request_bytes,
+                    write_ends=Consequences().write,
                     on_progress=_stage(on_progress, "importing", batch.total),
                 )
-        return SubmittedBatch(batch, created)
+        return SubmittedBatch(batch, created, len(found.skipped))
 
     def create(
         self,
@@ -284,7 +294,8 @@ class Batches:
         Raises:
             NotFound: no such batch of this tenant.
             InvalidRequest: a path cannot be written, or something there would be lost.
-            OSError: a file cannot be written.
+            NotWritten: the disk is full, or nobody reads; says from where to go on.
+            OSError: a file cannot be made.
         """
         wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
         self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
@@ -356,6 +367,7 @@ class Batches:
         source: BatchFile,
         *,
         dedupe: bool,
+        skip_bad: bool = False,
         on_problem: Callable[[BatchProblem], object] | None,
         on_progress: Progress | None,
     ) -> tuple[Survey, builtins.list[BatchProblem], Market]:
@@ -376,6 +388,7 @@ class Batches:
                 on_problem=note,
                 on_progress=_stage(on_progress, "checking", source.bytes),
                 dedupe=dedupe,
+                skip_bad=skip_bad,
             )
             return found, problems, asked.result()
 

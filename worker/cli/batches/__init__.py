@@ -1,10 +1,11 @@
 """`stockpot batch …`.
 
-change   `stockpot batch cancel`, `pause`, `resume`, `retry-failed` and `list`
-group    `stockpot batch`: files of requests, from a quote to the results
-options  Values that only batches take: moments ahead and windows of the day
-report   A batch as a table for people, and `stockpot batch report`
-results  `stockpot batch results`: the answered lines in OpenAI's output format, at any time
-submit   `stockpot batch quote` and `stockpot batch submit`
-watch    `stockpot batch status`, and the wait of `batch submit`: a batch followed to its end
+change    `stockpot batch cancel`, `pause`, `resume`, `retry-failed` and `list`
+group     `stockpot batch`: files of requests, from a quote to the results
+options   Values that only batches take: moments ahead and windows of the day
+problems  Problems of a batch file by kind: two hundred lines with the same mistake are one line of words
+report    A batch as a table for people, and `stockpot batch report`
+results   `stockpot batch results`: the answered lines in OpenAI's output format, at any time
+submit    `stockpot batch quote` and `stockpot batch submit`
+watch     `stockpot batch status`, and the wait of `batch submit`: a batch followed to its end
 """

@@ -11,7 +11,7 @@ from api_schemas.batch import BatchProblems
 from worker.batches.report_files import write
 from worker.cli import ids, options
 from worker.cli.opening import producer
-from worker.cli.output import money, put_json, say, screen, shown, span
+from worker.cli.output import cost, money, put_json, say, screen, shown, span
 from worker.cli.tables import facts
 from worker.producer.batches import BatchRow, Look, Report
 from worker.producer.stockpot import Stockpot
@@ -68,7 +68,7 @@ def _facts(found: Look) -> dict[str, str | None]:
         "waits on": found.waits_on,
         "dedupe": _saved(row) if row.duplicates else None,
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
-        "cost": money(row.cost_usd) + of,
+        "cost": cost(row.cost_usd, row.unpriced) + of,
         "retry of": row.retry_of,
         "expires": None if row.over else _moment(row.expires_at),
         "took": None if row.finished_at is None else span((row.finished_at - row.due_at).total_seconds()),
@@ -103,7 +103,7 @@ def _outcome(report: Report) -> dict[str, str | None]:
 def _saved(row: BatchRow) -> str:
     return (
         f"{row.duplicates:,} lines ask what others ask; {row.copied:,} are answered with them so far,"
-        f" {money(row.saved_usd)} saved"
+        f" {money(row.saved_usd if row.saved_picousd or not row.unpriced else None)} saved"
     )
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import threading
-from collections.abc import Iterator
-from types import FrameType
 
 import click
 
-from worker.batches.output_paths import STDOUT
+from worker.base.errors import NotWritten
+from worker.batches.output_paths import STDOUT, leftovers
 from worker.cli import ids, options
 from worker.cli.batches.watch import resuming
-from worker.cli.exit_codes import INTERRUPTED
+from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
+from worker.cli.interrupts import stopping
 from worker.cli.opening import producer
 from worker.cli.output import put_json, say
 from worker.producer.batches import Exported, Order
@@ -65,19 +63,24 @@ def results(
     wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
     whole = wanted is Order.FILE and not follow and offset is None
     stop = threading.Event()
-    with producer(tenant) as pot, contextlib.nullcontext() if whole else _interrupts(stop):
-        written = pot.batches.save(
-            batch,
-            output,
-            errors=errors,
-            offset=offset,
-            follow=follow,
-            order=wanted,
-            stop=stop,
-            shared=shared,
-            overwrite=overwrite,
-            force=force,
-        )
+    _name_leftovers(output, errors)
+    with producer(tenant) as pot, stopping(stop, at_once=whole):
+        try:
+            written = pot.batches.save(
+                batch,
+                output,
+                errors=errors,
+                offset=offset,
+                follow=follow,
+                order=wanted,
+                stop=stop,
+                shared=shared,
+                overwrite=overwrite,
+                force=force,
+            )
+        except NotWritten as error:
+            _not_written(error, batch, output, errors, order=wanted)
+            click.get_current_context().exit(FAILED)
     if as_json:
         counts = {"output": written.output, "errors": written.errors, "offset": written.offset}
         put_json({"id": batch, **counts, "complete": written.complete})
@@ -92,20 +95,19 @@ def _tell(batch: str, output: str, errors: str | None, written: Exported, *, ord
     failed = f", {written.errors:,} errors in {written.errors_path}" if written.errors else ""
     say(f"{written.output:,} answers{failed}{more}.")
     if not written.complete and not whole:
-        say(resuming(batch, output, errors, written.offset) + (" --order file" if order is Order.FILE else ""))
+        say(resuming(batch, output, errors, written.offset, order=order))
 
 
-@contextlib.contextmanager
-def _interrupts(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets the event instead of ending the command in the middle of a line; a second one ends it."""
+def _name_leftovers(output: str, errors: str | None) -> None:
+    for path in leftovers(output, errors):
+        say(f"{path} was left by a command that was killed; it is not whole, and can be removed.")
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
 
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _not_written(error: NotWritten, batch: str, output: str, errors: str | None, *, order: Order) -> None:
+    """Say why an output takes no more, and the command that goes on."""
+    silence_stdout()
+    say(click.style("Error: ", fg="red", bold=True) + f"{error}.")
+    if error.offset is None:
+        say("Nothing was written, and nothing is lost. Run the same command again when there is room.")
+    else:
+        say(resuming(batch, output, errors, error.offset, order=order))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, BinaryIO, Self, cast
@@ -20,6 +19,7 @@ from worker.batches.reading import STDIN
 from worker.cli import options
 from worker.cli.batches.options import Ahead, Daily, Span
 from worker.cli.batches.options import dedupe as dedupe_option
+from worker.cli.batches.problems import Problems
 from worker.cli.batches.watch import wait_for
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
@@ -38,13 +38,16 @@ from worker.producer.stockpot import Stockpot
 def quote(file: str, *, dedupe: bool, as_json: bool) -> None:
     """Check FILE whole and price it; nothing is stored, no model is called. Exits 1 if a line is bad.
 
-    FILE is one request per line in OpenAI's batch format; gzip is told by itself, - is stdin. Every problem is printed
-    with its line and field. With --json each problem is an object on a line of its own, and the quote is the last one.
+    FILE is one request per line in OpenAI's batch format, plain or in gzip, bzip2 or xz; - is stdin. Problems are
+    printed by kind, with the first lines that have them. With --json each problem is an object on a line of its own,
+    and the quote is the last one.
     """
+    problems = Problems()
     with producer() as pot, _Bars() as bars:
         found = pot.batches.quote(
-            _source(file), dedupe=dedupe, on_problem=_tell_problem(as_json=as_json, data=True), on_progress=bars
+            _source(file), dedupe=dedupe, on_problem=_put_problem if as_json else problems.add, on_progress=bars
         )
+    problems.tell(put)
     if as_json:
         counts = {"lines": found.lines, "bad_lines": found.bad_lines, "problems": found.problem_count}
         put_json({"file": found.name, **found.quote.to_json(), **counts})
@@ -78,6 +81,7 @@ Running the same command again, after a kill or a lost connection, goes on with 
 @click.option("--webhook", metavar="URL", help="Where to send the signed batch.* event.")
 @click.option("--metadata", type=options.Pairs(), multiple=True, metavar="K=V", help="Yours to keep; repeatable.")
 @dedupe_option
+@click.option("--skip-bad", is_flag=True, help="Run the good lines; the bad ones fail, and are in the errors file.")
 @click.option("--again", is_flag=True, help="Make a new batch although this file was submitted before.")
 @options.shared
 @options.tenant
@@ -93,14 +97,15 @@ def submit(
     wait: bool,
     again: bool,
     dedupe: bool,
+    skip_bad: bool,
     shared: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Submit FILE: one request per line in OpenAI's batch format; gzip is told by itself, - is stdin.
+    """Submit FILE: one request per line in OpenAI's batch format, plain or in gzip, bzip2 or xz; - is stdin.
 
-    The whole file is checked before anything is called; if a line is bad, all problems are printed, nothing is
-    submitted and the exit code is 1. Prints the batch's id. With --wait it exits 0 if every line was answered, else 1.
+    The whole file is checked before anything is called; if a line is bad, the problems are printed, nothing is
+    submitted and the exit code is 1; --skip-bad runs the good ones. Prints the batch's id. With --wait it exits 0 if every line was answered, else 1.
     """
     if (output or errors) and not wait:
         raise click.UsageError("--output and --errors need --wait; `stockpot batch results` writes them at any time.")
@@ -112,6 +117,7 @@ def submit(
         "metadata": dict(metadata) or None,
         "max_cost_usd": None if max_cost is None else Decimal(str(max_cost)),
         "dedupe": dedupe or None,
+        "skip_bad": skip_bad or None,
         **given,  # type: ignore[typeddict-item]  # click has read each as its type
     }
     start = given["not_before"].at if given["not_before"] else datetime.now(UTC)
@@ -132,15 +138,19 @@ def submit(
 
 
 def _submit(pot: Stockpot, file: str, wanted: BatchOptions, *, again: bool, as_json: bool) -> SubmittedBatch:
-    with _Bars() as bars:
-        return pot.batches.submit(
-            _source(file),
-            again=again,
-            on_problem=_tell_problem(as_json=as_json, data=False),
-            on_quote=lambda offer: _warn(offer, wanted),
-            on_progress=bars,
-            **wanted,
-        )
+    problems = Problems()
+    try:
+        with _Bars() as bars:
+            return pot.batches.submit(
+                _source(file),
+                again=again,
+                on_problem=_put_problem if as_json else problems.add,
+                on_quote=lambda offer: _warn(offer, wanted),
+                on_progress=bars,
+                **wanted,
+            )
+    finally:
+        problems.tell(lambda text: say(shown(text)))
 
 
 def _source(file: str) -> str | BinaryIO:
@@ -155,6 +165,10 @@ def _submitted(made: SubmittedBatch, *, as_json: bool) -> None:
         put_json({"id": batch.id, "status": batch.status, "lines": batch.total, "created": created})
         return
     put(batch.id)
+    if made.skipped:
+        say(
+            f"{made.skipped:,} bad lines were skipped: they have failed, and `stockpot batch results` writes them as errors."
+        )
     if batch.duplicates:
         say(f"{batch.duplicates:,} of them ask what others ask, and are answered with them.")
     say(f"{batch.total:,} lines. Watch it: stockpot batch status {batch.id} --watch")
@@ -182,15 +196,8 @@ def _warn(offer: Quote, wanted: BatchOptions) -> None:
         )
 
 
-def _tell_problem(*, as_json: bool, data: bool) -> Callable[[BatchProblem], None]:
-    def tell(problem: BatchProblem) -> None:
-        if as_json:
-            put_json(problem.model_dump())
-            return
-        where = f"line {problem.line}: " + (f"{problem.param}: " if problem.param else "")
-        (put if data else lambda text: say(shown(text)))(where + problem.message)
-
-    return tell
+def _put_problem(problem: BatchProblem) -> None:
+    put_json(problem.model_dump())
 
 
 class _Bars:

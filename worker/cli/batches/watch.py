@@ -10,15 +10,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from worker.base.errors import NotWritten
 from worker.batches.progress import Pace
 from worker.batches.report_files import write
 from worker.batches.view import batch_object
 from worker.cli import ids, options
 from worker.cli.batches.report import show
-from worker.cli.exit_codes import FAILED, INTERRUPTED
+from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
+from worker.cli.interrupts import stopping
 from worker.cli.opening import producer
-from worker.cli.output import margin, money, put_json, say, screen, span
-from worker.producer.batches import Exported, Look
+from worker.cli.output import cost, margin, money, put_json, say, screen, span
+from worker.producer.batches import BatchRow, Exported, Look, Order
 from worker.producer.stockpot import Stockpot
 
 #: How often the counters are read, in seconds: one row each time.
@@ -47,49 +49,96 @@ def status(batch: str, tenant: str, *, watch: bool, as_json: bool) -> None:
 def wait_for(
     pot: Stockpot, batch: str, *, output: str | None, errors: str | None, shared: bool = False, as_json: bool
 ) -> int:
-    """Follow a batch to its end, writing what it answers meanwhile; then report. The exit code."""
-    if output is None:
-        return _followed(pot, batch, None, as_json=as_json)
-    with ThreadPoolExecutor(1) as pool:
-        stop = threading.Event()
-        writing = pool.submit(pot.batches.save, batch, output, errors=errors, follow=True, stop=stop, shared=shared)
-        try:
-            code = _followed(pot, batch, writing, as_json=as_json)
-        finally:
-            stop.set()
-    if code == INTERRUPTED:
-        say(resuming(batch, output, errors, writing.result().offset))
-    if writing.result().complete:
-        for path in write(pot.batches.report(batch), output, shared=shared):
-            say(f"Report: {path}")
-    return code
+    """Follow a batch to its end, or until it stands; write what it answers meanwhile; then report. The exit code."""
+    with stopping(threading.Event(), at_once=True):
+        if output is None:
+            return _followed(pot, batch, None, as_json=as_json)
+        with ThreadPoolExecutor(1) as pool:
+            stop = threading.Event()
+            writing = pool.submit(pot.batches.save, batch, output, errors=errors, follow=True, stop=stop, shared=shared)
+            try:
+                code = _followed(pot, batch, writing, as_json=as_json)
+            finally:
+                stop.set()
+    return _written(pot, batch, writing, code, output=output, errors=errors, shared=shared)
 
 
 def _followed(pot: Stockpot, batch: str, writing: Future[Exported] | None, *, as_json: bool) -> int:
     try:
-        last = _watch(pot, batch)
-        if writing is not None:
-            writing.result()
+        last = _watch(pot, batch, writing)
     except KeyboardInterrupt:
         say(f"\nDetached; the batch goes on. Attach again: stockpot batch status {batch} --watch")
         return INTERRUPTED
+    if last is None:  # the output takes no more
+        return FAILED
     row = last.row
     if as_json:
         put_json(batch_object(row).to_json())
     else:
         show(pot, last, margin())
+    if (stands := standing(row)) is not None:
+        say(stands)
     return 0 if row.status == "completed" and row.completed == row.total else FAILED
 
 
-def resuming(batch: str, output: str, errors: str | None, offset: int) -> str:
+def _written(
+    pot: Stockpot,
+    batch: str,
+    writing: Future[Exported],
+    code: int,
+    *,
+    output: str,
+    errors: str | None,
+    shared: bool,
+) -> int:
+    """Say what was written, and how to go on where that is not all."""
+    try:
+        written = writing.result()
+    except NotWritten as error:
+        silence_stdout()
+        say(click.style("Error: ", fg="red", bold=True) + f"{error}. The batch goes on.")
+        say(resuming(batch, output, errors, error.offset or 0))
+        return FAILED
+    if written.complete:
+        for path in write(pot.batches.report(batch), output, shared=shared):
+            say(f"Report: {path}")
+    else:
+        say(resuming(batch, output, errors, written.offset))
+    return code
+
+
+#: Why a batch stands until somebody does something; whoever waits for it waits no longer.
+_STANDS = {
+    "max_cost": "{id} has reached its --max-cost of {most}: {left:,} lines are not called."
+    " Go on: stockpot batch resume {id} --max-cost USD",
+    "failing": "{id} holds itself: its first {failed:,} lines all failed alike ({why})."
+    " Mend that, then go on: stockpot batch resume {id}; or end it: stockpot batch cancel {id}",
+    "unpriced": "{id} has a --max-cost, and nobody knows what its calls cost: {left:,} lines are not called."
+    " Give prices (STOCKPOT_PRICES) to the workers, then go on: stockpot batch resume {id}",
+}
+
+
+def standing(row: BatchRow) -> str | None:
+    """Why a batch that is not over goes on only when somebody does something; None: it goes on, or is over."""
+    words = _STANDS.get(row.hold_reason or "")
+    if words is None or row.over:
+        return None
+    most = None if row.max_cost_picousd is None else row.max_cost_picousd / 1e12
+    return words.format(
+        id=row.id, most=money(most), left=row.total - row.done, failed=row.failed, why=row.hold_detail or "see report"
+    )
+
+
+def resuming(batch: str, output: str, errors: str | None, offset: int, *, order: Order = Order.ENDED) -> str:
     """How to go on reading from an offset, in words."""
     beside = f" --errors {shlex.quote(errors)}" if errors else ""
     command = f"stockpot batch results {batch} -o {shlex.quote(output)}{beside} --follow --offset {offset}"
-    return f"{offset:,} lines are written. Go on from there: {command}"
+    file = " --order file" if order is Order.FILE else ""
+    return f"{offset:,} lines are written. Go on from there: {command}{file}"
 
 
-def _watch(pot: Stockpot, batch: str) -> Look:
-    """Show how it goes until it is over, or stands at its --max-cost."""
+def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look | None:
+    """Show how it goes until it is over, or stands; None when what it is written to takes no more."""
     console, pace = margin(), Pace()
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
     told = time.monotonic()
@@ -100,8 +149,10 @@ def _watch(pot: Stockpot, batch: str) -> Look:
             pace.see(found.row)
             words = _words(found, pace)
             progress.update(bar, total=found.row.total, completed=found.row.done, words=words)
-            if found.row.over or (found.row.hold_reason == "max_cost" and found.running == 0):
+            if found.row.over or (found.row.hold_reason in _STANDS and found.running == 0):
                 return found
+            if writing is not None and writing.done() and writing.exception() is not None:
+                return None
             if not console.is_terminal and time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
                 say(f"{found.row.done:,} of {found.row.total:,}  {words}")
@@ -114,7 +165,7 @@ def _words(found: Look, pace: Pace) -> str:
     parts += [
         f"{pace.lines_per_second:,.1f}/s",
         f"{pace.tokens_per_minute:,.0f} tokens/min",
-        money(row.cost_usd),
+        cost(row.cost_usd, row.unpriced),
         f"{found.running:,} in flight",
     ]
     eta = pace.eta(row)

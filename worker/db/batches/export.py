@@ -33,7 +33,7 @@ class FinishedLine:
     line: int
     first_line: int
     answers: int
-    custom_id: str
+    custom_id: str | None  # None: a bad line that was skipped and has no readable id of its own
     status: str
     over: bool
     response: str | None

@@ -5,6 +5,8 @@ import goes on where it stopped, and of two imports at once one is refused. Eith
 
 Copies (`--dedupe`) are imported before the first job: a job that is there has all its copies, whenever it ends. They
 count as imported with their job, so that an import that is given up leaves no line without one.
+
+Bad lines that are skipped (`--skip-bad`) are imported in their place, as jobs that have failed.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 
+from api_schemas.errors import JobError
+from api_schemas.event_numbers import FIRST_END
 from api_schemas.ids import job_ids
 from worker.base.errors import NotAllowed
 from worker.db.batches.records import BatchRow
-from worker.db.clock import is_postgres
+from worker.db.clock import is_postgres, now_sql
 from worker.db.columns import Instant
+from worker.db.jobs.ended import Ended
 
 
 class ImportLine(NamedTuple):
@@ -32,6 +37,15 @@ class ImportLine(NamedTuple):
     stream: bool
     body: bytes
     answers: int = 1  # lines that it answers, itself included
+
+
+class SkippedLine(NamedTuple):
+    """A bad line that is not called for; `message` says what is wrong with it."""
+
+    number: int
+    custom_id: str | None
+    message: str
+    answers: int = 1
 
 
 class ImportCopy(NamedTuple):
@@ -48,15 +62,75 @@ _COLUMNS = (
 )
 
 
-def insert(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], *, after: int, on_ambiguous: str) -> None:
+def insert(
+    conn: Connection,
+    batch: BatchRow,
+    lines: Sequence[ImportLine | SkippedLine],
+    *,
+    after: int,
+    on_ambiguous: str,
+) -> list[Ended]:
     """Insert the lines that follow the first `after` ones (copies counted). The caller commits.
+
+    Returns:
+        The skipped lines among them, which have failed: what follows from their ends is the caller's to write.
 
     Raises:
         NotAllowed: somebody else imports the same batch, or it was cancelled meanwhile.
     """
-    (_copy if is_postgres(conn) else _executemany)(conn, batch, lines, on_ambiguous)
+    good = [line for line in lines if isinstance(line, ImportLine)]
+    if good:
+        (_copy if is_postgres(conn) else _executemany)(conn, batch, good, on_ambiguous)
+    skipped = [line for line in lines if isinstance(line, SkippedLine)]
+    ended = _insert_skipped(conn, batch, skipped, on_ambiguous) if skipped else []
     # Last, so that workers who count ended lines wait for this row as shortly as can be.
     _move(conn, batch, "imported", sum(line.answers for line in lines), after)
+    return ended
+
+
+#: The error code of a line that was skipped.
+SKIPPED = "invalid_line"
+
+
+def _insert_skipped(conn: Connection, batch: BatchRow, lines: Sequence[SkippedLine], on_ambiguous: str) -> list[Ended]:
+    """Insert bad lines as jobs that have failed without a call: they have no request, no endpoint and no model."""
+    names = job_ids(len(lines))
+    statement = text(f"""
+        INSERT INTO jobs ({_COLUMNS}, status, finished_at, fence, seq, error_class, error_code, error_message)
+        VALUES (:id, :tenant, '', '', 'bulk', false, :max_attempts, :on_ambiguous, :created, :due, :expires, :batch,
+            :custom_id, :line, 1, 'failed', {now_sql(conn)}, 1, {FIRST_END}, 'invalid_request', '{SKIPPED}', :message)
+    """).bindparams(*(bindparam(name, type_=Instant()) for name in ("created", "due", "expires")))
+    same = {
+        "tenant": batch.tenant,
+        "max_attempts": batch.max_attempts,
+        "on_ambiguous": on_ambiguous,
+        "created": batch.created_at,
+        "due": batch.due_at,
+        "expires": batch.expires_at,
+        "batch": batch.id,
+    }
+    conn.execute(
+        statement,
+        [
+            {**same, "id": name, "custom_id": line.custom_id, "line": line.number, "message": line.message}
+            for name, line in zip(names, lines, strict=True)
+        ],
+    )
+    return [
+        Ended(
+            job_id=name,
+            tenant=batch.tenant,
+            status="failed",
+            fence=1,
+            seq=FIRST_END,
+            lane="bulk",
+            logged=False,
+            batch_id=batch.id,
+            custom_id=line.custom_id,
+            error=JobError(error_class="invalid_request", code=SKIPPED, message=line.message),
+        )
+        for name, line in zip(names, lines, strict=True)
+    ]
 
 
 def insert_copies(conn: Connection, batch: BatchRow, copies: Sequence[ImportCopy], *, after: int) -> None:

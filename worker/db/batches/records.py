@@ -31,6 +31,9 @@ _MOMENTS = (
     "cancelling_at",
     "began_at",
     "finalizing_at",
+    "requests_purged_at",
+    "answers_purged_at",
+    "lines_purged_at",
 )
 ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
 
@@ -92,6 +95,14 @@ class BatchRow:
     output_expires_seconds: int | None
     began_at: datetime | None
     finalizing_at: datetime | None
+    file_sha256: str | None
+    hold_detail: str | None
+    unpriced: int
+    failures_excused: int
+    unpriced_excused: int
+    requests_purged_at: datetime | None
+    answers_purged_at: datetime | None
+    lines_purged_at: datetime | None
 
     @property
     def done(self) -> int:
@@ -109,9 +120,12 @@ class BatchRow:
         return self.status not in ACTIVE
 
     @property
-    def cost_usd(self) -> Decimal:
-        """What its calls have cost so far, in US dollars."""
-        return Decimal(self.cost_picousd) / PICO
+    def cost_usd(self) -> Decimal | None:
+        """What its calls have cost so far, as far as is known (`unpriced` counts the others), in US dollars.
+
+        None when nobody knows of any.
+        """
+        return None if self.unpriced and not self.cost_picousd else Decimal(self.cost_picousd) / PICO
 
     @property
     def saved_usd(self) -> Decimal:
@@ -143,6 +157,7 @@ class NewBatch:
     max_cost_picousd: int | None = None
     finish_by: datetime | None = None
     daily_window: str | None = None
+    file_sha256: str | None = None
 
 
 @dataclass(slots=True)
@@ -161,6 +176,7 @@ class Tally:
     reasoning_tokens: int = 0
     total_tokens: int = 0
     cost_picousd: int = 0
+    unpriced: int = 0
     copied: int = 0
     saved_picousd: int = 0
     jobs: list[str] = field(default_factory=list)
@@ -186,6 +202,7 @@ class Tally:
         if ended.over:
             self.saved_picousd += (picousd(call.cost_usd) or 0) * (ended.answers - 1)
         if call.usage is not None:
+            self.unpriced += call.cost_usd is None and call.counted is None
             for name, tokens in call.usage.model_dump().items():
                 setattr(self, name, getattr(self, name) + tokens)
 

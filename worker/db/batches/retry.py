@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from worker.db.batches.lines_in import ImportCopy, ImportLine
+from worker.db.batches.lines_in import SKIPPED, ImportCopy, ImportLine
 
-_FAILED = "j.batch_id = :batch AND j.status IN ('failed', 'expired')"
+#: Without the bad lines that were skipped: they ask nothing.
+_FAILED = f"j.batch_id = :batch AND j.status IN ('failed', 'expired') AND COALESCE(j.error_code, '') <> '{SKIPPED}'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ A batch that is made from a stored file (`input_file_id`) begins earlier and end
 The counters are raised in the very transaction that ends a line, so they are exact whatever crashes; nobody ever
 counts a million rows. They are in no index, so that raising one is a heap-only update on PostgreSQL.
 
-`held` says why no line is admitted now (`paused`, `window`, `max_cost`); `most` bounds the calls in flight of the
-batch, over all workers. A file that the command line reads and finds bad makes no batch; a stored one makes a `failed`
+`held` says why no line is admitted now (`paused`, `window`, `max_cost`, `failing`, `unpriced`), `hold_detail` more of it;
+`most` bounds the calls in flight of the batch, over all workers. A file that the command line reads and finds bad makes no batch; a stored one makes a `failed`
 one, whose `errors` say why. `written` counts the ended lines that stand in the batch's files.
 
 Counters count lines. A job with copies counts for all of them (`jobs.answers`), so that a copy needs no state of its
@@ -33,6 +33,7 @@ from worker.db.jobs.tables import Id
 _ACTIVE = text("status IN ('in_progress', 'cancelling')")
 _FILING = text("output_file_id IS NOT NULL AND finished_at IS NULL")
 _KEYED = text("import_key IS NOT NULL")
+_FILED = text("file_sha256 IS NOT NULL")
 _ZERO = text("0")
 
 batches = Table(
@@ -91,6 +92,16 @@ batches = Table(
     Column("output_expires_seconds", Integer),
     Column("began_at", Instant),  # when its lines began to be imported
     Column("finalizing_at", Instant),
+    Column("file_sha256", Text),  # of what its file holds: the same file with other options is noticed
+    Column("hold_detail", Text),  # what `held` says in a word, in a sentence
+    Column(
+        "unpriced", Integer, nullable=False, server_default=_ZERO
+    ),  # calls with tokens of which nobody knows the cost
+    Column("failures_excused", Integer, nullable=False, server_default=_ZERO),  # failed lines that hold it no more
+    Column("unpriced_excused", Integer, nullable=False, server_default=_ZERO),  # and calls of unknown cost
+    Column("requests_purged_at", Instant),
+    Column("answers_purged_at", Instant),
+    Column("lines_purged_at", Instant),
     CheckConstraint(
         "status IN ('validating', 'in_progress', 'finalizing', 'cancelling',"
         " 'failed', 'completed', 'expired', 'cancelled')",
@@ -104,6 +115,7 @@ batches = Table(
     CheckConstraint("imported <= total", name="imported_within_total"),
     Index("ix_batches_active", "id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
     Index("ix_batches_filing", "id", postgresql_where=_FILING, sqlite_where=_FILING),
+    Index("ix_batches_file", "tenant", "file_sha256", postgresql_where=_FILED, sqlite_where=_FILED),
     Index("uq_batches_import", "tenant", "import_key", unique=True, postgresql_where=_KEYED, sqlite_where=_KEYED),
 )
 
@@ -134,7 +146,8 @@ BATCHES = """
         b.cached_tokens, b.output_tokens, b.reasoning_tokens, b.total_tokens, {cost} AS cost_usd, b.quoted_tokens,
         {quoted} AS quoted_usd, {most} AS max_cost_usd, b.max_in_flight, b.finish_by, b.daily_window, b.created_at, b.due_at,
         b.expires_at, b.finished_at, b.cancelling_at, b.duplicates, b.copied, {saved} AS saved_usd,
-        b.input_file_id, b.output_file_id, b.error_file_id
+        b.input_file_id, b.output_file_id, b.error_file_id, b.hold_detail, b.unpriced, b.requests_purged_at,
+        b.answers_purged_at, b.lines_purged_at
     FROM batches AS b
 """
 """The view `batches_v`; `{cost}`, `{quoted}`, `{most}` and `{saved}` are the dialect's spellings of exact US dollars."""

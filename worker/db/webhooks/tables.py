@@ -37,6 +37,7 @@ webhook_endpoints = Table(
     Column("secret", Text, nullable=False),  # encrypted, as `webhooks.secrets.Vault` writes it
     Column("previous_secret", Text),
     Column("previous_expires_at", Instant),
+    Column("older_secrets", Text),  # JSON: what signs besides, of further rotations in the window: [{secret, until}]
     Column("failing_since", Instant),  # the first of an unbroken row of failures
     Column("disabled_at", Instant),
     Column("disabled_reason", Text),

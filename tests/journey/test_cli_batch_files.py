@@ -1,0 +1,212 @@
+"""A batch's files through the real command: full disks, closed pipes, signals, FIFOs, bad lines, other formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.batch_factories import ANSWER, claimed, end, over, submit, write_file
+from tests.factories import chat, opened
+from tests.rig.procs import Process
+from tests.rig.waiting import eventually
+from worker.db import schema
+
+STOCKPOT = Path(sys.executable).with_name("stockpot")
+LINES = 300
+#: A long answer: the files are larger than what is buffered.
+LONG = ANSWER[:-1] + ', "text": "' + "x" * 5_000 + '"}'
+
+
+@pytest.fixture
+def env(stockpot_env: Callable[..., dict[str, str]], tmp_path: Path) -> dict[str, str]:
+    """A home with a database and an upstream that does not answer."""
+    return stockpot_env(upstream_url="http://127.0.0.1:9/v1", database_url=f"sqlite:///{tmp_path}/night.db")
+
+
+@pytest.fixture
+def batch(env: dict[str, str], tmp_path: Path) -> str:
+    """A batch of which every line but the last two is answered."""
+    schema.upgrade(env["STOCKPOT_DATABASE_URL"])
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        made, _ = submit(database, write_file(tmp_path / "in.jsonl", LINES))
+        left = LINES - 2
+        while left and (jobs := claimed(database, made.id, min(left, 100))):
+            end(database, *(over(job, response=LONG, error_status=200) for job in jobs))
+            left -= len(jobs)
+    return made.id
+
+
+def run(env: dict[str, str], *arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    given = {"capture_output": True} if not {"stdout", "stderr"} & set(how) else {"stderr": subprocess.PIPE}
+    done = subprocess.run([STOCKPOT, *map(str, arguments)], env=env, text=True, timeout=120, check=False, **given | how)
+    assert "Traceback" not in (done.stderr or ""), done.stderr
+    assert "Exception ignored" not in (done.stderr or ""), done.stderr
+    return done
+
+
+def ids(path: Path) -> list[str]:
+    text = path.read_text()
+    assert text.endswith("\n") or not text
+    return [json.loads(line)["custom_id"] for line in text.splitlines()]
+
+
+def test_a_full_disk_is_a_sentence_and_the_command_that_goes_on(
+    env: dict[str, str], batch: str, tmp_path: Path
+) -> None:
+    """What grows ends with a whole line and goes on from there; what is written at one go is not there at all."""
+    out = tmp_path / "out.jsonl"
+
+    def limited() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000))
+
+    whole = run(env, "batch", "results", batch, "-o", out, preexec_fn=limited)
+    assert whole.returncode == 1
+    assert "Error: " in whole.stderr and "out.jsonl: a file may not be that large here" in whole.stderr
+    assert "Nothing was written" in whole.stderr
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith("out")]
+    grown = run(env, "batch", "results", batch, "-o", out, "--order", "ended", preexec_fn=limited)
+    assert grown.returncode == 1
+    follow = run(env, "batch", "results", batch, "-o", tmp_path / "grown.jsonl", "--follow", preexec_fn=limited)
+    assert follow.returncode == 1
+    kept = ids(tmp_path / "grown.jsonl")
+    assert f"{len(kept):,} lines are written" in follow.stderr
+    command = follow.stderr.rpartition("Go on from there: stockpot ")[2].split()
+    command.remove("--follow")
+    assert command[-2:] == ["--offset", str(len(kept))]
+    assert run(env, *command).returncode == 0
+    assert sorted(ids(tmp_path / "grown.jsonl")) == sorted(f"r-{n}" for n in range(1, LINES - 1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_stdout_is_a_sentence_for_every_command(env: dict[str, str], batch: str) -> None:
+    """The data's commands say from where to go on."""
+    with Path("/dev/full").open("w") as full:
+        done = run(env, "batch", "results", batch, "-o", "-", stdout=full)
+        assert done.returncode == 1
+        assert "stdout: the disk is full" in done.stderr
+        assert "-o - --follow --offset 0 --order file" in done.stderr
+        for command in (
+            ("batch", "list"),
+            ("batch", "status", batch),
+            ("batch", "list", "--json"),
+            ("usage", "--json"),
+        ):
+            said = run(env, *command, stdout=full)
+            assert (said.returncode, said.stderr.strip().splitlines()) in (
+                (1, ["Error: stdout: No space left on device"]),
+                (0, ["Nothing was used."]),
+            )
+        device = run(env, "batch", "results", batch, "-o", "/dev/full", "--errors", "/dev/null")
+        assert device.returncode == 1
+        assert "/dev/full: the disk is full" in device.stderr
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(env: dict[str, str], batch: str) -> None:
+    """As `| head -1` does it."""
+    done = run(env, "batch", "results", batch, "-o", "-", stdout=closed_pipe())
+    assert done.returncode == 1
+    assert "stdout: nobody reads it any more" in done.stderr
+    assert "Go on from there: stockpot batch results" in done.stderr
+
+
+def closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_growing_file_with_a_whole_line_and_says_where_to_go_on(
+    env: dict[str, str], batch: str, launch: Callable[..., Process], tmp_path: Path, number: signal.Signals
+) -> None:
+    """A terminal that is closed is one of them; what cannot be caught leaves what is named the next time."""
+    out = tmp_path / "out.jsonl"
+    reader = launch([STOCKPOT, "batch", "results", batch, "-o", out, "--follow"], name="reader", env=env)
+    eventually(lambda: out.exists() and out.read_bytes().count(b"\n") == LINES - 2)
+    reader.send(number)
+    assert reader.wait() == 130
+    assert f"--offset {LINES - 2}" in reader.stderr.read_text()
+    refused = run(env, "batch", "results", batch, "-o", out, "--follow")
+    assert refused.returncode == 2
+    assert f"--follow --offset {LINES - 2}" in refused.stderr
+    dead = launch([sys.executable, "-c", ""], name="dead")
+    dead.wait()
+    left = tmp_path / f"new.jsonl.{dead.pid}.part"
+    left.write_bytes(b"half")
+    named = run(env, "batch", "results", batch, "-o", tmp_path / "new.jsonl")
+    assert named.returncode == 0
+    assert f"{left} was left by a command that was killed" in named.stderr
+
+
+def test_pipes_are_read_as_files_are(env: dict[str, str], tmp_path: Path) -> None:
+    """A FIFO, a shell's `<(…)`, stdin by name."""
+    source = write_file(tmp_path / "in.jsonl", 3)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(source.read_bytes(),))
+    writer.start()
+    assert "fifo: 3 lines, 0 bad" in run(env, "batch", "quote", fifo).stdout
+    writer.join()
+    shell = subprocess.run(
+        ["bash", "-c", f"{STOCKPOT} batch quote <(cat {source}) && {STOCKPOT} batch quote /dev/stdin < {source}"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert shell.stdout.count("3 lines, 0 bad") == 2
+
+
+def test_two_hundred_bad_lines_are_a_line_of_words_for_each_kind(env: dict[str, str], tmp_path: Path) -> None:
+    """With the first of them by number; and what is no batch file at all is one sentence."""
+    source = tmp_path / "in.jsonl"
+    good = write_file(source, 2).read_text()
+    bad = [
+        json.dumps({"custom_id": f"b-{n}", "method": "POST", "url": "/v1/chat/completions", "body": {}})
+        for n in range(200)
+    ]
+    source.write_text(good + "\n".join([*bad, "nonsense"]) + "\n")
+    done = run(env, "batch", "submit", source)
+    assert done.returncode == 1
+    told = done.stderr.strip().splitlines()
+    assert len(told) <= 6
+    assert any(one.startswith("200 lines (3, 4, 5, 6, 7, …): body.model: ") for one in told)
+    assert any(one.startswith("line 203: ") for one in told)
+    table = tmp_path / "in.csv"
+    table.write_text("id,prompt\n1,a\n")
+    refused = run(env, "batch", "submit", table)
+    assert refused.returncode == 2
+    [sentence] = refused.stderr.strip().splitlines()
+    assert sentence.startswith("Error: in.csv looks like CSV; with your MODEL: python3 -c ")
+
+
+def test_bad_lines_are_skipped_on_request_and_a_large_one_says_its_size(env: dict[str, str], tmp_path: Path) -> None:
+    """A picture of 5 MB: refused with the setting; skipped, it is in the errors file."""
+    source = write_file(tmp_path / "in.jsonl", 2)
+    picture = {"custom_id": "big", "method": "POST", "url": "/v1/chat/completions", "body": chat("x" * 5_000_000)}
+    text = json.dumps(picture)
+    with source.open("a") as file:
+        file.write(text + "\n")
+    refused = run(env, "batch", "submit", source)
+    assert refused.returncode == 1
+    assert f"line 3: has {len(text):,} bytes; STOCKPOT_MAX_REQUEST_BYTES allows 1,048,576" in refused.stderr
+    made = run(env, "batch", "submit", source, "--skip-bad")
+    assert made.returncode == 0
+    assert "1 bad lines were skipped" in made.stderr
+    out = tmp_path / "out.jsonl"
+    assert run(env, "batch", "results", made.stdout.strip(), "-o", out).returncode == 0
+    [error] = [json.loads(line) for line in (tmp_path / "out.errors.jsonl").read_text().splitlines()]
+    assert (error["custom_id"], error["error"]["code"]) == ("big", "invalid_line")
+    assert f"{len(text):,} bytes" in error["error"]["message"]

@@ -1,0 +1,134 @@
+"""What a batch file may be: read as it is, or refused in one sentence that says how to convert it."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api_schemas.batch import BatchProblem
+from tests.factories import chat
+from worker.base.errors import InvalidRequest
+from worker.batches.reading import BatchFile
+from worker.batches.survey import Survey, survey
+
+LONGEST = 4_096
+LINES = "".join(
+    json.dumps({"custom_id": f"r-{n}", "method": "POST", "url": "/v1/chat/completions", "body": chat(f"ü {n}")}) + "\n"
+    for n in range(1, 41)
+)
+
+
+def surveyed(path: Path) -> tuple[Survey, list[BatchProblem]]:
+    problems: list[BatchProblem] = []
+    with BatchFile(str(path), home=path.parent) as file:
+        return survey(file, max_line_bytes=LONGEST, on_problem=problems.append), problems
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        gzip.compress,
+        bz2.compress,
+        lzma.compress,
+        lambda raw: b"\xef\xbb\xbf" + raw,
+        lambda raw: gzip.compress(b"\xef\xbb\xbf" + raw),
+        lambda raw: raw.replace(b"\n", b"\r\n"),
+        lambda raw: gzip.compress(raw[:1_000]) + gzip.compress(raw[1_000:]),
+    ],
+)
+def test_what_is_read_as_it_is(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    """Compressed, with a byte order mark, with DOS line ends, of several members."""
+    path = tmp_path / "in.any"
+    path.write_bytes(packed(LINES.encode()))
+    found, problems = surveyed(path)
+    assert (found.lines, problems) == (40, [])
+
+
+CSV = "id,prompt\n1,hello\n2,world\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x28\xb5\x2f\xfd rest", "zstd -dc"),
+        (b"PK\x03\x04 rest", "unzip -p"),
+        (b"7z\xbc\xaf\x27\x1c rest", "7z e -so"),
+        (b"\x04\x22\x4d\x18 rest", "lz4 -dc"),
+        (b"PAR1 rest", "Parquet"),
+        (LINES.encode("utf-16"), "iconv -f UTF-16 "),
+        (LINES.encode("utf-16-le"), "iconv -f UTF-16LE"),
+        (LINES.encode("utf-16-be"), "iconv -f UTF-16BE"),
+        (json.dumps([{"custom_id": "a"}]).encode(), "jq -c '.[]'"),
+        (b'\n [\n  {"custom_id": "a"}\n]', "jq -c '.[]'"),
+        (gzip.compress(b"[1, 2]"), "jq -c '.[]'"),
+        (b'{\n  "custom_id": "a"\n}\n', "jq -c ."),
+        (LINES.replace("\n", "\r").encode(), "tr '\\r' '\\n'"),
+        (CSV.encode(), "looks like CSV"),
+        (CSV.replace(",", ";").encode(), "looks like CSV"),
+        (CSV.replace(",", "\t").encode(), "looks like CSV"),
+    ],
+)
+def test_all_else_is_refused_in_one_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+    """It names the file and the command that converts it, however many lines the file has."""
+    path = tmp_path / "in.any"
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest) as caught:
+        surveyed(path)
+    [problem] = caught.value.problems
+    assert problem.message.startswith("in.any ")
+    assert says in problem.message
+    assert "\n" not in problem.message
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_command_for_csv_makes_a_batch_file(tmp_path: Path, delimiter: str) -> None:
+    """As it stands there, with a model."""
+    path = tmp_path / "in.csv"
+    path.write_text(CSV.replace(",", delimiter))
+    with pytest.raises(InvalidRequest) as caught:
+        surveyed(path)
+    program = caught.value.problems[0].message.partition("-c '")[2].partition("' < ")[0]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=path.read_text(), capture_output=True, text=True, check=True)
+    made = tmp_path / "in.jsonl"
+    made.write_text(done.stdout)
+    found, problems = surveyed(made)
+    assert (found.lines, problems) == (2, [])
+    assert "hello" in done.stdout
+
+
+@pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])
+def test_what_is_damaged_is_said_with_its_line(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    """Not with a traceback of a library."""
+    path = tmp_path / "in.any"
+    path.write_bytes(packed(LINES.encode() * 20)[:-30])
+    with pytest.raises(InvalidRequest, match=r"data is damaged after line [\d,]+ "):
+        surveyed(path)
+
+
+def test_a_line_that_is_too_long_is_told_with_its_size_and_the_setting(tmp_path: Path) -> None:
+    """Wherever its end is, with or without a line end; the next line keeps its number."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"x" * 5_000_000 + b"\n" + LINES.encode() + b"y" * 700_000)
+    found, problems = surveyed(path)
+    assert (found.lines, found.bad_lines) == (42, 2)
+    assert [(one.line, one.message) for one in problems] == [
+        (1, "has 5,000,000 bytes; STOCKPOT_MAX_REQUEST_BYTES allows 4,096"),
+        (42, "has 700,000 bytes; STOCKPOT_MAX_REQUEST_BYTES allows 4,096"),
+    ]
+
+
+def test_a_device_without_an_end_is_refused_and_an_empty_one_is_empty(tmp_path: Path) -> None:
+    """It would be read for ever."""
+    with pytest.raises(OSError, match="without an end"):
+        BatchFile("/dev/zero", home=tmp_path)
+    with BatchFile("/dev/null", home=tmp_path) as file:
+        assert list(file.lines(longest=LONGEST)) == []

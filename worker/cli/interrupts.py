@@ -1,0 +1,26 @@
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): a command that writes ends behind a whole line."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def stopping(stop: threading.Event, *, at_once: bool) -> Iterator[None]:
+    """The first of these signals sets the event, the second raises KeyboardInterrupt; with `at_once` the first does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if at_once or stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
