@@ -1,6 +1,6 @@
 """what a night needs: which file a batch has, why it is held, what was purged of it; used-up budgets; every secret of a window
 
-Revision: 0007 · after: 0006
+Revision: 0009 · after: 0008
 
 No table is rewritten: columns without a default, or with a constant one, which PostgreSQL and SQLite keep beside the rows.
 """
@@ -12,8 +12,8 @@ from alembic import op
 
 from worker.db.columns import Instant
 
-revision = "0007"
-down_revision = "0006"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
