@@ -104,6 +104,8 @@ STREAMED = {
     "zip": "completed 1 completed",
     "encoding=utf-8": "completed 1 completed",
     "bighead": "completed 1 completed",
+    "twolengths": "completed 1 completed",
+    "badhead,ok": "completed 2 retryable,completed",
 }
 WHOLE = {
     "html,ok": "completed 2 retryable,completed",
@@ -117,6 +119,8 @@ WHOLE = {
     "zip": "completed 1 completed",
     "encoding=utf-8": "completed 1 completed",
     "bighead": "completed 1 completed",
+    "twolengths": "completed 1 completed",
+    "badhead,ok": "completed 2 retryable,completed",
 }
 
 

@@ -55,6 +55,12 @@ def test_arguments_go_before_the_environment_before_dotenv_before_toml(
         ("STOCKPOT_UPSTREAM_URL", "ftp://example.com"),
         ("STOCKPOT_LOG_LEVEL", "loud"),
         ("STOCKPOT_HTTP_PORT", "70000"),
+        ("STOCKPOT_WEBHOOK_ALLOW_PRIVATE", "10.0.0.0/33"),
+        ("STOCKPOT_WEBHOOK_ALLOW_PRIVATE", "maybe"),
+        ("STOCKPOT_WEBHOOK_SECRET", "whsec_short"),
+        ("STOCKPOT_WEBHOOK_SECRET", "c2VjcmV0"),
+        ("STOCKPOT_WEBHOOK_RETRY_SCALE", "2"),
+        ("STOCKPOT_ANSWER_MEMORY_BYTES", "1000"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_the_keys_name(

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from worker.base.errors import SettingsError
-from worker.base.settings import Settings
+from worker.base.settings import Settings, load
 from worker.webhooks.secrets import KEY_FILE, Vault
 from worker.webhooks.signing import key_of, new_secret
 
@@ -96,7 +96,7 @@ def test_a_secret_from_the_settings_is_the_default_tenants_only(tmp_path: Path) 
 
 
 def test_what_cannot_be_a_secret_is_refused_by_the_settings_name(tmp_path: Path) -> None:
-    """And not repeated."""
+    """As the settings are read, by producers too. And not repeated."""
     with pytest.raises(SettingsError, match="STOCKPOT_WEBHOOK_SECRET") as caught:
-        vault(tmp_path, OLD, webhook_secret="whsec_short")
+        load(home=tmp_path, secret_key=OLD, webhook_secret="whsec_short")
     assert "whsec_short" not in str(caught.value)

@@ -18,4 +18,5 @@ sources      Where settings come from: the environment, `.env`, `stockpot.toml`
 tasks        Ending tasks
 telemetry    Logs
 urls         URLs of settings: checked, and shown without credentials
+webhook_settings  What the webhook settings mean
 """

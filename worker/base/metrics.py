@@ -79,6 +79,7 @@ WEBHOOK_ENDPOINTS_DISABLED = Counter(
 WEBHOOK_BREAKERS_OPEN = Gauge(
     "stockpot_webhook_breakers_open", "Webhook destinations that this worker leaves alone for now", registry=REGISTRY
 )
+ANSWER_MEMORY = Gauge("stockpot_answer_memory_bytes", "Memory that large answers take, as charged", registry=REGISTRY)
 LIVE_DROPPED = Gauge("stockpot_live_events_dropped", "Live events dropped while Redis was away", registry=REGISTRY)
 LOOP_LAG = Gauge("stockpot_loop_lag_seconds", "How late the engine's loop last woke", registry=REGISTRY)
 REQUESTS = Counter(

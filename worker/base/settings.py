@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.base import headers, redis_urls, urls
+from worker.base import headers, redis_urls, urls, webhook_settings
 from worker.base.errors import SettingsError
 from worker.base.sources import NOT_SETTINGS, PREFIX, Everything
 
@@ -139,14 +139,15 @@ class Settings(BaseSettings):
     on_ambiguous: Annotated[Literal["reconcile", "retry", "fail"], _Lower] = "reconcile"
     max_request_bytes: Annotated[int, Field(ge=1_024, le=64 * 1024 * 1024)] = 1024 * 1024
     max_response_bytes: Annotated[int, Field(ge=1_024, le=1024 * 1024 * 1024)] = 32 * 1024 * 1024
+    answer_memory_bytes: Annotated[int, Field(ge=16 * 1024 * 1024, le=1 << 40)] = 512 * 1024 * 1024
 
     publish_budget_seconds: Seconds = 1
     live_window_seconds: Seconds = 0.02
     live_log_entries: Annotated[int, Field(ge=16)] = 20_000
     live_ttl_seconds: Seconds = 3_600
 
-    webhook_allow_private: str = "false"
-    webhook_secret: SecretStr | None = None
+    webhook_allow_private: Annotated[str, AfterValidator(webhook_settings.check_networks)] = "false"
+    webhook_secret: Annotated[SecretStr | None, AfterValidator(webhook_settings.check_secrets)] = None
     webhook_retry_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     secret_key: SecretStr | None = None
 

@@ -42,6 +42,7 @@ from worker.job.context import JobContext
 from worker.job.run_job import run_job
 from worker.job.slots import Slot, Slots, Stop
 from worker.live.publish import Publisher
+from worker.upstream.room import return_large_blocks
 
 log = structlog.get_logger(__name__)
 
@@ -144,6 +145,7 @@ class Engine:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
+        return_large_blocks()
         parts = build(self.settings, owner=self.owner, slots=self.slots, on_drain=self.on_drain)
         self._feeder = parts.feeder
         parts.feeder.hears = lambda: self.consumer.silence is not None

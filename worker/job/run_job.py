@@ -29,9 +29,16 @@ from worker.upstream.call import Progress
 
 async def run_job(slot: Slot, context: JobContext) -> None:
     """Run one claimed job to its settlement."""
+    progress = Progress()
+    try:
+        await _run(slot, context, progress)
+    finally:
+        progress.give_back()
+
+
+async def _run(slot: Slot, context: JobContext, progress: Progress) -> None:
     job = slot.job
     live = context.publisher.open(job.id, job.fence, log=job.logged)
-    progress = Progress()
     try:
         match await admission(slot, context):
             case Admitted(permit):

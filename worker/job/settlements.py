@@ -18,6 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from api_schemas.ids import uuid7_hex
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
+from worker.db.clock import is_postgres
 from worker.db.group_writer import GroupWriter
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended, EndedCall
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 SLICE = 128
 #: Answers in one transaction, in characters: PostgreSQL takes no message of a gigabyte.
 SLICE_TEXT = 64 * 1024 * 1024
+#: From so many characters on the memory that a connection has grown by is worth a new connection.
+LARGE_TEXT = 4 * 1024 * 1024
 #: What the values themselves are to blame for. (An `OperationalError` that is left is a limit of PostgreSQL's own.)
 NOT_STORABLE = (DataError, IntegrityError, OperationalError, ValueError, TypeError, OverflowError)
 _CODE = "not_storable"
@@ -116,6 +119,9 @@ def write_all(conn: Connection, slice_: Sequence[Settling], consequences: Conseq
     The caller commits.
     """
     _pass("settle.before", slice_)
+    if is_postgres(conn) and sum(map(_size, slice_)) > LARGE_TEXT:
+        # libpq keeps a buffer of the largest message for as long as the connection lives: this one is closed afterwards.
+        conn.detach()
     now = write(conn, [one.settlement for one in slice_])
     missing = [one.settlement for one in slice_ if one.job.id not in now]
     before = already(conn, missing)
@@ -134,13 +140,18 @@ def _next_slice(waiting: Sequence[Settling]) -> list[bool]:
     chosen: list[bool] = []
     ids, room = set[str](), SLICE_TEXT
     for one in waiting:
-        settlement = one.settlement
         takes = not ids or (len(ids) < SLICE and room > 0 and one.job.id not in ids)
         chosen.append(takes)
         if takes:
             ids.add(one.job.id)
-            room -= sum(len(text or "") for text in (settlement.response, settlement.text, settlement.partial_text))
+            room -= _size(one)
     return chosen
+
+
+def _size(one: Settling) -> int:
+    """The characters of its answer."""
+    settlement = one.settlement
+    return sum(len(text or "") for text in (settlement.response, settlement.text, settlement.partial_text))
 
 
 def _log_delay(jobs: int, error: Exception) -> None:

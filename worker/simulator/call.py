@@ -72,6 +72,8 @@ class Call:
     @property
     def streamed(self) -> bool:
         """Whether the answer is a stream: as the request asks, unless the step says otherwise."""
+        if "twolengths" in self.step or "badhead" in self.step:
+            return False  # such a head is written by hand, before one object
         return "jsonforstream" not in self.step if self.stream else "streamforjson" in self.step
 
     @property

@@ -112,6 +112,8 @@ STEPS: Mapping[str, Takes] = {
     "zip": "nothing",
     "encoding": "text",
     "bighead": "number?",
+    "twolengths": "nothing",
+    "badhead": "nothing",
     "rawerror": "nothing",
     "code": "number",
 }

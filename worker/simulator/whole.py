@@ -12,6 +12,7 @@ from worker.simulator import catalog, chat, faults, oddities, responses
 from worker.simulator.call import Call
 from worker.simulator.frames import dumps, hurt, spoil
 from worker.simulator.refuse import openai_error
+from worker.simulator.script import Step
 
 _HTML = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body><h1>It works</h1></body></html>"
 #: Steps that break an answer in one piece off in its middle.
@@ -41,6 +42,10 @@ async def answer(call: Call) -> web.StreamResponse:
         body = gzip.compress(body)
         headers["Content-Encoding"] = "gzip"
     good = step.finishes
+    if "twolengths" in step or "badhead" in step:
+        await call.settle(200, billed=True)
+        faults.write_by_hand(call.request, odd_head(headers, len(body), step) + body)
+        return web.Response()
     status = 201 if "status201" in step else 200
     await call.settle(status, outcome="completed" if good else "cut", billed=good)
     return web.Response(status=status, body=body, headers=headers)
@@ -64,6 +69,14 @@ def answer_headers(call: Call) -> dict[str, str]:
         headers["x-aimlapi-credits-used"] = str(call.answer.credits)
         headers["x-aimlapi-usd-spent"] = format(catalog.usd(call.answer.credits), "f")
     return headers
+
+
+def odd_head(headers: dict[str, str], length: int, step: Step) -> bytes:
+    """A head that no library would write: its length twice, or a line that is no header."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {length}"] * (2 if "twolengths" in step else 1)
+    lines += ["this is no header"] if "badhead" in step else []
+    return "\r\n".join(["HTTP/1.1 200 OK", *lines, "Connection: close", "", ""]).encode()
 
 
 async def _headers_only(call: Call, headers: dict[str, str], length: int) -> web.StreamResponse:

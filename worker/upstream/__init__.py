@@ -22,6 +22,7 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     redact                What must not be kept of an upstream's words: the key, and bearer tokens
     response_items        The output items of a streamed response, put together from their own events
     retry_after           How long the upstream asks us to wait; a hint from a stranger, so it is bounded
+    room                  Room for answers: what all answers of a worker may take in memory together
     sse                   Server-sent events: bytes in, events out; no I/O and no clock
     stream                Reading an answer that came as events: bytes in, an outcome at the end
     tap                   An answer's body taken where it arrives: in the transport's own callback

@@ -37,6 +37,7 @@ class AnswerReading:
         "_progress",
         "_start",
         "_streamed",
+        "inflated",
         "stage",
     )
 
@@ -53,6 +54,7 @@ class AnswerReading:
     ) -> None:
         """`encoding` and `events` are what the labels say: `Content-Encoding`, and whether the type is an event stream."""
         self.stage = Stage.WAITING
+        self.inflated = 0  # bytes that compressed ones have come to
         self._call = call
         self._progress = progress
         self._on_chunk = on_chunk
@@ -125,6 +127,8 @@ class AnswerReading:
         return self.stage is not before
 
     def _take_plain(self, data: bytes) -> None:
+        if not self._decoder.plain:
+            self.inflated += len(data)
         if self._events is not None:
             self._events.take(data)
             self.stage = self._events.stage

@@ -9,6 +9,7 @@ from decimal import Decimal
 from api_schemas import jsontext
 from api_schemas.usage import Usage
 from worker.upstream.outcome import Timings
+from worker.upstream.room import Share
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
@@ -53,9 +54,16 @@ class Progress:
     events: int = 0
     odd: dict[str, int] = field(default_factory=dict)  # what was counted and ignored, by kind
     parts: list[str] = field(default_factory=list, repr=False)
+    room: Share | None = None  # what the answer takes of the worker's memory
+
+    def give_back(self) -> None:
+        """The answer is written, or will not be: others may have its room."""
+        if self.room is not None:
+            self.room.give_back()
 
     def restart(self) -> None:
         """Forget all: the request goes out once more."""
+        self.give_back()
         fresh = Progress()
         for each in fields(self):
             setattr(self, each.name, getattr(fresh, each.name))

@@ -40,6 +40,7 @@ from worker.upstream.connections import WIRE, Wire, explain, lower, read_bounded
 from worker.upstream.cost import cost_from_headers
 from worker.upstream.decoding import Undecodable, decoded
 from worker.upstream.outcome import Failure, Kind, Outcome
+from worker.upstream.room import Room
 from worker.upstream.stream import Stage
 from worker.upstream.tap import take_all
 from worker.upstream.transport import BROKEN, Headers, Transport
@@ -70,13 +71,15 @@ class UpstreamClient:
         first_event_timeout: float,
         idle_timeout: float,
         max_response_bytes: int,
+        answer_memory_bytes: int = 1 << 62,
         headers: Mapping[str, str] | None = None,
         ca: Path | None = None,
         proxy: str | None = None,
     ) -> None:
         """`base_url` is what the OpenAI SDK takes (`https://host/v1`); see `BaseUrl` for what works beside it.
 
-        Timeouts are seconds. `headers` go along with each request, `ca` is a file of authorities to trust beside the
+        Timeouts are seconds. `answer_memory_bytes` is what all answers may take together (see `room`); who makes a
+        call gives its part back (`Progress.give_back`). `headers` go along with each request, `ca` is a file of authorities to trust beside the
         usual ones, `proxy` the URL of an HTTP proxy.
         """
         self._base = BaseUrl.parse(base_url)
@@ -84,6 +87,7 @@ class UpstreamClient:
         self._first_event_timeout = first_event_timeout
         self._idle_timeout = idle_timeout
         self._max_bytes = max_response_bytes
+        self.room = Room(answer_memory_bytes)
         self._headers = tuple((name.lower(), value) for name, value in (headers or {}).items())
         self._ca, self._proxy = ca, proxy
         self._opened: Transport | None = None
@@ -103,6 +107,7 @@ class UpstreamClient:
             first_event_timeout=settings.first_event_timeout,
             idle_timeout=settings.idle_timeout,
             max_response_bytes=settings.max_response_bytes,
+            answer_memory_bytes=settings.answer_memory_bytes,
             headers={name: value.get_secret_value() for name, value in (settings.upstream_headers or {}).items()},
             ca=settings.upstream_ca,
             proxy=proxy_for(settings.upstream_url),
@@ -212,6 +217,7 @@ class _Exchange:
         self._wire = Wire(self._sent)
         self._on_chunk = on_chunk
         self._answer: AnswerReading | None = None
+        self._share = progress.room = client.room.share()
 
     async def run(self, *, with_usage: bool) -> Outcome:
         """The exchange, its timers and its failures; leaves no open connection behind that is not reusable."""
@@ -255,20 +261,23 @@ class _Exchange:
         self._answer = answer = AnswerReading(
             call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
         )
-        await take_all(response, self._taker(answer))
+        await take_all(response, self._taker(answer), self._may_go_on)
         answer.end()
         return answer.outcome()
 
     def _taker(self, answer: AnswerReading) -> Callable[[bytes], bool]:
         """What is done with each piece of the body: it is read, and the timers follow how far the answer has come."""
-        watch, idle = self._watch, self._idle
+        watch, idle, share = self._watch, self._idle, self._share
         ending = False
 
         def take(data: bytes) -> bool:
             nonlocal ending
             if not ending:
                 watch.touch()
-            if not answer.take(data):
+            inflated = answer.inflated
+            changed = answer.take(data)
+            share.take(len(data) + answer.inflated - inflated)
+            if not changed:
                 return False
             stage = answer.stage
             if stage is Stage.RUNNING:
@@ -283,6 +292,15 @@ class _Exchange:
             return stage is Stage.FULL
 
         return take
+
+    def _may_go_on(self, on_room: Callable[[], None]) -> bool:
+        """Whether there is room for more of the answer; while there is none, no timer runs."""
+        share = self._share
+        if share.free(on_room):
+            self._watch.wake()
+            return True
+        self._watch.rest()
+        return False
 
     def _sent(self) -> None:
         if self._progress.sent_after is None:

@@ -14,14 +14,19 @@ from typing import cast
 
 import aiohttp
 
+#: Asks whether the body may be read on; if not, what it is given is called when it may.
+Gate = Callable[[Callable[[], None]], bool]
 
-async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], bool]) -> None:
+
+async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], bool], gate: Gate) -> None:
     """Give `take` each piece of the body as it arrives, until the body ends or `take` says that it has enough.
+
+    While `gate` says no, nothing is read, and aiohttp's own flow control soon stops the sender.
 
     Raises:
         aiohttp.ClientError: the body broke off; and whatever `take` raises.
     """
-    tap = _Tap(response, take)
+    tap = _Tap(response, take, gate)
     try:
         tap.begin()
         await tap.ended
@@ -34,11 +39,12 @@ async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], boo
 class _Tap(asyncio.Protocol):
     """Stands between a transport and aiohttp's protocol; `ended` is done when nothing more is to be taken."""
 
-    __slots__ = ("_content", "_inner", "_take", "_transport", "ended", "error")
+    __slots__ = ("_content", "_gate", "_inner", "_take", "_transport", "ended", "error")
 
-    def __init__(self, response: aiohttp.ClientResponse, take: Callable[[bytes], bool]) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, take: Callable[[bytes], bool], gate: Gate) -> None:
         self._content = response.content
         self._take = take
+        self._gate = gate
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: Exception | None = None
         self._transport = response.connection.transport if response.connection is not None else None
@@ -56,7 +62,8 @@ class _Tap(asyncio.Protocol):
         if self.ended.done():
             return
         try:
-            while data := self._content.read_nowait():
+            # What has all come already is read whatever the gate says: its connection belongs to others by now.
+            while (self._gate(self._drain) or self._content.is_eof()) and (data := self._content.read_nowait()):
                 if self._take(data):
                     self.ended.set_result(None)
                     return

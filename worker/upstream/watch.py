@@ -18,6 +18,7 @@ class Watch:
         "_end",
         "_loop",
         "_phase",
+        "_resting",
         "_scope",
         "_since",
         "_timer",
@@ -35,6 +36,7 @@ class Watch:
         self._phase = "total_timeout"
         self._window: float | None = None
         self._since = self.started
+        self._resting: float | None = None
         self._scope = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -53,6 +55,21 @@ class Watch:
         """Something happened: the window starts again."""
         self._since = self._loop.time()
 
+    def rest(self) -> None:
+        """The answer is not read on for reasons of ours: no timer runs until `wake`."""
+        if self._resting is None:
+            self._resting = self._loop.time()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def wake(self) -> None:
+        """It is read on: every timer goes on where it stood, and the window starts again."""
+        if self._resting is not None:
+            self._since = self._loop.time()
+            self._end += self._since - self._resting
+            self._resting = None
+            self._look()
+
     async def __aenter__(self) -> Self:
         await self._scope.__aenter__()
         self._look()
@@ -69,7 +86,7 @@ class Watch:
     def _look(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self.fired is not None:
+        if self.fired is not None or self._resting is not None:
             return
         due = self._end if self._window is None else min(self._end, self._since + self._window)
         now = self._loop.time()

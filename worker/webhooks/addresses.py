@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from api_schemas.webhook_urls import Address, embedded_v4
 from worker.base.errors import SettingsError
+from worker.base.webhook_settings import networks
 
 Network = IPv4Network | IPv6Network
 
@@ -79,17 +80,11 @@ class Policy:
         Raises:
             SettingsError: a part that is no network.
         """
-        word = setting.strip().lower()
-        if word in ("", "false", "no", "off", "0"):
-            return cls()
-        if word in ("true", "yes", "on", "1"):
-            return cls(PRIVATE)
         try:
-            return cls(tuple(ip_network(part.strip()) for part in word.split(",") if part.strip()))
+            given = networks(setting)
         except ValueError as error:
-            raise SettingsError(
-                f"STOCKPOT_WEBHOOK_ALLOW_PRIVATE: expected false, true or networks such as 10.1.0.0/16; {error}"
-            ) from None
+            raise SettingsError(f"STOCKPOT_WEBHOOK_ALLOW_PRIVATE: {error}") from None
+        return cls(given if isinstance(given, tuple) else PRIVATE if given else ())
 
     def is_allowed(self, address: Address) -> bool:
         """Whether the operator opened this address by name; what `NEVER` holds cannot be opened."""

@@ -24,11 +24,11 @@ import structlog
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import SecretStr
 
 from worker.base import private
 from worker.base.errors import InvalidRequest, SettingsError
 from worker.base.settings import SHORTEST_SECRET_KEY, Settings
+from worker.base.webhook_settings import signing_secrets
 from worker.db.url import database_url
 from worker.webhooks.signing import key_of, spell
 
@@ -59,7 +59,7 @@ class Vault:
         """
         masters = [key.encode() for key in settings.secret_keys] or functools.partial(_kept_keys, settings)
         try:
-            return cls(masters, tenant_secrets=_listed(settings.webhook_secret))
+            return cls(masters, tenant_secrets=signing_secrets(settings.webhook_secret))
         except InvalidRequest as error:
             raise SettingsError(f"STOCKPOT_WEBHOOK_SECRET: {error}") from None
 
@@ -116,12 +116,6 @@ class Vault:
     def tenant_secret(self, tenant: str) -> str:
         """The secret to give to the receivers of a tenant's per-job URLs."""
         return spell(self.tenant_keys(tenant)[0])
-
-
-def _listed(secret: SecretStr | None) -> list[str]:
-    """The parts of a comma-separated secret setting."""
-    value = secret.get_secret_value() if secret is not None else ""
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _kept_keys(settings: Settings) -> list[bytes]:

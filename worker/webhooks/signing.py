@@ -7,7 +7,6 @@ secret, separated by spaces, so that a receiver with either secret of a rotation
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,11 +14,10 @@ from datetime import UTC, datetime
 from standardwebhooks import Webhook
 
 from worker.base.errors import InvalidRequest
+from worker.base.webhook_settings import MARK, signing_key
 
-PREFIX = "whsec_"
 SECRET_BYTES = 32
 """Random bytes of a new secret: the hash's own width; the specification asks for 24 to 64."""
-_SHORTEST, _LONGEST = 24, 64
 
 
 def new_secret() -> str:
@@ -29,7 +27,7 @@ def new_secret() -> str:
 
 def spell(key: bytes) -> str:
     """A key as receivers are given it."""
-    return PREFIX + base64.b64encode(key).decode()
+    return MARK + base64.b64encode(key).decode()
 
 
 def key_of(secret: str) -> bytes:
@@ -39,12 +37,9 @@ def key_of(secret: str) -> bytes:
         InvalidRequest: no prefix, no base64, or not 24 to 64 bytes. The message does not repeat the secret.
     """
     try:
-        key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not secret.startswith(PREFIX) or not _SHORTEST <= len(key) <= _LONGEST:
-        raise InvalidRequest(f"a webhook secret is {PREFIX} and the base64 of {_SHORTEST} to {_LONGEST} bytes")
-    return key
+        return signing_key(secret)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
 
 
 def signed_headers(event_id: str, timestamp: int, body: str, keys: Sequence[bytes]) -> dict[str, str]:
