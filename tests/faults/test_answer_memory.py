@@ -41,9 +41,9 @@ def test_large_answers_share_the_memory_that_there_is(stage: SetStage, answers: 
     eventually(lambda: worker.rss_bytes() - before < BESIDE, what="the memory is given back")
     on.check()
     assert on.extra_calls() == 0
-    assert on.rows("SELECT COUNT(*) AS n FROM results_v WHERE length(CAST(response AS text)) > :size", size=size * 1_000_000) == [
-        {"n": answers if witness.faults_on else 0}
-    ]
+    assert on.rows(
+        "SELECT COUNT(*) AS n FROM results_v WHERE length(CAST(response AS text)) > :size", size=size * 1_000_000
+    ) == [{"n": answers if witness.faults_on else 0}]
 
 
 def _watch(on: Stage, worker: Process, jobs: list[str]) -> tuple[int, int]:

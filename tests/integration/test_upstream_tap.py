@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.rig.certificates import self_signed, serving
+from tests.rig.live import until
 from tests.rig.scripted_upstream import CHUNKED, SSE, Peer, Request, scripted
 from tests.rig.upstream_calls import data, new_call, new_client, piece, talking
+from worker.upstream.call import Progress
 from worker.upstream.outcome import Answer, Failure, Kind
 from worker.upstream.tap import _Tap, take_all
 
@@ -85,7 +88,34 @@ async def test_a_session_that_is_closed_before_the_first_piece_ends_the_stream_n
         await session.close()
         async with asyncio.timeout(20):
             with pytest.raises(aiohttp.ServerDisconnectedError):
-                await take_all(response, lambda _: False)
+                await take_all(response, lambda _: False, lambda _: True)
+
+
+async def test_a_large_answer_waits_for_room_longer_than_any_timer_and_is_whole() -> None:
+    """The silence is ours: it is read on when the answer before it is written."""
+    body = json.dumps(
+        {"choices": [{"index": 0, "message": {"content": "x" * 3_000_000}, "finish_reason": "stop"}]}
+    ).encode()
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(f"content-type: application/json\r\ncontent-length: {len(body)}\r\n")
+        await peer.send(body)
+
+    loop = asyncio.get_running_loop()
+    async with talking(script, idle_timeout=0.5, answer_memory_bytes=1) as (_, client):
+        first, second = Progress(), Progress()
+        assert isinstance(await client.call(new_call(), progress=first), Answer)
+        call = asyncio.create_task(client.call(new_call(total=5), progress=second))
+        await until(lambda: second.room is not None and second.room.waits, "the second answer waits")
+        began = loop.time()
+        await until(lambda: loop.time() - began > 1.5, "its idle timeout is over three times")
+        assert not call.done()
+        first.give_back()
+        outcome = await call
+        second.give_back()
+    assert isinstance(outcome, Answer)
+    assert outcome.text == "x" * 3_000_000
+    assert client.room.used == 0
 
 
 async def test_a_stream_that_ends_with_its_connection_is_whole() -> None:
