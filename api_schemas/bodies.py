@@ -35,7 +35,7 @@ def infer_endpoint(body: dict[str, Any]) -> Endpoint | None:
 
 
 def body_problems(endpoint: object, body: dict[str, Any], prefix: str = "") -> list[FieldProblem]:
-    """Everything that is certainly wrong with a body; empty when it may be sent. `endpoint` None: none can be told."""
+    """Everything that is certainly wrong with a body; empty when it may be sent. `endpoint` None: the body does not show which."""
     if endpoint is None:
         missing = "missing; give `messages` (chat completions) or `input` (responses)"
         problems = [FieldProblem(field=join(prefix, "messages"), message=missing)]

@@ -76,7 +76,7 @@ class ChatRequest(BaseModel):
 
 
 class Open(BaseModel):
-    """What a provider answers: read leniently, unknown fields kept, absent ones told apart from null."""
+    """What a provider answers: read leniently, unknown fields kept, absent ones distinguished from null."""
 
     model_config = ConfigDict(extra="allow")
 

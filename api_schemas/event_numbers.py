@@ -47,7 +47,7 @@ def opens_block(seq: int) -> bool:
 
 
 def end_number(fence: int, place: int) -> int:
-    """The `seq` of the terminal event that a row tells of; `place` is the row's own `seq`."""
+    """The `seq` of the terminal event of a row that is over; `place` is the row's own `seq`."""
     return number(max(fence, 1), max(place, FIRST_END))
 
 

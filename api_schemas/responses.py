@@ -46,7 +46,7 @@ class ResponsesRequest(BaseModel):
 
 
 class Response(Open):
-    """A response. `status` tells whether it is whole; `usage` is the provider's own object."""
+    """A response. `status` shows whether it is whole; `usage` is the provider's own object."""
 
     id: str | None = None
     object: str | None = None

@@ -31,7 +31,7 @@ MAX_FOREIGN = 300
 
 _MOST_LINES = 20
 _DEEPEST = 6
-#: Where the words stand, the most telling first.
+#: Where the message stands, the most specific field first.
 _WORDS = (
     "message",
     "detail",

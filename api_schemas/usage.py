@@ -79,7 +79,7 @@ class Usage(BaseModel):
         """Read a provider's `usage` object, whichever spelling it has; None when it is none.
 
         Some providers count cached tokens beside the input and reasoning tokens beside the output. Their total, or a
-        part that is larger than its whole, tells.
+        part that is larger than its whole, shows which.
         """
         if not isinstance(raw, dict):
             return None

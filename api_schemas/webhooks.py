@@ -124,7 +124,7 @@ def verify(
         raise SignatureError("no secret to verify the webhook with")
     content = b"%b.%b.%b" % (webhook_id.encode(), timestamp.encode(), raw)
     expected = [base64.b64encode(hmac.digest(_key(one), content, hashlib.sha256)) for one in secrets]
-    # Every pair is compared, found or not, so that the time taken tells nothing.
+    # Every pair is compared, found or not, so that the time taken reveals nothing.
     matches = [hmac.compare_digest(one.encode(), wanted) for one in _versions(signatures) for wanted in expected]
     if not any(matches):
         raise SignatureError("none of the webhook's signatures is made with a secret of ours")

@@ -24,7 +24,7 @@ POINTS = frozenset(
         "call.answered",  # the whole answer is here, nothing written
         "settle.before",  # in the writer, before its transaction
         "settle.written",  # written, not committed
-        "settle.committed",  # committed, nobody told
+        "settle.committed",  # committed, not yet announced
         "release.before",  # a job is about to be given back
         "sweep.reclaimed",  # expired leases were written, not committed
         "lookup.before",  # broken calls are about to be looked up in the provider's log

@@ -70,9 +70,9 @@ def _schema(name: str | None) -> str | None:
 _Lower = BeforeValidator(_lower)
 
 
-def _weights(said: str | None) -> dict[str, int]:
+def _weights(raw: str | None) -> dict[str, int]:
     weights = {}
-    for part in said.split(",") if said else []:
+    for part in raw.split(",") if raw else []:
         tenant, _, weight = part.strip().rpartition("=")
         if not tenant or not weight.isascii() or not weight.isdigit() or not 1 <= int(weight) <= _MOST_WEIGHT:
             raise ValueError(f"STOCKPOT_TENANT_WEIGHTS: expected tenant=weight,… with weights of 1 to {_MOST_WEIGHT}")

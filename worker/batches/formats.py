@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 UTF8_MARK = b"\xef\xbb\xbf"
 
-#: How many of a file's first bytes tell what it is compressed with.
+#: How many of a file's first bytes show what it is compressed with.
 MAGIC_BYTES = 8
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 #: What a damaged file of these raises.

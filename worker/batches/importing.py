@@ -151,7 +151,7 @@ def import_lines(
     Args:
         found: what the survey of this very file found.
         write_ends: writes what follows from the ends of skipped lines.
-        on_progress: is told how many lines the batch has.
+        on_progress: called with the number of lines that the batch has.
 
     Raises:
         FileChanged: the file is not the one that was surveyed.

@@ -1,4 +1,4 @@
-"""Reading a batch file: plain or compressed (told by its first bytes), a pipe or stdin, line by line, in bounded memory.
+"""Reading a batch file: plain or compressed (recognised by its first bytes), a pipe or stdin, line by line, in bounded memory.
 
 A file is read twice: once to validate it whole, once to import it. Stdin is therefore kept in a temporary file, and
 a file that changes in between is refused.

@@ -10,7 +10,7 @@ from api_schemas.batch import Batch, BatchProblems, BatchStatus, BatchUsage, Inp
 from worker.base.money import PICO
 from worker.db.batches.records import BatchRow
 
-#: Where a batch's finish is told, by its status.
+#: The field with the time at which a batch finished, by its status.
 _ENDS = {
     "completed": "completed_at",
     "failed": "failed_at",

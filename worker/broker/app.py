@@ -203,7 +203,7 @@ def app_of(given: Settings) -> StockpotCelery:
 
 
 class HeartbeatStep(bootsteps.StartStopStep):
-    """Tells the engine that Celery's consumer loop breathes: liveness wants both loops."""
+    """Reports to the engine that Celery's consumer loop is alive: liveness wants both loops."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     _timer: Any = None

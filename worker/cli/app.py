@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from worker.cli.exit_codes import told
+from worker.cli.exit_codes import errors_in_words
 from worker.cli.lazy import LazyGroup, Place
 
 #: In the order of a newcomer's questions; `--help` shows them in this order.
@@ -65,8 +65,8 @@ class Commands(LazyGroup):
     """Turns the errors of `worker.base.errors` into messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what goes wrong is told in words."""
-        with told(ctx):
+        """Run the command; expected errors are printed in words."""
+        with errors_in_words(ctx):
             return super().invoke(ctx)
 
 

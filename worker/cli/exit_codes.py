@@ -24,8 +24,8 @@ INTERRUPTED = 130
 
 
 @contextlib.contextmanager
-def told(ctx: click.Context) -> Iterator[None]:
-    """Tell errors that are expected, in words, and exit with their code."""
+def errors_in_words(ctx: click.Context) -> Iterator[None]:
+    """Print errors that are expected, in words, and exit with their code."""
     try:
         yield
     except KeyboardInterrupt:

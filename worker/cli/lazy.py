@@ -41,7 +41,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; a misspelt one is told what it may have been. Raises UsageError."""
+        """Find the command; an error for a misspelt one suggests the nearest. Raises UsageError."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

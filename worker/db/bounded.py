@@ -14,7 +14,7 @@ from psycopg.abc import PQGen
 
 T = TypeVar("T")
 
-#: How often a wait looks up, so that Ctrl-C is heard, in seconds (psycopg's own value).
+#: How often a wait looks up, so that Ctrl-C takes effect, in seconds (psycopg's own value).
 _LOOK_SECONDS = 0.1
 
 

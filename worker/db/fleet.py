@@ -18,7 +18,7 @@ from worker.db.workers import registry
 
 #: Rows that one count reads: some ten milliseconds within a partial index.
 AT_MOST = 100_000
-#: Budgets that are told apart; more than these would make as many time series.
+#: Budgets with gauges of their own; more than these would make as many time series.
 BUDGETS_AT_MOST = 20
 
 

@@ -1,6 +1,6 @@
 """Who a database is: a random name that it got with its tables, the same for all who use it, under whatever URL.
 
-Two projects that share a Redis tell their messages apart by it.
+Two projects that share a Redis distinguish their messages by it.
 """
 
 from __future__ import annotations

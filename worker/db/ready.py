@@ -32,7 +32,7 @@ def await_database(settings: Settings, wait: Callable[[Unreachable, float], None
     """As `ensure_schema`, but a database that does not answer is asked again for as long as it takes.
 
     Args:
-        wait: told each time what is wrong and in how many seconds the database is asked again; it waits that long,
+        wait: called each time with what is wrong and the seconds until the next try; it waits that long,
             or raises to give up.
 
     Raises:

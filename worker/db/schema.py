@@ -84,7 +84,7 @@ def upgrade(settings: Settings | str, *, on_wait: Callable[[int], object] = lamb
     """Bring a database to `head()`; nothing happens if it is there. Takes settings, or a database URL.
 
     Workers go on meanwhile. While somebody's long transaction holds a table that must change, it is tried again and
-    again; `on_wait` is told how often by now.
+    again; `on_wait` is called with the number of tries so far.
 
     Raises:
         Unreachable: the database does not answer, or the table was not free in `TRIES` tries.

@@ -14,7 +14,7 @@ THRESHOLDS = (50_000, 20, 50)
 the next. 50,000 containers are about 10 MB, the most that cycles of ours can hold before they are noticed."""
 
 
-def spare_the_lasting() -> None:
+def freeze_permanent_objects() -> None:
     """Set what is alive now aside from every later collection, and collect less often; call it once all is loaded."""
     gc.collect()
     gc.freeze()

@@ -32,7 +32,7 @@ from worker.base.tasks import end_tasks
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.leases import resign
 from worker.engine import neighbours
-from worker.engine.collector import spare_the_lasting
+from worker.engine.collector import freeze_permanent_objects
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerHeartbeat, HealthServer
 from worker.engine.redis_policy import inspect
@@ -148,7 +148,7 @@ class Engine:
         return_large_blocks()
         parts = build(self.settings, owner=self.owner, slots=self.slots, on_drain=self.on_drain)
         self._feeder = parts.feeder
-        parts.feeder.hears = lambda: self.consumer.silence is not None
+        parts.feeder.consuming = lambda: self.consumer.silence is not None
         health = HealthServer(parts.database, self.consumer, lambda: self.last_beat, lambda: self.closing)
         if self.settings.http_port is not None:
             await health.start(self.settings.http_port, self.settings.http_host)
@@ -166,7 +166,7 @@ class Engine:
         for task in (*tasks, *hosted):
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(inspect(parts.redis_url)))  # it ends by itself
-        spare_the_lasting()
+        freeze_permanent_objects()
         log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
         self._ready.set()
         await self._drain_asked.wait()

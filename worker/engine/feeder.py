@@ -1,13 +1,13 @@
 """The feeder: what this worker claims, and when.
 
-A doorbell names ids, or a lane that has work; either only makes the feeder look. It also looks by itself once in
-each sweep interval while it has free slots, so that a lost doorbell, a dead Redis or a worker that took a doorbell
-and died cost a second and nothing else. While a look finds as much as it asked for, the next follows at once: a
-million-row batch needs no message at all.
+A doorbell names job ids, or a lane that has work. The feeder reads the database when one arrives, and also once in
+each sweep interval while it has free slots: a lost doorbell, an absent Redis, or a worker that died with a doorbell
+delays a job by one interval. While a claim returns as many jobs as it asked for, the next claim follows at once, so a
+batch of a million rows needs no doorbell.
 
-Bulk work has many sources, which take turns: the jobs that belong to no batch, and the batches that admit lines now
-(`rounds`).
-It is claimed beside the interactive work, in slots of its own: a job that somebody waits for waits for no bulk claim.
+Bulk work comes from the jobs without a batch and from each batch that admits lines now; these take turns
+(`BatchFairness`). Bulk claims run beside the interactive ones and use slots of their own, so that an interactive job
+never waits for a bulk claim to return.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ MOST_IDS = 4_096
 FIRST_PAUSE, LONGEST_PAUSE = 0.15, 2.0
 
 
-#: What is looked for when the database did not say what there is.
-_DONT_KNOW: tuple[list[OpenBatch], list[str]] = ([], ["interactive", "bulk"])
-#: A worker that finds nothing, and would hear a doorbell, looks less and less often, down to a look in so many intervals.
+#: What is claimed while the database does not answer: every lane.
+_UNKNOWN: tuple[list[OpenBatch], list[str]] = ([], ["interactive", "bulk"])
+#: An idle worker whose Celery consumer is connected looks less and less often, down to once in so many intervals.
 IDLE_LOOKS = 5
 
 
@@ -77,14 +77,14 @@ class Feeder:
         self._look_every = look_every
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
         self._lanes: set[str] = {"interactive", "bulk"}
-        self._rounds = BatchFairness(weights)
-        self._holds = PausedModels()
-        self._turns = {lane: TenantFairness(weights=weights) for lane in self._lanes}
+        self._batch_fairness = BatchFairness(weights)
+        self._paused = PausedModels()
+        self._tenant_fairness = {lane: TenantFairness(weights=weights) for lane in self._lanes}
         self._bulk_claim: asyncio.Task[None] | None = None
-        self._coming = {"interactive": 0, "bulk": 0}  # jobs that a claim under way may bring
+        self._expected = {"interactive": 0, "bulk": 0}  # at most so many jobs come from claims under way
         self._bell = asyncio.Event()
-        #: Whether a doorbell would be heard: then a look that finds nothing need not be repeated each second.
-        self.hears: Callable[[], bool] = lambda: False
+        #: Whether doorbells arrive (the consumer is connected): then a look that finds nothing need not be repeated each second.
+        self.consuming: Callable[[], bool] = lambda: False
         self.open = True
 
     def ring(self, ids: Sequence[str] = (), lane: str | None = None) -> None:
@@ -102,34 +102,34 @@ class Feeder:
             self.ring([job_id])
 
     def recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None, *, called: bool) -> None:
-        """Look at a job that was not finished again in `seconds`; a route that is shut is left alone meanwhile."""
+        """Claim a job that was not finished again in `seconds`. If its route is paused, claim no other job of its model until then."""
         if waiting_on == "paused":
             self.turned_away(job.model, job.id, seconds, called=called)
         else:
             asyncio.get_running_loop().call_later(seconds + 0.002, self.due, job.lane, job.id)
 
     def freed(self) -> None:
-        """A slot is free; matters only while there is known to be work."""
-        if self._lanes or self._ids or self._rounds:
+        """A slot became free: claim at once if work is known to wait."""
+        if self._lanes or self._ids or self._batch_fairness:
             self._bell.set()
 
     def turned_away(self, model: str, job_id: str, seconds: float, *, called: bool = False) -> None:
-        """A job came back, since its route is shut: claim no other of this model before one has got through.
+        """A job came back because its route is paused: claim no other job of this model until one call succeeds.
 
-        This one is due again in `seconds`; `called` says whether it was refused itself.
+        This job is due again in `seconds`; `called`: it was sent and refused, not only held back.
         """
-        self._holds.turned_away(model, job_id, seconds, asyncio.get_running_loop().time(), called=called)
+        self._paused.turned_away(model, job_id, seconds, asyncio.get_running_loop().time(), called=called)
 
     def ended(self, job: ClaimedJob) -> None:
-        """A job's story is over: its slot is free, and a scout that got through opens its model."""
-        if self._holds.ended(job.model, job.id):
+        """A job left its slot. If it was its model's scout and got through, claim the model's jobs again."""
+        if self._paused.ended(job.model, job.id):
             self._ring_all()
         self.freed()
 
     def reopen(self) -> None:
-        """A route or an account was resumed: claim again whatever was held."""
-        if self._holds.models:
-            self._holds.clear()
+        """A route or an account was resumed: claim the jobs of every paused model again."""
+        if self._paused.models:
+            self._paused.clear()
             self._ring_all()
 
     def _ring_all(self) -> None:
@@ -156,7 +156,7 @@ class Feeder:
                     self._bell.set()
         finally:
             look.cancel()
-            with contextlib.suppress(Unreachable):  # it brought nothing
+            with contextlib.suppress(Unreachable):  # that claim returned no job
                 if self._bulk_claim is not None:
                     await self._bulk_claim
 
@@ -168,13 +168,13 @@ class Feeder:
     async def _look_by_itself(self) -> None:
         empty = 0
         while True:
-            batches, lanes = await self._database.try_read(_look, _DONT_KNOW, "batches_not_read")
-            self._rounds.learn(batches)
+            batches, lanes = await self._database.try_read(_look, _UNKNOWN, "batches_not_read")
+            self._batch_fairness.learn(batches)
             for lane in lanes:
                 self.ring(lane=lane)
             if batches:
                 self._bell.set()
-            empty = 0 if batches or lanes or not self.hears() else min(empty + 1, IDLE_LOOKS)
+            empty = 0 if batches or lanes or not self.consuming() else min(empty + 1, IDLE_LOOKS)
             await asyncio.sleep(self._look_every * max(1, empty))
 
     async def _claim_all(self) -> None:
@@ -189,16 +189,16 @@ class Feeder:
         if self._bulk_claim is not None and self._bulk_claim.done():
             over, self._bulk_claim = self._bulk_claim, None
             over.result()
-        if self._bulk_claim is None and self.open and ("bulk" in self._lanes or self._rounds):
+        if self._bulk_claim is None and self.open and ("bulk" in self._lanes or self._batch_fairness):
             self._bulk_claim = asyncio.create_task(self._claim_bulk(), name="feeder-bulk")
             self._bulk_claim.add_done_callback(self._bulk_claimed)
 
     def _bulk_claimed(self, over: asyncio.Task[None]) -> None:
         if not over.cancelled() and over.exception() is not None:
-            self._bell.set()  # somebody must hear of it
+            self._bell.set()  # `run` wakes, and raises the error
 
     async def _claim_bulk(self) -> None:
-        """Slices of the bulk lane and of the batches in turn, until none has more or no slot is free."""
+        """Claim from the bulk lane and from the batches in turn, until none has more or no slot is free."""
         more = True
         while self.open and more and (room := self._room("bulk")) > 0:
             more = False
@@ -208,25 +208,25 @@ class Feeder:
             more = await self._claim_batches() or more
 
     async def _claim_batches(self) -> bool:
-        """One slice of each batch in turn, until none has more or no slot is free, or it is the lane's turn: True."""
+        """Claim one slice of each batch in turn, until none has more or no slot is free; True when the lane is next."""
         bounded: list[OpenBatch] = []
         turn_over = False
         while self.open and (room := self._room("bulk")) > 0:
-            # Of a held model not one line may go, and there may be a million of them.
-            batch = self._rounds.take(self._holds.models)
+            # A paused model admits no line, and its batch may have a million of them: such a batch is skipped.
+            batch = self._batch_fairness.take(self._paused.models)
             if batch is None:
                 break
             asked = min(room, SLICE)
             claimed = await self._claim_batch(batch, asked)
-            self._rounds.claimed(batch, claimed, dry=claimed < asked)
+            self._batch_fairness.claimed(batch, claimed, dry=claimed < asked)
             if claimed == asked:
-                self._rounds.again([batch])
+                self._batch_fairness.again([batch])
             elif batch.bound:
                 bounded.append(batch)  # it may have room for the next when one of its calls has ended
-            if self._rounds and "bulk" in self._lanes:
+            if self._batch_fairness and "bulk" in self._lanes:
                 turn_over = True
                 break
-        self._rounds.again(bounded)
+        self._batch_fairness.again(bounded)
         return turn_over
 
     async def _claim_batch(self, batch: OpenBatch, limit: int) -> int:
@@ -240,30 +240,30 @@ class Feeder:
         return len(jobs)
 
     def _room(self, lane: str) -> int:
-        """Slots that nobody uses and that no claim under way may fill."""
+        """Free slots, less those that a claim under way may fill."""
         if lane == "bulk":
-            return min(self._slots.free_for_bulk, self._slots.free - self._coming["interactive"])
-        return self._slots.free - self._coming["bulk"]
+            return min(self._slots.free_for_bulk, self._slots.free - self._expected["interactive"])
+        return self._slots.free - self._expected["bulk"]
 
     @contextlib.contextmanager
     def _expecting(self, lane: str, jobs: int) -> Iterator[None]:
-        self._coming[lane] += jobs
+        self._expected[lane] += jobs
         try:
             yield
         finally:
-            self._coming[lane] -= jobs
+            self._expected[lane] -= jobs
             if lane == "bulk" and (self._ids or "interactive" in self._lanes):
                 self._bell.set()  # it may have the slots that were kept for this claim
 
     async def _send_scouts(self) -> None:
-        scouts = self._holds.scouts(asyncio.get_running_loop().time())
+        scouts = self._paused.scouts(asyncio.get_running_loop().time())
         if not scouts:
             return
         jobs = await self._database.write(
             lambda conn: claim.claim_ids(conn, scouts, owner=self._owner, lease=self._lease, any_lane=True)
         )
         for missed in set(scouts) - {job.id for job in jobs}:
-            self._holds.missed(missed)
+            self._paused.missed(missed)
         self._take(jobs)
 
     async def _claim_ids(self, ids: list[str]) -> None:
@@ -282,7 +282,7 @@ class Feeder:
         self._take(jobs)
 
     async def _claim_lane(self, lane: str, limit: int) -> None:
-        """Claim up to `limit` jobs of a lane, and remember whether it may have more: it was rung for, or gave all."""
+        """Claim up to `limit` jobs of a lane, and remember whether it may have more: a doorbell came meanwhile, or the claim was full."""
         crashpoint("claim.before")
         held = self._held_now()
         self._lanes.discard(lane)
@@ -290,7 +290,13 @@ class Feeder:
             with self._expecting(lane, limit):
                 jobs = await self._database.write(
                     lambda conn: claim.claim_due(
-                        conn, lane, limit, owner=self._owner, lease=self._lease, held=held, turns=self._turns[lane]
+                        conn,
+                        lane,
+                        limit,
+                        owner=self._owner,
+                        lease=self._lease,
+                        held=held,
+                        turns=self._tenant_fairness[lane],
                     ),
                     urgent=lane == "interactive",
                 )
@@ -310,6 +316,6 @@ class Feeder:
                 self._start(job)
 
     def _held_now(self) -> list[str]:
-        held = self._holds.models
+        held = self._paused.models
         metrics.HELD_MODELS.set(len(held))
         return list(held)

@@ -71,7 +71,7 @@ def show(state: FleetState) -> None:
     metrics.BUDGET_LEFT_RATIO.clear()
     for one in state.budgets:
         left = float((one.limit - one.spent) / one.limit) if one.limit else 0.0
-        if one.shut:  # what is left is too little for the next call: that is used up, and must be heard
+        if one.shut:  # what is left is too little for the next call: that is used up, and must be noticed
             left = min(left, 0.0)
         metrics.BUDGET_LEFT_RATIO.labels(f"{one.tenant}/{one.period}").set(left)
 

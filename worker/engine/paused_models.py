@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 FIRST_SECONDS, MOST_SECONDS = 1.0, 4.0
 #: Seconds after a scout is due: the database's clock says so, and the row says milliseconds.
 DUE_SECONDS = 0.05
-#: A scout that nobody heard of again is given up after this long: its job is another worker's, or was cancelled.
+#: A scout without an outcome is given up after this long: another worker has its job, or it was cancelled.
 OUT_SECONDS = 10.0
 #: Jobs of a held model that are remembered as scouts to come.
 _MOST_OTHERS = 64

@@ -1,4 +1,4 @@
-"""Routes that were paused or resumed: who is told, and how an empty account is found to be filled again.
+"""Routes that were paused or resumed: log lines, webhooks, and how an empty account is found to be filled again.
 
 The gate decides; here stands what the engine adds: the question for the balance, and one log line, one count and one
 webhook event (`route.paused`, `route.resumed`) per change in the whole fleet.
@@ -33,7 +33,7 @@ _AGAIN_SECONDS = 1.0
 
 
 class RouteNews:
-    """What the gate of this worker asks (`balance`) and tells (`changed`)."""
+    """What the limits of this worker ask (`balance`) and report (`changed`)."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class RouteNews:
         self._on_resumed = on_resumed
         self._consequences = consequences
         self._believed: dict[str, float] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._announcing: set[asyncio.Task[None]] = set()
 
     async def balance(self, key_id: str) -> bool | None:
-        """Whether the key of this id can pay; None when nobody can tell, so that a call must find out."""
+        """Whether the key of this id can pay; None when the provider does not show it, so that a call must find out."""
         try:
             if key_id != self._settings.key_id:
                 return None
@@ -70,17 +70,17 @@ class RouteNews:
         return True
 
     def changed(self, change: Transition) -> None:
-        """An account or a route was paused or resumed, and this worker is the one to tell of it."""
+        """An account or a route was paused or resumed, and this worker announces it."""
         metrics.ROUTE_CHANGES.labels(change.what, change.of, change.reason).inc()
-        told = {"of": change.of, "route": change.route, "key_id": change.key_id, "reason": change.reason}
+        facts = {"of": change.of, "route": change.route, "key_id": change.key_id, "reason": change.reason}
         if change.what == "paused":
-            log.error("route_paused", **told, detail=change.detail)
+            log.error("route_paused", **facts, detail=change.detail)
         else:
-            log.info("route_resumed", **told)
+            log.info("route_resumed", **facts)
             self._on_resumed()
-        task = asyncio.create_task(self._tell(_news(change)))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        task = asyncio.create_task(self._announce(_news(change)))
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
 
     async def watch(self, closed: Callable[[Route], object], every: float) -> None:
         """Notice that the key's account is open again when another worker found it out; ask every so many seconds."""
@@ -93,7 +93,7 @@ class RouteNews:
                     self._on_resumed()
             await asyncio.sleep(every)
 
-    async def _tell(self, change: RouteChange) -> None:
+    async def _announce(self, change: RouteChange) -> None:
         """Write the webhook events, for as long as it takes; their ids stay the same."""
         while True:
             events = await self._database.try_write(
@@ -106,8 +106,8 @@ class RouteNews:
             self._consequences.wake()
 
     async def aclose(self) -> None:
-        """Stop telling; what the database has not taken yet stays untold."""
-        await end_tasks(self._telling)
+        """Stop announcing; events that the database has not taken are dropped."""
+        await end_tasks(self._announcing)
 
 
 def _news(change: Transition) -> RouteChange:

@@ -63,7 +63,7 @@ class Sweeper:
         hold: Callable[[], float] = lambda: 0.0,
         usage_keys: Sequence[str] = (),
     ) -> None:
-        """`on_over` is told of each job that ended here, `on_due` of lane and id of each to be claimed again.
+        """`on_over` is called with each job that ended here, `on_due` with lane and id of each to be claimed again.
 
         `hold` is asked for how many seconds a job may wait until its lost call is looked up. `usage_keys` are the keys of
         the jobs' metadata by which usage is kept.

@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/metrics`. They need no key and tell nothing of anybody."""
+"""`/livez`, `/readyz`, `/metrics`. They need no key and show no tenant's data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`/openapi.json`: what is served, as OpenAPI 3.1.
 
 Paths, methods and summaries come from the routes themselves. What a handler's signature does not say (parameters,
-bodies, answers) is told in `openapi_words`; a test holds that to the routes and to real answers.
+bodies, answers) stands in `openapi_words`; a test holds that to the routes and to real answers.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _query(words: Operation) -> list[dict[str, Any]]:
 
 
 def routes(wire: list[BaseRoute]) -> list[BaseRoute]:
-    """The route of the document, which needs no key: it tells nothing of anybody."""
+    """The route of the document, which needs no key: it shows no tenant's data."""
     made = functools.cache(lambda: document(wire))
 
     async def openapi(request: Request) -> Response:

@@ -29,7 +29,7 @@ BACKLOG = 2_048
 SEND_BYTES = 128 * 1024
 #: Seconds for which an idle connection is kept for the client's next call.
 KEEP_ALIVE_SECONDS = 75
-#: Connections beyond the limit that are told so.
+#: Connections beyond the limit that are answered with a refusal.
 _MARGIN = 500
 #: How the line begins by which a gateway says that it accepts calls.
 READY = "Listening on "
@@ -89,7 +89,7 @@ def address_of(sock: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """A server that tells the application when it stops, before it waits for what runs."""
+    """A server that notifies the application when it stops, before it waits for running requests."""
 
     def __init__(self, config: uvicorn.Config, app: Starlette, ready: Callable[[], None]) -> None:
         super().__init__(config)

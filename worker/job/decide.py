@@ -159,7 +159,7 @@ def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
 def over_budget(job: ClaimedJob, prices: Prices) -> Settlement | None:
     """The end of a job that has no money for one more call; None while it may go on. Nothing was sent.
 
-    The first call is always made. A further one is taken to cost what the list says or, where nobody can tell, as much
+    The first call is always made. A further one is taken to cost what the list says or, where it has no price, as much
     as those before it.
     """
     if job.max_cost_picousd is None or (job.spent_picousd == 0 and job.max_cost_picousd > 0):
@@ -258,7 +258,7 @@ def priced(
     """The cost of a call and who says so.
 
     The provider's own word; else its price list times the tokens. Of a call that broke and may have been billed (`owed`)
-    and of which neither is known: what was reserved for it, or what such a call costs as far as anybody can tell.
+    and of which neither is known: what was reserved for it, or an estimate of what such a call costs.
     """
     if cost is not None:
         return Priced(cost, "provider")

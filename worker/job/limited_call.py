@@ -67,7 +67,7 @@ def _blamed(slot: Slot, context: JobContext, outcome: Outcome) -> Outcome:
 
 
 def _give_back(permit: Permit, outcome: Outcome | None, progress: Progress) -> None:
-    """Tell the limits how it ended. A call that we cut off says nothing about the upstream, but it has cost something."""
+    """Report to the limits how it ended. A call that we cut off proves nothing about the upstream, but it has cost something."""
     if outcome is None:
         permit.done("cut" if progress.sent else "unused", headers=progress.rate_limits)
         return

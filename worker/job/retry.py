@@ -1,7 +1,7 @@
 """Retry policy, pure: what follows from a failed call. The randomness is passed in; nothing here waits.
 
-Wait    being told to wait, or not having been heard, is not failing: no attempt is spent, the deadline bounds it.
-        Not so once an answer had begun: it may be billed, so the attempt counts whatever the failure's kind
+Wait    the upstream asked for a pause, or the request never reached it: no attempt is spent, the deadline bounds it.
+        Once an answer has begun it may be billed, so the attempt counts whatever the failure's kind
 Retry   one attempt is spent, and there are more
 Fail    the request is wrong, the attempts are used up, or policy forbids to repeat what may have been paid
 """
@@ -35,7 +35,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Try again in `seconds`; the attempt does not count. `waiting_on` is what the job says of itself meanwhile."""
+    """Try again in `seconds`; the attempt does not count. `waiting_on` is what the job shows as its reason meanwhile."""
 
     seconds: float
     waiting_on: str
@@ -74,29 +74,29 @@ def decide(
     """
     if failure.kind is Kind.TERMINAL:
         return Fail()
-    told = failure.retry_after
+    asked = failure.retry_after
     waits = not failure.begun and (
         failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT) or failure.code == "maintenance"
     )
     if waits and seconds_left <= 0:
         return Fail(expired=True)
     if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):
-        return Wait(_within(told, backoff(calls_made, policy.base, policy.cap, rng), seconds_left), "retry")
+        return Wait(_within(asked, backoff(calls_made, policy.base, policy.cap, rng), seconds_left), "retry")
     if waits:
         own = MAINTENANCE_SECONDS
         if failure.kind is Kind.ACCOUNT:
             again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls_made - 2, 8))
             own = again if calls_made > 1 else ACCOUNT_SECONDS
-        return Wait(_within(told, own, seconds_left), "paused")
+        return Wait(_within(asked, own, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
     most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code in _WRONG_CONTENT else policy.max_attempts)
     if attempts_spent >= most:
         return Fail()
-    seconds = max(told or 0.0, backoff(attempts_spent, policy.base, policy.cap, rng))
+    seconds = max(asked or 0.0, backoff(attempts_spent, policy.base, policy.cap, rng))
     return Retry(seconds) if seconds < seconds_left else Fail(expired=True)
 
 
-def _within(told: float | None, own: float, seconds_left: float) -> float:
-    """A wait never reaches past the deadline: the job shall expire as waiting, and say on what."""
-    return min(max(told or 0.0, own), seconds_left)
+def _within(asked: float | None, own: float, seconds_left: float) -> float:
+    """A wait never ends after the deadline: the job then expires while it waits, with the reason in its row."""
+    return min(max(asked or 0.0, own), seconds_left)

@@ -1,6 +1,6 @@
-"""Slots: the jobs in hand, each an asyncio task, and how they are told to stop.
+"""Slots: the jobs in hand, each an asyncio task, and how they are stopped.
 
-A job is told to stop at most once, and never once it has begun to settle: an answer that was paid for is written.
+A job is stopped at most once, and never after it has begun to settle: an answer that was paid for is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.db.jobs.claim import ClaimedJob
 
 
 class Stop(StrEnum):
-    """Why a running job is told to stop."""
+    """Why a running job is stopped."""
 
     CANCELLED = "cancelled"  # its submitter asked
     DRAIN = "drain"  # this worker goes away; the job goes back
@@ -38,7 +38,7 @@ class Slot:
 
     @property
     def seconds_left(self) -> float:
-        """Until the job expires: what the database said at the claim, less the time that has gone by here."""
+        """Until the job expires: the time left by the database's clock at the claim, less what has passed here since."""
         return self.job.seconds_left - (time.monotonic() - self.claimed)
 
 
@@ -53,14 +53,14 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """Slots that nobody uses."""
+        """Slots without a job."""
         return self.capacity - len(self._slots)
 
     @property
     def free_for_bulk(self) -> int:
-        """Slots that bulk work may take: a tenth is kept for interactive jobs, which shall not wait behind it.
+        """Slots that bulk work may take: a tenth of all, at least one, is kept for interactive jobs.
 
-        One is kept at least, but for a worker that has only one.
+        A worker with a single slot keeps none.
         """
         kept = max(1, self.capacity // 10) if self.capacity > 1 else 0
         return min(self.free, self.capacity - kept - self._bulk)
@@ -80,8 +80,8 @@ class Slots:
         """All jobs in hand with their fences."""
         return {job_id: slot.job.fence for job_id, slot in self._slots.items()}
 
-    def start(self, slot: Slot, story: Coroutine[Any, Any, None]) -> None:
-        """Give a job a slot and run its story.
+    def start(self, slot: Slot, job_task: Coroutine[Any, Any, None]) -> None:
+        """Give a job a slot and run its task.
 
         If an older claim of the same job is still in hand (its lease ran out while this worker was frozen), that
         claim is lost: its call is stopped, and its slot is the newer one's.
@@ -92,10 +92,10 @@ class Slots:
         self._slots[slot.job.id] = slot
         self._bulk += slot.job.lane == "bulk"
         metrics.IN_FLIGHT.set(len(self._slots))
-        slot.task = asyncio.create_task(story)
+        slot.task = asyncio.create_task(job_task)
 
     def end(self, slot: Slot) -> None:
-        """The story is over; the slot is free."""
+        """The job's task is over; the slot is free."""
         if self._slots.get(slot.job.id) is not slot:
             return
         del self._slots[slot.job.id]
@@ -105,7 +105,7 @@ class Slots:
             self._room.notify_all()
 
     def stop(self, job_id: str, why: Stop) -> bool:
-        """Tell a job to stop; False if it is not here, was told before, or has its answer already."""
+        """Stop a job; False if it is not here, was stopped before, or has its answer already."""
         slot = self._slots.get(job_id)
         if slot is None or slot.stop is not None or slot.settling or slot.task is None:
             return False
@@ -114,7 +114,7 @@ class Slots:
         return True
 
     def stop_all(self, why: Stop) -> int:
-        """Tell every job to stop; how many were told."""
+        """Stop every job; how many were stopped."""
         return sum(self.stop(job_id, why) for job_id in list(self._slots))
 
     async def empty(self, timeout: float) -> bool:

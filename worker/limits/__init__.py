@@ -1,6 +1,6 @@
 """Global limits per route: what may go out now, learned where nobody says, paused where the account or the upstream is down.
 
-account             An account that takes no calls: when to look again, and who is told
+account             An account that takes no calls: when to look again, and who announces it
 admission           The face of the limits for the engine: `admit` before a call, `Permit.done` after it
 breaker             The breaker of a route
 estimate            How many tokens a call will cost, before it is made
@@ -14,7 +14,7 @@ pauses              What one worker decides for the whole fleet
 permit              What admission answers
 provider_clock      When a call was counted by the upstream
 rate_limit_headers  An answer's headers about the limits: how long to keep away
-refusals            Whose trouble a refusal is, where its words do not tell
+refusals            Whether a refusal concerns the account or one request, where its message does not show it
 route               A route is (upstream, key, model): the thing that limits live on
 route_limiter       One worker's side of one route
 waiter              A call that waits at its route for a permit

@@ -1,7 +1,7 @@
 """What one worker decides for the whole fleet: a window's next limit, pauses of accounts and routes, their probes.
 
 Each decision is a compare-and-set in Redis, so that of many workers which see the same, one makes the transition and
-tells of it.
+announces it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Pauses:
     paused: dict[str, Route] = field(default_factory=dict)
 
     def announce(self, what: str, of: str, route: Route, reason: str, detail: str = "") -> None:
-        """Tell of a transition (`what`: paused or resumed, `of`: account or route)."""
+        """Announce a transition (`what`: paused or resumed, `of`: account or route)."""
         if self.on_change is None:
             return
         named = route.name if of == "route" else None

@@ -1,4 +1,4 @@
-"""Whose trouble a refusal is, where its words do not tell, or tell wrongly: the account's, or one request's. Pure memory.
+"""Whether a refusal concerns the account or one request, where its message does not show it, or is wrong. Pure memory.
 
 - A refusal without a reason (a bare 403, a firewall's page) is its job's. `IN_A_ROW` of different jobs without one
   answer of the key between them are the account's.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import urlsplit
 
-#: 48 bits tell a fleet's keys and routes apart and say nothing of the key.
+#: 48 bits distinguish a fleet's keys and routes and reveal nothing of the key.
 _DIGEST_CHARS = 12
 
 

@@ -345,7 +345,7 @@ class RouteLimiter:
             self._turn_away(reply.why, wait, now, reply.detail or "")
 
     def _turn_away(self, why: str, wait: float, now: float, detail: str = "") -> None:
-        """Tell those whose deadline comes first that it will not be in time."""
+        """Refuse the waiters whose deadline comes before a permit can."""
         reason = self._why = _REASONS.get(why, "paused")
         if reason == "concurrency":
             wait = 0.0

@@ -45,23 +45,23 @@ local function allowance(limit, mine, others, want)
     if other[WANT] > 0 then active = active + 1 end
   end
   local fair = math.floor(limit / active)
-  local extra, rank, hungry = limit - fair * active, 0, false
+  local extra, rank, wanting = limit - fair * active, 0, false
   for _, other in ipairs(others) do
     if other[WANT] > fair then
       if other[STAMP] < mine[STAMP] then rank = rank + 1 end
-      if other[HOLD] < other[WANT] then hungry = true end
+      if other[HOLD] < other[WANT] then wanting = true end
     end
   end
   local favoured = rank < extra
   if not favoured or want <= fair then mine[TURN] = 0
   elseif mine[TURN] == 0 then mine[TURN] = now
-  elseif hungry and now - mine[TURN] > 1000 then
+  elseif wanting and now - mine[TURN] > 1000 then
     mine[STAMP], mine[TURN], favoured = now, 0, false
   end
   local reserved, spare = 0, favoured and extra - 1 or extra
   for _, other in ipairs(others) do
     local due = math.min(other[WANT], fair)
-    if other[WANT] > fair and spare > 0 and (not favoured or other[STAMP] < mine[STAMP] or hungry) then
+    if other[WANT] > fair and spare > 0 and (not favoured or other[STAMP] < mine[STAMP] or wanting) then
       due, spare = due + 1, spare - 1
     end
     reserved = reserved + due

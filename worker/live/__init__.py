@@ -3,7 +3,7 @@
 `publish` writes (one publisher per worker process), `announce` writes one event from elsewhere, `subscribe` reads,
 `cursor` decides without touching Redis what a reader is shown, `control` carries cancellations, `keys` names it all.
 
-    control    The control channel: tells the workers at once that a job was cancelled
+    control    The control channel: notifies the workers at once that a job was cancelled
     cursor     A reader's place in a job's stream
     feed       One pub/sub connection for all the readers of a process
     keys       Every Redis key and channel of the live streams: its pattern, its owner, its TTL

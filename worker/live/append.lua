@@ -1,6 +1,6 @@
 -- Append events to the logs of up to 256 jobs and publish them; one atomic step per call.
 -- KEYS: the jobs' logs. ARGV: entries kept per log, seconds a running job's log lives, seconds a finished one's
--- lives, then for each job: epoch, log (0 none, 1 running, 2 its last event is terminal), lasting (1: the log has its
+-- lives, then for each job: epoch, log (0 none, 1 running, 2 its last event is terminal), has_ttl (1: the log has its
 -- TTL from an earlier call of this epoch), n, and n pairs of a seq and an event tail (the JSON after `"seq":N,`).
 -- The numbers are the caller's own (`event_numbers`), so a repeated call is harmless when the reply of the first was
 -- lost: an entry that is there already is neither added nor published again.
@@ -20,16 +20,16 @@ local function refusal(key, epoch, seq)
 end
 
 local function append(key, first)
-  local epoch, log, lasting, n = ARGV[first], ARGV[first + 1], ARGV[first + 2] == '1', tonumber(ARGV[first + 3])
+  local epoch, log, has_ttl, n = ARGV[first], ARGV[first + 1], ARGV[first + 2] == '1', tonumber(ARGV[first + 3])
   local head = '{"job":"' .. string.match(key, '[^:]*$') .. '","epoch":' .. epoch .. ',"seq":'
   for i = first + 4, first + 2 + 2 * n, 2 do
     local seq, done = ARGV[i], false
     local event = head .. seq .. ',' .. ARGV[i + 1]
     if log ~= '0' then
       local id = seq .. '-' .. epoch
-      if lasting then
+      if has_ttl then
         done = redis.pcall('XADD', key, 'NOMKSTREAM', 'MAXLEN', '~', kept, id, 'e', event)
-        lasting = done and true
+        has_ttl = done and true
       end
       if not done then done = redis.pcall('XADD', key, 'MAXLEN', '~', kept, id, 'e', event) end
     end
@@ -41,7 +41,7 @@ local function append(key, first)
     end
   end
   -- The running TTL spans a job's longest life: set once per epoch, and anew for a log that was lost.
-  if log == '1' and not lasting then redis.call('EXPIRE', key, running_ttl) end
+  if log == '1' and not has_ttl then redis.call('EXPIRE', key, running_ttl) end
   if log == '2' then redis.call('EXPIRE', key, finished_ttl) end
   return 0
 end

@@ -1,4 +1,4 @@
-"""The control channel: tells the workers at once that a job was cancelled.
+"""The control channel: notifies the workers at once that a job was cancelled.
 
 A lost message costs only time: the worker learns of the cancellation at its next lease renewal.
 """
@@ -24,7 +24,7 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=2)
 
 
 def publish_cancel(redis: SyncRedis, job_id: str) -> bool:
-    """Tell the workers to stop a job; False when no worker listened or Redis did not answer."""
+    """Ask the workers to stop a job; False when no worker listened or Redis did not answer."""
     try:
         return int(redis.publish(control_channel(namespace(redis)), dumps({"cancel": job_id}))) > 0
     except RedisError:

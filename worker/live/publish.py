@@ -51,8 +51,8 @@ class LiveStream:
         "_bytes",
         "_end",
         "_finished",
+        "_has_ttl",
         "_job_id",
-        "_lasting",
         "_numbers",
         "_place",
         "_publisher",
@@ -78,7 +78,7 @@ class LiveStream:
         self.seq = number(epoch, 0)  # of the last event that Redis has taken
         self._place = 0  # of the last event that has a number
         self._end: int | None = None
-        self._lasting = False  # the log has its TTL
+        self._has_ttl = False  # the log has its TTL
         self._tails: list[bytes] = []
         self._numbers: list[int] = []  # of the tails
         self._wanted: list[bool] = []  # for each tail: it is no chunk and outlives shedding
@@ -124,7 +124,7 @@ class LiveStream:
         events = bisect.bisect_right(self._numbers, last)
         del self._tails[:events], self._numbers[:events], self._wanted[:events]
         self.seq = last
-        self._lasting = self.log
+        self._has_ttl = self.log
 
     def _size(self) -> int:
         return sum(map(len, self._tails)) + sum(map(len, self._raws)) + sum(map(len, self._texts))
@@ -273,7 +273,7 @@ class Publisher:
         for stream in streams:
             stream._fold(at)
             log = (script.FINISHED if stream._finished else script.RUNNING) if stream.log else script.NO_LOG
-            args += (stream.epoch, log, int(stream._lasting), len(stream._tails))
+            args += (stream.epoch, log, int(stream._has_ttl), len(stream._tails))
             for numbered in zip(stream._numbers, stream._tails, strict=True):
                 args += numbered
             sent.append((len(stream._tails), stream._numbers[-1] if stream._numbers else stream.seq))

@@ -221,7 +221,7 @@ def _killed(console: Console, pot: Stockpot, up: Stage) -> str:
             killed_at = time.monotonic()
             console.print(f"{pieces} pieces came; worker {up.kill_worker()} is killed, another one starts")
         elif event["type"] == "attempt.reset":
-            console.print(f"{clock(time.monotonic() - killed_at)} later: a new attempt begins, readers are told")
+            console.print(f"{clock(time.monotonic() - killed_at)} later: a new attempt begins, readers see it begin")
     done = pot.get(job.id)
     console.print(f"{job.id}: {done.status} in attempt {len(done.attempt_log)}, nothing is lost")
     return job.id

@@ -30,8 +30,8 @@ AFTER_HURRY = timedelta(seconds=5)
 #: The simulator listens within a second; an import on a cold disk takes longer.
 START_LIMIT = timedelta(seconds=60)
 
-Tell = Callable[[str, str], None]
-"""Told a child's name and a line that it wrote, or what became of it."""
+Report = Callable[[str, str], None]
+"""Called with a child's name and a line that it wrote, or what became of it."""
 
 
 class _Event(NamedTuple):
@@ -89,8 +89,8 @@ class Child:
 class Supervisor:
     """Runs children until SIGINT or SIGTERM. Use it in the main thread, as a context manager."""
 
-    def __init__(self, tell: Tell, *, drain: timedelta) -> None:
-        self._tell, self._drain = tell, drain
+    def __init__(self, report: Report, *, drain: timedelta) -> None:
+        self._report, self._drain = report, drain
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._children: list[Child] = []
         self._handlers: dict[int, object] = {}
@@ -132,7 +132,7 @@ class Supervisor:
                 if child.ready_line is None and child.awaited is not None and child.awaited in line:
                     child.ready_line = line.rstrip()
                     self._events.put(_Event("line", child))
-                self._tell(child.name, line.rstrip())
+                self._report(child.name, line.rstrip())
         process.wait()
         self._events.put(_Event("ended", child))
 
@@ -167,10 +167,10 @@ class Supervisor:
 
     def run(self, ready: Callable[[], None]) -> None:
         """Keep the children running until a signal comes; `ready` is called once when all have said so."""
-        told = False
+        announced = False
         while True:
-            if not told and all(child.ready_line is not None or child.awaited is None for child in self._children):
-                told = True
+            if not announced and all(child.ready_line is not None or child.awaited is None for child in self._children):
+                announced = True
                 ready()
             now = time.monotonic()
             for child in self._children:
@@ -189,7 +189,7 @@ class Supervisor:
         wait = child.wait_before_restart(time.monotonic())
         child.due_at = time.monotonic() + wait
         code = child.process.returncode if child.process is not None else None
-        self._tell(child.name, f"ended with {_code(code)}; starting it again in {wait:g} s")
+        self._report(child.name, f"ended with {_code(code)}; starting it again in {wait:g} s")
 
     def stop(self, children: Sequence[Child]) -> None:
         """Stop children: ask, wait for their drain, hurry at a second signal, kill at a third or when time is up."""
@@ -206,7 +206,7 @@ class Supervisor:
                 deadline = min(deadline, time.monotonic() + AFTER_HURRY.total_seconds())
             elif event is None and time.monotonic() >= deadline:
                 for child in left:
-                    self._tell(child.name, "does not stop; killed. Its jobs go on once their leases have run out.")
+                    self._report(child.name, "does not stop; killed. Its jobs go on once their leases have run out.")
                     child.send(signal.SIGKILL)
                 deadline = time.monotonic() + AFTER_HURRY.total_seconds()
 

@@ -7,7 +7,7 @@ batch_options   The options of a batch, checked field by field
 batches         `pot.batches`: files of requests
 budgets         `pot.budgets`: what tenants may cost
 calls           Calls over OpenAI's wire: accepted with their jobs, joined by their repeats, read back
-cancellation    Telling of a cancellation made by a producer
+cancellation    Announcing a cancellation made by a producer
 connections     What a process keeps open to one place; forks, ends
 faces           Blocking and awaiting faces of one verb
 fleet           All jobs, workers and rates in one look, of one tenant or of all

@@ -54,7 +54,7 @@ Stage = Literal["checking", "importing"]
 Progress = Callable[[Stage, int, int], object]
 """Called with how far a stage is: bytes of the file while it is checked, lines while it is imported."""
 
-#: Problems that an exception names; all of them are counted, and told to `on_problem`.
+#: Problems that an exception names; all of them are counted, and passed to `on_problem`.
 NAMED_PROBLEMS = 100
 #: Between two looks at a batch that is waited for, in seconds: one row each time.
 LOOK_SECONDS = 0.5
@@ -123,7 +123,7 @@ class Batches:
         Args:
             file: one request per line in OpenAI's batch format, plain or gzip: a path, or a binary file.
             dedupe: price lines that ask the same once.
-            on_problem: told every problem of every line.
+            on_problem: called with every problem of every line.
 
         Raises:
             InvalidRequest: the gzip data is damaged.

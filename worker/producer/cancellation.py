@@ -43,7 +43,7 @@ def announce_cancelled(settings: Settings, done: Cancelled) -> None:
 
 
 def announce_lines_cancelled(settings: Settings, job_ids: Sequence[str]) -> None:
-    """Tell the workers to stop these lines of a batch, within the publish budget; the heartbeat finds the others."""
+    """Ask the workers to stop these lines of a batch, within the publish budget; the heartbeat finds the others."""
     _try(settings, lambda redis: [publish_cancel(redis, job_id) for job_id in job_ids])
 
 

@@ -127,7 +127,7 @@ class Connections:
         self.consequences = Consequences()
 
 
-#: How long closing waits for Redis to be told that nobody listens any more, in seconds.
+#: How long closing waits for the end of its Redis subscriptions, in seconds.
 CLOSE_SECONDS = 2.0
 
 _lock = threading.RLock()  # a finalizer may run in the thread that has it

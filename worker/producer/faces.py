@@ -34,7 +34,7 @@ def awaited(verb: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any,
     async def call(self: Any, *args: P.args, **options: P.kwargs) -> R:
         return await to_thread.run_sync(partial(verb, self._blocking, *args, **options))
 
-    return call  # type: ignore[return-value]  # it is not told that `self` is positional
+    return call  # type: ignore[return-value]  # mypy cannot see that `self` is positional
 
 
 def blocked(verb: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Any, P], R]:

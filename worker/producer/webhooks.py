@@ -1,4 +1,4 @@
-"""`pot.webhooks`: endpoints that hear of every job of a tenant, their secrets, and what became of each event."""
+"""`pot.webhooks`: endpoints that receive an event for every job of a tenant, their secrets, and what became of each event."""
 
 from __future__ import annotations
 

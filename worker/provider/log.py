@@ -1,6 +1,6 @@
-"""The provider's books: the log of requests and the transactions, read page by page, each at its own pace.
+"""The provider's log of requests and its transactions, read page by page, each at its own pace.
 
-Neither can be asked for one id; a window of time is read and searched. A provider without them is asked once.
+Neither can be queried by id: a window of time is read and searched. A provider without them is asked once.
 https://docs.aimlapi.com: `GET /v2/logs`, at most 100 rows a page, 200 requests per 60 s, newest first, by offset;
 `GET /v2/billing/transactions`, at most 100 entries a page, by an opaque cursor, whose `reference_id` is the inference id.
 """
@@ -23,20 +23,20 @@ from worker.upstream.cost import cost_from_meta
 
 #: Rows of a page, the most there is.
 PAGE = 100
-#: Requests per minute of one process to one book: half of what the provider allows a key, for there may be another.
+#: Requests per minute of one process to one path: half of what the provider allows a key, for there may be another.
 REQUESTS_PER_MINUTE = 100
-#: Seconds to stay away after a 429.
-_TOLD_TO_WAIT = 10.0
+#: The pause after a 429, in seconds.
+_AFTER_429_SECONDS = 10.0
 #: Tries of one page that is refused or does not come, before it is given up.
 _TRIES = 5
 
 
 class NoLog(Exception):
-    """The provider has no log that can be read with this key; the message says what it answered."""
+    """The provider has no log that can be read with this key; the message has its answer."""
 
 
 class NoCharges(Exception):
-    """The provider has no transactions that can be read with this key; the message says what it answered."""
+    """The provider has no transactions that can be read with this key; the message has its answer."""
 
 
 class StaleCursor(Exception):
@@ -45,7 +45,7 @@ class StaleCursor(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One request as the provider has it in its books."""
+    """One request as the provider's log has it."""
 
     client_request_id: str
     succeeded: bool
@@ -93,7 +93,7 @@ class _Reader:
         Raises:
             Unreachable: none came in several tries.
         """
-        trouble = "it keeps telling us to wait"
+        trouble = "it answers 429 each time"
         for _ in range(_TRIES):
             await self._turn()
             try:
@@ -105,7 +105,7 @@ class _Reader:
             if status != 429 and status < 500:
                 return status, body
             trouble = f"HTTP {status}"
-            await asyncio.sleep(_TOLD_TO_WAIT if status == 429 else 1.0)
+            await asyncio.sleep(_AFTER_429_SECONDS if status == 429 else 1.0)
         raise Unreachable("upstream", f"GET {self.path}: {trouble}")
 
     async def _turn(self) -> None:
@@ -197,10 +197,10 @@ def read_page(body: bytes) -> Page:
     Raises:
         NoLog: it is none.
     """
-    said, data = _data(body)
+    page, data = _data(body)
     if data is None:
         raise NoLog("GET /v2/logs answered without rows")
-    pagination = said.get("pagination")
+    pagination = page.get("pagination")
     more = bool(data) and isinstance(pagination, dict) and pagination.get("has_more") is True
     return Page([row for one in data if (row := _row(one)) is not None], more)
 
@@ -211,7 +211,7 @@ def read_charges(body: bytes) -> ChargePage:
     Raises:
         NoCharges: it is none.
     """
-    said, data = _data(body)
+    page, data = _data(body)
     if data is None:
         raise NoCharges("GET /v2/billing/transactions answered without entries")
     charges: dict[str, Decimal] = {}
@@ -222,29 +222,29 @@ def read_charges(body: bytes) -> ChargePage:
         usd = _usd(amount) if isinstance(amount, dict) else None
         if isinstance(reference, str) and usd is not None:
             charges[reference] = charges.get(reference, Decimal(0)) + usd
-    pagination = said.get("pagination")
+    pagination = page.get("pagination")
     cursor = pagination.get("next_cursor") if isinstance(pagination, dict) else None
     return ChargePage(charges, cursor if data and isinstance(cursor, str) and cursor else None)
 
 
 def _data(body: bytes) -> tuple[dict[str, Any], list[Any] | None]:
     try:
-        said = jsontext.loads(body)
+        page = jsontext.loads(body)
     except ValueError:
         return {}, None
-    data = said.get("data") if isinstance(said, dict) else None
-    return (said, data) if isinstance(data, list) else ({}, None)
+    data = page.get("data") if isinstance(page, dict) else None
+    return (page, data) if isinstance(data, list) else ({}, None)
 
 
-def _row(said: Any) -> LogRow | None:
-    if not isinstance(said, dict) or not isinstance(said.get("client_request_id"), str):
+def _row(value: Any) -> LogRow | None:
+    if not isinstance(value, dict) or not isinstance(value.get("client_request_id"), str):
         return None
-    cost, tokens = said.get("cost"), said.get("tokens")
+    cost, tokens = value.get("cost"), value.get("tokens")
     tokens = tokens if isinstance(tokens, dict) else {}
-    inference = said.get("inference_id")
+    inference = value.get("inference_id")
     return LogRow(
-        client_request_id=said["client_request_id"],
-        succeeded=said.get("status") == "succeeded",
+        client_request_id=value["client_request_id"],
+        succeeded=value.get("status") == "succeeded",
         cost_usd=_usd(cost) if isinstance(cost, dict) else None,
         input_tokens=_count(tokens.get("input")),
         output_tokens=_count(tokens.get("output")),

@@ -84,7 +84,7 @@ class Prices:
         return None if price is None else price.cost(usage)
 
     def expected(self, model: str, request: str) -> Expected:
-        """What a call with this request body (JSON) will cost, as far as anybody can tell before it.
+        """What a call with this request body (JSON) will cost, estimated before it.
 
         By the list: a token per four bytes of the request, and the answer as long as the request allows. Without such a
         bound, or without a price: what the model's calls have cost of late. Before any has been made it is a guess.

@@ -32,7 +32,7 @@ class Balance:
 
     @property
     def pays(self) -> bool | None:
-        """Whether a call would be paid for; None when nobody can tell."""
+        """Whether a call would be paid for; None when the provider does not show it."""
         if self.status == 401:
             return False
         return None if self.usd is None else self.usd > 0

@@ -1,12 +1,12 @@
-"""The walk through the provider's books: every attempt that has no final mark, hour by hour.
+"""Reconciliation: every attempt without a final mark is compared with the provider's log and transactions, hour by hour.
 
-    log         each page names attempts by their client request id. What was not billed is final; what was billed waits
-                for its charge, and is `late` until that is seen
-    charges     each page has what was really charged, by inference id: the attempt is final, and the charge is its cost
-    the rest    is `late` while it may still come, else final by the log's word, or `unbilled`
+    log         each page names attempts by their client request id. An attempt that was not billed is final; one that
+                was billed is `late` until its charge is found
+    charges     each page has charges by inference id. An attempt whose charge is found is final, with that cost
+    the rest    is `late` while its row may still appear, else final with the log's cost, or `unbilled`
 
-Each page is written together with a bookmark: killed at any moment, the next run goes on with the page after it. What a
-run without a bookmark may ask twice is never counted twice, since a mark is written once.
+Each page's marks are written in one transaction with a bookmark: after a kill the next run continues with the page after
+it. A run without a bookmark may read a page again; no attempt counts twice, because a mark is written once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NAME = "reconcile"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a walk is: attempts that began in [begin, end), the books from `first` to `last`; times in ISO 8601."""
+    """Where a walk is: attempts that began in [begin, end), log and transactions from `first` to `last`; times in ISO 8601."""
 
     begin: str
     end: str
@@ -46,15 +46,15 @@ class Place:
 
 
 class Walk:
-    """One run. `counted` has the marks that it made, by attempt: a mark that became final counts as that."""
+    """One run. `counted` counts the marks that it wrote, each attempt once, with its last mark."""
 
     def __init__(
-        self, log: ProviderLog, charges: ProviderCharges, database: Database, tell: Callable[[str], None]
+        self, log: ProviderLog, charges: ProviderCharges, database: Database, report: Callable[[str], None]
     ) -> None:
         self._log = log
         self._charges: ProviderCharges | None = charges
         self._database = database
-        self._tell = tell
+        self._report = report
         self._billed: dict[str, LogRow] = {}  # of this window, by client request id
         self._resumed = False  # this window's first pages were another run's
         self._marks: dict[str, str] = {}
@@ -86,7 +86,7 @@ class Walk:
         if since is not None and datetime.fromisoformat(place.begin) < since:
             return None
         self._resumed = True
-        self._tell(f"{place.begin[:16]}: goes on with the {place.phase}")
+        self._report(f"{place.begin[:16]}: goes on with the {place.phase}")
         return place
 
     def _window(self, since: datetime | None) -> Place | None:
@@ -96,7 +96,7 @@ class Walk:
             return None
         entries = self._database.read(lambda conn: ledger.open_between(conn, begin, begin + WINDOW))
         ended = max([begin, *(entry.finished_at for entry in entries)])
-        self._tell(f"{begin:%Y-%m-%d %H:%M}: {len(entries):,} calls, {self._requests:,} requests so far")
+        self._report(f"{begin:%Y-%m-%d %H:%M}: {len(entries):,} calls, {self._requests:,} requests so far")
         return Place(
             begin.isoformat(), (begin + WINDOW).isoformat(), (begin - SKEW).isoformat(), (ended + SKEW).isoformat()
         )
@@ -126,14 +126,14 @@ class Walk:
         self._billed[entry.client_request_id] = row
         return replace(mark, reconciled="late", cost_usd=None)
 
-    async def _read_charges(self, place: Place, book: ProviderCharges) -> None:
+    async def _read_charges(self, place: Place, charges: ProviderCharges) -> None:
         left = {entry.inference_id: entry for entry in self._entries(place) if entry.inference_id is not None}
         first = datetime.fromisoformat(place.first)
         last = datetime.fromisoformat(place.last) + LATEST
         cursor = place.cursor
         while left:
             try:
-                async for page in book.pages(first, last, cursor):
+                async for page in charges.pages(first, last, cursor):
                     found = [(left.pop(reference), usd) for reference, usd in page.charges.items() if reference in left]
                     self._write(
                         [self._by_charge(entry, usd) for entry, usd in found], replace(place, cursor=page.cursor)
@@ -146,24 +146,24 @@ class Walk:
                 cursor = None
                 continue
             except NoCharges as error:
-                self._tell(f"{error}: the log's word is taken")
+                self._report(f"{error}: the log's cost is taken")
                 self._charges = None
             return
 
     def _by_charge(self, entry: Entry, usd: Decimal) -> Mark:
         if entry.cost_usd is not None and entry.cost_source == "provider" and entry.cost_usd != usd:
-            self._tell(f"{entry.client_request_id}: charged {usd} USD, the answer said {entry.cost_usd}")
+            self._report(f"{entry.client_request_id}: charged {usd} USD, the answer said {entry.cost_usd}")
         verdict = "matched" if entry.outcome == "completed" else "orphaned"
         return Mark(entry.job_id, entry.attempt, verdict, cost_usd=usd)
 
     def _close(self, place: Place) -> None:
-        """What is left of a window: too young to be final, or final by the log's word."""
+        """Mark what is left of a window: too young to be final, or final with the log's cost."""
         marks = []
         for entry in self._entries(place):
             row = self._billed.get(entry.client_request_id)
             young = self._now - entry.finished_at <= LATEST
             if (row is None and self._resumed) or (row is not None and young and self._charges is not None):
-                # Its charge may still come; or what the log said of it went with the run that had asked.
+                # Its charge may still appear; or an earlier run, which was broken off, had read its row of the log.
                 marks.append(Mark(entry.job_id, entry.attempt, "late"))
             else:
                 marks.append(compare(entry, row, self._now))
@@ -185,18 +185,22 @@ class Walk:
 
 
 async def walk(
-    log: ProviderLog, charges: ProviderCharges, database: Database, since: datetime | None, tell: Callable[[str], None]
+    log: ProviderLog,
+    charges: ProviderCharges,
+    database: Database,
+    since: datetime | None,
+    report: Callable[[str], None],
 ) -> Counter[str]:
     """Mark every attempt that has no final mark, from the bookmark on; how many got which mark.
 
     Args:
         since: only attempts that began at or after this aware moment.
-        tell: told how far it is, in words.
+        report: called with the progress, in words.
 
     Raises:
         NoLog: the provider has no log.
-        Unreachable: its books, or the database, did not answer.
+        Unreachable: its log, its transactions or the database did not answer.
     """
-    one = Walk(log, charges, database, tell)
+    one = Walk(log, charges, database, report)
     await one.run(since)
     return one.counted

@@ -1,9 +1,9 @@
 """The upstream simulator: a provider on this machine, for the demo, the tests and users' own tests.
 
-`docs/simulator.md` tells what it does. The parts, from the outside in:
+`docs/simulator.md` describes it. The parts, from the outside in:
 
     __main__     `python -m worker.simulator`: prints `{"url":
-    admin        The routes under `/_sim/`: what a test tells the simulator, and what it may ask
+    admin        The routes under `/_sim/`: what a test sets in the simulator, and what it may read
     billing      `GET /v2/billing` and `GET /v2/billing/transactions`
     call         One call's life in the simulator: read, admit, answer, settle
     catalog      The simulated catalogue: models, prices, and how an answer spells the model's name

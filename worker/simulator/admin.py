@@ -1,4 +1,4 @@
-"""The routes under `/_sim/`: what a test tells the simulator, and what it may ask. No key is needed."""
+"""The routes under `/_sim/`: what a test sets in the simulator, and what it may read. No key is needed."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Account:
 
 
 class Keys:
-    """All keys that the simulator has seen or was told of."""
+    """All keys that the simulator has seen or was given."""
 
     def __init__(self, *, history: int) -> None:
         self._history = history

@@ -1,4 +1,4 @@
-"""Scripts: what the simulator is told to do with a request, parsed and checked before anything happens.
+"""Scripts: what the simulator does with a request, parsed and checked before anything happens.
 
     script = step *("," step)          one step per attempt for the same job; the last one repeats
     step   = part *("+" part) ["xN"]   parts add up; `503x2` is `503,503`

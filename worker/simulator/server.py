@@ -5,7 +5,7 @@
     ...
     await simulator.stop()
 
-It promises that what a client was told is in the journal, and that the same request gets the same answer.
+It promises that what a client was answered is in the journal, and that the same request gets the same answer.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A 402 or 403 about one request (moderation, a firewall, a model that the key may not use, more tokens than the rest of
 the credits pays for) must not stop all other requests of the key, and a key that is refused must not fail them one by
-one. The status alone does not tell the two apart, so the words decide.
+one. The status alone does not distinguish the two, so the message decides.
 """
 
 from __future__ import annotations

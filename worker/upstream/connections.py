@@ -1,7 +1,7 @@
 """The aiohttp session that carries httpx, and the truth about what happened on the wire.
 
 A refused connection was not paid for; a server that took the whole request and then hung up may have to be. An
-error's type does not tell them apart, so the request itself says when its first bytes leave.
+error's type does not distinguish them, so the request itself records when its first bytes leave.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ UNREADABLE = "unreadable_answer"
 #: The error code of a call for which this process had no file descriptor left: that says nothing about the upstream.
 NO_FILES = "no_file_descriptors"
 
-#: Most telling first: a certificate error is also a connector error.
+#: Most specific first: a certificate error is also a connector error.
 _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
     (aiohttp.ClientConnectorDNSError, "dns", "the upstream's name cannot be resolved"),
     (aiohttp.ClientProxyConnectionError, "proxy", "the proxy to the upstream cannot be reached"),

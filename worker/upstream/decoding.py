@@ -1,6 +1,6 @@
 """A body made plain: compression that was not asked for is undone, within bounds, and labels do not decide.
 
-Only gzip and deflate can be read. `br` and `zstd` are never asked for, and who sends them all the same is told so.
+Only gzip and deflate can be read. `br` and `zstd` are never asked for, and an answer in them is an error that names the encoding.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Decoder:
         yield from self._inflated(data)
 
     def close(self) -> Iterator[bytes]:
-        """Yield what a body of fewer bytes than tell anything holds."""
+        """Yield a body that is too short for its encoding to be recognised."""
         if self._start and self._inflate is None and not self.plain:
             yield self._start
 

@@ -17,7 +17,7 @@ class Kind(StrEnum):
     """The decision that a failure calls for (RELIABILITY 4.3), not its status code."""
 
     NOT_SENT = "not_sent"  # no byte of the request left: try again, nothing was paid
-    BUSY = "busy"  # 429: being told to wait is not failing; costs no attempt
+    BUSY = "busy"  # 429: a request to wait, no failure; costs no attempt
     ACCOUNT = "account"  # the key's or the account's trouble, not the job's: pauses the key, costs no attempt
     RETRYABLE = "retryable"  # 408, 409, 425, 498, 5xx, wrong content: try again
     PARTIAL = "partial"  # the answer began and broke: keep what came, try again as a new epoch

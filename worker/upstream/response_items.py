@@ -1,6 +1,6 @@
 """The output items of a streamed response, put together from their own events.
 
-Needed only where the terminal event does not carry them. Items are told apart by their id: some proxies give all of
+Needed only where the terminal event does not carry them. Items are distinguished by their id: some proxies give all of
 them the same `output_index`. What `response.output_item.done` says is the item; else it is what was added, with the
 text, the arguments and the summaries that came in deltas.
 """

@@ -3,7 +3,7 @@
 `await content.readany()` makes a future and two coroutines for each piece, and wakes a task that then walks back
 through every coroutine that awaits the answer. With thousands of streams all of that has left the processor's cache
 when the next piece comes. So for as long as a stream lasts a protocol of ours stands before aiohttp's: it hands on
-all that it hears, and then takes what aiohttp has made of it. ADR 20 has the numbers.
+everything that arrives, and then takes what aiohttp has made of it. ADR 20 has the numbers.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class _Tap(asyncio.Protocol):
         self._lose()
 
     def _lose(self) -> None:
-        """Nothing more can come. Mostly aiohttp has said so; a session that was closed tells nobody."""
+        """Nothing more can come. Mostly aiohttp reports that; a session that was closed does not."""
         if not self.ended.done():
             self.error = aiohttp.ServerDisconnectedError()
             self.ended.set_result(None)

@@ -4,7 +4,7 @@ Which call a fragment belongs to is said in many ways, and some providers say it
 
 - An id that is known continues its call, whatever the index.
 - A new id with a name begins a call. So does a new id without an index.
-- Without an id, the index tells; without either, it is the last call.
+- Without an id, the index decides; without either, it is the last call.
 - A name after complete arguments begins a call; before, it is the same name again (or the rest of a name).
 """
 

@@ -11,13 +11,13 @@ starts it again. No order, and no "exactly once": a receiver keeps the ids that 
     destinations   Who may be sent to right now
     egress         The way out: one POST to an address that was checked, and nothing else
     envelope       What is sent
-    listen         A local receiver for development: verifies what comes and tells what it saw
+    listen         A local receiver for development: verifies what comes and prints it
     notices        Events about endpoints themselves: one was disabled, or somebody tests one
     recording      Group commit
     schedule       When to try again: pure, the clock and the dice are the caller's
     secrets        Webhook secrets at rest, and the secret that signs a tenant's per-job URLs
     shared_key     The key of webhook secrets, compared over all who share a database
     signing        Signatures, exactly as Standard Webhooks 1.0.0 has them, made by its reference package
-    subscriptions  Who is told of a settled job or batch
+    subscriptions  Which endpoints receive the event of a settled job or batch
     verdicts       What an attempt's outcome means for the event and for its destination
 """

@@ -168,7 +168,7 @@ def enable(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> 
 
 
 def disable(conn: Connection, endpoint_id: str, *, tenant: str | None = None) -> None:
-    """Send nothing more to an endpoint; what waits for it is dead, and the tenant's others are told. Raises NotFound."""
+    """Send nothing more to an endpoint; what waits for it is dead, and the tenant's others receive an event. Raises NotFound."""
     _endpoint(conn, endpoint_id, tenant)
     announce(conn, health.disable(conn, [endpoint_id], health.MANUAL))
 

@@ -93,7 +93,7 @@ class Deliverer:
         self._random = random.random
         self._destinations = Destinations(each=each, scale=retry_scale)
         self._recorder = Recorder(run_sql, scale=retry_scale)
-        self._parcels: dict[str, Delivery] = {}
+        self._deliveries: dict[str, Delivery] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
@@ -143,7 +143,7 @@ class Deliverer:
             await asyncio.wait(self._sends, timeout=drain)
         await end_tasks([*self._sends, *others])
         await self._recorder.close()
-        await self._give_back(list(self._parcels.values()), 0.0)
+        await self._give_back(list(self._deliveries.values()), 0.0)
         self._loops = []
         await self._egress.close()
 
@@ -164,11 +164,11 @@ class Deliverer:
                 if loop.time() >= reclaim_at:
                     await self._run_sql(outbox.reclaim_expired)
                     reclaim_at = loop.time() + self._poll_seconds
-                claimed = await self._claim(self._in_flight - len(self._parcels))
+                claimed = await self._claim(self._in_flight - len(self._deliveries))
             except (SQLAlchemyError, Unreachable) as error:
                 log.warning("webhook_claim_failed", error=type(error).__name__)
             await asyncio.sleep(_CLAIM_PAUSE)
-            if claimed and len(self._parcels) < self._in_flight:
+            if claimed and len(self._deliveries) < self._in_flight:
                 continue  # more may be due
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):
@@ -194,9 +194,9 @@ class Deliverer:
         events, routes = await self._run_sql(take)
         for event in events:
             crashpoint("hook.claimed", event.job_id)
-            parcel = Delivery(event, routes.get(event.endpoint_id or ""), ours_until)
-            self._parcels[event.id] = parcel
-            self._destinations.add(parcel)
+            delivery = Delivery(event, routes.get(event.endpoint_id or ""), ours_until)
+            self._deliveries[event.id] = delivery
+            self._destinations.add(delivery)
         for name in dict.fromkeys(event.destination for event in events):
             await self._next(name)
         return len(events)
@@ -204,31 +204,31 @@ class Deliverer:
     async def _next(self, destination: str) -> None:
         """Start what the destination has room for; give back what waits for one that is left alone."""
         now = asyncio.get_running_loop().time()
-        for parcel in self._destinations.ready(destination, now):
-            task = asyncio.create_task(self._deliver(parcel), name=f"webhook-{parcel.event.id}")
+        for delivery in self._destinations.ready(destination, now):
+            task = asyncio.create_task(self._deliver(delivery), name=f"webhook-{delivery.event.id}")
             self._sends.add(task)
-            task.add_done_callback(functools.partial(self._sent, parcel))
+            task.add_done_callback(functools.partial(self._sent, delivery))
         turned_away, rest = self._destinations.turned_away(destination, now)
         await self._give_back(turned_away, rest)
 
-    def _sent(self, parcel: Delivery, task: asyncio.Task[None]) -> None:
+    def _sent(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
         """A delivery's task has ended. One that broke leaves its event to the lease, to be claimed again."""
         self._sends.discard(task)
         self._wake.set()
         if task.cancelled():
             return
-        self._parcels.pop(parcel.event.id, None)
+        self._deliveries.pop(delivery.event.id, None)
         if (error := task.exception()) is not None:
-            log.error("webhook_delivery_broke", event_id=parcel.event.id, exc_info=error)
+            log.error("webhook_delivery_broke", event_id=delivery.event.id, exc_info=error)
 
-    async def _deliver(self, parcel: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery) -> None:
         """One event's attempt, from its turn to its record."""
         loop = asyncio.get_running_loop()
-        event = parcel.event
+        event = delivery.event
         judgement: Judgement | None = None
         try:
-            if loop.time() < parcel.ours_until:  # else it waited too long and is another worker's by now
-                judgement = await self._attempt(parcel)
+            if loop.time() < delivery.ours_until:  # else it waited too long and is another worker's by now
+                judgement = await self._attempt(delivery)
             if judgement is not None and judgement.health is Health.GONE:
                 # Before its slot is free: the next event of a disabled endpoint must find it disabled.
                 await self._recorder.record(judgement)
@@ -238,15 +238,15 @@ class Deliverer:
         if judgement is not None and judgement.health is not Health.GONE:
             await self._recorder.record(judgement)
 
-    async def _attempt(self, parcel: Delivery) -> Judgement | None:
-        event, route = parcel.event, parcel.route
+    async def _attempt(self, delivery: Delivery) -> Judgement | None:
+        event, route = delivery.event, delivery.route
         if event.endpoint_id is not None and (route is None or route.disabled):
             return Judgement(_undeliverable(event, "endpoint disabled"), Health.REFUSING)
         try:
             keys = self._keys(event, route)
         except SettingsError as error:
             log.error("webhook_secret_unreadable", event_id=event.id, endpoint_id=event.endpoint_id, error=str(error))
-            await self._give_back([parcel], _UNREADABLE_SECONDS)
+            await self._give_back([delivery], _UNREADABLE_SECONDS)
             return None
         url = event.url if event.url is not None else route.url if route is not None else ""
         began = time.monotonic()
@@ -281,12 +281,12 @@ class Deliverer:
         sealed = [route.secret] + ([route.previous_secret] if route.previous_secret is not None else [])
         return [key_of(self._vault.open(secret)) for secret in sealed]
 
-    async def _give_back(self, parcels: Sequence[Delivery], delay: float) -> None:
-        if not parcels:
+    async def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
+        if not deliveries:
             return
-        held = [Held(parcel.event.id, parcel.event.fence) for parcel in parcels]
-        for parcel in parcels:
-            self._parcels.pop(parcel.event.id, None)
+        held = [Held(delivery.event.id, delivery.event.fence) for delivery in deliveries]
+        for delivery in deliveries:
+            self._deliveries.pop(delivery.event.id, None)
         try:
             await self._run_sql(functools.partial(outbox.put_back, held=held, delay=delay))
         except (SQLAlchemyError, Unreachable) as error:
@@ -296,7 +296,7 @@ class Deliverer:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
-            held = [Held(parcel.event.id, parcel.event.fence) for parcel in self._parcels.values()]
+            held = [Held(delivery.event.id, delivery.event.fence) for delivery in self._deliveries.values()]
             ours_until = loop.time() + self._lease_seconds
             try:
                 ours = await self._run_sql(
@@ -305,9 +305,9 @@ class Deliverer:
             except (SQLAlchemyError, Unreachable) as error:
                 log.warning("webhook_renew_failed", error=type(error).__name__)
                 continue
-            for event_id, parcel in self._parcels.items():
+            for event_id, delivery in self._deliveries.items():
                 if event_id in ours:
-                    parcel.ours_until = ours_until
+                    delivery.ours_until = ours_until
 
 
 def _say_if_broken(task: asyncio.Task[None]) -> None:

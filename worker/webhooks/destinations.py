@@ -60,9 +60,9 @@ class Destinations:
         """How many destinations have an open breaker."""
         return sum(1 for place in self._all.values() if place.breaker.is_open)
 
-    def add(self, parcel: Delivery) -> None:
+    def add(self, delivery: Delivery) -> None:
         """A claimed event waits for its turn."""
-        self.of(parcel.event.destination).waiting.append(parcel)
+        self.of(delivery.event.destination).waiting.append(delivery)
 
     def ready(self, name: str, now: float) -> list[Delivery]:
         """Take what may be sent now out of the waiting; each counts as in flight until `finished`."""
@@ -94,7 +94,7 @@ class Destinations:
 
     def empty_waiting(self) -> list[Delivery]:
         """Take everything that waits: the process is stopping."""
-        taken = [parcel for place in self._all.values() for parcel in place.waiting]
+        taken = [delivery for place in self._all.values() for delivery in place.waiting]
         for place in self._all.values():
             place.waiting.clear()
         return taken

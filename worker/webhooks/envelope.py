@@ -22,7 +22,7 @@ EVENT_TYPES: tuple[str, ...] = get_args(WebhookType)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A job or batch that has reached its end, as its webhooks tell it.
+    """A job or batch that has reached its end, as its webhooks show it.
 
     Attributes:
         kind: `job` or `batch`; the event's type is `<kind>.<status>`.
@@ -60,7 +60,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteChange:
-    """A route, or all routes of a key, that was paused or resumed: nobody's job, so told only to those who ask for it.
+    """A route, or all routes of a key, that was paused or resumed: it belongs to no job, so only endpoints that ask for the type receive it.
 
     Attributes:
         id: the route's name, or `key <key id>` for all routes of a key.

@@ -1,4 +1,4 @@
-"""A local receiver for development: verifies what comes and tells what it saw. The core of `stockpot webhooks listen`.
+"""A local receiver for development: verifies what comes and prints it. The core of `stockpot webhooks listen`.
 
 Stockpot reaches it only with `STOCKPOT_WEBHOOK_ALLOW_PRIVATE`.
 """

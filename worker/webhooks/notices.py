@@ -29,7 +29,7 @@ TEST: WebhookType = "endpoint.test"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """What is told of an endpoint; `at` is in Unix seconds."""
+    """The facts about an endpoint; `at` is in Unix seconds."""
 
     type: WebhookType
     tenant: str
@@ -38,7 +38,7 @@ class Notice:
     seed: str = field(default_factory=uuid7_hex)
 
     def row_for(self, endpoint_id: str) -> EventRow:
-        """The outbox row that tells an endpoint, in the same envelope as the other events."""
+        """The outbox row for an endpoint, in the same envelope as the other events."""
         event_id = event_id_of(self.seed, endpoint_id)
         event = {"id": event_id, "object": "event", "created_at": self.at, "type": self.type, "data": self.data}
         return EventRow(
@@ -52,13 +52,13 @@ class Notice:
 
 
 def announce(conn: Connection, disabled: Sequence[Disabled]) -> int:
-    """Tell the other endpoints of each tenant that want to know. Returns how many events were written.
+    """Write an event for the other endpoints of each tenant that subscribe to it. Returns how many events were written.
 
-    An endpoint without a filter hears of it, too: the tenant should not learn of a silent loss from silence.
+    An endpoint without a filter receives it, too: the tenant should not learn of a silent loss from silence.
     """
     if not disabled:
         return 0
-    # Read anew: those that were disabled in this transaction hear of nothing any more.
+    # Read anew: those that were disabled in this transaction receive nothing any more.
     listening = subscribers(conn)
     rows = [
         notice.row_for(endpoint.id)
@@ -92,7 +92,7 @@ def _origin(url: str) -> str:
     try:
         return read_target(url).origin
     except InvalidRequest:
-        return ""  # the row was not made by us, and must not keep the failure from being told
+        return ""  # the row was not made by us, and must not keep the event from being written
 
 
 def _unix(moment: datetime | None) -> int | None:

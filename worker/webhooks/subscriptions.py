@@ -1,6 +1,6 @@
-"""Who is told of a settled job or batch: its own URL, and the tenant's endpoints whose filter admits the type.
+"""Which endpoints receive the event of a settled job or batch: its own URL, and the tenant's endpoints whose filter admits the type.
 
-A batch's jobs are told to their own URLs only; endpoints hear of the batch. A million-line batch is one event.
+The jobs of a batch go to their own URLs only; endpoints receive the batch's event. A million-line batch is one event.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker.db.webhooks.outbox import EventRow
 from worker.webhooks.envelope import RouteChange, Settled, event_body, event_id_of
 
 REFRESH_SECONDS = 1.0
-"""A new endpoint hears of what settles this much later at most; in return settling reads no endpoints table."""
+"""A new endpoint receives events of what settles this much later at most; in return settling reads no endpoints table."""
 
 
 class Subscriptions:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from api_schemas.batch import BatchProblem
 
-#: Kinds that are told apart, and lines that are named of each.
+#: Kinds that are counted separately, and lines that are named of each.
 _KINDS, _NAMED = 50, 5
 _NUMBER = re.compile(r"\d[\d,]*")
 
 
 class Problems:
-    """Takes the problems of a file as they are found, in bounded memory, and tells them by kind."""
+    """Takes the problems of a file as they are found, in bounded memory, and prints them by kind."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str | None, str], list[BatchProblem]] = {}
@@ -32,7 +32,7 @@ class Problems:
         self._counts[kind] = self._counts.get(kind, 0) + 1
 
     def tell(self, put: Callable[[str], object]) -> None:
-        """Tell each kind on a line, in the order in which they were first found."""
+        """Print each kind on a line, in the order in which they were first found."""
         for kind, first in self._kinds.items():
             count = self._counts[kind]
             field = f"{first[0].param}: " if first[0].param else ""

@@ -25,8 +25,8 @@ from worker.producer.stockpot import Stockpot
 
 #: How often the counters are read, in seconds: one row each time.
 LOOK_SECONDS = 0.5
-#: Without a terminal a line tells how far it is, this often, in seconds.
-TELL_SECONDS = 30.0
+#: Without a terminal a line with the progress is printed this often, in seconds.
+PRINT_SECONDS = 30.0
 
 
 @click.command(epilog="\b\nExample:\n  stockpot batch status batch_0198… --watch\n")
@@ -141,7 +141,7 @@ def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look 
     """Show how it goes until it is over, or stands; None when what it is written to takes no more."""
     console, pace = margin(), Pace()
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-    told = time.monotonic()
+    printed = time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("", total=None, words="")
         while True:
@@ -153,8 +153,8 @@ def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look 
                 return found
             if writing is not None and writing.done() and writing.exception() is not None:
                 return None
-            if not console.is_terminal and time.monotonic() - told >= TELL_SECONDS:
-                told = time.monotonic()
+            if not console.is_terminal and time.monotonic() - printed >= PRINT_SECONDS:
+                printed = time.monotonic()
                 say(f"{found.row.done:,} of {found.row.total:,}  {words}")
             time.sleep(LOOK_SECONDS)
 

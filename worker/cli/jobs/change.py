@@ -32,7 +32,7 @@ _FILTERS: dict[str, tuple[str, ...]] = {
 def cancel(job: str, tenant: str, *, as_json: bool) -> None:
     """Cancel JOB: at once while it is queued; a running one closes its connection to the upstream first.
 
-    Prints the status it has now: cancelled, or in_progress while its worker is being told.
+    Prints the status it has now: cancelled, or in_progress until its worker has stopped it.
     """
     with producer(tenant) as pot:
         status = pot.cancel(job)

@@ -38,7 +38,7 @@ Examples:
     metavar="FILE",
     help="A request body as JSON, or a whole JobRequest (it has a `body`); - is stdin.",
 )
-@click.option("--endpoint", type=click.Choice(ENDPOINTS), help="Told by the body when left out.")
+@click.option("--endpoint", type=click.Choice(ENDPOINTS), help="Inferred from the body when left out.")
 @click.option("--stream", is_flag=True, help="Ask the upstream for a stream, and follow it live.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
 @click.option(

@@ -45,12 +45,12 @@ def reconcile(since: datetime | None, *, as_json: bool) -> None:
 
 
 async def _walk(
-    settings: Settings, opened: Database, since: datetime | None, tell: Callable[[str], None]
+    settings: Settings, opened: Database, since: datetime | None, report: Callable[[str], None]
 ) -> Counter[str]:
     upstream = UpstreamClient.of(settings)
     provider = Provider(upstream, lambda: settings.key)
     try:
-        return await walk(provider.log(), provider.charges(), opened, since, tell)
+        return await walk(provider.log(), provider.charges(), opened, since, report)
     except NoLog as error:
         raise Unreachable("the provider's log", str(error)) from None
     finally:

@@ -173,13 +173,13 @@ async def _request(client: UpstreamClient, where: str, key: str | None, listed: 
 
 
 async def _key(client: UpstreamClient, key: str) -> Check:
-    """Whether the upstream takes the key and it can pay, where the upstream tells."""
+    """Whether the upstream takes the key and it can pay, where the upstream shows that."""
     balance = await Provider(client, lambda: key).balance()
     if balance.refused:
         detail = f"the upstream refuses it ({balance.status})"
         return Check("key", "failed", detail, "Make a new key, or check the account.")
     if balance.status != 200:
-        return Check("key", "note", f"set; this upstream does not tell whether it is good ({balance.status})")
+        return Check("key", "note", f"set; this upstream does not show whether it is good ({balance.status})")
     if balance.usd is None:
         return Check("key", "ok", "accepted")
     if balance.usd <= 0:

@@ -28,7 +28,7 @@ Example:
 def simulate(host: str, port: int, journal: Path | None, *, instant: bool, as_json: bool) -> None:
     """Run a provider on this machine that answers, streams, charges, limits and breaks; Ctrl-C ends it.
 
-    docs/simulator.md tells what it can do. Prints its address (with --json as {"url"}) once it listens.
+    docs/simulator.md describes what it can do. Prints its address (with --json as {"url"}) once it listens.
     """
     delays = {"first_token_delay": 0, "token_delay": 0} if instant else {}
     config = SimulatorConfig.model_validate({"journal": journal, **delays})

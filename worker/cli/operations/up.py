@@ -75,10 +75,10 @@ def up(workers: int, *, simulate: bool) -> None:
         if gateway is not None:
             stack.enter_context(stopping(supervisor, [gateway]))
             children.append(gateway)
-        _tell_what_runs(settings, redis, upstream, workers, simulate=simulate)
+        _print_what_runs(settings, redis, upstream, workers, simulate=simulate)
         for child in children:
             supervisor.start(child)
-        supervisor.run(lambda: _tell_ready(settings, gateway))
+        supervisor.run(lambda: _print_ready(settings, gateway))
         say("Stopping: the workers finish what runs. Ctrl-C again hurries them.")
     say("Stopped.")
 
@@ -129,7 +129,7 @@ class _Lines:
             click.echo(click.style(f"{name:>9} │ ", fg=colour) + line, err=True)
 
 
-def _tell_what_runs(settings: Settings, redis: str, upstream: str, workers: int, *, simulate: bool) -> None:
+def _print_what_runs(settings: Settings, redis: str, upstream: str, workers: int, *, simulate: bool) -> None:
     database = display_url(settings)
     where = urls.without_credentials(redis) if settings.redis_url else f"embedded Valkey under {settings.home}"
     facts = {
@@ -142,7 +142,7 @@ def _tell_what_runs(settings: Settings, redis: str, upstream: str, workers: int,
         put(f"{name:>9}   {shown(value)}")
 
 
-def _tell_ready(settings: Settings, gateway: Child | None) -> None:
+def _print_ready(settings: Settings, gateway: Child | None) -> None:
     here = settings.home == Path("var").absolute()
     home = "" if here else f"STOCKPOT_HOME={shlex.quote(str(settings.home))} "
     put("Ready. Submit from another terminal" + (" (in this directory)" if here else "") + ":")

@@ -16,7 +16,7 @@ from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
-from worker.cli.webhooks.secrets import tell_secret
+from worker.cli.webhooks.secrets import print_secret
 from worker.producer.webhooks import CHOICES
 
 
@@ -48,7 +48,7 @@ def add(url: str, events: tuple[str, ...], description: str, tenant: str, *, as_
     """Register URL. Prints its id and its secret, which is shown this once."""
     with producer(tenant) as pot:
         added = pot.webhooks.add(url, events=cast("tuple[WebhookType, ...]", events), description=description)
-    tell_secret(added, as_json=as_json)
+    print_secret(added, as_json=as_json)
 
 
 @click.command()

@@ -53,7 +53,7 @@ _limit = click.option(
 def events(status: tuple[str, ...], limit: int, tenant: str, *, as_json: bool, **given: Any) -> None:
     """List events, newest first (in --json with their attempts, one object per line)."""
     with producer(tenant) as pot:
-        _tell_events(pot.webhooks.events(limit=limit, **_filter(given, status)), as_json=as_json)
+        _print_events(pot.webhooks.events(limit=limit, **_filter(given, status)), as_json=as_json)
 
 
 @click.command()
@@ -92,7 +92,7 @@ def show(event: str, tenant: str, *, as_json: bool) -> None:
 def dead(limit: int, tenant: str, *, as_json: bool, **given: Any) -> None:
     """List events that will not be tried again by themselves; `replay` sends them again."""
     with producer(tenant) as pot:
-        _tell_events(pot.webhooks.dead(limit=limit, **_filter(given)), as_json=as_json)
+        _print_events(pot.webhooks.dead(limit=limit, **_filter(given)), as_json=as_json)
 
 
 @click.command(
@@ -124,7 +124,7 @@ def replay(
     say(f"{len(ids):,} will be delivered again.")
 
 
-def _tell_events(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+def _print_events(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         for event in found:
             put_json(plain(event))

@@ -37,4 +37,4 @@ Examples:
 """,
 )
 def webhooks() -> None:
-    """Endpoints that hear of every job of a tenant, their secrets, and what became of each event."""
+    """Endpoints that receive an event for every job of a tenant, their secrets, and what became of each event."""

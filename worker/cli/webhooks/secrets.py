@@ -21,7 +21,7 @@ def rotate(endpoint: str, tenant: str, *, as_json: bool) -> None:
     """Give ENDPOINT a new secret; for a day deliveries carry both signatures."""
     with producer(tenant) as pot:
         added = pot.webhooks.rotate(endpoint)
-    tell_secret(added, as_json=as_json)
+    print_secret(added, as_json=as_json)
 
 
 @click.command()
@@ -50,7 +50,7 @@ def open_vault() -> Vault:
     return Vault.of(load())
 
 
-def tell_secret(added: Added, *, as_json: bool) -> None:
+def print_secret(added: Added, *, as_json: bool) -> None:
     """Show an endpoint's new secret, this once."""
     if as_json:
         put_json({"id": added.id, "secret": added.secret})

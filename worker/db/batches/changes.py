@@ -102,7 +102,7 @@ def cancel_lines(conn: Connection, batch: str, *, limit: int = SLICE) -> list[En
 
 
 def ask_running_to_stop(conn: Connection, batch: str) -> Sequence[str]:
-    """Ask for the cancellation of the lines in flight; their ids, to tell the workers at once."""
+    """Ask for the cancellation of the lines in flight; their ids, to notify the workers at once."""
     hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
     found = [
         row[0]

@@ -78,7 +78,7 @@ def _room(conn: Connection, batch: str) -> int:
     return int(room)
 
 
-#: Calls in flight while nobody knows what a line costs: the first answers tell.
+#: Calls in flight while the cost of a line is unknown: the first answers show it.
 FIRST_UNPRICED = 4
 
 

@@ -14,7 +14,7 @@ from worker.db.jobs.ended import RETURNED, Ended, ended
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What a cancellation did: `status` is `cancelled`, or `in_progress` while its worker is being told.
+    """What a cancellation did: `status` is `cancelled`, or `in_progress` until its worker has stopped it.
 
     `ended` is there when this cancellation ended the job.
     """

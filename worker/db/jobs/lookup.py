@@ -20,7 +20,7 @@ from api_schemas.usage import Usage
 from worker.base.errors import NotFound
 from worker.base.money import PICO
 
-#: What one page of jobs holds unless told.
+#: Jobs of one page by default.
 PAGE = 100
 
 #: A job's columns in `jobs_v`.

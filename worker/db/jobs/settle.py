@@ -38,7 +38,7 @@ class Settlement:
     attempt: int
     status: str
     outcome: str  # the attempt's: completed, busy, retryable, partial, ambiguous, cancelled, released, …
-    spent: bool = True  # False: being told to wait is not failing, and costs no attempt
+    spent: bool = True  # False: a 429 or a pause is no failure, and costs no attempt
     called: bool = True  # False: nothing was sent; the attempt row goes, its number is free again
     due_in: float = 0.0  # seconds until the job is due again, for `queued`
     waiting_on: str | None = None

@@ -1,8 +1,8 @@
 """Which webhook endpoints answer, as SQL: the row of failures, disable, enable. Synchronous; the caller commits.
 
-An endpoint is disabled once: whoever changes its row from enabled to disabled gets it back from `disable`, and tells
+An endpoint is disabled once: whoever changes its row from enabled to disabled gets it back from `disable`, and notifies
 of it in the same transaction. A transaction that is repeated because nobody knows whether it was committed finds the
-endpoint disabled already, and tells nobody twice.
+endpoint disabled already, and notifies nobody twice.
 """
 
 from __future__ import annotations

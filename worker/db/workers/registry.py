@@ -92,7 +92,7 @@ def listed(conn: Connection) -> list[WorkerRow]:
 
 
 def ask_to_drain(conn: Connection, owner: str) -> bool:
-    """Ask a worker to finish what it has and end; it hears with its next heartbeat. False when there is no such row."""
+    """Ask a worker to finish what it has and end; it learns that with its next heartbeat. False when there is no such row."""
     done = conn.execute(
         text(f"""
         UPDATE workers SET drain_requested_at = COALESCE(drain_requested_at, {now_sql(conn)}) WHERE owner = :owner
