@@ -26,6 +26,7 @@ jobs             `/jobs`: submit, list, get, cancel, retry
 joining          How a call becomes a job, or joins the one that it repeats
 local            Whether a request comes from this machine: who is served where there are no keys
 middleware       What happens around every request: its id, its log line, headers, the last resort
+known_fields     Types and ranges of the fields that OpenAI knows, checked before a call is accepted
 models           `/models`: the upstream's models with their prices
 multipart        A multipart upload, read as it comes
 openapi          `/openapi.json`

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from api_schemas.jobs import TERMINAL_STATUSES
 from api_schemas.usage import Usage
 from worker.base.errors import StockpotError, Unreachable
-from worker.gateway import chat_wire, errors, waiting
+from worker.gateway import chat_wire, errors, known_fields, waiting
 from worker.gateway.answers import Answer, job_headers, json_response
 from worker.gateway.auth import Caller
 from worker.gateway.bodies import read_json
@@ -34,9 +34,7 @@ async def create(request: Request, caller: Caller) -> Answer:
     """`POST /chat/completions`."""
     waiting.check_on_disconnect(request)
     sent = await read_json(request)
-    for name in ("store", "stream"):
-        if sent.get(name) is not None and not isinstance(sent[name], bool):
-            raise ApiError(400, f"Invalid type for '{name}': expected a boolean.", param=name, code="invalid_type")
+    known_fields.check(sent, known_fields.CHAT)
     streamed = sent.get("stream") is True
     if sent.get("stream_options") is not None and not streamed:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."

@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from api_schemas.ids import is_job_id
 from worker.base.errors import NotFound
+from worker.gateway import known_fields
 from worker.gateway.auth import Caller
 from worker.gateway.errors import ApiError
 from worker.gateway.state import Gateway
@@ -22,14 +23,11 @@ from worker.producer.calls import Call
 #: Fields that the gateway serves itself, and no upstream needs to know.
 _OURS = frozenset({"background", "metadata", "previous_response_id", "conversation"})
 _LEAST_OUTPUT = 16
-_BOOLEANS = ("stream", "store", "background", "parallel_tool_calls")
 
 
 def check(sent: Mapping[str, Any]) -> None:
     """Refuse what OpenAI refuses, and what would be accepted and dropped. Raises ApiError."""
-    for name in _BOOLEANS:
-        if sent.get(name) is not None and not isinstance(sent[name], bool):
-            raise ApiError(400, f"Invalid type for '{name}': expected a boolean.", param=name, code="invalid_type")
+    known_fields.check(sent, known_fields.RESPONSES)
     previous = sent.get("previous_response_id")
     if previous is not None and not isinstance(previous, str):
         message = "Invalid type for 'previous_response_id': expected a string."
@@ -38,8 +36,6 @@ def check(sent: Mapping[str, Any]) -> None:
         both = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
         message = both if previous else "Conversations are not served here; use 'previous_response_id'."
         raise ApiError(400, message, param="conversation", code="mutually_exclusive_parameters" if previous else None)
-    _check_number(sent, "temperature", 0, 2)
-    _check_number(sent, "top_p", 0, 1)
     bound = sent.get("max_output_tokens")
     if type(bound) is int and bound < _LEAST_OUTPUT:
         message = f"Invalid 'max_output_tokens': expected a value >= {_LEAST_OUTPUT}, but got {bound} instead."
@@ -47,19 +43,6 @@ def check(sent: Mapping[str, Any]) -> None:
     if sent.get("stream_options") is not None and sent.get("stream") is not True:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise ApiError(400, message, param="stream_options", code="invalid_value")
-
-
-def _check_number(sent: Mapping[str, Any], name: str, least: float, most: float) -> None:
-    value = sent.get(name)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ApiError(400, f"Invalid type for '{name}': expected a number.", param=name, code="invalid_type")
-    if not least <= value <= most:
-        message = f"Invalid '{name}': expected a value from {least} to {most}, but got {value} instead."
-        raise ApiError(
-            400, message, param=name, code="decimal_above_max_value" if value > most else "decimal_below_min_value"
-        )
 
 
 async def upstream_body(request: Request, caller: Caller, sent: Mapping[str, Any]) -> dict[str, Any]:

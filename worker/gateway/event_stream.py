@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 #: Proxies and clients give up on a silent connection after a minute or so.
 KEEP_ALIVE_SECONDS = 15.0
+#: What is handed to the connection at once; whoever takes a piece of this size in time is not cut off.
+PIECE_BYTES = 32 * 1024
 KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -86,8 +88,10 @@ class EventStream:
                         await self._on_disconnect()
 
     async def _send(self, send: Send, frame: bytes, clock: Callable[[], float]) -> None:
-        self._sent_at, self._sending = clock(), True
-        await send({"type": "http.response.body", "body": frame, "more_body": True})
+        # In pieces, so that a client which reads a large frame slowly is seen to read.
+        for start in range(0, len(frame), PIECE_BYTES):
+            self._sent_at, self._sending = clock(), True
+            await send({"type": "http.response.body", "body": frame[start : start + PIECE_BYTES], "more_body": True})
         self._sending = False
 
     async def _watch_client(self, receive: Receive, stream: anyio.CancelScope) -> None:

@@ -1,0 +1,268 @@
+"""`python -m ops.bench.gateway [--litellm PATH] [--streams N]`: what the gateway costs, beside LiteLLM's proxy in one run.
+
+The same client and the same upstream for both; PostgreSQL with fsync under the gateway, one gateway process and one
+worker. Prints one JSON object a measurement, one after the other:
+
+    overhead   calls one at a time, in turns direct, gateway, LiteLLM: p50 in ms of a whole answer and of a first token
+    streams    N streams of 10 chunks a second that begin together: CPU a chunk of all processes in between, p99 of lag
+    idle       2,000 background streams whose jobs say nothing: what the gateway's memory grows by
+
+PATH is the `litellm` of an environment of its own (`pip install 'litellm[proxy]'`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil  # type: ignore[import-untyped]
+
+from ops.bench import wire
+from ops.bench.children import raise_file_limit
+from ops.bench.rig import Rig
+from tests.rig.environment import environment
+from tests.rig.ports import free_port
+from tests.rig.procs import Process
+from tests.rig.waiting import eventually
+from worker.db import schema
+from worker.gateway import serving
+
+#: LiteLLM's proxy asks for one; the gateway, without keys of its own, takes any.
+KEY = "sk-bench-0f6d1c7e9b2a4853"
+#: Calls of each kind that are left out, and that count.
+WARM, COUNTED = 20, 100
+#: Chunks of each stream, and milliseconds between them.
+CHUNKS, INTERVAL = 50, 100
+IDLE_STREAMS = 2_000
+_CONFIG = """
+model_list:
+  - model_name: "bench/*"
+    litellm_params: {{model: "openai/bench/*", api_base: "{upstream}", api_key: any}}
+litellm_settings: {{telemetry: false}}
+"""
+_FIRST = re.compile(rb'"content": ?"[^"]')
+
+
+class Call:
+    """One call on a connection of its own, as plain bytes: a client that costs next to nothing."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def open(self, path: str, body: dict[str, object]) -> None:
+        """Connect and send."""
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
+        content = orjson.dumps(body)
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        )
+        self.writer.write(head.encode() + content)
+
+    async def pieces(self) -> Any:
+        """What comes, as it comes."""
+        try:
+            while piece := await self.reader.read(65_536):
+                yield piece
+        finally:
+            self.writer.close()
+
+
+async def timed(port: int, number: int, *, stream: bool) -> float:
+    """Milliseconds of one call: to its end, or to its first token."""
+    model = "bench/stream-3-1" if stream else "bench/wait-0"
+    call, began = Call(port), time.perf_counter()
+    await call.open("/v1/chat/completions", wire.request_body(number, model=model, stream=stream))
+    seen = 0.0
+    text = b""
+    async for piece in call.pieces():
+        text += piece
+        if stream and not seen and _FIRST.search(text):
+            seen = time.perf_counter() - began
+    if b" 200 OK" not in text[:64]:
+        raise RuntimeError(text[:300].decode(errors="replace"))
+    return 1_000 * (seen or time.perf_counter() - began)
+
+
+async def overhead(ports: dict[str, int]) -> None:
+    """In turns, so that what else the machine does falls on all alike."""
+    number = 0
+    for stream in (False, True):
+        took: dict[str, list[float]] = {name: [] for name in ports}
+        for _ in range(WARM + COUNTED):
+            for name, port in ports.items():
+                number += 1
+                took[name].append(await timed(port, number, stream=stream))
+        p50 = {name: statistics.median(values[WARM:]) for name, values in took.items()}
+        least = {name: min(values[WARM:]) for name, values in took.items()}
+        added = {name: round(value - p50["direct"], 1) for name, value in p50.items() if name != "direct"}
+        put(
+            "overhead",
+            what="first token" if stream else "whole",
+            p50_ms=rounded(p50),
+            least_ms=rounded(least),
+            added_ms=added,
+        )
+
+
+async def streams(name: str, port: int, count: int, processes: list[int]) -> None:
+    """`count` streams at once; their chunks carry the moment at which the upstream wrote them."""
+    lags: list[float] = []
+    chunks = 0
+
+    async def one(number: int) -> None:
+        nonlocal chunks
+        call = Call(port)
+        body = wire.request_body(
+            number, model=wire.STREAM_MODEL.format(chunks=CHUNKS, interval_ms=INTERVAL), stream=True
+        )
+        await call.open("/v1/chat/completions", body)
+        kept = b""
+        async for piece in call.pieces():
+            now = time.monotonic_ns()
+            kept += piece
+            *whole, kept = kept.split(b"\n\n")
+            for event in whole:
+                chunks += b'"content"' in event
+                if found := wire.STAMP_PATTERN.search(event):
+                    lags.append((now - int(found[1], 16)) / 1e6)
+
+    before, began = cpu(processes), time.monotonic()
+    await asyncio.gather(*(one(10**6 + number) for number in range(count)))
+    seconds = time.monotonic() - began
+    used = cpu(processes) - before
+    lags.sort()
+    put(
+        "streams",
+        who=name,
+        streams=count,
+        chunks=chunks,
+        lost=count * CHUNKS - chunks if chunks < count * CHUNKS else 0,
+        seconds=round(seconds, 1),
+        cpu_us_per_chunk=round(1e6 * used / max(1, chunks), 1),
+        lag_ms=rounded({"p50": lags[len(lags) // 2], "p99": lags[int(len(lags) * 0.99)]}) if lags else None,
+    )
+
+
+async def idle(port: int, pid: int) -> None:
+    """Background streams of jobs that nobody runs: the worker is gone by now."""
+    memory = psutil.Process(pid)
+    before = memory.memory_info().rss
+    calls = []
+    for first in range(0, IDLE_STREAMS, 50):
+        part = [Call(port) for _ in range(min(50, IDLE_STREAMS - first))]
+        body: dict[str, object] = {"model": "bench/wait-0", "input": "hi", "background": True, "stream": True}
+        await asyncio.gather(*(call.open("/v1/responses", body) for call in part))
+        await asyncio.gather(*(call.reader.readuntil(b"response.queued") for call in part))
+        calls += part
+    after = memory.memory_info().rss
+    put("idle", streams=len(calls), grown_mb=round((after - before) / 2**20, 1), whole_mb=round(after / 2**20, 1))
+    for call in calls:
+        call.writer.close()
+
+
+def cpu(pids: list[int]) -> float:
+    """Seconds of CPU that processes and their children have used."""
+    total = 0.0
+    for pid in pids:
+        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:2])
+    return total
+
+
+def rounded(values: dict[str, float]) -> dict[str, float]:
+    """To a tenth."""
+    return {name: round(value, 1) for name, value in values.items()}
+
+
+def put(measurement: str, **figures: object) -> None:
+    """Print one line, with what else the machine was doing."""
+    line = {"measurement": measurement, **figures, "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
+    print(orjson.dumps(line).decode(), flush=True)
+
+
+@contextlib.contextmanager
+def litellm(program: str, rig: Rig) -> Iterator[tuple[int, Process]]:
+    """LiteLLM's proxy before the same upstream, without a database."""
+    port = free_port()
+    config = rig.scratch / "litellm.yaml"
+    config.write_text(_CONFIG.format(upstream=rig.base_url))
+    env = environment(rig.scratch) | {
+        "NO_PROXY": "127.0.0.1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MASTER_KEY": KEY,
+    }
+    command: list[str | Path] = [program, "--config", config, "--host", "127.0.0.1", "--port", str(port)]
+    with Process(command, logs=rig.scratch, name="litellm", env=env, cwd=rig.scratch) as process:
+        process.wait_for_line("Uvicorn running", 300)
+        yield port, process
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=sys.modules[__name__].__doc__)
+    options.add_argument("--litellm", metavar="PATH", help="its program, in an environment of its own")
+    options.add_argument("--streams", type=int, default=1_000)
+    options.add_argument("--peer-streams", type=int, default=100, help="for LiteLLM, which does not keep up with more")
+    given = options.parse_args()
+    raise_file_limit()
+    with contextlib.ExitStack() as stack:
+        rig = stack.enter_context(Rig())
+        url = rig.fresh_database()
+        schema.upgrade(url)
+        env = environment(
+            rig.scratch,
+            database_url=url,
+            redis_url=rig.valkey.url,
+            upstream_url=rig.base_url,
+            concurrency=given.streams + 100,
+            max_in_flight=given.streams + 100,
+            lease_seconds=30,
+            sweep_seconds=1,
+            log_level="WARNING",
+        )
+        port = free_port()
+        gateway = stack.enter_context(
+            Process(serving.command("127.0.0.1", port), logs=rig.scratch, name="gateway", env=env, cwd=rig.scratch)
+        )
+        program = Path(sys.executable).with_name("stockpot")
+        worker = stack.enter_context(
+            Process(
+                [program, "worker"],
+                logs=rig.scratch,
+                name="worker",
+                env=env | {"STOCKPOT_LOG_LEVEL": "INFO"},
+                cwd=rig.scratch,
+            )
+        )
+        gateway.wait_for_line(f"^{serving.READY}")
+        worker.wait_for_line("engine_started")
+        ports = {"direct": rig.port, "gateway": port}
+        peer = None
+        if given.litellm:
+            ports["litellm"], peer = stack.enter_context(litellm(given.litellm, rig))
+        asyncio.run(overhead(ports))
+        for name, count, processes in (
+            ("gateway", given.streams, [gateway.pid, worker.pid]),
+            *((("litellm", given.peer_streams, [peer.pid]),) if peer else ()),
+        ):
+            rig.control(f"reset?gate={count}")
+            asyncio.run(streams(name, ports[name], count, processes))
+        worker.term()
+        eventually(lambda: not worker.running, 60, what="the worker is gone")
+        asyncio.run(idle(port, gateway.pid))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Types of the fields that OpenAI knows, checked before a call is accepted: what is wrong costs no call upstream.
+
+Fields that are not named here pass through, whatever they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worker.gateway.errors import ApiError
+
+#: The kinds of JSON values as OpenAI's messages name them.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "a boolean": (bool,),
+    "a string": (str,),
+    "an integer": (int,),
+    "a number": (int, float),
+    "an array": (list,),
+    "an object": (dict,),
+}
+_Kinds = tuple[str, ...]
+
+#: The fields of each wire; null stands for a field that is left out.
+CHAT: Mapping[str, _Kinds] = {
+    "store": ("a boolean",),
+    "stream": ("a boolean",),
+    "temperature": ("a number",),
+    "top_p": ("a number",),
+    "presence_penalty": ("a number",),
+    "frequency_penalty": ("a number",),
+    "stop": ("a string", "an array"),
+    "tool_choice": ("a string", "an object"),
+    "tools": ("an array",),
+    "user": ("a string",),
+    "parallel_tool_calls": ("a boolean",),
+    "response_format": ("an object",),
+}
+RESPONSES: Mapping[str, _Kinds] = {
+    "stream": ("a boolean",),
+    "store": ("a boolean",),
+    "background": ("a boolean",),
+    "parallel_tool_calls": ("a boolean",),
+    "temperature": ("a number",),
+    "top_p": ("a number",),
+    "instructions": ("a string", "an array"),
+    "max_tool_calls": ("an integer",),
+    "tool_choice": ("a string", "an object"),
+    "tools": ("an array",),
+    "truncation": ("a string",),
+    "include": ("an array",),
+    "text": ("an object",),
+    "reasoning": ("an object",),
+    "user": ("a string",),
+}
+_RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
+
+
+def check(sent: Mapping[str, Any], known: Mapping[str, _Kinds]) -> None:
+    """Refuse a field of another type, or out of its range. Raises ApiError 400."""
+    for name, kinds in known.items():
+        value = sent.get(name)
+        if value is None:
+            continue
+        allowed = tuple(one for kind in kinds for one in _TYPES[kind])
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            message = f"Invalid type for '{name}': expected {' or '.join(kinds)}."
+            raise ApiError(400, message, param=name, code="invalid_type")
+        if name in _RANGES:
+            _check_range(name, value)
+
+
+def _check_range(name: str, value: Any) -> None:
+    least, most = _RANGES[name]
+    if not least <= value <= most:
+        message = f"Invalid '{name}': expected a value from {least} to {most}, but got {str(value)[:32]} instead."
+        code = "decimal_above_max_value" if value > most else "decimal_below_min_value"
+        raise ApiError(400, message, param=name, code=code)
