@@ -25,7 +25,9 @@ from worker import embedded
 from worker.base import telemetry
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings, settings
+from worker.broker.control import refuse_purge
 from worker.broker.messages import DoorbellTask
+from worker.broker.options import check, queues_of
 from worker.broker.queues import queue_of, queues, unacknowledged
 
 #: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
@@ -42,6 +44,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class StockpotWorker(Worker):
     """Celery's worker without the parts that talk to other workers through Redis (RELIABILITY T14, T15)."""
 
+    _isatty: bool
+
+    def on_before_init(self, **options: Any) -> None:  # type: ignore[override]  # all pass through by name
+        """Refuse options that mean nothing here, before anything else is said."""
+        check()
+        super().on_before_init(**options)
+
     def setup_instance(  # type: ignore[override]  # all of its arguments pass through by name
         self, **options: Any
     ) -> None:
@@ -55,6 +64,11 @@ class StockpotWorker(Worker):
             )
         super().setup_instance(**options)
 
+    def setup_queues(self, include: Any, exclude: Any = None) -> None:
+        """`-Q` and `-X` name lanes, or their queues: the engine claims those and no other."""
+        namespace = settings().redis_namespace
+        super().setup_queues(queues_of(include, namespace), queues_of(exclude, namespace))
+
     def install_platform_tweaks(self, worker: Any) -> None:
         """Celery's signal handlers, but for those that stop it.
 
@@ -64,6 +78,8 @@ class StockpotWorker(Worker):
         super().install_platform_tweaks(worker)
         for number in STOP_SIGNALS:
             signal.signal(number, partial(_stop, worker))
+        if self._isatty and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, partial(_stop, worker))  # the terminal is closed; `nohup` ignores that
 
 
 def _stop(worker: Any, number: int, _frame: Any) -> None:
@@ -101,7 +117,10 @@ class StockpotCelery(Celery):
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """A connection to publish to."""
+        refuse_purge()
         return super().connection_for_write(url or self._broker_url, **options)
+
+    control_cls = "worker.broker.control:StockpotControl"
 
     @property
     def _broker_url(self) -> str:

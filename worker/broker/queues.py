@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from api_schemas.jobs import LANES
 from worker.base.redis_urls import DEFAULT_NAMESPACE
 
@@ -14,6 +16,11 @@ def queue_of(lane: str, namespace: str = DEFAULT_NAMESPACE) -> str:
 def queues(namespace: str = DEFAULT_NAMESPACE) -> tuple[str, ...]:
     """The queues of all lanes."""
     return tuple(queue_of(lane, namespace) for lane in LANES)
+
+
+def lanes_of(names: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> frozenset[str]:
+    """The lanes of queues."""
+    return frozenset(lane for lane in LANES if queue_of(lane, namespace) in names)
 
 
 def unacknowledged(namespace: str = DEFAULT_NAMESPACE) -> dict[str, str]:

@@ -20,6 +20,7 @@ def start(program: Sequence[str], arguments: Sequence[str]) -> NoReturn:
         program: what this was started by, without the interpreter: a worker runs it again on SIGHUP.
         arguments: Celery's, for example `["worker", "--loglevel", "INFO"]`.
     """
+    import celery.bin.worker as celery_worker
     from celery.bin.celery import celery
     from celery.exceptions import SecurityWarning
 
@@ -31,6 +32,23 @@ def start(program: Sequence[str], arguments: Sequence[str]) -> NoReturn:
     # It warns of a superuser who unpickles messages; ours are JSON, and no other is taken (`worker.broker.consumer`).
     warnings.filterwarnings("ignore", category=SecurityWarning)
     sys.argv = [*program, *arguments]
+    # Celery would begin again as `python -m celery …`, with another app, or none.
+    detached = celery_worker.detach
+    again = [*program, *_attached(arguments)]
+    celery_worker.detach = lambda path, _arguments, **options: detached(path, again, **options)
     celery.params[0].default = app
     celery.main(list(arguments), prog_name=Path(program[0]).name)
     raise SystemExit(0)
+
+
+def _attached(arguments: Sequence[str]) -> list[str]:
+    """The arguments without what is done by then: into the background, and another user."""
+    kept, skip = list[str](), False
+    for one in arguments:
+        if skip or one in {"-D", "--detach"} or one.startswith(("--uid=", "--gid=")):
+            skip = False
+            continue
+        skip = one in {"--uid", "--gid"}
+        if not skip:
+            kept.append(one)
+    return kept

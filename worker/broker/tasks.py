@@ -24,6 +24,7 @@ from worker.base import metrics
 from worker.base.errors import IdempotencyConflict, InvalidRequest, SettingsError, Unreachable
 from worker.base.settings import Settings, settings
 from worker.broker.app import app
+from worker.broker.queues import lanes_of
 from worker.broker.watchdog import Watchdog
 from worker.db import identity
 from worker.db.connect import Database
@@ -55,7 +56,7 @@ def start_engine(worker: Any) -> None:
     if ours.redis_url is None:
         _open.enter_context(embedded.lease(ours.home))
     _remember_database(ours)
-    engine = Engine(ours)
+    engine = Engine(ours, lanes=lanes_of(app.amqp.queues.consume_from, ours.redis_namespace))
     engine.on_drain = lambda: os.kill(os.getpid(), signal.SIGTERM)  # as a supervisor would stop it
     try:
         engine.start()

@@ -62,7 +62,7 @@ class Watchdog:
         self._engine, self._app = engine, app
         self._every = min(LOOK_SECONDS, seconds / 4)
         self._lasts = InARow(math.ceil(seconds / self._every))
-        self._queues = [queue.name for queue in app.conf.task_queues]
+        self._queues = list(app.amqp.queues.consume_from)
         self._taken = 0
         self._thread = threading.Thread(target=self._watch, name="stockpot-watchdog", daemon=True)
 

@@ -14,6 +14,7 @@ With `--json` stdout carries JSON and nothing else.
     operations/  Commands for whoever runs it
     options      Options that several commands share, and the types of their values
     output       What goes where
+    param_type   click's `ParamType` with its type parameter
     tables       Tables that fit their terminal
     wrapping     Live text in a terminal: lines break at spaces
     webhooks/    `stockpot webhooks …`

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from worker.cli.param_type import ParamType
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|w)")
@@ -24,7 +26,7 @@ def duration_seconds(value: str) -> float | None:
     return None if found is None else float(found[1]) * _UNIT_SECONDS[found[2]]
 
 
-class Moment(click.ParamType[datetime]):
+class Moment(ParamType[datetime]):
     """A moment: a time in ISO 8601 (UTC unless it has an offset), a date, or how long ago (`90m`, `24h`, `7d`)."""
 
     name = "time"
@@ -44,7 +46,7 @@ class Moment(click.ParamType[datetime]):
         return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
 
 
-class Duration(click.ParamType[timedelta]):
+class Duration(ParamType[timedelta]):
     """How long: `90s`, `30m`, `24h`, `7d`, `2w`."""
 
     name = "duration"
@@ -59,7 +61,7 @@ class Duration(click.ParamType[timedelta]):
         return timedelta(seconds=seconds)
 
 
-class Pairs(click.ParamType[tuple[str, str]]):
+class Pairs(ParamType[tuple[str, str]]):
     """`KEY=VALUE`; the value may hold further equals signs."""
 
     name = "k=v"
@@ -74,7 +76,7 @@ class Pairs(click.ParamType[tuple[str, str]]):
         return key.strip(), rest
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class Names(ParamType[tuple[str, ...]]):
     """Names separated by commas."""
 
     name = "names"

@@ -25,6 +25,7 @@ recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a ta
 revisions  Where the migrations are, and the newest
 schema     The schema's versions: upgrade, current, check
 snapshots  Snapshots that others hold
+sqlite_writers  Who writes to a SQLite file
 threads    SQL off the event loop: a few threads, and patience for a database that is away
 url        The database's URL: what it may say, and why the rest is refused
 views      The views: the stable surface that people read with SQL

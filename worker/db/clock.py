@@ -5,22 +5,32 @@ On SQLite the database's clock is the machine's, read by the library itself.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from sqlalchemy import Connection, text
 
 _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f','now')"
 
 
-def is_postgres(conn: Connection) -> bool:
+class Speaker(Protocol):
+    """Whoever speaks one of the two dialects: a connection, as a rule."""
+
+    @property
+    def dialect(self) -> Any:
+        """SQLAlchemy's, with a `name`."""
+
+
+def is_postgres(conn: Speaker) -> bool:
     """Whether this connection speaks PostgreSQL; the other dialect is SQLite."""
-    return conn.dialect.name == "postgresql"
+    return bool(conn.dialect.name == "postgresql")
 
 
-def now_sql(conn: Connection) -> str:
+def now_sql(conn: Speaker) -> str:
     """SQL for this moment: the statement's start, so that an index can be searched by it."""
     return "statement_timestamp()" if is_postgres(conn) else _SQLITE_NOW
 
 
-def after_sql(conn: Connection, seconds: str) -> str:
+def after_sql(conn: Speaker, seconds: str) -> str:
     """SQL for `seconds` (an SQL expression, usually a bound parameter such as `:lease`) from now; may be negative."""
     if is_postgres(conn):
         return f"(statement_timestamp() + make_interval(secs => CAST({seconds} AS double precision)))"

@@ -24,12 +24,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from worker.base import private
 from worker.base.errors import StatementTimeout, Unreachable
 from worker.base.settings import Settings
+from worker.db.sqlite_writers import SQLITE_BUSY_MS, begin_immediate, count_writers
 from worker.db.url import database_url, display_url
 
 T = TypeVar("T")
 
-#: A writer waits this long for another process's SQLite transaction; ours are a few milliseconds long.
-SQLITE_BUSY_MS = 10_000
 #: No statement of ours takes seconds; one that does is stuck behind something that will not move. A transaction that
 #: idles is that of a frozen process: while it lasts, nobody can take back the jobs that it has locked.
 #: A compiled plan (`jit`) costs more than any statement of ours takes.
@@ -152,9 +151,12 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(conn: Connection) -> None:
-        deferred = conn.get_execution_options().get("sqlite_read_only", False)
-        conn.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+        if conn.get_execution_options().get("sqlite_read_only", False):
+            conn.exec_driver_sql("BEGIN")
+        else:
+            begin_immediate(conn, str(url.database))
 
+    count_writers(engine, str(url.database))
     return engine
 
 

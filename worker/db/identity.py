@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 from api_schemas import jsontext
 from worker.db import bookmarks
 
-_NAME = "database"
+#: Under which the name is kept among the bookmarks.
+NAME = "database"
 
 
 def ensure(conn: Connection) -> str:
@@ -22,12 +23,12 @@ def ensure(conn: Connection) -> str:
         return known
     conn.execute(
         text("INSERT INTO bookmarks (name, place) VALUES (:name, :place) ON CONFLICT (name) DO NOTHING"),
-        {"name": _NAME, "place": jsontext.dumps({"id": secrets.token_hex(8)}).decode()},
+        {"name": NAME, "place": jsontext.dumps({"id": secrets.token_hex(8)}).decode()},
     )
     return read(conn) or ""
 
 
 def read(conn: Connection) -> str | None:
     """The database's name; None when no worker has used it yet."""
-    place = bookmarks.read(conn, _NAME)
+    place = bookmarks.read(conn, NAME)
     return None if place is None else str(place["id"])

@@ -48,6 +48,11 @@ def relations(conn: Connection) -> set[str]:
     return {row[0] for row in conn.execute(text(statement))}
 
 
+def own_schema(conn: Connection) -> str:
+    """The schema that Stockpot's tables are in; empty on SQLite."""
+    return str(conn.execute(text("SELECT current_schema()")).scalar_one()) if is_postgres(conn) else ""
+
+
 def revision(conn: Connection) -> str | None:
     """The revision that the database is at; None when it never was Stockpot's."""
     there = relations(conn)

@@ -29,7 +29,8 @@ def column_types(table: Table, names: Iterable[str]) -> dict[str, str]:
 def recordset(parameter: str, columns: Mapping[str, str]) -> str:
     """A FROM item: the JSON list in the bound `parameter`, with these columns and PostgreSQL types."""
     typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    return f"json_to_recordset(CAST(:{parameter} AS json)) AS given({typed})"
+    # The parameter is text for every driver: one that takes it for JSON would encode it a second time.
+    return f"json_to_recordset(CAST(CAST(:{parameter} AS text) AS json)) AS given({typed})"
 
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:

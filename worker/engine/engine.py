@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 import uvloop
 
+from api_schemas.jobs import LANES
 from worker.base import metrics
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
@@ -62,10 +63,13 @@ def new_owner() -> str:
 class Engine:
     """One worker's engine. Made and driven from another thread; `start` returns when it is ready to claim."""
 
-    def __init__(self, settings: Settings, *, owner: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, owner: str | None = None, lanes: frozenset[str] = frozenset(LANES)
+    ) -> None:
         self.settings = settings
+        self.lanes = lanes  # what it claims
         self.owner = owner or new_owner()
-        self.slots = Slots(settings.concurrency)
+        self.slots = Slots(settings.concurrency, reserve="interactive" in lanes)
         self.last_beat = time.monotonic()  # when the loop last breathed
         self.consumer = ConsumerHeartbeat()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -146,7 +150,7 @@ class Engine:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         return_large_blocks()
-        parts = build(self.settings, owner=self.owner, slots=self.slots, on_drain=self.on_drain)
+        parts = build(self.settings, owner=self.owner, slots=self.slots, on_drain=self.on_drain, lanes=self.lanes)
         self._feeder = parts.feeder
         parts.feeder.consuming = lambda: self.consumer.silence is not None
         health = HealthServer(parts.database, self.consumer, lambda: self.last_beat, lambda: self.closing)
@@ -167,7 +171,7 @@ class Engine:
             task.add_done_callback(self._on_task_end)
         tasks.append(asyncio.create_task(inspect(parts.redis_url)))  # it ends by itself
         freeze_permanent_objects()
-        log.info("engine_started", owner=self.owner, concurrency=settings.concurrency)
+        log.info("engine_started", owner=self.owner, concurrency=settings.concurrency, lanes=sorted(self.lanes))
         self._ready.set()
         await self._drain_asked.wait()
         # A claim under way still brings jobs. They are run or given back like the others, not left to their leases.

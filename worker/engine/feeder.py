@@ -21,6 +21,7 @@ from types import MappingProxyType
 import structlog
 from sqlalchemy import Connection
 
+from api_schemas.jobs import LANES
 from worker.base import metrics
 from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
@@ -68,6 +69,7 @@ class Feeder:
         lease: float,
         look_every: float,
         weights: Mapping[str, int] = MappingProxyType({}),
+        lanes: frozenset[str] = frozenset(LANES),
     ) -> None:
         self._database = database
         self._slots = slots
@@ -76,10 +78,11 @@ class Feeder:
         self._lease = lease
         self._look_every = look_every
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
-        self._lanes: set[str] = {"interactive", "bulk"}
+        self._mine = lanes  # what this worker claims
+        self._lanes = set(lanes)
         self._batch_fairness = BatchFairness(weights)
         self._paused = PausedModels()
-        self._tenant_fairness = {lane: TenantFairness(weights=weights) for lane in self._lanes}
+        self._tenant_fairness = {lane: TenantFairness(weights=weights) for lane in lanes}
         self._bulk_claim: asyncio.Task[None] | None = None
         self._expected = {"interactive": 0, "bulk": 0}  # at most so many jobs come from claims under way
         self._bell = asyncio.Event()
@@ -89,8 +92,9 @@ class Feeder:
 
     def ring(self, ids: Sequence[str] = (), lane: str | None = None) -> None:
         """Look at these jobs, or at this lane, as soon as there is a free slot."""
-        self._ids.extend(ids)
-        if lane is not None:
+        if "interactive" in self._mine:
+            self._ids.extend(ids)
+        if lane is not None and lane in self._mine:
             self._lanes.add(lane)
         self._bell.set()
 
@@ -169,6 +173,9 @@ class Feeder:
         empty = 0
         while True:
             batches, lanes = await self._database.try_read(_look, _UNKNOWN, "batches_not_read")
+            lanes = [lane for lane in lanes if lane in self._mine]
+            if "bulk" not in self._mine:
+                batches = []
             self._batch_fairness.learn(batches)
             for lane in lanes:
                 self.ring(lane=lane)

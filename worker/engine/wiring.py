@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
@@ -60,7 +61,14 @@ class Parts:
     context: JobContext
 
 
-def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[], object]) -> Parts:
+def build(
+    settings: Settings,
+    *,
+    owner: str,
+    slots: Slots,
+    on_drain: Callable[[], object],
+    lanes: frozenset[str] = frozenset(LANES),
+) -> Parts:
     """The parts of a worker called `owner`. Call it on the loop that will run them.
 
     `on_drain` is called when somebody asks this worker to finish and end.
@@ -78,6 +86,7 @@ def build(settings: Settings, *, owner: str, slots: Slots, on_drain: Callable[[]
         lease=settings.lease_seconds,
         look_every=settings.sweep_seconds,
         weights=settings.weights,
+        lanes=lanes,
     )
     news = RouteNews(settings, provider, database, consequences=consequences, on_resumed=feeder.reopen)
     admission = Admission(

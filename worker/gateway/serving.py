@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -36,8 +35,8 @@ READY = "Listening on "
 
 
 def command(host: str, port: int) -> list[str]:
-    """The command of a gateway process that shares its port with others."""
-    return [sys.executable, "-P", "-m", "worker.gateway", "--host", host, "--port", str(port)]
+    """The module, with its arguments, of a gateway process that shares its port with others."""
+    return ["worker.gateway", "--host", host, "--port", str(port)]
 
 
 def check(settings: Settings, host: str) -> None:

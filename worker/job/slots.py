@@ -43,10 +43,11 @@ class Slot:
 
 
 class Slots:
-    """The jobs in hand of one worker, `capacity` at most."""
+    """The jobs in hand of one worker, `capacity` at most; with `reserve` bulk work leaves some to interactive jobs."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, reserve: bool = True) -> None:
         self.capacity = capacity
+        self._kept = max(1, capacity // 10) if reserve and capacity > 1 else 0
         self._slots: dict[str, Slot] = {}
         self._bulk = 0
         self._room = threading.Condition()
@@ -60,10 +61,9 @@ class Slots:
     def free_for_bulk(self) -> int:
         """Slots that bulk work may take: a tenth of all, at least one, is kept for interactive jobs.
 
-        A worker with a single slot keeps none.
+        A worker with a single slot keeps none, nor does one that claims no interactive jobs.
         """
-        kept = max(1, self.capacity // 10) if self.capacity > 1 else 0
-        return min(self.free, self.capacity - kept - self._bulk)
+        return min(self.free, self.capacity - self._kept - self._bulk)
 
     def __len__(self) -> int:
         return len(self._slots)

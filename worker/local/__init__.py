@@ -1,6 +1,7 @@
 """Everything on one machine without servers: `stockpot up` and the demo.
 
 demo       The demo
+leash      Run a module as a program that ends with its parent
 parallel   Several jobs followed at once
 stage      The demo's stage
 supervise  The engine of `stockpot up`

@@ -10,7 +10,6 @@ import contextlib
 import queue
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -130,13 +129,13 @@ class _Programs:
 
     def start_simulator(self) -> str:
         """Start the upstream simulator; its base URL."""
-        command = [sys.executable, "-P", "-m", "worker.simulator", "--no-fsync"]
+        command = ["worker.simulator", "--no-fsync"]
         line = self._start(Child("simulator", command, awaited='{"url":'))
         return str(jsontext.loads(line)["url"])
 
     def start_worker(self, env: dict[str, str]) -> None:
         """Start one production worker and wait until it claims jobs."""
-        command = [sys.executable, "-P", "-m", "worker.celery", "worker"]
+        command = ["worker.celery", "worker"]
         self._start(Child("worker", command, env, awaited=" ready."))
 
     def replace_worker(self, env: dict[str, str]) -> int:

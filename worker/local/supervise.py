@@ -2,7 +2,8 @@
 
 Each child leads a process group of its own, so that Ctrl-C in the terminal reaches only us. We stop the workers first
 and wait for their drain, then the simulator; the embedded Valkey is our caller's and goes last. A second Ctrl-C
-hurries the workers, a third kills them: their jobs go on in another worker once the leases have run out.
+hurries the workers, a third kills them: their jobs go on in another worker once the leases have run out. A closed
+terminal stops us as Ctrl-C does. Should we be killed, each child notices and stops by itself (`leash`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +32,9 @@ AFTER_HURRY = timedelta(seconds=5)
 #: The simulator listens within a second; an import on a cold disk takes longer.
 START_LIMIT = timedelta(seconds=60)
 
+#: What stops it: Ctrl-C, a supervisor of its own, a terminal that was closed.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 Report = Callable[[str, str], None]
 """Called with a child's name and a line that it wrote, or what became of it."""
 
@@ -48,8 +53,9 @@ class Child:
 
     Args:
         name: what its lines are marked with.
-        command: program and arguments.
+        command: a module that is a program, and its arguments.
         env: variables on top of ours.
+        needs: children that must not end before this one does, should we be killed.
         awaited: part of the line by which it says that it is ready.
     """
 
@@ -57,11 +63,14 @@ class Child:
     command: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     awaited: str | None = None
+    needs: Sequence[Child] = ()
     ready_line: str | None = None
     crashes: int = 0
     started_at: float = 0.0
     due_at: float | None = None  # when it is started again
     process: subprocess.Popen[str] | None = None
+    #: A pipe of which it reads one end; the other is closed when we are gone, and whoever needs it.
+    life: list[int] = field(default_factory=lambda: list(os.pipe()))
 
     @property
     def running(self) -> bool:
@@ -78,6 +87,11 @@ class Child:
             else:
                 self.process.send_signal(number)
 
+    def forget(self) -> None:
+        """It is over and is not started again."""
+        while self.life:
+            os.close(self.life.pop())
+
     def wait_before_restart(self, now: float) -> float:
         """Count a crash and say how many seconds to wait, doubling up to a limit."""
         if now - self.started_at >= SETTLED.total_seconds():
@@ -87,20 +101,21 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until SIGINT or SIGTERM. Use it in the main thread, as a context manager."""
+    """Runs children until SIGINT, SIGTERM or a closed terminal. Use it in the main thread, as a context manager."""
 
     def __init__(self, report: Report, *, drain: timedelta) -> None:
         self._report, self._drain = report, drain
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._children: list[Child] = []
         self._handlers: dict[int, object] = {}
         self._signals = 0
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._handlers[number] = signal.signal(
-                number, lambda came, _: self._events.put(_Event("signal", number=came))
-            )
+        for number in STOPS:
+            if signal.getsignal(number) is signal.SIG_IGN:  # `nohup`
+                continue
+            self._handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,11 +124,28 @@ class Supervisor:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._leave_terminals()
+        self._events.put(_Event("signal", number=number))
+
+    def _leave_terminals(self) -> None:
+        """Write to nowhere from here on: a terminal that was closed refuses every line."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
+
+    def _write(self, name: str, line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal is closed in this moment
+            self._report(name, line)
+
     def start(self, child: Child) -> None:
         """Start a child and keep it running."""
         child.process = subprocess.Popen(
-            child.command,
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-P", "-m", "worker.local.leash", *child.command],
+            stdin=child.life[0],
+            pass_fds=[other.life[1] for other in child.needs],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -132,7 +164,7 @@ class Supervisor:
                 if child.ready_line is None and child.awaited is not None and child.awaited in line:
                     child.ready_line = line.rstrip()
                     self._events.put(_Event("line", child))
-                self._report(child.name, line.rstrip())
+                self._write(child.name, line.rstrip())
         process.wait()
         self._events.put(_Event("ended", child))
 
@@ -189,7 +221,7 @@ class Supervisor:
         wait = child.wait_before_restart(time.monotonic())
         child.due_at = time.monotonic() + wait
         code = child.process.returncode if child.process is not None else None
-        self._report(child.name, f"ended with {_code(code)}; starting it again in {wait:g} s")
+        self._write(child.name, f"ended with {_code(code)}; starting it again in {wait:g} s")
 
     def stop(self, children: Sequence[Child]) -> None:
         """Stop children: ask, wait for their drain, hurry at a second signal, kill at a third or when time is up."""
@@ -206,9 +238,11 @@ class Supervisor:
                 deadline = min(deadline, time.monotonic() + AFTER_HURRY.total_seconds())
             elif event is None and time.monotonic() >= deadline:
                 for child in left:
-                    self._report(child.name, "does not stop; killed. Its jobs go on once their leases have run out.")
+                    self._write(child.name, "does not stop; killed. Its jobs go on once their leases have run out.")
                     child.send(signal.SIGKILL)
                 deadline = time.monotonic() + AFTER_HURRY.total_seconds()
+        for child in children:
+            child.forget()
 
     def _next(self, timeout: float | None) -> _Event | None:
         try:

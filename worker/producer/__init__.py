@@ -6,9 +6,11 @@ batch_control   Cancel a batch, and make a new one of its failed lines
 batch_options   The options of a batch, checked field by field
 batches         `pot.batches`: files of requests
 budgets         `pot.budgets`: what tenants may cost
+callers_transaction  A job in the caller's own transaction
 calls           Calls over OpenAI's wire: accepted with their jobs, joined by their repeats, read back
 cancellation    Announcing a cancellation made by a producer
 connections     What a process keeps open to one place; forks, ends
+drivers         How the connections of applications take SQL
 faces           Blocking and awaiting faces of one verb
 fleet           All jobs, workers and rates in one look, of one tenant or of all
 files           `pot.files`: files that all workers see
@@ -18,6 +20,7 @@ models          The upstream's models with their prices
 reader          Following: a job's live events and its end, from Redis and the database together
 routes          `pot.routes`: limits, what was learned, what is paused and why
 scope           One tenant's way to the shared connections
+shutdown        A server that is asked to stop: its streams end first
 sse             Server-sent events: a job's live events as frames for any web framework
 stockpot        `Stockpot` and `AsyncStockpot`, the two faces
 stored_batches  Batches that are made of stored files

@@ -21,11 +21,13 @@ from worker.base.settings import Settings
 from worker.broker.doorbell import Doorbell
 from worker.db import identity
 from worker.db.connect import Database
+from worker.db.ownership import own_schema
 from worker.db.ready import ensure_schema
 from worker.job.consequences import Consequences
 from worker.producer.faces import warn_of_a_running_loop
 from worker.producer.loop import Loop, LoopClosed
 from worker.producer.reader import Follower
+from worker.producer.shutdown import before_shutdown
 
 __all__ = ["Connections", "acquire"]
 
@@ -41,12 +43,13 @@ class Connections:
         self.settings = settings
         self.database = Database(settings, pool_size=POOL_SIZE)
         self.doorbell = Doorbell(settings)
-        self.follower = Follower(settings, self.database, self.prepare)
+        self.follower = Follower(settings, self.database, self.prepare, _on_loop)
         self.consequences = Consequences()
         self.users = 0
         self._loop: Loop | None = None
         self._lock = threading.Lock()
         self._ready = False
+        self._schema: str | None = None
 
     def prepare(self) -> None:
         """Make sure that the database can be used. Raises Unreachable."""
@@ -55,6 +58,15 @@ class Connections:
             ensure_schema(self.settings)
             self.doorbell.database = self.database.read(identity.read)
             self._ready = True
+
+    def whereabouts(self) -> tuple[str, str | None]:
+        """The schema of our tables (empty on SQLite), and who the database is, where a worker has named it."""
+        if self._schema is None or self.doorbell.database is None:
+            self.prepare()
+            self._schema, self.doorbell.database = self.database.read(
+                lambda conn: (own_schema(conn), identity.read(conn))
+            )
+        return self._schema, self.doorbell.database
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """As `Database.read`, once the schema is known to be of this version. Raises Unreachable."""
@@ -123,7 +135,7 @@ class Connections:
         self._lock = threading.Lock()
         rung_for, self.doorbell = self.doorbell.database, Doorbell(self.settings)
         self.doorbell.database = rung_for
-        self.follower = Follower(self.settings, self.database, self.prepare)
+        self.follower = Follower(self.settings, self.database, self.prepare, _on_loop)
         self.consequences = Consequences()
 
 
@@ -173,6 +185,11 @@ def end_all_readers() -> None:
     """The process is about to end: its readers end now, and none begins."""
     for one in list(_open.values()):
         one.end_readers(for_good=True)
+
+
+def _on_loop() -> None:
+    """Somebody reads on an event loop of the application's, which may be a server's."""
+    before_shutdown(end_all_readers)
 
 
 def _close_all() -> None:

@@ -36,8 +36,11 @@ class _Live:
 class Follower:
     """Reads jobs as they run. All readers on one event loop share one subscription to Redis and one look per second."""
 
-    def __init__(self, settings: Settings, database: Database, prepare: Callable[[], None]) -> None:
-        """`prepare` makes sure that the database can be used."""
+    def __init__(
+        self, settings: Settings, database: Database, prepare: Callable[[], None], on_loop: Callable[[], object]
+    ) -> None:
+        """`prepare` makes sure that the database can be used; `on_loop` is called on each new loop that reads."""
+        self._on_loop = on_loop
         self._settings = settings
         self._database = database
         self._prepare = prepare
@@ -94,6 +97,7 @@ class Follower:
             if loop not in self._live:  # another reader may have been quicker
                 for closed in [one for one in self._live if one.is_closed()]:
                     del self._live[closed]
+                self._on_loop()
                 self._live[loop] = _Live(await Feed(url).__aenter__(), Watch(self._read))
         live = self._live[loop]
         if (await live.watch.look(job_id)).tenant != tenant:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from anyio import to_thread
@@ -31,6 +33,8 @@ from worker.producer import connections
 from worker.producer.async_batches import AsyncBatches
 from worker.producer.batches import Batches
 from worker.producer.budgets import AsyncBudgets, Budgets
+from worker.producer.callers_transaction import insert as insert_in
+from worker.producer.callers_transaction import insert_awaited, one_of
 from worker.producer.calls import Calls
 from worker.producer.cancellation import announce_cancelled
 from worker.producer.faces import awaited
@@ -45,8 +49,8 @@ from worker.producer.waiting import Waiting, waiting
 from worker.producer.webhooks import AsyncWebhooks, Webhooks
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+    from sqlalchemy.orm import Session, scoped_session
 
 #: Jobs in one transaction of `submit_many`: large enough to share a commit, small enough to lose nothing on Ctrl-C.
 SLICE = 500
@@ -119,24 +123,35 @@ class Stockpot(Streams):
 
     # ── submit ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def submit(self, request: Request, *, session: Session | None = None, **options: Unpack[JobOptions]) -> Submitted:
+    def submit(
+        self,
+        request: Request,
+        *,
+        session: Session | scoped_session[Any] | None = None,
+        connection: Any = None,
+        **options: Unpack[JobOptions],
+    ) -> Submitted:
         """Submit one completion request: a chat completions or responses body, or a whole `JobRequest`.
 
-        With `session` the job is inserted in the caller's own transaction: it exists when that commits, and the
-        workers find it within a sweep interval.
+        With `session` or `connection` the job is inserted in the caller's own transaction: it exists when that
+        commits, and never if it is rolled back.
 
         Args:
+            session: SQLAlchemy's.
+            connection: SQLAlchemy's, Django's, or a driver's: psycopg, psycopg2, sqlite3.
             options: the fields of `JobRequest`.
 
         Raises:
             InvalidRequest: every problem of the request, by field.
             IdempotencyConflict: the key belongs to a request with another body.
             Unreachable: the database does not answer; nothing was accepted.
-            TypeError: an option that there is not.
+            NotAllowed: the connection is in no transaction; or, on SQLite, a transaction of this process's own holds
+                the database, and no connection was given.
+            TypeError: an option that there is not, or a connection of a kind that Stockpot does not know.
         """
         job = self._accept(request, options)
-        if session is not None:
-            return insert(session.connection(), [job], self.settings)[0]
+        if (given := one_of(session, connection)) is not None:
+            return insert_in(self._shared, given, [job], lambda done: self._ring(done, job))[0]
         done = self._scope.write(lambda conn: insert(conn, [job], self.settings))[0]
         self._ring([done], job)
         return done
@@ -153,7 +168,8 @@ class Stockpot(Streams):
         if options.get("lane") is None:
             options["lane"] = "bulk"
         ids: builtins.list[str] = []
-        for slice_ in _slices(requests, SLICE):
+        rest = iter(requests)
+        while slice_ := builtins.list(islice(rest, SLICE)):
             try:
                 jobs = [self._accept(one, options) for one in slice_]
                 done = self._scope.write(lambda conn, jobs=jobs: insert(conn, jobs, self.settings))  # type: ignore[misc]
@@ -347,11 +363,18 @@ class AsyncStockpot(AsyncStreams):
         self._blocking.end_readers()
 
     async def submit(
-        self, request: Request, *, session: AsyncSession | None = None, **options: Unpack[JobOptions]
+        self,
+        request: Request,
+        *,
+        session: AsyncSession | async_scoped_session[Any] | Session | None = None,
+        connection: Any = None,
+        **options: Unpack[JobOptions],
     ) -> Submitted:
-        """As `Stockpot.submit`; `session` is an `AsyncSession`."""
-        if session is not None:
-            return await session.run_sync(lambda sync: self._blocking.submit(request, session=sync, **options))
+        """As `Stockpot.submit`; `session` is an `AsyncSession`, `connection` also one of asyncpg, psycopg or aiosqlite."""
+        if (given := one_of(session, connection)) is not None:
+            job = self._blocking._accept(request, options)  # noqa: SLF001 -- the other face
+            ring = partial(self._blocking._ring, job=job)  # noqa: SLF001
+            return (await insert_awaited(self._shared, given, [job], ring))[0]
         return await to_thread.run_sync(lambda: self._blocking.submit(request, **options))
 
     submit_many = awaited(Stockpot.submit_many)
@@ -380,14 +403,3 @@ class AsyncStockpot(AsyncStreams):
     async def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
         """As `Stockpot.wait`."""
         return await self._shared.follower.wait(job_id, self.tenant, timeout)
-
-
-def _slices(requests: Iterable[Request], size: int) -> Iterator[list[Request]]:
-    slice_: list[Request] = []
-    for request in requests:
-        slice_.append(request)
-        if len(slice_) == size:
-            yield slice_
-            slice_ = []
-    if slice_:
-        yield slice_

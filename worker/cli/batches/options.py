@@ -11,11 +11,12 @@ import click
 from worker.batches.daily import to_utc
 from worker.batches.importing import When
 from worker.cli.options import duration_seconds
+from worker.cli.param_type import ParamType
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 
-class Ahead(click.ParamType[When]):
+class Ahead(ParamType[When]):
     """A moment to come: `07:00` (the next one, in local time), `8h` from now, or a time in ISO 8601 (UTC)."""
 
     name = "time"
@@ -50,7 +51,7 @@ def _next(clock: time) -> datetime:
     return at.astimezone(UTC)
 
 
-class Span(click.ParamType[float]):
+class Span(ParamType[float]):
     """A duration in seconds: `90s`, `30m`, `24h`, `2d`."""
 
     name = "duration"
@@ -65,7 +66,7 @@ class Span(click.ParamType[float]):
         return seconds
 
 
-class Daily(click.ParamType[str]):
+class Daily(ParamType[str]):
     """A window of every day, `22:00-06:00` in local time; becomes UTC by today's offset."""
 
     name = "window"

@@ -12,13 +12,14 @@ from worker.base.errors import InvalidRequest
 from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import money, put_json, say, screen
+from worker.cli.param_type import ParamType
 from worker.cli.tables import Table
 from worker.producer.budgets import EVERYBODY, Budget, Period, dollars
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Dollars(click.ParamType[Decimal]):
+class Dollars(ParamType[Decimal]):
     """An amount of US dollars, exact: `25`, `0.50`, `$1,000`."""
 
     name = "usd"

@@ -11,11 +11,12 @@ import click
 from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import age, money, put, put_json, say, screen
+from worker.cli.param_type import ParamType
 from worker.cli.tables import Table
 from worker.producer.keys import TenantLimits
 
 
-class _Money(click.ParamType[Decimal]):
+class _Money(ParamType[Decimal]):
     """US dollars."""
 
     name = "usd"

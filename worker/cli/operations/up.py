@@ -56,20 +56,23 @@ def up(workers: int, *, simulate: bool) -> None:
         env = {"STOCKPOT_LOG_FORMAT": "console"} if settings.log_format == "auto" and sys.stderr.isatty() else {}
         if "log_jobs" not in settings.model_fields_set:
             env["STOCKPOT_LOG_JOBS"] = "all"  # a line for each job: this is one person's terminal
-        upstream = settings.upstream_url
+        upstream, needed = settings.upstream_url, list[Child]()
         if simulate:
-            simulator = Child("simulator", [sys.executable, "-P", "-m", "worker.simulator"], awaited='{"url":')
+            simulator = Child("simulator", ["worker.simulator"], awaited='{"url":')
             stack.enter_context(stopping(supervisor, [simulator]))
             supervisor.start(simulator)
             line = supervisor.await_line(simulator)
             if line is None:
                 return
             address = jsontext.loads(line)["url"]
+            needed = [simulator]
             # Should it crash, it must come back where the workers look for it.
             simulator.command = [*simulator.command, "--port", address.rpartition(":")[2]]
             upstream = f"{address}/v1"
             env |= {"STOCKPOT_UPSTREAM_URL": upstream, "AIMLAPI_API_KEY": _ANY_KEY}
         children = [_worker(number, settings, env) for number in range(1, workers + 1)]
+        for child in children:
+            child.needs = needed
         stack.enter_context(stopping(supervisor, children))
         gateway = _gateway(settings, env)
         if gateway is not None:
@@ -96,7 +99,7 @@ def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:
     if settings.http_port is not None:
         own["STOCKPOT_HTTP_PORT"] = str(settings.http_port + number - 1)
     name = f"worker-{number}"
-    command = [sys.executable, "-P", "-m", "worker.celery", "--quiet", "worker", "-n", f"{name}@%h"]
+    command = ["worker.celery", "--quiet", "worker", "-n", f"{name}@%h"]
     return Child(name, command, own, awaited=" ready.")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -15,7 +15,7 @@ from api_schemas.jobs import JobRequest
 from worker.base.errors import IdempotencyConflict
 from worker.base.money import PICO
 from worker.base.settings import Settings
-from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.clock import Speaker, after_sql, is_postgres, now_sql
 from worker.db.columns import RawJSON
 from worker.db.jobs.tables import jobs
 from worker.db.recordset import column_types, records, recordset
@@ -30,25 +30,72 @@ class Submitted:
     created: bool = True
 
 
+class _Found(NamedTuple):
+    """A job that a submission met."""
+
+    id: str
+    status: str
+    request_hash: str | None
+    tenant: str
+
+
 #: Beside the columns a row has what they are computed from, by the database's clock, and the request's body.
 _COMPUTED = {"delay": "float8", "ttl": "float8", "body": "text"}
 
 
+class Statement(NamedTuple):
+    """SQL with named parameters (`:name`), for each of these rows."""
+
+    sql: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+class Answer(NamedTuple):
+    """What the last of a statement's rows brought."""
+
+    rows: Sequence[Sequence[Any]]
+    written: int
+
+
+#: Statements, each answered with what it brought, and in the end what was inserted. Whoever has a connection, of whatever
+#: driver, blocking or not, runs them.
+Insertion: TypeAlias = Generator[Statement, Answer, list[Submitted]]
+
+
 def insert(conn: Connection, requests: Sequence[JobRequest], settings: Settings) -> list[Submitted]:
-    """Insert jobs, in order; the caller commits, in a transaction of ours or of their own.
+    """Insert jobs, in order; the caller commits.
 
     Raises:
         IdempotencyConflict: a key is taken by a job with another body. Nothing of the slice is kept then, if the
             caller rolls back.
     """
+    steps = insertion(conn, requests, settings)
+    statement = next(steps)
+    try:
+        while True:
+            done = conn.execute(text(statement.sql), list(statement.rows))
+            statement = steps.send(Answer(done.all() if done.returns_rows else (), done.rowcount))
+    except StopIteration as over:
+        return list(over.value)
+
+
+def insertion(speaker: Speaker, requests: Sequence[JobRequest], settings: Settings, schema: str = "") -> Insertion:
+    """The statements of `insert`. With `schema` they name their tables' schema: a caller's connection has its own.
+
+    Raises IdempotencyConflict, as `insert`.
+    """
     rows = [_row(request, settings) for request in requests]
     # An id of the caller's own may stand twice in a slice; its second row is a second submission, to be compared.
     first = {row["id"]: row for row in reversed(rows)}
-    created = _insert_rows(conn, list(first.values())[::-1])
-    return [
-        Submitted(row["id"], "queued") if row["id"] in created and row is first[row["id"]] else _existing(conn, row)
-        for row in rows
-    ]
+    prefix = f'"{schema}".' if schema else ""
+    created = yield from _insert_rows(speaker, list(first.values())[::-1], prefix)
+    done = []
+    for row in rows:
+        if row["id"] in created and row is first[row["id"]]:
+            done.append(Submitted(row["id"], "queued"))
+        else:
+            done.append((yield from _existing(row, prefix)))
+    return done
 
 
 def _row(request: JobRequest, settings: Settings) -> dict[str, Any]:
@@ -82,7 +129,7 @@ _ASKED = [
 ]
 
 
-def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
+def _insert_rows(conn: Speaker, rows: list[dict[str, Any]], prefix: str) -> Generator[Statement, Answer, set[str]]:
     """Insert the rows that do not exist yet, by id or by idempotency key; the ids of those inserted."""
     now = now_sql(conn)
     names = [name for name in rows[0] if name not in _COMPUTED]
@@ -91,40 +138,48 @@ def _insert_rows(conn: Connection, rows: list[dict[str, Any]]) -> set[str]:
         given = recordset("rows", column_types(jobs, names) | _COMPUTED)
         statement = f"""
             WITH given AS (SELECT * FROM {given}), made AS (
-                INSERT INTO jobs ({columns}, created_at, due_at, expires_at)
+                INSERT INTO {prefix}jobs ({columns}, created_at, due_at, expires_at)
                 SELECT {", ".join(f"CAST({name} AS json)" if name in _JSON else name for name in names)}, {now},
                     {after_sql(conn, "delay")}, {after_sql(conn, "ttl")}
                 FROM given ON CONFLICT DO NOTHING RETURNING id
             ), kept AS (
-                INSERT INTO requests (job_id, body) SELECT g.id, CAST(g.body AS json) FROM given AS g JOIN made USING (id)
+                INSERT INTO {prefix}requests (job_id, body) SELECT g.id, CAST(g.body AS json) FROM given AS g JOIN made USING (id)
             )
             SELECT id FROM made
         """
-        return {row[0] for row in conn.execute(text(statement), {"rows": records(rows)})}
+        made = yield Statement(statement, [{"rows": records(rows)}])
+        return {row[0] for row in made.rows}
     values = ", ".join(f":{name}" for name in names)
-    job = text(f"""
-        INSERT INTO jobs ({columns}, created_at, due_at, expires_at)
+    job = f"""
+        INSERT INTO {prefix}jobs ({columns}, created_at, due_at, expires_at)
         VALUES ({values}, {now}, {after_sql(conn, ":delay")}, {after_sql(conn, ":ttl")})
         ON CONFLICT DO NOTHING
-    """)
-    made = [row for row in rows if conn.execute(job, row).rowcount == 1]
-    if made:
-        conn.execute(text("INSERT INTO requests (job_id, body) VALUES (:id, :body)"), made)
-    return {row["id"] for row in made}
+    """
+    kept = []
+    for row in rows:
+        if (yield Statement(job, [row])).written == 1:
+            kept.append(row)
+    if kept:
+        yield Statement(
+            f"INSERT INTO {prefix}requests (job_id, body) VALUES (:id, :body)",
+            [{"id": row["id"], "body": row["body"]} for row in kept],
+        )
+    return {row["id"] for row in kept}
 
 
 _JSON = {str(column.name) for column in jobs.c if isinstance(column.type, RawJSON)}
 
 
-def _existing(conn: Connection, row: dict[str, Any]) -> Submitted:
+def _existing(row: dict[str, Any], prefix: str) -> Generator[Statement, Answer, Submitted]:
     """The job that stood in the way of `row`: the same one, or a conflict."""
-    found = conn.execute(
-        text("""
-        SELECT id, status, request_hash, tenant FROM jobs
+    answer = yield Statement(
+        f"""
+        SELECT id, status, request_hash, tenant FROM {prefix}jobs
         WHERE id = :id OR (tenant = :tenant AND idempotency_key = :idempotency_key)
-        """),
-        row,
-    ).all()
+        """,
+        [{name: row[name] for name in ("id", "tenant", "idempotency_key")}],
+    )
+    found = [_Found(*one) for one in answer.rows]
     if len(found) > 1:
         raise IdempotencyConflict(
             f"id {row['id']} and idempotency key {row['idempotency_key']!r} belong to two different jobs"

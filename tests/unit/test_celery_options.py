@@ -1,0 +1,97 @@
+"""Celery's own list of options, and what each does here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery.bin.worker import worker
+from click.testing import CliRunner
+
+from worker.base.settings import settings
+from worker.broker import options
+from worker.broker.app import app
+
+PAGE = (Path(__file__).parents[2] / "docs" / "celery.md").read_text(encoding="utf-8")
+#: A value for each option that takes one.
+VALUES = {
+    "concurrency": "4",
+    "autoscale": "4,1",
+    "prefetch_multiplier": "4",
+    "time_limit": "4",
+    "soft_time_limit": "4",
+    "max_tasks_per_child": "4",
+    "max_memory_per_child": "4",
+    "pool_start_method": "fork",
+    "schedule_filename": "x",
+    "scheduler": "x",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Redis that nobody asks: without one, the app would start the home's own."""
+    monkeypatch.setenv("STOCKPOT_REDIS_URL", "redis://127.0.0.1:1/0")
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+def start(*arguments: str) -> str:
+    """What a worker that does not start says."""
+    from celery.bin.celery import celery
+
+    done = CliRunner().invoke(celery, ["-A", "worker.celery:app", "worker", *arguments])
+    assert isinstance(done.exception, SystemExit), done.output
+    return str(done.exception)
+
+
+def test_every_option_of_celery_has_one_row_that_says_what_it_does() -> None:
+    """Also those that another version of Celery may bring."""
+    tables = [options.REFUSED, options.WITHOUT_EFFECT, options.HONOURED]
+    names = [str(one.name) for one in worker.params if one.name != "help"]
+    known = [name for table in tables for name in table]
+    assert len(known) == len(set(known))
+    assert set(names) <= set(known)
+    for one in worker.params:
+        row = "| " + ", ".join(f"`{name}`" for name in one.opts) + " | "
+        for table, begins in zip(tables, ("refused: ", "no effect: ", ""), strict=True):
+            if one.name in table:
+                assert f"{row}{begins}{table[str(one.name)]} |" in PAGE
+
+
+@pytest.mark.parametrize("name", list(options.REFUSED))
+def test_an_option_that_cannot_be_honoured_is_refused(name: str) -> None:
+    """With what means it here."""
+    option = next((one for one in worker.params if one.name == name), None)
+    if option is None:
+        pytest.skip("this version of Celery does not have it")
+    value = [] if getattr(option, "is_flag", False) else [VALUES[name]]
+    assert options.REFUSED[name] in start(option.opts[-1], *value)
+
+
+@pytest.mark.parametrize("words", [["-P", "prefork"], ["--pool=processes"], ["-Pprefork"]])
+def test_another_pool_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery takes `prefork` for the default and starts threads."""
+    monkeypatch.setattr("sys.argv", ["celery", "worker", *words])
+    assert "cannot be used" in start(*words)
+
+
+@pytest.mark.filterwarnings("ignore:You're running the worker with superuser")
+def test_a_queue_that_is_no_lane_is_refused() -> None:
+    assert "-Q and -X take interactive and bulk" in start("-Q", "celery")
+    assert options.queues_of(["bulk", "stockpot.interactive"], "stockpot") == ["stockpot.bulk", "stockpot.interactive"]
+    assert options.queues_of("bulk", "mine") == ["mine.bulk"]
+
+
+@pytest.mark.parametrize("words", [["purge", "-f"], ["control", "shutdown"], ["inspect", "active"]])
+def test_what_would_delete_submissions_or_needs_a_workers_ear_is_refused(words: list[str]) -> None:
+    """On the command line in a sentence; in a program as an exception."""
+    from celery.bin.celery import celery
+
+    done = CliRunner().invoke(celery, ["-A", "worker.celery:app", *words])
+    assert done.exit_code == 2
+    assert "stockpot" in done.output
+    with pytest.raises(Exception, match="not purged"):
+        app.control.purge()
