@@ -245,6 +245,11 @@ def _die(scene: Scene) -> None:
     scene.workers()
 
 
+def _few(scene: Scene, script: str) -> None:
+    """The fault goes on, a job or two a second."""
+    scene.ask(script)
+
+
 def _break(scene: Scene) -> None:
     scene.ask("500", 12)
 
@@ -289,6 +294,7 @@ FAULTS = (
         "the producer is mended: good jobs only",
         _refuse,
         _good,
+        lambda scene: _few(scene, "400"),
     ),
     Fault(
         ("StockpotRoutePaused",),
@@ -296,6 +302,7 @@ FAULTS = (
         "it answers again; `stockpot routes resume MODEL`",
         _break,
         _mend,
+        lambda scene: _few(scene, "500"),
     ),
     Fault(
         ("StockpotBudgetUsed",),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,13 @@ def test_each_critical_alert_has_a_unit_test_of_its_rule() -> None:
     tests = (ROOT / "ops/prometheus/alerts_test.yaml").read_text(encoding="utf-8")
     critical = {alert["alert"] for alert in ALERTS if alert["labels"]["severity"] == "critical"}
     assert {name for name in critical if name not in tests} <= {"StockpotInteractiveLate"}
+
+
+def test_counters_that_alerts_watch_are_there_before_they_count() -> None:
+    """A series that is born at 1 has not risen for `rate` and `increase`: the first failure of a worker would be silent."""
+    fresh = "from worker.base.metrics import REGISTRY; print([s.name for f in REGISTRY.collect() for s in f.samples])"
+    there = subprocess.run([sys.executable, "-c", fresh], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
+    watched = {name for rule in rules for name in re.findall(r"\bstockpot_\w+_total\b", rule["expr"])}
+    assert len(watched) > 3
+    assert {name for name in watched if f"'{name}'" not in there} == set()

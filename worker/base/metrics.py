@@ -5,7 +5,11 @@ Labels never carry a job, a prompt or a key: only what an operator can count on 
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from api_schemas.job_views import TERMINAL_STATUSES, Lane
 
 REGISTRY = CollectorRegistry()
 
@@ -126,3 +130,17 @@ def loop_lag() -> float:
 
 
 STREAMS = Gauge("stockpot_open_streams", "Streams that the gateway has open", registry=REGISTRY)
+
+
+def _begin_at_zero() -> None:
+    """Make the series that alerts watch before anything is counted: Prometheus sees no rise in one that is born at 1."""
+    for lane in get_args(Lane):
+        CLAIMED.labels(lane)
+        QUEUED_SECONDS.labels(lane)
+        for status in sorted(TERMINAL_STATUSES):
+            JOBS.labels(status, lane)
+    for reason in ("failing", "gone"):
+        WEBHOOK_ENDPOINTS_DISABLED.labels(reason)
+
+
+_begin_at_zero()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -26,6 +27,7 @@ from worker.db.connect import Database
 from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
 from worker.db.url import display_url
+from worker.db.workers import registry
 from worker.provider.provider import Provider
 from worker.upstream.call import CHAT, Call
 from worker.upstream.client import UpstreamClient
@@ -66,6 +68,8 @@ def database(settings: Settings) -> Iterator[Check]:
         opened.write(_try_to_write)
         yield _secret_key(opened, settings)
         yield Check("database writes", "ok", "a row was written and removed")
+        yield from opened.read(_durability)
+        yield from opened.read(_versions)
         between = opened.read(_between)
         if between is not None:
             yield between
@@ -108,6 +112,30 @@ def _between(conn: Connection) -> Check | None:
         return None
     detail = "connections are pooled on the way, as by PgBouncer; transaction mode suffices"
     return Check("database pooler", "note", detail, "PgBouncer should be 1.21 or newer.")
+
+
+def _durability(conn: Connection) -> list[Check]:
+    """What PostgreSQL may lose of what it has confirmed."""
+    if conn.dialect.name != "postgresql":
+        return []
+    query = text("SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'")
+    off = sorted(conn.execute(query).scalars())
+    if conn.execute(text("SHOW synchronous_commit")).scalar_one() == "off":
+        off.append("synchronous_commit")
+    if not off:
+        return [Check("database safety", "ok", "what is confirmed outlives a power loss")]
+    detail = f"{', '.join(off)} = off: a power loss may cost answers that were paid for"
+    return [Check("database safety", "note", detail, "Turn it on, or take that loss into account.")]
+
+
+def _versions(conn: Connection) -> list[Check]:
+    """Whether the workers that live are of this version."""
+    ours, alive = version("stockpot"), [row for row in registry.listed(conn) if row.alive]
+    others = sorted({row.version for row in alive} - {ours})
+    if not others:
+        return [Check("workers", "ok", f"{len(alive)} alive" + (f", all of version {ours}" if alive else ""))]
+    detail = f"{len(alive)} alive; beside version {ours} there is {', '.join(others)}"
+    return [Check("workers", "note", detail, "In an upgrade that is right; else end the others: `stockpot workers`.")]
 
 
 def _try_to_write(conn: Connection) -> None:
