@@ -1,14 +1,20 @@
 """HTTP for people: the dashboard, at `/ui` of the gateway. Server-rendered pages; nothing is built, nothing is fetched from elsewhere.
 
-app        The routes under `/ui`: the pages of each module, signing in and out, the static files
-audit      Who pressed what
-job        One job, live while it runs
-jobs       Jobs: a list with filters, and what may be done with all that they show
-looks      Looks: what many viewers want to see is read once a second for all of them
-overview   Overview: what waits, runs, fails, costs; plots
+app         The routes under `/ui`: the pages of each module, signing in and out, the static files
+audit       Who pressed what
+batches     Batches: how far each is; a file is uploaded, quoted, and only then run
+costs       Money: spend by day and model, tenant or tag; budgets
+job         One job, live while it runs
+jobs        Jobs: a list with filters, and what may be done with all that they show
+keys        Keys: make, limits, revoke
+looks       Looks: what many viewers want to see is read once a second for all of them
+overview    Overview: what waits, runs, fails, costs; plots
 playground  Playground: a prompt, a model with its price, the answer as it comes
-rendering  Templates, escaping, figures, static files
-view       Pages and buttons: who asks, what they may, what is answered. Start here
+rendering   Templates, escaping, figures, static files
+routes      Routes: limits, in flight, what is paused and why
+view        Pages and buttons: who asks, what they may, what is answered. Start here
+webhooks    Webhooks: endpoints, deliveries, dead letters
+workers     Workers: who lives, what each holds; drain one
 
 How a page is made (`overview` is the pattern, `audit` the shortest):
 

@@ -7,7 +7,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from worker.dashboard import audit, job, jobs, overview, playground
+from worker.dashboard import audit, batches, costs, job, jobs, keys, overview, playground, webhooks, workers
+from worker.dashboard import routes as limits
 from worker.dashboard.rendering import rendered, static
 from worker.dashboard.view import (
     COOKIE,
@@ -106,6 +107,12 @@ def routes() -> list[BaseRoute]:
                 *overview.ROUTES,
                 *jobs.ROUTES,
                 *job.ROUTES,
+                *batches.ROUTES,
+                *limits.ROUTES,
+                *costs.ROUTES,
+                *webhooks.ROUTES,
+                *workers.ROUTES,
+                *keys.ROUTES,
                 *playground.ROUTES,
                 *audit.ROUTES,
                 page("/{path:path}", missing),

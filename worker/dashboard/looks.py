@@ -20,6 +20,16 @@ class Looks:
 
     def __init__(self) -> None:
         self._looks: OrderedDict[str, _Look] = OrderedDict()
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def keep(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was made under this name, or is made now: for what grows with each look, such as a rate."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        self._kept.move_to_end(name)
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return self._kept[name]
 
     async def at(self, name: str, read: Callable[[], Awaitable[Any]], seconds: float) -> Any:
         """What `read` gave within the last `seconds`, or gives now; while one viewer reads it, others wait for that."""

@@ -29,6 +29,7 @@ from worker.dashboard.looks import Looks
 from worker.dashboard.rendering import rendered
 from worker.producer.access import DEVELOPER, SESSION, Access, Role, Viewer
 from worker.producer.fleet import Fleet
+from worker.producer.keys import Keys
 from worker.producer.models import Models
 from worker.producer.sse import Frames
 from worker.producer.stockpot import AsyncStockpot
@@ -40,6 +41,12 @@ ROOT = "/ui"
 NAVIGATION = (
     ("Overview", "/", Role.READ),
     ("Jobs", "/jobs", Role.READ),
+    ("Batches", "/batches", Role.READ),
+    ("Routes", "/routes", Role.ADMIN),
+    ("Money", "/costs", Role.READ),
+    ("Webhooks", "/webhooks", Role.OPERATE),
+    ("Workers", "/workers", Role.ADMIN),
+    ("Keys", "/keys", Role.ADMIN),
     ("Playground", "/playground", Role.OPERATE),
     ("Log", "/log", Role.OPERATE),
 )
@@ -75,6 +82,7 @@ class Host(Protocol):
     fleet: Fleet
     looks: Looks
     models: Models
+    keys: Keys
 
     def pot(self, tenant: str) -> AsyncStockpot:
         """The producer of a tenant."""
@@ -107,6 +115,7 @@ class View:
     token: str
     form: dict[str, str] = field(default_factory=dict)
     many: dict[str, list[str]] = field(default_factory=dict)
+    upload: Any = None  # the file of a form that has one
     fresh: bool = False  # the browser has no cookie yet
     target: str = ""  # what a button was about, for the log; by default the path
 
@@ -257,7 +266,10 @@ async def _answered(view: View, role: Role, handler: Handler) -> ASGIApp:
 
 async def _pressed(view: View, *, handler: Handler, logged: bool) -> ASGIApp:
     """What a button does, with its line in the log."""
-    view.many = await read_form(view.request)
+    if view.request.headers.get("content-type", "").startswith("multipart/"):
+        await _read_upload(view)
+    else:
+        view.many = await read_form(view.request)
     view.form = {name: values[-1] for name, values in view.many.items()}
     check_csrf(view.request, view.form, view.host.access.csrf(view.token))
     if not logged:
@@ -286,6 +298,17 @@ def check_csrf(request: Request, form: Mapping[str, str], token: str) -> None:
         foreign = site not in {"same-origin", "none"}
     if foreign or not hmac.compare_digest(form.get("csrf", "").encode(), token.encode()):
         raise Refused(403, "Not from this page", "The form was not made by this page, or is too old: load it again.")
+
+
+async def _read_upload(view: View) -> None:
+    """The fields and the file of a form that has one; its bytes go to the disk as they come. Raises Refused."""
+    declared = view.request.headers.get("content-length", "")
+    limit = view.host.settings.max_batch_file_bytes + FORM_BYTES
+    if not declared.isdigit() or int(declared) > limit:
+        raise Refused(413, "Too large", f"A batch file may have {view.host.settings.max_batch_file_bytes:,} bytes.")
+    async with view.request.form(max_files=1, max_fields=20) as form:
+        view.many = {name: [value] for name, value in form.multi_items() if isinstance(value, str)}
+        view.upload = form.get("file")
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""`Fleet`: all jobs, workers and rates in one look, of one tenant or of all: for the dashboard. Reads only.
+"""`Fleet`: all jobs, workers and rates in one look, of one tenant or of all: for the dashboard. Reads, but for `drain`.
 
 Every statement is bounded: it reads what waits or runs, one page of a list, or the roll-ups.
 """
@@ -13,6 +13,7 @@ from typing import Unpack
 from sqlalchemy import Connection, text
 
 from api_schemas.jobs import JobDetail
+from worker.base.errors import NotFound
 from worker.base.metrics import CALL_BUCKETS
 from worker.base.money import PICO
 from worker.db import fleet
@@ -30,6 +31,8 @@ __all__ = ["Filters", "Fleet", "FleetState", "Page", "Rates", "WorkerRow"]
 SPANS = {"hour": (3_600, 60), "day": (86_400, 600), "week": (604_800, 3_600)}
 #: Steps that "lately" means: some minutes of the hour's plot.
 LATELY = 5
+#: Jobs that run and are named.
+HELD_AT_MOST = 2_000
 #: Jobs that ended badly and are looked at for why.
 BAD_AT_MOST = 5_000
 _QUANTILES = (("first", 50), ("first", 95), ("call", 50), ("call", 95))
@@ -65,6 +68,19 @@ class Fleet:
     def workers(self) -> list[WorkerRow]:
         """Every worker that is known."""
         return self._database.read(registry.listed)
+
+    def held(self) -> dict[str, list[str]]:
+        """The jobs that run, by the worker that holds them; `HELD_AT_MOST` in all."""
+        query = text("SELECT lease_owner, id FROM jobs WHERE status = 'in_progress' ORDER BY lease_owner LIMIT :most")
+        found: dict[str, list[str]] = {}
+        for row in self._database.read(lambda conn: conn.execute(query, {"most": HELD_AT_MOST}).all()):
+            found.setdefault(row.lease_owner, []).append(row.id)
+        return found
+
+    def drain(self, owner: str) -> None:
+        """Ask a worker to finish what it has and end. Raises NotFound."""
+        if not self._primary.write(lambda conn: registry.ask_to_drain(conn, owner)):
+            raise NotFound(f"no worker is called {owner[:128]}")
 
     def page(
         self, *, tenant: str | None, limit: int = lookup.PAGE, before: str | None = None, **filters: Unpack[Filters]

@@ -1,0 +1,79 @@
+"""Money: spend by day and model, tenant or tag, exact to the ledger; budgets; what is estimated beside what the provider said."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+
+from worker.dashboard.view import View, page
+from worker.producer.stockpot import AsyncStockpot
+
+DAYS = (7, 30, 90)
+_BY = ("model", "tenant", "lane", "batch")
+#: Groups that have a colour of their own; the others share one.
+COLOURS = 7
+
+
+async def costs(view: View) -> Response:
+    """`GET /ui/costs`."""
+    asked = view.query
+    days = int(asked["days"]) if asked.get("days") in {str(one) for one in DAYS} else 30
+    tag = asked.get("tag", "").strip()
+    by = f"metadata.{tag}" if tag else asked.get("by", "model") if asked.get("by") in _BY else "model"
+    pot: AsyncStockpot = view.pot()
+    everyone = view.tenant is None
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    since = today - timedelta(days=days - 1)
+    read = partial(pot.blocking.usage, by=["day", by], since=since, all_tenants=everyone)
+    rows = await view.look(f"costs {view.tenant} {by} {days}", read, 5.0)
+    budgets = await view.look(f"budgets {view.tenant}", partial(pot.blocking.budgets.list, all_tenants=everyone), 5.0)
+    groups = _totals(rows, by)
+    return view.render(
+        "costs.html",
+        rows=sorted(rows, key=lambda row: (row.group["day"] or "", row.cost_usd), reverse=True),
+        groups=groups,
+        plot=_plot(rows, by, [name for name, _ in groups[:COLOURS]], since, days),
+        budgets=[one for one in budgets if everyone or one.tenant in {view.tenant, "*"}],
+        by=by,
+        tag=tag,
+        days=days,
+        choices=[one for one in _BY if everyone or one != "tenant"],
+        spans=DAYS,
+        provider=sum((row.cost_provider_usd for row in rows), Decimal(0)),
+        estimated=sum((row.cost_estimated_usd for row in rows), Decimal(0)),
+        unpriced=sum(row.unpriced for row in rows),
+    )
+
+
+def _totals(rows: Any, by: str) -> list[tuple[str, Decimal]]:
+    sums: dict[str, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        sums[row.group[by] or "none"] += row.cost_usd
+    return sorted(sums.items(), key=lambda one: -one[1])
+
+
+def _plot(rows: Any, by: str, named: list[str], since: datetime, days: int) -> dict[str, Any]:
+    """Stacked bars in a picture of `days` by 100: x, y, height, colour and words of each."""
+    spent: dict[str, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    for row in rows:
+        name = row.group[by] or "none"
+        spent[row.group["day"] or ""][named.index(name) if name in named else COLOURS] += row.cost_usd
+    highest = max((sum(one.values(), Decimal(0)) for one in spent.values()), default=Decimal(0))
+    bars = []
+    for at in range(days):
+        day = f"{since + timedelta(days=at):%Y-%m-%d}"
+        top = Decimal(100)
+        for colour, usd in sorted(spent.get(day, {}).items()):
+            height = usd / highest * 100 if highest else Decimal(0)
+            top -= height
+            name = named[colour] if colour < COLOURS else "others"
+            bars.append((at, round(top, 2), round(height, 2), colour, f"{day}, {name}", usd))
+    return {"bars": bars, "days": days, "highest": highest}
+
+
+ROUTES = [page("/costs", costs)]
