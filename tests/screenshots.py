@@ -5,7 +5,9 @@ Into build/screenshots; the few that the documentation shows go to docs/images a
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import shutil
 import sys
 import tempfile
@@ -73,6 +75,15 @@ def stage() -> Iterator[tuple[Gateway, dict[str, str]]]:
                 "job": f"/jobs/{made['completed']}",
                 "job-failed": f"/jobs/{made['failed']}",
                 "job-running": f"/jobs/{made['running']}",
+                "batches": "/batches",
+                "batch": f"/batches/{made['batch']}",
+                "quote": f"/batches/quote?file={made['file']}",
+                "quote-bad": f"/batches/quote?file={made['bad']}",
+                "routes": "/routes",
+                "costs": "/costs",
+                "webhooks": "/webhooks",
+                "workers": "/workers",
+                "keys": "/keys",
                 "playground": f"/playground?job={made['completed']}",
                 "log": "/log",
                 "sign-in": "/sign-in",
@@ -99,8 +110,20 @@ def seed(place: Workplace, pot: Stockpot) -> dict[str, str]:
         place.ended(job)
     running = ask("Tell me a long story", f"{models[1]}@sim:tokens=4000+slow=60", metadata={"team": "search"})
     ask("Later, please", models[1], delay_seconds=3_600)
+    lines = [batch_line(n, models[n % 3]) for n in range(60)]
+    pot.webhooks.add("https://example.com/hooks", description="the shop")
+    stored = pot.files.add(io.BytesIO(b"".join(lines)), filename="menu.jsonl").id
+    bad = pot.files.add(io.BytesIO(lines[0] + b"{not json\n" + lines[0]), filename="bad.jsonl").id
+    batch = pot.batches.submit(io.BytesIO(b"".join(lines)), max_cost_usd=2).id
     past(place)
-    return {"failed": failed, "completed": completed, "running": running}
+    return {"batch": batch, "file": stored, "bad": bad, "failed": failed, "completed": completed, "running": running}
+
+
+def batch_line(n: int, model: str) -> bytes:
+    """A line of a batch file; each tenth asks for a failure."""
+    body = chat(f"Translate dish {n}", model=f"{model}@sim:400" if n % 10 == 7 else model)
+    line = {"custom_id": f"dish-{n}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(line).encode() + b"\n"
 
 
 def past(place: Workplace) -> None:

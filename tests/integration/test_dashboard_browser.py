@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from importlib import resources
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
 
+from tests.batch_factories import write_file
 from tests.factories import chat
 from tests.fakes import Workplace
 from tests.rig.browser import browser
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 1'>"
 ANSI = "\x1b[31mred\x1b]0;title\x07"
-PAGES = ("/", "/jobs", "/playground", "/log")
+PAGES = ("/", "/jobs", "/batches", "/routes", "/costs", "/webhooks", "/workers", "/keys", "/playground", "/log")
 
 
 @pytest.fixture
@@ -100,6 +103,28 @@ def test_the_playground_streams_its_answer(open_page: Callable[..., Page], serve
     page.wait_for_selector(".answer:text-matches('[^]{10}')")
     page.wait_for_selector(".status.completed")
     assert page.input_value("[name=prompt]") == "Why is the sky blue?"
+
+
+def test_a_file_is_quoted_before_it_runs_and_its_answers_come_back(
+    open_page: Callable[..., Page], served: Workplace, tmp_path: Path
+) -> None:
+    write_file(tmp_path / "good.jsonl", 5)
+    (tmp_path / "bad.jsonl").write_bytes((tmp_path / "good.jsonl").read_bytes() + b"{not json\n")
+    page = open_page("/batches")
+    page.set_input_files("[name=file]", tmp_path / "bad.jsonl")
+    page.click("text=Upload for a quote")
+    page.wait_for_selector("text=1 of 6 lines are bad; nothing is run.")
+    assert "not JSON" in page.inner_text("tbody")
+    page.goto(page.url.partition("/batches")[0] + "/batches")
+    page.set_input_files("[name=file]", tmp_path / "good.jsonl")
+    page.click("text=Upload for a quote")
+    page.fill("[name=max_cost_usd]", "2")
+    page.click("text=Run 5 lines")
+    page.wait_for_selector("main .status.completed")
+    with page.expect_download() as download:
+        page.click("text=Answers so far")
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert sorted(json.loads(line)["custom_id"] for line in lines) == [f"r-{n}" for n in range(1, 6)]
 
 
 def test_signing_in_is_asked_for_by_the_page_itself(open_page: Callable[..., Page], served: Workplace) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from html import unescape
 from typing import Any, Self
 
 import httpx
 import pytest
 
+from tests.factories import chat
 from tests.fakes import Workplace
 from tests.rig.gateway import Gateway
 from worker.producer.access import Access
@@ -54,8 +56,8 @@ def admin(gateway: Gateway, keys: Keys) -> Iterator[Person]:
         yield person
 
 
-def ended(served: Workplace, script: str = "ok", **options: Any) -> str:
-    job = served.submit(script, prompt=SECRET_PROMPT, **options)
+def ended(served: Workplace, script: str = "ok", *, model: str = "m", **options: Any) -> str:
+    job = served.submit_body(chat(SECRET_PROMPT, model=f"{model}@sim:{script}"), **options)
     served.ended(job)
     return job
 
@@ -160,3 +162,58 @@ def test_rates_of_what_is_not_a_span_are_not_there(admin: Person, served: Workpl
     ended(served)
     assert admin.http.get("/rates/hour").json()["step"] == 60
     assert admin.http.get("/rates/year").status_code == 404
+
+
+def test_routes_are_paused_and_go_on_and_only_an_admin_sees_them(
+    admin: Person, gateway: Gateway, keys: Keys, served: Workplace
+) -> None:
+    job = ended(served)
+    model = served.get(job).model
+    assert model in admin.see("/routes")
+    assert "by the chef in the dashboard" in admin.press("/routes/pause", route=model).text
+    assert f"{model} is resumed." in unescape(admin.press("/routes/resume", route=model).text)
+    with Person(gateway, keys.create("acme")[1]) as operator:
+        for path in ("/routes", "/workers", "/keys"):
+            assert operator.http.get(path).status_code == 403
+        for path in ("/routes/pause", "/workers/drain", "/keys/make", "/keys/revoke"):
+            assert operator.press(path, form="/").status_code == 403
+
+
+def test_money_is_exact_to_the_ledger(admin: Person, served: Workplace) -> None:
+    jobs = [served.get(ended(served, model="openai/gpt-4o-mini", metadata={"team": "a"})) for _ in range(3)]
+    spent = sum((job.cost_usd or Decimal(0) for job in jobs), Decimal(0))
+    for query in ({}, {"by": "tenant"}, {"tag": "team", "days": "7"}):
+        assert f'title="{spent.normalize():f} US dollars"' in admin.see("/costs", **query)
+
+
+def test_a_key_is_shown_once_and_revoked(admin: Person, gateway: Gateway, served: Workplace) -> None:
+    made = admin.press("/keys/make", name="a script", tenant="acme", role="read_only", rpm="60", budget_usd="2.5")
+    found = re.search(r"sk-sp-[\w-]{43}", made.text)
+    assert found is not None and found[0] not in admin.see("/keys") and found[0] not in admin.see("/log")
+    key = next(one for one in Keys(served.database).list(tenant="acme"))
+    assert (key.read_only, key.rpm, key.budget_usd) == (True, 60, Decimal("2.5"))
+    with Person(gateway, found[0]) as reader:
+        assert "read only" in reader.see("/")
+        admin.press("/keys/revoke", key=key.id)
+        assert "Sign in" in reader.see("/")
+    for fields in ({"rpm": "many"}, {"role": "root"}):
+        assert admin.press("/keys/make", **fields).status_code == 400
+
+
+def test_endpoints_are_added_rotated_and_replayed(admin: Person, served: Workplace) -> None:
+    made = admin.press("/webhooks/add", url="https://example.com/hooks", description="the shop")
+    [endpoint] = re.findall(r"Endpoint ([\w]+)", made.text)[:1]
+    first = re.search(r"whsec_[^<]+", made.text)
+    second = re.search(r"whsec_[^<]+", admin.press("/webhooks/rotate", endpoint=endpoint).text)
+    assert first is not None and second is not None and first[0] != second[0] not in admin.see("/webhooks")
+    assert "It is disabled" in admin.press("/webhooks/disable", endpoint=endpoint).text
+    assert "It is enabled" in admin.press("/webhooks/enable", endpoint=endpoint).text
+    assert "0 events are delivered again" in admin.press("/webhooks/replay").text
+    assert admin.press("/webhooks/add", url="file:///etc/passwd").status_code == 400
+
+
+def test_a_worker_is_drained(admin: Person, served: Workplace) -> None:
+    owner = served.engines[0].owner
+    assert owner in admin.see("/workers")
+    assert "finishes what it has and ends" in admin.press("/workers/drain", owner=owner).text
+    assert admin.press("/workers/drain", owner="nobody").status_code == 404

@@ -31,6 +31,11 @@ class Looks:
             self._kept.popitem(last=False)
         return self._kept[name]
 
+    def expire(self) -> None:
+        """Read everything anew: somebody has changed something, and shall see it."""
+        for look in self._looks.values():
+            look.good_until = 0.0
+
     async def at(self, name: str, read: Callable[[], Awaitable[Any]], seconds: float) -> Any:
         """What `read` gave within the last `seconds`, or gives now; while one viewer reads it, others wait for that."""
         look = self._looks.setdefault(name, _Look())

@@ -155,7 +155,7 @@ class View:
         """What `read` (it blocks) gives, read once in so many seconds for all viewers with the same `name`."""
         return await self.host.looks.at(name, lambda: to_thread.run_sync(read), seconds)
 
-    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+    def render(self, template: str, code: int = 200, **values: Any) -> Response:
         """A page; of a page that refreshes itself only the live part."""
         part = "hx-request" in self.request.headers
         said = unquote(self.request.cookies.get(SAID, ""))
@@ -168,7 +168,7 @@ class View:
             **values,
         }
         text = rendered(template, layout="part.html" if part else "base.html", **given)
-        response = HTMLResponse(text, status, HEADERS)
+        response = HTMLResponse(text, code, HEADERS)
         if self.fresh:
             keep(response, self.request, self.token)
         if said and not part:
@@ -262,6 +262,8 @@ async def _answered(view: View, role: Role, handler: Handler) -> ASGIApp:
         log.exception("request_failed")
         words = "The log of the gateway has the error."
         return view.render("error.html", 500, title="The dashboard failed", words=words)
+    finally:
+        await view.request.close()  # with the file of a form
 
 
 async def _pressed(view: View, *, handler: Handler, logged: bool) -> ASGIApp:
@@ -285,6 +287,8 @@ async def _pressed(view: View, *, handler: Handler, logged: bool) -> ASGIApp:
         words = str(error) if isinstance(error, (Refused, StockpotError)) else type(error).__name__
         await to_thread.run_sync(access.end, line, f"refused: {words}")
         raise
+    finally:
+        view.host.looks.expire()
     await to_thread.run_sync(access.end, line, view.target or "done")
     return answer
 
@@ -306,9 +310,9 @@ async def _read_upload(view: View) -> None:
     limit = view.host.settings.max_batch_file_bytes + FORM_BYTES
     if not declared.isdigit() or int(declared) > limit:
         raise Refused(413, "Too large", f"A batch file may have {view.host.settings.max_batch_file_bytes:,} bytes.")
-    async with view.request.form(max_files=1, max_fields=20) as form:
-        view.many = {name: [value] for name, value in form.multi_items() if isinstance(value, str)}
-        view.upload = form.get("file")
+    form = await view.request.form(max_files=1, max_fields=20)
+    view.many = {name: [value] for name, value in form.multi_items() if isinstance(value, str)}
+    view.upload = form.get("file")
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:

@@ -62,7 +62,7 @@
       width: at.clientWidth, height: at.clientHeight - 34, legend: { live: true },
       cursor: { drag: { x: false, y: false } },
       scales: { y: { range: (u, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
-      axes: [{ ...axis, values: (u, at) => at.map((t) => new Date(t * 1000).toLocaleString([], d.step < 3600 ? CLOCK : DAY)) }, { ...axis, size: 52 }],
+      axes: [{ ...axis, space: 80, values: (u, at) => at.map((t) => new Date(t * 1000).toLocaleString([], d.step < 3600 ? CLOCK : DAY)) }, { ...axis, size: 52 }],
       series: [{ value: (u, t) => t === null ? "" : new Date(t * 1000).toLocaleString([], { ...DAY, ...CLOCK }) }, ...lines.map((line) => ({ label: line[0], stroke: colour(line[1]), width: 1.6, points: { show: true, size: 3 } }))],
     }, data, at);
     drawn.set(at, plot);
