@@ -64,7 +64,7 @@ async def batch(view: View) -> Response:
         eta=None if row.over else pace.eta(row),
         cap=None if row.max_cost_picousd is None else row.max_cost_picousd / PICO,
         quoted=None if row.quoted_picousd is None else row.quoted_picousd / PICO,
-        forecast=row.cost_usd * row.total / done if done and not row.over else None,
+        forecast=row.cost_usd * row.total / done if row.cost_usd is not None and done and not row.over else None,
         report=report,
         tenant=pot.tenant,
     )
