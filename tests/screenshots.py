@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -49,7 +48,7 @@ def main() -> int:
                 file = OUT / f"{name}-{width}-{scheme}.png"
                 page.screenshot(path=file, full_page=name != "overview" or width > 400)
                 if (name, width, scheme) in SHOWN:
-                    shutil.copy(file, DOCS / f"dashboard-{name}.png")
+                    page.screenshot(path=DOCS / f"dashboard-{name}.png")
     print(f"{len(list(OUT.glob('*.png')))} pictures in {OUT.relative_to(ROOT)}")
     return 0
 
