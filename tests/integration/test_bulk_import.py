@@ -60,7 +60,7 @@ def test_what_json_and_copy_escape_comes_through_to_the_letter(database: Databas
 
 
 def test_the_same_file_with_the_same_options_is_the_same_batch(database: Database, tmp_path: Path) -> None:
-    """However often it is submitted, and whatever it is called; other options are another batch."""
+    """However often it is submitted, and whatever it is called; other options are another batch, on request."""
     path = write_file(tmp_path / "in.jsonl", 10)
     first, created = submit(database, path)
     again, created_again = submit(database, path.rename(tmp_path / "other.jsonl"))
@@ -68,7 +68,9 @@ def test_the_same_file_with_the_same_options_is_the_same_batch(database: Databas
     soon = When(datetime.now(UTC) + timedelta(hours=1), "1h")
     later = When(datetime.now(UTC) + timedelta(hours=2), "1h")
     path = tmp_path / "other.jsonl"
-    other, _ = submit(database, path, Options(finish_by=soon))
+    with pytest.raises(NotAllowed, match=rf"(?s)It is {first.id} .*resume.*retry-failed.*--again"):
+        submit(database, path, Options(finish_by=soon))
+    other, _ = submit(database, path, Options(finish_by=soon), again=True)
     assert other.id != first.id
     assert submit(database, path, Options(finish_by=later))[0].id == other.id, "it was said in the same way"
     repeated, created = submit(database, path, again=True)

@@ -175,11 +175,13 @@ def test_a_long_request_costs_at_least_its_input() -> None:
     assert 1_000 <= expected < 1_100
 
 
-def test_a_cost_that_nobody_tells_is_expected_to_be_none() -> None:
-    """It cannot be counted; what was known before stays."""
+def test_a_cost_that_nobody_tells_is_unknown_and_not_zero() -> None:
+    """It cannot be counted; what was known before stays, and a cost that is told ends it."""
     prices = Prices()
     prices.learn("m", None)
-    assert prices.expected("m", body()) == Expected(Decimal(0))
+    assert prices.expected("m", body()) == Expected(None, guess=True, unpriced=True)
+    prices.learn("m", Decimal(2))
+    assert prices.expected("m", body()) == Expected(Decimal(2))
     prices.learn("n", Decimal(1))
     prices.learn("n", None)
     assert prices.expected("n", body()) == Expected(Decimal(1))

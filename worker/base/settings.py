@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.base import headers, redis_urls, urls, webhook_settings
 from worker.base.errors import SettingsError
+from worker.base.money import Price, price_table
 from worker.base.sources import NOT_SETTINGS, PREFIX, Everything
 
 __all__ = ["NOT_SETTINGS", "PREFIX", "SHORTEST_SECRET_KEY", "Settings", "crash_at", "load", "redis_server", "settings"]
@@ -116,6 +117,7 @@ class Settings(BaseSettings):
     tenant_tpm: Annotated[int, Field(ge=1)] | None = None
     tenant_max_in_flight: Annotated[int, Field(ge=1)] | None = None
     tenant_weights: str | None = None
+    prices: str | None = None
     keep_payloads_days: Days | None = None
     keep_results_days: Days | None = None
     keep_events_days: Days | None = None
@@ -183,6 +185,7 @@ class Settings(BaseSettings):
                 "STOCKPOT_FIRST_EVENT_TIMEOUT and STOCKPOT_IDLE_TIMEOUT must not exceed STOCKPOT_TOTAL_TIMEOUT"
             )
         _weights(self.tenant_weights)
+        price_table(self.prices)
         if 0 < self.watchdog_seconds < 1:
             raise ValueError("STOCKPOT_WATCHDOG_SECONDS must be 0 (never) or at least 1: a healthy worker may pause")
         if self.sweep_seconds > self.lease_seconds:
@@ -208,6 +211,11 @@ class Settings(BaseSettings):
         """The keys that encrypt webhook secrets: the first encrypts, all decrypt. Empty: the home's key file."""
         value = self.secret_key.get_secret_value() if self.secret_key is not None else ""
         return [part.strip() for part in value.split(",") if part.strip()]
+
+    @property
+    def own_prices(self) -> dict[str, Price]:
+        """The user's own prices, by model; `*` is any other."""
+        return price_table(self.prices)
 
     @property
     def weights(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from typing import Any, Generic, Self, TypeVar
 from sqlalchemy import Connection
 
 from api_schemas import jsontext
+from worker.base.errors import NotAllowed
 from worker.base.money import PICO
 from worker.batches.keeper import WriteEnds
 from worker.batches.reading import BatchFile, FileChanged
@@ -36,6 +37,9 @@ SQLITE_SLICE = 2_000
 #: The rest of a slice is left to the next when its bodies are this large, in bytes.
 SLICE_BYTES = 16 * 1024 * 1024
 
+
+#: A year: a batch that is to take longer is a mistake in typing.
+LONGEST_WINDOW_SECONDS = 366 * 86_400.0
 
 #: Calls in flight of a batch with a time to finish by, until the keeper has looked at it, a second later.
 FIRST_PACED = 4
@@ -91,12 +95,28 @@ class Quoted:
     cost_usd: Decimal | None = None
 
 
+class SameFile(NotAllowed):
+    """The file has a batch already, with other options: whoever meant to change that one would pay for all of it again."""
+
+    def __init__(self, name: str, before: BatchRow) -> None:
+        self.batch = before
+        state = f"{before.status}, held: {before.hold_reason}" if before.hold_reason else before.status
+        super().__init__(
+            f"{name} was submitted before with other options, and nothing was submitted now. It is {before.id}"
+            f" ({state}; {before.done:,} of {before.total:,} lines are over).\n"
+            f"stockpot batch resume {before.id} --max-cost USD    goes on with it, under another bound\n"
+            f"stockpot batch retry-failed {before.id}    calls again, once it is over, what failed in it\n"
+            "the same command with --again    makes a new batch, and pays for every line again"
+        )
+
+
 def begin(
     database: Database, name: str, found: Survey, options: Options, quoted: Quoted, *, again: bool = False
 ) -> tuple[BatchRow, bool]:
     """The batch of a surveyed file, and whether it was made now. A finished import is found, unless `again`.
 
     Raises:
+        SameFile: it was submitted before with other options, and not `again`.
         Unreachable: the database does not answer.
     """
     key = options.import_key(found.sha256)
@@ -106,6 +126,10 @@ def begin(
         return unfinished, False
     if before and not again:
         return before[0], False
+    if not again:
+        others = database.read(lambda conn: records.of_file(conn, options.tenant, found.sha256))
+        if others:
+            raise SameFile(name, others[0])
     delay = 0.0
     if options.not_before is not None:
         delay = max(0.0, (options.not_before.at - datetime.now(UTC)).total_seconds())
@@ -132,6 +156,7 @@ def begin(
         max_cost_picousd=None if options.max_cost_usd is None else int(options.max_cost_usd * PICO),
         finish_by=None if options.finish_by is None else options.finish_by.at,
         daily_window=options.daily_window,
+        file_sha256=found.sha256,
     )
     return database.write(lambda conn: records.create(conn, new)), True
 

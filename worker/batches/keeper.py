@@ -2,6 +2,8 @@
 
 daily window        closed: the batch is held; open: it goes on
 --max-cost          nothing in flight and no line affordable: held until somebody raises the bound
+                    calls of which nobody knows the cost: held until somebody has given prices
+failing             the first lines have all failed, alike: held until somebody has mended that
 --finish-by         the calls in flight that it takes to end by then, as of now
 cancelled           queued lines that are left (a killed command's, or tried again) are cancelled
 import given up     at the end of the completion window the lines that never came are no longer expected
@@ -13,6 +15,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
+import structlog
 from sqlalchemy import Connection
 
 from worker.batches import daily, pace
@@ -21,7 +24,10 @@ from worker.db.batches import changes, claims, keeping, records
 from worker.db.batches.records import BatchRow
 from worker.db.jobs.ended import Ended
 
-WINDOW, MAX_COST = "window", "max_cost"
+WINDOW, MAX_COST, FAILING, UNPRICED = "window", "max_cost", "failing", "unpriced"
+
+
+log = structlog.get_logger(__name__)
 
 
 class WriteEnds(Protocol):
@@ -65,9 +71,18 @@ class BatchKeeper:
             keeping.expect_no_more(conn, row.id)
             self._write_ends(conn, [], unexpected=[row.id])
             return
-        reason = _hold_reason(conn, row, now)
-        if reason != row.hold_reason:
-            keeping.hold(conn, row.id, reason, instead_of=row.hold_reason)
+        held = _hold_reason(conn, row, now)
+        detail = row.hold_detail
+        if held is None and _all_failed(row):
+            detail = keeping.failed_alike(conn, row.id)
+            if detail is None:
+                keeping.excuse_failures(conn, row.id)
+            else:
+                held = FAILING
+        if held != row.hold_reason:
+            keeping.hold(conn, row.id, held, instead_of=row.hold_reason, detail=detail if held else None)
+            if held in {MAX_COST, FAILING, UNPRICED}:
+                log.warning("batch_held", batch=row.id, held=held, done=row.done, lines=row.total)
         if row.finish_by is not None:
             limit = self._paced(row, now)
             if limit != row.in_flight_limit:
@@ -98,12 +113,20 @@ def _open_seconds(row: BatchRow, begin: datetime, end: datetime) -> float:
     return (end - begin).total_seconds()
 
 
+def _all_failed(row: BatchRow) -> bool:
+    """Whether so many lines of a batch have failed, and none was answered, that it admits no more."""
+    failures = row.failed - row.copied - row.failures_excused
+    return row.completed == 0 and row.input_file_id is None and failures >= claims.FIRST_LINES and not row.over
+
+
 def _hold_reason(conn: Connection, row: BatchRow, now: datetime) -> str | None:
     """Why the batch admits nothing now; what people hold (`paused`) is theirs."""
     if row.hold_reason not in {None, WINDOW}:
         return row.hold_reason
     if row.daily_window is not None and not daily.is_open(row.daily_window, now):
         return WINDOW
+    if row.max_cost_picousd is not None and row.unpriced > row.unpriced_excused and row.cost_picousd == 0:
+        return UNPRICED
     if row.max_cost_picousd is not None and row.done < row.imported:
         priced, jobs = row.completed + row.failed - row.copied, row.total - row.duplicates
         each = claims.line_picousd(row.cost_picousd, priced, row.quoted_picousd, jobs)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from api_schemas.errors import FieldProblem
 from api_schemas.usage import Usage
+from worker.base.errors import InvalidRequest
 from worker.base.settings import Settings
 from worker.batches.survey import Asked, Survey
 from worker.limits.estimate import Estimator
@@ -123,6 +125,19 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
     )
 
 
+def check_prices(offer: Quote, settings: Settings) -> None:
+    """Refuse a bound on the cost of what nobody knows the price of: it would never hold. Raises InvalidRequest."""
+    unknown = [one.model for one in offer.models if one.cost_usd is None]
+    if not unknown:
+        return
+    named = ", ".join(unknown[:5]) + (" and others" if len(unknown) > 5 else "")
+    message = (
+        f"cannot hold: nobody knows what {named} costs at {settings.upstream_url}. Give its price in US dollars per million"
+        f" tokens, to this command and to the workers: STOCKPOT_PRICES='{unknown[0]}=INPUT/OUTPUT'"
+    )
+    raise InvalidRequest([FieldProblem(field="max_cost_usd", message=message)])
+
+
 def _per_minute(models: list[ModelQuote], settings: Settings) -> dict[str, float]:
     """The limits per minute, in words, and the seconds that each makes it last: each model has its own route's, all share others."""
     lines, tokens = [one.lines for one in models] or [0], [one.tokens for one in models] or [0]
@@ -164,6 +179,9 @@ def _notes(models: list[ModelQuote], market: Market, settings: Settings) -> list
         notes.append(f"{settings.upstream_url} (STOCKPOT_UPSTREAM_URL) gave no price list: the cost is not known")
     elif unpriced:
         notes.append(f"no price known for {', '.join(unpriced[:5])}{' and others' if len(unpriced) > 5 else ''}")
+    if market.missing:
+        named = ", ".join(sorted(market.missing)[:5]) + (" and others" if len(market.missing) > 5 else "")
+        notes.append(f"the upstream's list of models lacks {named}: every call to it may fail")
     if any(one.seconds_per_call is None for one in models):
         notes.append(f"nobody has measured how long an answer takes: taken as {UNMEASURED_SECONDS:g} s")
     return notes

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import click
 
+from worker.base.errors import InvalidRequest
+from worker.base.money import dollars
 from worker.cli.param_type import ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +62,27 @@ class Duration(ParamType[timedelta]):
         if seconds is None or seconds > _LONGEST_SECONDS:
             self.fail(f"expected a duration such as 90s, 30m, 24h or 7d, got {value!r}", param, ctx)
         return timedelta(seconds=seconds)
+
+
+class Dollars(ParamType[Decimal]):
+    """An amount of US dollars, exact: `25`, `0.50`, `$1,000`; `above_zero`: a bound, which zero is none of."""
+
+    name = "usd"
+
+    def __init__(self, *, above_zero: bool = False) -> None:
+        self._above_zero = above_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        """Read it. Fails with what would be accepted."""
+        if isinstance(value, Decimal):
+            return value
+        try:
+            amount = dollars(value)
+        except InvalidRequest as error:
+            self.fail(error.problems[0].message, param, ctx)
+        if self._above_zero and not amount:
+            self.fail("expected more than 0 US dollars", param, ctx)
+        return amount
 
 
 class Pairs(ParamType[tuple[str, str]]):

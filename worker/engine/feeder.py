@@ -107,7 +107,7 @@ class Feeder:
 
     def recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None, *, called: bool) -> None:
         """Claim a job that was not finished again in `seconds`. If its route is paused, claim no other job of its model until then."""
-        if waiting_on == "paused":
+        if waiting_on in {"paused", "price"}:
             self.turned_away(job.model, job.id, seconds, called=called)
         else:
             asyncio.get_running_loop().call_later(seconds + 0.002, self.due, job.lane, job.id)

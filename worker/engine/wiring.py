@@ -97,7 +97,7 @@ def build(
         balance=news.balance,
         on_change=news.changed,
     )
-    prices = Prices()
+    prices = Prices(settings.own_prices)
     lookups = Lookups(
         database,
         provider.log(),

@@ -1,7 +1,8 @@
 """Money for a call is set aside before it is made, where a budget governs it or its job has a bound of its own.
 
 The calls of a moment are asked for together, in one transaction. A call that does not fit costs its job no attempt;
-the job waits (`waiting_on = budget`) until there is money again. Where no budget is set, nothing is asked and nothing
+the job waits (`waiting_on = budget`) until there is money again. No budget can hold a model of which nobody knows what
+its calls cost: after one such call its jobs wait (`waiting_on = price`) until somebody gives a price. Where no budget is set, nothing is asked and nothing
 is waited for: the claim has said so. A call for which nobody has set money aside is not made, however long the database
 is away.
 """
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 SLICE = 128
 #: When a job that did not fit is due again, in seconds: by then nobody claims it unless there is money.
 AGAIN_SECONDS = 1.0
+#: When a job under a budget is due again whose model's calls cost what nobody knows, in seconds.
+UNPRICED_SECONDS = 30.0
 
 
 class BudgetHold:
@@ -50,6 +53,8 @@ class BudgetHold:
         if not job.budgeted and job.max_cost_picousd is None:
             return None
         expected = self._prices.expected(job.model, job.body)
+        if job.budgeted and expected.unpriced:
+            return Held("price", UNPRICED_SECONDS)
         bound = job.max_cost_picousd is not None
         amount = picousd(expected.cost_usd)
         least = max(1, picousd(expected.least_usd) or 0)

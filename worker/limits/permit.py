@@ -12,7 +12,7 @@ from worker.limits.minute import BUCKET_MS
 if TYPE_CHECKING:
     from worker.limits.route_limiter import RouteLimiter
 
-WaitingOn = Literal["concurrency", "rpm", "tpm", "budget", "paused", "retry"]
+WaitingOn = Literal["concurrency", "rpm", "tpm", "budget", "price", "paused", "retry"]
 
 
 @dataclass(frozen=True, slots=True)

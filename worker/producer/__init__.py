@@ -4,6 +4,7 @@ access          Who may use the dashboard, and the log of who pressed what
 async_batches   `AsyncStockpot.batches`: the verbs of `pot.batches`, awaitable
 batch_control   Cancel a batch, and make a new one of its failed lines
 batch_options   The options of a batch, checked field by field
+batch_values    What `pot.batches` gives back: a quoted file, a submitted batch, a file that cannot be one
 batches         `pot.batches`: files of requests
 budgets         `pot.budgets`: what tenants may cost
 callers_transaction  A job in the caller's own transaction

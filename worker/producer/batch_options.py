@@ -15,7 +15,8 @@ from api_schemas.jobs import check_options
 from api_schemas.metadata import check_metadata
 from api_schemas.webhook_urls import check_url
 from worker.base.errors import InvalidRequest
-from worker.batches.importing import Options, When
+from worker.base.money import MOST_USD
+from worker.batches.importing import LONGEST_WINDOW_SECONDS, Options, When
 
 _CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d"
 _WINDOW = re.compile(rf"{_CLOCK}-{_CLOCK}")
@@ -58,8 +59,8 @@ def read_options(tenant: str, given: BatchOptions) -> Options:
     if finish_by is not None and finish_by.at <= (not_before.at if not_before is not None else datetime.now(UTC)):
         refuse("finish_by", "is before the batch begins")
     window, daily = given.get("window_seconds"), given.get("daily_window")
-    if window is not None and not window > 0:
-        refuse("window_seconds", "expected more than 0 seconds")
+    if window is not None and not 0 < window <= LONGEST_WINDOW_SECONDS:
+        refuse("window_seconds", f"expected more than 0 seconds, and at most {LONGEST_WINDOW_SECONDS:g} (a year)")
     if daily is not None and (not _WINDOW.fullmatch(daily) or daily[:5] == daily[6:]):
         refuse("daily_window", "expected two different times in UTC such as 22:00-06:00")
     cost = _cost(given.get("max_cost_usd"), refuse)
@@ -107,6 +108,6 @@ def _cost(given: Decimal | float | str | None, refuse: Callable[[str, str], None
         cost = Decimal(str(given))
     except InvalidOperation:
         cost = Decimal(-1)
-    if not cost.is_finite() or cost <= 0:
-        refuse("max_cost_usd", "expected more than 0 US dollars")
+    if not cost.is_finite() or not 0 < cost <= MOST_USD:
+        refuse("max_cost_usd", f"expected more than 0 US dollars, and at most {MOST_USD:,}")
     return cost

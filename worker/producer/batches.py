@@ -7,18 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Unpack
 
 from api_schemas.batch import BatchProblem, BatchStatus
-from worker.base.errors import InvalidRequest, WaitTimeout
+from worker.base.errors import WaitTimeout
 from worker.base.money import PICO
 from worker.batches import importing, output_paths, results
 from worker.batches.importing import Quoted
 from worker.batches.progress import Look, look
-from worker.batches.quote import Quote
+from worker.batches.quote import Quote, check_prices
 from worker.batches.quote import quote as price
 from worker.batches.reading import STDIN, BatchFile
 from worker.batches.report import Report, make
@@ -31,9 +31,10 @@ from worker.job.consequences import Consequences
 from worker.producer import batch_control as control
 from worker.producer import stored_batches
 from worker.producer.batch_options import BatchOptions, read_options
+from worker.producer.batch_values import BadBatch, QuotedFile, SubmittedBatch
 from worker.producer.scope import Scope
 from worker.producer.stored_batches import ENDPOINTS
-from worker.provider.market import Market, ask
+from worker.provider.market import Market, ask, missing_models
 
 __all__ = [
     "BadBatch",
@@ -58,49 +59,6 @@ Progress = Callable[[Stage, int, int], object]
 NAMED_PROBLEMS = 100
 #: Between two looks at a batch that is waited for, in seconds: one row each time.
 LOOK_SECONDS = 0.5
-
-
-class BadBatch(InvalidRequest):
-    """A file that cannot be submitted: lines of it are bad, or it has none. Nothing was stored."""
-
-    def __init__(self, name: str, found: Survey, problems: builtins.list[BatchProblem]) -> None:
-        what = f"{found.bad_lines:,} of {found.lines:,} lines are bad" if found.lines else "it has no lines"
-        super().__init__(f"{name}: {what}; nothing was submitted.")
-        self.lines, self.bad_lines, self.batch_problems = found.lines, found.bad_lines, problems
-
-
-@dataclass(frozen=True, slots=True)
-class QuotedFile:
-    """A file that was read to its end and priced. `problems` has the first hundred."""
-
-    name: str
-    lines: int
-    bad_lines: int
-    problem_count: int
-    problems: builtins.list[BatchProblem]
-    quote: Quote
-
-    @property
-    def valid(self) -> bool:
-        """Whether the file may be submitted."""
-        return self.bad_lines == 0 and self.lines > 0
-
-
-@dataclass(frozen=True, slots=True)
-class SubmittedBatch:
-    """A batch that is in the database. `created` is False when the same file with the same options found it there.
-
-    `skipped` counts its bad lines, which have failed (`skip_bad`).
-    """
-
-    batch: BatchRow
-    created: bool
-    skipped: int = 0
-
-    @property
-    def id(self) -> str:
-        """The batch's id."""
-        return self.batch.id
 
 
 class Batches:
@@ -155,7 +113,8 @@ class Batches:
             BadBatch: a line is bad, or there is none; nothing was stored.
             InvalidRequest: an option is wrong.
             FileChanged: the file was written to meanwhile.
-            NotAllowed: the batch was cancelled, or another command imports it.
+            NotAllowed: the file was submitted with other options, and not `again`; the batch was cancelled, or another
+                command imports it.
             Unreachable: the database does not answer; submit the same file again.
         """
         wanted = read_options(self._scope.tenant, options)
@@ -171,6 +130,8 @@ class Batches:
             if not found.valid:
                 raise BadBatch(source.name, found, problems)
             offer = price(found, market, settings, max_in_flight=wanted.max_in_flight)
+            if wanted.max_cost_usd is not None:
+                check_prices(offer, settings)
             if on_quote is not None:
                 on_quote(offer)
             quoted = Quoted(offer.tokens, offer.cost_usd)
@@ -347,14 +308,29 @@ class Batches:
             lambda conn: changes.resume(conn, batch, tenant=self._scope.tenant, max_cost_picousd=most)
         )
 
-    def retry_failed(self, batch: str) -> SubmittedBatch:
+    def retry_failed(
+        self, batch: str, *, cancelled: bool = False, again: bool = False, **options: Unpack[BatchOptions]
+    ) -> SubmittedBatch:
         """Make a new batch of the failed and expired lines of a batch that is over; repeating it finds that batch.
+
+        It keeps the bounds of that batch (cost, calls in flight, attempts, hours), its webhook and metadata, unless
+        other ones are given. Its completion window is a day.
+
+        Args:
+            cancelled: of its cancelled lines, too.
+            again: make another one although there is one.
 
         Raises:
             NotFound: no such batch of this tenant.
-            NotAllowed: the batch is not over, has no failed lines, or their requests were purged.
+            InvalidRequest: an option is wrong.
+            NotAllowed: the batch is not over, has no failed lines, or their requests were purged; or they were
+                submitted again before, with other options, and not `again`.
         """
-        return SubmittedBatch(*control.retry_failed(self._scope.database, batch, tenant=self._scope.tenant))
+        return SubmittedBatch(
+            *control.retry_failed(
+                self._scope.database, batch, options, tenant=self._scope.tenant, cancelled=cancelled, again=again
+            )
+        )
 
     def _open(self, file: str | Path | BinaryIO) -> BatchFile:
         home = self._scope.settings.home
@@ -390,7 +366,9 @@ class Batches:
                 dedupe=dedupe,
                 skip_bad=skip_bad,
             )
-            return found, problems, asked.result()
+            market = asked.result()
+            missing = missing_models(self._scope.settings, found.models) if found.valid else set()
+            return found, problems, replace(market, missing=frozenset(missing))
 
 
 def _stage(on_progress: Progress | None, stage: Stage, total: int) -> Callable[[int], Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import builtins
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Literal
 
 from api_schemas.errors import FieldProblem
 from worker.base.errors import InvalidRequest, NotFound
-from worker.base.money import PICO
+from worker.base.money import PICO, dollars
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Budget
 from worker.db.budgets.tables import EVERYBODY
@@ -18,9 +18,6 @@ from worker.producer.scope import Scope
 __all__ = ["EVERYBODY", "AsyncBudgets", "Budget", "Budgets", "Period", "dollars"]
 
 Period = Literal["day", "total"]
-
-#: A million dollars a day: above that somebody has meant something else.
-MOST_USD = 1_000_000
 
 
 class Budgets:
@@ -69,15 +66,3 @@ class AsyncBudgets:
     set = awaited(Budgets.set)
     list = awaited(Budgets.list)
     remove = awaited(Budgets.remove)
-
-
-def dollars(usd: Decimal | float | str) -> Decimal:
-    """An exact amount of US dollars: `25`, `"0.50"`, `"$1,000"`. Raises InvalidRequest."""
-    try:
-        amount = Decimal(str(usd).strip().removeprefix("$").replace(",", ""))
-    except InvalidOperation:
-        amount = Decimal(-1)
-    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
-        message = f"expected US dollars from 0 to {MOST_USD:,}, such as 25 or 0.50, got {str(usd)[:40]!r}"
-        raise InvalidRequest([FieldProblem(field="usd", message=message)])
-    return amount

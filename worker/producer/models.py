@@ -47,7 +47,7 @@ class Models:
         self._settings = settings
         self._client = UpstreamClient.of(settings)
         self._known: dict[str, Model] = {}
-        self.prices = Prices()
+        self.prices = Prices(settings.own_prices)
         self._due = 0.0
         self._asking = asyncio.Lock()
 

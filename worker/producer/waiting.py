@@ -75,7 +75,7 @@ async def waiting(scope: Scope, job_id: str) -> Waiting | None:
     Raises NotFound, Unreachable (the database; without Redis the routes are unknown).
     """
     job, facts = await to_thread.run_sync(lambda: scope.read(lambda conn: _facts(conn, scope.tenant, job_id)))
-    if job.status != "queued" or job.waiting_on in {"budget", "retry", "scheduled"}:
+    if job.status != "queued" or job.waiting_on in {"budget", "price", "retry", "scheduled"}:
         return explain(job, facts)
     routes: Sequence[RouteState] | None = None
     with contextlib.suppress(Unreachable):
@@ -129,6 +129,9 @@ def _held(job: JobDetail, reason: str, facts: Facts, now: datetime) -> Waiting:
         return _paused(job, facts.routes, now)
     if reason == "budget":
         return Waiting(reason, _spent(facts.budgets or ()))
+    if reason == "price":
+        words = f"a budget governs it, and nobody knows what {job.model} costs: give its price (STOCKPOT_PRICES) to the workers"
+        return Waiting(reason, words, "looks again", due)
     if reason == "scheduled":
         return Waiting(reason, "it is scheduled for later", "starts", due)
     if reason == "retry":

@@ -20,6 +20,7 @@ class Market:
 
     prices: Prices = field(default_factory=Prices)
     seconds: dict[str, float] = field(default_factory=dict)
+    missing: frozenset[str] = frozenset()  # models of the file that the upstream's list lacks
 
 
 def ask(settings: Settings) -> Market:
@@ -31,7 +32,7 @@ async def _ask(settings: Settings) -> Market:
     client = UpstreamClient.of(settings)
     provider = Provider(client, lambda: settings.key)
     try:
-        prices, seconds = await asyncio.gather(provider.prices(), provider.seconds())
+        prices, seconds = await asyncio.gather(provider.prices(settings.own_prices), provider.seconds())
     finally:
         await client.close()
     return Market(prices, seconds)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -17,6 +19,7 @@ import structlog
 from api_schemas import jsontext
 from api_schemas.usage import Usage
 from worker.base.errors import Unreachable
+from worker.base.money import Price
 from worker.upstream.client import UpstreamClient
 
 log = structlog.get_logger(__name__)
@@ -36,52 +39,48 @@ _MODELS = 1_000
 _BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """US dollars per token."""
-
-    input: Decimal
-    output: Decimal
-    cached_input: Decimal
-
-    def cost(self, usage: Usage) -> Decimal:
-        """What these tokens cost. Cached tokens are part of the input, reasoning tokens part of the output."""
-        fresh = max(0, usage.input_tokens - usage.cached_tokens)
-        return fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
+def cost_of(price: Price, usage: Usage) -> Decimal:
+    """What these tokens cost. Cached tokens are part of the input, reasoning tokens part of the output."""
+    fresh = max(0, usage.input_tokens - usage.cached_tokens)
+    return fresh * price.input + usage.cached_tokens * price.cached_input + usage.output_tokens * price.output
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a call may cost in US dollars; None when nobody knows. A `guess` has no experience behind it.
+    """What a call may cost in US dollars; None when nobody knows.
 
+    A `guess` has no experience behind it. `unpriced`: a call of the model was answered, and nobody said what it cost.
     `least_usd`: what one like it was billed that ended without its answer; a guess costs that much at least.
     """
 
     cost_usd: Decimal | None
     guess: bool = False
     least_usd: Decimal = Decimal(0)
+    unpriced: bool = False
 
 
 class Prices:
-    """The price list that is known now; empty until `refresh`."""
+    """The prices that are known now: the user's own (`*` for any model that the list lacks), and the provider's list."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Price] = MappingProxyType({})) -> None:
+        self._own = dict(own)
         self._prices: dict[str, Price] = {}
+        self._unpriced: set[str] = set()
         self._seen: OrderedDict[str, Decimal] = OrderedDict()
         self._billed: OrderedDict[str, Decimal] = OrderedDict()
         self._etag: str | None = None
 
     def __len__(self) -> int:
-        return len(self._prices)
+        return len(self._prices) + len(self._own)
 
     def price(self, model: str) -> Price | None:
         """What a model costs; None without a fixed price."""
-        return self._prices.get(model)
+        return self._own.get(model) or self._prices.get(model) or self._own.get("*")
 
     def cost(self, model: str, usage: Usage) -> Decimal | None:
         """The estimated cost in US dollars; None for a model without a fixed price."""
-        price = self._prices.get(model)
-        return None if price is None else price.cost(usage)
+        price = self.price(model)
+        return None if price is None else cost_of(price, usage)
 
     def expected(self, model: str, request: str) -> Expected:
         """What a call with this request body (JSON) will cost, estimated before it.
@@ -100,8 +99,10 @@ class Prices:
             return Expected(max(seen, least))
         if quoted is None:
             # As dear as anything is: too much is given back after the call.
-            quoted = max((price.cost(usage) for price in self._prices.values()), default=None)
-        return Expected(quoted, guess=True, least_usd=self._billed.get(model, Decimal(0)))
+            quoted = max((cost_of(price, usage) for price in self._prices.values()), default=None)
+        return Expected(
+            quoted, guess=True, least_usd=self._billed.get(model, Decimal(0)), unpriced=model in self._unpriced
+        )
 
     def learn_billed(self, model: str, cost: Decimal) -> None:
         """Take note of what the provider's log says that a call cost whose answer is not known: a whole one costs no less."""
@@ -118,8 +119,13 @@ class Prices:
         before = self._seen.get(model)
         if cost is None:
             if before is None:
-                log.warning("cost_unknown", model=model)
-            cost = before or Decimal(0)
+                if model not in self._unpriced:
+                    log.warning("cost_unknown", model=model)
+                if len(self._unpriced) < _MODELS:
+                    self._unpriced.add(model)
+                return
+            cost = before
+        self._unpriced.discard(model)
         self._seen[model] = cost if before is None else max(cost, before + (cost - before) / _SLOWLY)
         self._seen.move_to_end(model)
         if len(self._seen) > _MODELS:

@@ -7,12 +7,14 @@ running. The paths: `/v2/billing` (the balance), `/v2/logs` and `/v2/billing/tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from api_schemas import jsontext
 from worker.base.errors import Unreachable
+from worker.base.money import Price
 from worker.provider.log import ProviderCharges, ProviderLog
 from worker.provider.prices import Prices
 from worker.upstream.client import UpstreamClient
@@ -67,9 +69,9 @@ class Provider:
                 found[entry["alias"]] = median
         return found
 
-    async def prices(self) -> Prices:
-        """The price list; empty where the provider has none."""
-        prices = Prices()
+    async def prices(self, own: Mapping[str, Price] = MappingProxyType({})) -> Prices:
+        """The price list, behind the user's own; empty where there is none."""
+        prices = Prices(own)
         await prices.refresh(self._upstream)
         return prices
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast, get_args
+from decimal import Decimal
+from typing import Any, Literal, cast, get_args
 
 import click
 
 from api_schemas.batch import BatchStatus
 from worker.batches.view import batch_object
 from worker.cli import ids, options
+from worker.cli.batches.options import Ahead, Daily, Span
+from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
 from worker.cli.output import age, money, put, put_json, say, screen, shown
 from worker.cli.tables import Table
+from worker.db.batches.changes import StaysHeld
 from worker.producer.batches import BatchRow
 
 
@@ -44,30 +48,58 @@ def pause(batch: str, tenant: str, *, as_json: bool) -> None:
 
 @click.command(epilog="\b\nExample:\n  stockpot batch resume batch_0198… --max-cost 80\n")
 @ids.argument("batch")
-@click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="The new bound.")
+@click.option("--max-cost", type=options.Dollars(above_zero=True), metavar="USD", help="The new bound.")
 @options.tenant
 @options.as_json
-def resume(batch: str, max_cost: float | None, tenant: str, *, as_json: bool) -> None:
-    """Admit lines of BATCH again; one that stopped at its --max-cost needs a higher one."""
+def resume(batch: str, max_cost: Decimal | None, tenant: str, *, as_json: bool) -> None:
+    """Admit lines of BATCH again; one that stopped at its --max-cost needs a higher one, and else stays held (exit 1)."""
     with producer(tenant) as pot:
-        _tell(pot.batches.resume(batch, max_cost_usd=max_cost), as_json=as_json)
+        try:
+            _tell(pot.batches.resume(batch, max_cost_usd=max_cost), as_json=as_json)
+        except StaysHeld as error:
+            say(str(error))
+            click.get_current_context().exit(FAILED)
 
 
-@click.command("retry-failed")
+@click.command(
+    "retry-failed",
+    epilog="\b\nExamples:\n  stockpot batch retry-failed batch_0198…\n"
+    "  stockpot batch retry-failed batch_0198… --within 2d --max-cost 5\n",
+)
 @ids.argument("batch")
+@click.option("--cancelled", is_flag=True, help="The cancelled lines, too.")
+@click.option("--not-before", type=Ahead(), help="Start then: 22:00, 2h, or a time.")
+@click.option("--finish-by", type=Ahead(), help="End by then, with as few calls in flight as that takes.")
+@click.option(
+    "--window", "daily_window", type=Daily(), metavar="22:00-06:00", help="Run only then; as BATCH if left out."
+)
+@click.option("--within", "window_seconds", type=Span(), metavar="24h", help="Expire what has not run by then: 24h.")
+@click.option(
+    "--max-cost", "max_cost_usd", type=options.Dollars(above_zero=True), metavar="USD", help="As BATCH if left out."
+)
+@click.option("--max-in-flight", type=click.IntRange(min=1), metavar="N", help="As BATCH if left out.")
+@click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="As BATCH if left out.")
+@click.option("--again", is_flag=True, help="Make another batch although its failed lines were submitted again before.")
 @options.tenant
 @options.as_json
-def retry_failed(batch: str, tenant: str, *, as_json: bool) -> None:
-    """Make a new batch of the failed and expired lines of BATCH, which is over; prints its id."""
+def retry_failed(batch: str, tenant: str, *, cancelled: bool, again: bool, as_json: bool, **given: Any) -> None:
+    """Make a new batch of the failed and expired lines of BATCH, which is over; prints its id.
+
+    The new one has the bounds of BATCH unless others are given: its --max-cost anew, calls in flight, attempts, window.
+    """
     with producer(tenant) as pot:
-        made = pot.batches.retry_failed(batch)
+        made = pot.batches.retry_failed(batch, cancelled=cancelled, again=again, **given)
     row = made.batch
     if not made.created:
-        say("They were submitted again before; this is that batch.")
+        say(f"They were submitted again before; this is that batch ({row.status}). What fails there: stockpot batch")
+        say(f"retry-failed {row.id}; --again makes another batch of the lines of {batch}.")
     if as_json:
         put_json({"id": row.id, "status": row.status, "lines": row.total, "created": made.created})
-    else:
-        put(row.id)
+        return
+    put(row.id)
+    if made.created:
+        bound = "" if row.max_cost_picousd is None else f", at most {money(row.max_cost_picousd / 1e12)}"
+        say(f"{row.total:,} lines{bound}. Watch it: stockpot batch status {row.id} --watch")
 
 
 def _tell(row: BatchRow, *, as_json: bool) -> None:

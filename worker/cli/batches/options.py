@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from worker.batches.daily import to_utc
-from worker.batches.importing import When
+from worker.batches.importing import LONGEST_WINDOW_SECONDS, When
 from worker.cli.options import duration_seconds
 from worker.cli.param_type import ParamType
 
@@ -28,6 +28,8 @@ class Ahead(ParamType[When]):
         now = datetime.now(UTC)
         seconds, clock = duration_seconds(value), _CLOCK.fullmatch(value.strip())
         try:
+            if seconds is not None and seconds > LONGEST_WINDOW_SECONDS:
+                raise OverflowError
             if seconds is not None:
                 return When(now + timedelta(seconds=seconds), value)
             if clock is not None:
@@ -39,6 +41,8 @@ class Ahead(ParamType[When]):
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
         if at <= now:
             self.fail(f"{value} is past", param, ctx)
+        if (at - now).total_seconds() > LONGEST_WINDOW_SECONDS:
+            self.fail(f"{value} is more than a year ahead", param, ctx)
         return When(at, value)
 
 
@@ -61,8 +65,8 @@ class Span(ParamType[float]):
         if isinstance(value, float):
             return value
         seconds = duration_seconds(value)
-        if not seconds:
-            self.fail(f"expected 30m, 24h or 2d, got {value!r}", param, ctx)
+        if not seconds or seconds > LONGEST_WINDOW_SECONDS:
+            self.fail(f"expected 30m, 24h or 2d, and a year at most, got {value!r}", param, ctx)
         return seconds
 
 

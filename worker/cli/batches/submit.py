@@ -75,7 +75,7 @@ Running the same command again, after a kill or a lost connection, goes on with 
 @click.option(
     "--within", "window_seconds", type=Span(), default="24h", show_default=True, help="Expire what has not run."
 )
-@click.option("--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="Admit no more beyond it.")
+@click.option("--max-cost", type=options.Dollars(above_zero=True), metavar="USD", help="Admit no more beyond it.")
 @click.option("--max-in-flight", type=click.IntRange(min=1), metavar="N", help="Calls at once, over all workers.")
 @click.option("--max-attempts", type=click.IntRange(1, 100), metavar="N", help="Attempts per line.")
 @click.option("--webhook", metavar="URL", help="Where to send the signed batch.* event.")
@@ -92,7 +92,7 @@ def submit(
     metadata: tuple[tuple[str, str], ...],
     output: str | None,
     errors: str | None,
-    max_cost: float | None,
+    max_cost: Decimal | None,
     *,
     wait: bool,
     again: bool,
@@ -115,7 +115,7 @@ def submit(
         output_paths.check(output, errors, source=file, grows=True)  # before anything is submitted or paid for
     wanted: BatchOptions = {
         "metadata": dict(metadata) or None,
-        "max_cost_usd": None if max_cost is None else Decimal(str(max_cost)),
+        "max_cost_usd": max_cost,
         "dedupe": dedupe or None,
         "skip_bad": skip_bad or None,
         **given,  # type: ignore[typeddict-item]  # click has read each as its type

@@ -8,28 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from worker.base.errors import InvalidRequest
 from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import money, put_json, say, screen
-from worker.cli.param_type import ParamType
 from worker.cli.tables import Table
-from worker.producer.budgets import EVERYBODY, Budget, Period, dollars
+from worker.producer.budgets import EVERYBODY, Budget, Period
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Dollars(ParamType[Decimal]):
-    """An amount of US dollars, exact: `25`, `0.50`, `$1,000`."""
-
-    name = "usd"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
-        """Read it. Fails with what would be accepted."""
-        try:
-            return dollars(value)
-        except InvalidRequest as error:
-            self.fail(error.problems[0].message, param, ctx)
 
 
 def _which(command: F) -> F:
@@ -68,7 +53,7 @@ def listing(*, as_json: bool) -> None:
 
 
 @budget.command("set")
-@click.argument("usd", type=Dollars())
+@click.argument("usd", type=options.Dollars())
 @_which
 @options.as_json
 def put(usd: Decimal, tenant: str | None, *, total: bool, as_json: bool) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from sqlalchemy import Connection, text
 
 from api_schemas.event_numbers import FIRST_END
 from worker.base.errors import NotAllowed
-from worker.db.batches import records
+from worker.base.money import PICO
+from worker.db.batches import claims, records
 from worker.db.batches.records import BatchRow
 from worker.db.clock import is_postgres, now_sql
 from worker.db.jobs.ended import RETURNED, Ended, ended
@@ -33,15 +35,41 @@ def pause(conn: Connection, batch: str, *, tenant: str) -> BatchRow:
 def resume(conn: Connection, batch: str, *, tenant: str, max_cost_picousd: int | None = None) -> BatchRow:
     """Admit lines again; `max_cost_picousd` is a new bound for what the batch may cost.
 
+    What had made it hold itself is excused: it holds itself again when that goes on.
+
     Raises:
         NotFound, NotAllowed: as `pause`.
+        StaysHeld: its bound leaves no room for one more line; nothing was changed.
     """
     _in_progress(conn, batch, tenant, "resumed")
+    row = records.get(conn, batch, tenant=tenant)
+    most = row.max_cost_picousd if max_cost_picousd is None else max_cost_picousd
+    if most is not None and row.done < row.total:
+        priced, jobs = row.completed + row.failed - row.copied, row.total - row.duplicates
+        each = claims.line_picousd(row.cost_picousd, priced, row.quoted_picousd, jobs)
+        if most - row.cost_picousd < max(1, each):
+            raise StaysHeld(
+                f"{batch} stays held: it has cost {_usd(row.cost_picousd)}, and a bound of {_usd(most)} leaves no room"
+                f" for one more line"
+                + (f" ({_usd(each)})" if each else "")
+                + f"; give a higher one: stockpot batch resume {batch} --max-cost USD"
+            )
     conn.execute(
-        text("UPDATE batches SET held = NULL, max_cost_picousd = COALESCE(:most, max_cost_picousd) WHERE id = :id"),
+        text("""
+        UPDATE batches SET held = NULL, hold_detail = NULL, max_cost_picousd = COALESCE(:most, max_cost_picousd),
+            failures_excused = failed - copied, unpriced_excused = unpriced WHERE id = :id
+        """),
         {"most": max_cost_picousd, "id": batch},
     )
     return records.get(conn, batch, tenant=tenant)
+
+
+class StaysHeld(NotAllowed):
+    """A batch that was to go on would hold itself at once: its bound is reached."""
+
+
+def _usd(picousd: int) -> str:
+    return f"${(Decimal(picousd) / PICO).normalize():f}"
 
 
 def _in_progress(conn: Connection, batch: str, tenant: str, verb: str) -> None:

@@ -17,7 +17,12 @@ from worker.db.jobs import claim
 #: The first condition is that of the index `ix_batches_active`, to the letter: SQLite draws no conclusions.
 _OPEN = "status IN ('in_progress', 'cancelling') AND status = 'in_progress' AND held IS NULL AND due_at <= {now} AND expires_at > {now}"
 _AFFORDED = f"NOT {SHUT.format(tenant='batches.tenant')}"
-_BOUND = "most IS NOT NULL OR max_cost_picousd IS NOT NULL"
+#: A batch none of whose lines was answered yet may be one whose lines all fail: its first are called alone. Not of a
+#: stored file: whoever made that through the gateway expects OpenAI's batch, which calls them all.
+_UNPROVEN = "(completed = 0 AND input_file_id IS NULL)"
+_BOUND = f"most IS NOT NULL OR max_cost_picousd IS NOT NULL OR {_UNPROVEN}"
+#: Calls in flight, and failed lines, before the first line is answered: enough to tell, and a moment's work.
+FIRST_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def _room(conn: Connection, batch: str) -> int:
     row = conn.execute(
         text(f"""
         SELECT most AS in_flight_limit, max_cost_picousd, cost_picousd, quoted_picousd, total - duplicates AS jobs,
-            completed + failed - copied AS priced
+            completed + failed - copied AS priced, {_UNPROVEN} AS unproven, failed - copied - failures_excused AS failures
         FROM batches WHERE id = :id AND {_OPEN.format(now=now_sql(conn))} {"FOR UPDATE" if is_postgres(conn) else ""}
         """),
         {"id": batch},
@@ -73,8 +78,10 @@ def _room(conn: Connection, batch: str) -> int:
         left = row.max_cost_picousd - row.cost_picousd
         if each:
             room = min(room, left // each - running)
-        elif not row.priced:
+        elif row.quoted_picousd is None or not row.priced:
             room = min(room, FIRST_UNPRICED - running)
+    if row.unproven:
+        room = min(room, FIRST_LINES - row.failures - running)
     return int(room)
 
 

@@ -340,6 +340,18 @@ def same_import(conn: Connection, tenant: str, key: str) -> list[BatchRow]:
     return [_row(row) for row in rows.mappings()]
 
 
+def of_file(conn: Connection, tenant: str, sha256: str) -> list[BatchRow]:
+    """The batches that were made from a file with these contents, whatever their options, newest first."""
+    rows = conn.execute(
+        text(f"""
+        SELECT {_COLUMNS} FROM batches WHERE tenant = :tenant AND file_sha256 = :sha AND file_sha256 IS NOT NULL
+        ORDER BY id DESC
+        """),
+        {"tenant": tenant, "sha": sha256},
+    )
+    return [_row(row) for row in rows.mappings()]
+
+
 def create(conn: Connection, new: NewBatch) -> BatchRow:
     """Make a batch without lines; if two do it at once, both get the first one's."""
     values: dict[str, Any] = {"id": batch_id(), **asdict(new)}
