@@ -4,6 +4,7 @@ completed                       output file: `response` with status 200 and the 
 failed, the upstream said no    error file: `response` with its status and body, and the same in `error`: some readers
                                 look there first, others only
 failed in another way           error file: `error` with a code (`timeout`, `truncated`, `poison`, …)
+completed, and purged           error file: `answer_purged`
 never ran                       error file: `batch_expired` or `batch_cancelled`, in OpenAI's words
 """
 
@@ -41,6 +42,9 @@ def not_answered(line: FinishedLine) -> bytes:
     never = {"expired": "batch_expired", "cancelled": "batch_cancelled"}.get(line.status)
     if never is not None:
         return error_line(line_id=_line_id(line), custom_id=line.custom_id, code=never)
+    if line.status == "completed":  # its answer was purged
+        message = "This request was answered; the answer was purged."
+        return error_line(line_id=_line_id(line), custom_id=line.custom_id, code="answer_purged", message=message)
     code = line.error_code or line.error_class or "failed"
     if line.status_code is not None and line.status_code >= 400:
         body = _error_body(line)

@@ -19,6 +19,12 @@ _ENDS = {
 }
 
 
+def purged(row: BatchRow) -> str | None:
+    """What was purged of a batch's lines, and when, in words; None: nothing."""
+    marks = (("lines", row.lines_purged_at), ("answers", row.answers_purged_at), ("requests", row.requests_purged_at))
+    return ", ".join(f"{name} purged on {at:%Y-%m-%d %H:%M} UTC" for name, at in marks if at is not None) or None
+
+
 def batch_object(row: BatchRow) -> Batch:
     """The batch object. One that is made by the command has no files: its input is named.
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, bindparam, text
 
 from api_schemas.ids import JOB
+from worker.db.clock import now_sql
 from worker.db.columns import Instant
 from worker.db.jobs.submit import drop
 from worker.db.webhooks import log
@@ -29,6 +30,12 @@ What = Literal["payloads", "results"]
 SLICE = 2_000
 
 _TABLES: dict[str, str] = {"payloads": "requests", "results": "results"}
+#: Where a batch says since when something of its lines is gone.
+_MARKS: dict[What | None, str] = {
+    "payloads": "requests_purged_at",
+    "results": "answers_purged_at",
+    None: "lines_purged_at",
+}
 #: The clock of whoever made an id may be ahead of the database's.
 _CLOCKS = timedelta(hours=1)
 
@@ -50,6 +57,11 @@ def purge(conn: Connection, before: datetime, what: What | None = None, *, after
             _drop_ends(conn, before)
         return [], 0
     listed: Any = bindparam("ids", expanding=True)
+    marked = text(f"""
+        UPDATE batches SET {_MARKS[what]} = {now_sql(conn)} WHERE {_MARKS[what]} IS NULL
+            AND id IN (SELECT batch_id FROM jobs WHERE id IN :ids AND batch_id IS NOT NULL)
+    """).bindparams(listed)
+    conn.execute(marked, {"ids": ids})
     if what is None:
         copies = "SELECT batch_id, line FROM jobs WHERE id IN :ids AND answers > 1"
         statement = text(f"DELETE FROM batch_copies WHERE (batch_id, first_line) IN ({copies})").bindparams(listed)
@@ -85,6 +97,26 @@ def finished(conn: Connection, before: datetime, what: What | None = None, *, af
     """).bindparams(bindparam("before", type_=Instant()))
     end = f"{JOB}{max(0, int((before.astimezone(UTC) + _CLOCKS).timestamp() * 1000)):012x}"
     return [row[0] for row in conn.execute(old, {"after": after, "end": end, "before": before, "limit": SLICE})]
+
+
+def recent(conn: Connection, before: datetime, since: datetime) -> tuple[int, int]:
+    """How many answers that would be forgotten are of jobs that were finished since, and of how many batches."""
+    statement = text("""
+        SELECT count(*) AS answers, count(DISTINCT j.batch_id) AS batches
+        FROM jobs AS j JOIN results AS r ON r.job_id = j.id
+        WHERE j.finished_at >= :since AND j.finished_at < :before
+            AND (j.batch_id IS NULL OR j.batch_id IN (SELECT id FROM batches WHERE finished_at IS NOT NULL))
+    """).bindparams(bindparam("since", type_=Instant()), bindparam("before", type_=Instant()))
+    row = conn.execute(statement, {"since": since, "before": before}).one()
+    return int(row.answers), int(row.batches)
+
+
+def events_over(conn: Connection, before: datetime) -> int:
+    """How many webhook events would be forgotten."""
+    statement = text("""
+        SELECT count(*) FROM webhook_events WHERE created_at < :before AND status IN ('delivered', 'dead', 'blocked')
+    """).bindparams(bindparam("before", type_=Instant()))
+    return int(conn.execute(statement, {"before": before}).scalar_one())
 
 
 def events(conn: Connection, before: datetime) -> int:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from api_schemas.batch import BatchProblems
 from worker.batches.report_files import write
+from worker.batches.view import purged
 from worker.cli import ids, options
 from worker.cli.opening import producer
 from worker.cli.output import cost, money, put_json, say, screen, shown, span
@@ -70,6 +71,7 @@ def _facts(found: Look) -> dict[str, str | None]:
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
         "cost": cost(row.cost_usd, row.unpriced) + of,
         "retry of": row.retry_of,
+        "purged": purged(row),
         "expires": None if row.over else _moment(row.expires_at),
         "took": None if row.finished_at is None else span((row.finished_at - row.due_at).total_seconds()),
     }

@@ -8,6 +8,7 @@ import click
 
 from worker.base.errors import NotWritten
 from worker.batches.output_paths import STDOUT, leftovers
+from worker.batches.view import purged
 from worker.cli import ids, options
 from worker.cli.batches.watch import resuming
 from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
@@ -78,6 +79,7 @@ def results(
                 overwrite=overwrite,
                 force=force,
             )
+            lost = purged(pot.batches.get(batch).row)
         except NotWritten as error:
             _not_written(error, batch, output, errors, order=wanted)
             click.get_current_context().exit(FAILED)
@@ -86,6 +88,8 @@ def results(
         put_json({"id": batch, **counts, "complete": written.complete})
     else:
         _tell(batch, output, errors, written, order=wanted, whole=whole)
+    if lost:
+        say(f"Of {batch}: {lost}.")
     if stop.is_set() and not written.complete:
         click.get_current_context().exit(INTERRUPTED)
 
