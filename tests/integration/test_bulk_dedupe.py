@@ -72,11 +72,11 @@ def test_equal_requests_are_one_job_and_every_line_has_an_answer(
 
 
 def test_without_the_option_equal_requests_are_called_for_each(database: Database, tmp_path: Path) -> None:
-    """Whoever samples one prompt ten times wants ten answers; the same file so is another batch."""
+    """Whoever samples one prompt ten times wants ten answers; the same file so is another batch, on request."""
     path = write_asked(tmp_path / "in.jsonl", ASKED)
     plain, _ = submit(database, path)
     assert (plain.duplicates, len(claimed(database, plain.id))) == (0, 8)
-    assert submit(database, path, DEDUPE)[0].id != plain.id
+    assert submit(database, path, DEDUPE, again=True)[0].id != plain.id
 
 
 def test_a_copy_fails_with_its_line_and_is_retried_with_it(database: Database, batch: BatchRow, tmp_path: Path) -> None:

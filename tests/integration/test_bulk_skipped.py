@@ -62,7 +62,7 @@ def test_good_lines_run_and_bad_ones_are_in_the_errors_file(database: Database, 
     for follow in (False, True):
         answers, errors = export(database, batch.id, tmp_path / f"out-{follow}.jsonl", follow=follow)
         assert sorted(one["custom_id"] for one in answers) == ["a", "c", "e"]
-        assert [one["custom_id"] for one in errors] == [None, "b", None, None, None]
+        assert [one["custom_id"] for one in errors] == [None, "b", None, None, "d"]
         assert all(one["error"]["code"] == "invalid_line" for one in errors)
         assert [one["error"]["message"].split(":")[0] for one in errors] == [f"line {n}" for n in (2, 3, 4, 5, 7)]
     with pytest.raises(NotAllowed, match="no failed"):
