@@ -68,7 +68,7 @@ CSV = "id,prompt\n1,hello\n2,world\n"
         (LINES.encode("utf-16-be"), "iconv -f UTF-16BE"),
         (json.dumps([{"custom_id": "a"}]).encode(), "jq -c '.[]'"),
         (b'\n [\n  {"custom_id": "a"}\n]', "jq -c '.[]'"),
-        (gzip.compress(b"[1, 2]"), "jq -c '.[]'"),
+        (gzip.compress(b"[1, 2]", mtime=0), "jq -c '.[]'"),
         (b'{\n  "custom_id": "a"\n}\n', "jq -c ."),
         (LINES.replace("\n", "\r").encode(), "tr '\\r' '\\n'"),
         (CSV.encode(), "looks like CSV"),
