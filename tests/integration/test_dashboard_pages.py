@@ -69,6 +69,7 @@ def test_a_tenant_sees_and_changes_only_what_is_its_own(gateway: Gateway, keys: 
             listed = person.see("/jobs", **query)
             assert theirs not in listed
         assert mine in person.see("/jobs")
+        assert person.http.get("/rates/hour").status_code == 403 and "In flight" not in person.see("/")
         assert "Not found" in person.see(f"/jobs/{theirs}")
         assert person.http.get(f"/jobs/{theirs}/events").status_code == 404
         for path in (f"/jobs/{theirs}/retry", f"/jobs/{theirs}/cancel"):

@@ -35,7 +35,9 @@ async def overview(view: View) -> Response:
 
 
 async def rates(view: View) -> Response:
-    """`GET /ui/rates/{span}`: the plots' numbers."""
+    """`GET /ui/rates/{span}`: the plots' numbers. They are those of all tenants together."""
+    if view.viewer.tenant is not None:
+        raise Refused(403, "Not with this key", "What the whole fleet does is for admins.")
     span = view.request.path_params["span"]
     if span not in SPANS:
         raise Refused(404, "Not found", "There are plots of an hour, a day and a week.")
