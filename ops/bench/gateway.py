@@ -4,7 +4,8 @@ The same client and the same upstream for both; PostgreSQL with fsync under the 
 worker. Prints one JSON object a measurement, one after the other:
 
     overhead   calls one at a time, in turns direct, gateway, LiteLLM: p50 in ms of a whole answer and of a first token
-    streams    N streams of 10 chunks a second that begin together: CPU a chunk of all processes in between, p99 of lag
+    streams    N streams of 10 chunks a second that begin together: CPU a chunk of all processes in between from the first
+               chunk on, ends of calls included, and p99 of lag
     idle       2,000 background streams whose jobs say nothing: what the gateway's memory grows by
 
 PATH is the `litellm` of an environment of its own (`pip install 'litellm[proxy]'`).
@@ -39,8 +40,8 @@ from worker.gateway import serving
 
 #: LiteLLM's proxy asks for one; the gateway, without keys of its own, takes any.
 KEY = "sk-bench-0f6d1c7e9b2a4853"
-#: Calls of each kind that are left out, and that count.
-WARM, COUNTED = 20, 100
+#: Calls of each kind that are left out before those that count.
+WARM = 10
 #: Chunks of each stream, and milliseconds between them.
 CHUNKS, INTERVAL = 50, 100
 IDLE_STREAMS = 2_000
@@ -50,6 +51,7 @@ model_list:
     litellm_params: {{model: "openai/bench/*", api_base: "{upstream}", api_key: any}}
 litellm_settings: {{telemetry: false}}
 """
+_WHOLE = re.compile(rb"(?is)\r\ncontent-length: *(\d+).*?\r\n\r\n")
 _FIRST = re.compile(rb'"content": ?"[^"]')
 
 
@@ -70,10 +72,17 @@ class Call:
         self.writer.write(head.encode() + content)
 
     async def pieces(self) -> Any:
-        """What comes, as it comes."""
+        """What comes, as it comes, to the end of the answer: the upstream keeps its connections."""
+        tail, head, left = b"", b"", -1
         try:
-            while piece := await self.reader.read(65_536):
+            while left and (piece := await self.reader.read(65_536)):
                 yield piece
+                if left < 0 and (found := _WHOLE.search(head := head + piece if len(head) < 4_096 else head)):
+                    left = int(found[1]) - len(head) + found.end()
+                elif left > 0:
+                    left -= len(piece)
+                if (tail := tail[-32:] + piece).find(b"data: [DONE]") >= 0:
+                    return
         finally:
             self.writer.close()
 
@@ -94,12 +103,12 @@ async def timed(port: int, number: int, *, stream: bool) -> float:
     return 1_000 * (seen or time.perf_counter() - began)
 
 
-async def overhead(ports: dict[str, int]) -> None:
+async def overhead(ports: dict[str, int], count: int) -> None:
     """In turns, so that what else the machine does falls on all alike."""
     number = 0
     for stream in (False, True):
         took: dict[str, list[float]] = {name: [] for name in ports}
-        for _ in range(WARM + COUNTED):
+        for _ in range(WARM + count):
             for name, port in ports.items():
                 number += 1
                 took[name].append(await timed(port, number, stream=stream))
@@ -119,9 +128,10 @@ async def streams(name: str, port: int, count: int, processes: list[int]) -> Non
     """`count` streams at once; their chunks carry the moment at which the upstream wrote them."""
     lags: list[float] = []
     chunks = 0
+    before, began = 0.0, 0.0
 
     async def one(number: int) -> None:
-        nonlocal chunks
+        nonlocal chunks, before, began
         call = Call(port)
         body = wire.request_body(
             number, model=wire.STREAM_MODEL.format(chunks=CHUNKS, interval_ms=INTERVAL), stream=True
@@ -133,11 +143,12 @@ async def streams(name: str, port: int, count: int, processes: list[int]) -> Non
             kept += piece
             *whole, kept = kept.split(b"\n\n")
             for event in whole:
+                if not began and b'"content"' in event:  # the upstream held all first chunks until all calls were there
+                    before, began = cpu(processes), time.monotonic()
                 chunks += b'"content"' in event
                 if found := wire.STAMP_PATTERN.search(event):
                     lags.append((now - int(found[1], 16)) / 1e6)
 
-    before, began = cpu(processes), time.monotonic()
     await asyncio.gather(*(one(10**6 + number) for number in range(count)))
     seconds = time.monotonic() - began
     used = cpu(processes) - before
@@ -213,6 +224,7 @@ def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=sys.modules[__name__].__doc__)
     options.add_argument("--litellm", metavar="PATH", help="its program, in an environment of its own")
+    options.add_argument("--calls", type=int, default=100, help="of each kind, one after the other")
     options.add_argument("--streams", type=int, default=1_000)
     options.add_argument("--peer-streams", type=int, default=100, help="for LiteLLM, which does not keep up with more")
     given = options.parse_args()
@@ -252,7 +264,7 @@ def main() -> None:
         peer = None
         if given.litellm:
             ports["litellm"], peer = stack.enter_context(litellm(given.litellm, rig))
-        asyncio.run(overhead(ports))
+        asyncio.run(overhead(ports, given.calls))
         for name, count, processes in (
             ("gateway", given.streams, [gateway.pid, worker.pid]),
             *((("litellm", given.peer_streams, [peer.pid]),) if peer else ()),
