@@ -33,8 +33,8 @@ def split(url: str, schemes: Collection[str]) -> SplitResult:
     if any(ord(letter) <= 32 or ord(letter) == 127 for letter in rest):
         raise ValueError("a URL holds no spaces and no control characters; encode them (%20)")
     authority, at, path = _authority(rest)
-    # What looks like user:password may have been cut short by a mark of its own password.
-    cut = at != "" and "@" in path and (":" in authority) and "@" not in authority
+    # What looks like user:password may have been cut short by a mark of its own password, or of the rest behind its own @.
+    cut = at != "" and "@" in path and ":" in authority
     if authority.count("@") > 1 or cut:
         raise ValueError("the user or the password holds @, /, ? or #, which must be encoded (%40, %2F, %3F, %23)")
     try:
