@@ -46,7 +46,7 @@ async def test_an_interactive_job_is_claimed_while_a_bulk_claim_is_under_way(sql
     with opened(sqlite_url) as database:
         bulk = submitted(database, *(request(f"b{n}", lane="bulk") for n in range(5)))
         threads, started = SlowBulk(database.settings), list[ClaimedJob]()
-        feeder = Feeder(threads, Slots(20), owner="w", lease=30, look_every=3_600)
+        feeder = Feeder(threads, Slots(20), owner="w", lease=30)
         running = asyncio.ensure_future(feeder.run(started.append))
 
         async def held() -> bool:
@@ -78,7 +78,7 @@ async def test_claims_under_way_never_bring_more_jobs_than_there_are_slots(sqlit
             slots._slots[job.id] = job  # type: ignore[assignment]
             slots._bulk += job.lane == "bulk"
 
-        feeder = Feeder(threads, slots, owner="w", lease=30, look_every=0.01)
+        feeder = Feeder(threads, slots, owner="w", lease=30)
         running = asyncio.ensure_future(feeder.run(start))
 
         async def full() -> bool:

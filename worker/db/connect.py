@@ -81,6 +81,7 @@ def connect(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        pool_use_lifo=True,  # who seldom needs two has one
         pool_pre_ping=ask_first,
         hide_parameters=True,
         connect_args={name: value for name, value in _PG_CONNECTION.items() if name not in url.query}
@@ -238,6 +239,11 @@ class Database:
         if _missing_table(error):
             return _UPGRADE
         return f"Is it running? STOCKPOT_DATABASE_URL is {display_url(self.settings)}; `stockpot doctor` checks it."
+
+    def close_idle(self) -> None:
+        """Close the connections to a server that nobody uses now; the next transaction opens one. Those in use go on."""
+        if not self.is_sqlite:
+            self.engine.dispose()
 
     def close(self) -> None:
         """Close every connection."""

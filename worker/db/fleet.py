@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from worker.base.money import PICO
 from worker.db.budgets.tables import EVERYBODY
-from worker.db.clock import day_sql, now_sql, seconds_until_sql
+from worker.db.clock import day_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.workers import registry
 
 #: Rows that one count reads: some ten milliseconds within a partial index.
@@ -62,6 +62,20 @@ class FleetState:
     workers_silent: int
     sweeper_seconds: float | None
     budgets: list[BudgetState] = field(default_factory=list)
+
+
+def is_anything_open(conn: Connection) -> bool:
+    """Whether the sweeper has anything to look after: a job or a batch that is not over, a budget that is shut."""
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_unfinished"
+    return bool(
+        conn.execute(
+            text(f"""
+            SELECT EXISTS (SELECT 1 FROM jobs {hint} WHERE finished_at IS NULL)
+                OR EXISTS (SELECT 1 FROM batches WHERE status IN ('in_progress', 'cancelling'))
+                OR EXISTS (SELECT 1 FROM budgets WHERE needs_picousd IS NOT NULL OR recount)
+            """)
+        ).scalar_one()
+    )
 
 
 def read(conn: Connection) -> FleetState:

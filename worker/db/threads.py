@@ -90,6 +90,10 @@ class DatabaseThreads:
             log.warning(event, error=str(error).splitlines()[0])
             return otherwise
 
+    def rest(self) -> None:
+        """There has been nothing to do for a while: the next transaction opens a connection."""
+        self.database.close_idle()
+
     def close(self) -> None:
         """Finish what runs, then close the connections."""
         self._threads.shutdown(wait=True)

@@ -11,6 +11,7 @@ health          The worker's HTTP door for machines: `/livez`, `/readyz`, `/metr
 heartbeat       The heartbeat
 paused_models   Models whose route is shut
 presence        This worker's row in the table of workers, renewed with each heartbeat; the request to drain
+looks           Looks: one short transaction asks, for every loop, whether there is work
 neighbours      Who else uses our namespace of Redis
 rates           What this worker did, minute by minute, for the dashboard's plots
 redis_policy    A look at Redis when a worker starts: what it is, and whether it may evict keys

@@ -3,7 +3,7 @@
 Celery's tasks knock at the thread-safe door (`ring`, `wait_for_room`); everything else happens inside the loop:
 
     feeder ──claimed──> run_job ──settled──> live stream, webhooks
-    heartbeat · sweeper · control (cancellations) · deliverer · prices · watch (the loop's own pulse)
+    looks · heartbeat · sweeper · control (cancellations, wake-ups) · deliverer · prices · watch (the loop's own pulse)
 
 `drain` stops claiming, lets calls finish for `drain_seconds`, or until `hurry`, gives the rest back, and returns when all
 is written.
@@ -150,9 +150,15 @@ class Engine:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         return_large_blocks()
-        parts = build(self.settings, owner=self.owner, slots=self.slots, on_drain=self.on_drain, lanes=self.lanes)
+        parts = build(
+            self.settings,
+            owner=self.owner,
+            slots=self.slots,
+            on_drain=self.on_drain,
+            lanes=self.lanes,
+            hears=lambda: self.consumer.silence is not None,
+        )
         self._feeder = parts.feeder
-        parts.feeder.consuming = lambda: self.consumer.silence is not None
         health = HealthServer(parts.database, self.consumer, lambda: self.last_beat, lambda: self.closing)
         if self.settings.http_port is not None:
             await health.start(self.settings.http_port, self.settings.http_host)
@@ -194,11 +200,11 @@ class Engine:
         return [
             partial(parts.feeder.run, lambda job: self._begin(job, parts.context)),
             parts.heartbeat.run,
-            parts.presence.run,
+            parts.looks.run,
             *([parts.gauges.run] if self.settings.http_port is not None else []),
             parts.rates.run,
             parts.sweeper.run,
-            partial(parts.control.listen, self._cancel),
+            partial(parts.control.listen, self._cancel, parts.looks.wake),
             partial(parts.context.prices.keep_fresh, parts.upstream),
             partial(self._watch, parts.publisher),
             partial(parts.news.watch, admission.closed, settings.sweep_seconds),
@@ -206,7 +212,7 @@ class Engine:
             parts.files.import_batches,
             parts.files.write_files,
             partial(neighbours.watch, parts.redis_url, parts.database),
-            partial(parts.lookups.rest, lambda: parts.sweeper.elected),
+            partial(parts.lookups.rest, lambda: parts.sweeper.elected and parts.sweeper.calls_open),
         ]
 
     async def _finish(self, seconds: float) -> None:

@@ -1,9 +1,9 @@
 """The feeder: what this worker claims, and when.
 
-A doorbell names job ids, or a lane that has work. The feeder reads the database when one arrives, and also once in
-each sweep interval while it has free slots: a lost doorbell, an absent Redis, or a worker that died with a doorbell
-delays a job by one interval. While a claim returns as many jobs as it asked for, the next claim follows at once, so a
-batch of a million rows needs no doorbell.
+A doorbell names job ids, or a lane that has work. The feeder reads the database when one arrives. The worker's looks
+(`looks`) also ask for it once in each sweep interval while anything waits: a lost doorbell, an absent Redis, or a worker
+that died with a doorbell delays a job by one interval. While a claim returns as many jobs as it asked for, the next
+claim follows at once, so a batch of a million rows needs no doorbell.
 
 Bulk work comes from the jobs without a batch and from each batch that admits lines now; these take turns
 (`BatchFairness`). Bulk claims run beside the interactive ones and use slots of their own, so that an interactive job
@@ -48,11 +48,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.15, 2.0
 
 #: What is claimed while the database does not answer: every lane.
 _UNKNOWN: tuple[list[OpenBatch], list[str]] = ([], ["interactive", "bulk"])
-#: An idle worker whose Celery consumer is connected looks less and less often, down to once in so many intervals.
-IDLE_LOOKS = 5
 
 
-def _look(conn: Connection) -> tuple[list[OpenBatch], list[str]]:
+def ask(conn: Connection) -> tuple[list[OpenBatch], list[str]]:
     """Batches that admit lines, and lanes in which anything waits."""
     return claims.open_batches(conn), claim.waiting_lanes(conn)
 
@@ -67,7 +65,6 @@ class Feeder:
         *,
         owner: str,
         lease: float,
-        look_every: float,
         weights: Mapping[str, int] = MappingProxyType({}),
         lanes: frozenset[str] = frozenset(LANES),
     ) -> None:
@@ -76,7 +73,6 @@ class Feeder:
         self._start: Callable[[ClaimedJob], None] | None = None
         self._owner = owner
         self._lease = lease
-        self._look_every = look_every
         self._ids: deque[str] = deque(maxlen=MOST_IDS)
         self._mine = lanes  # what this worker claims
         self._lanes = set(lanes)
@@ -86,8 +82,6 @@ class Feeder:
         self._bulk_claim: asyncio.Task[None] | None = None
         self._expected = {"interactive": 0, "bulk": 0}  # at most so many jobs come from claims under way
         self._bell = asyncio.Event()
-        #: Whether doorbells arrive (the consumer is connected): then a look that finds nothing need not be repeated each second.
-        self.consuming: Callable[[], bool] = lambda: False
         self.open = True
 
     def ring(self, ids: Sequence[str] = (), lane: str | None = None) -> None:
@@ -144,7 +138,6 @@ class Feeder:
         """Claim for as long as `open`, and hand each claimed job to `start`."""
         self._start = start
         self._bell.set()
-        look = asyncio.create_task(self._look_by_itself(), name="feeder-look")
         pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         try:
             while self.open:
@@ -159,7 +152,6 @@ class Feeder:
                     await asyncio.sleep(pauses.next())
                     self._bell.set()
         finally:
-            look.cancel()
             with contextlib.suppress(Unreachable):  # that claim returned no job
                 if self._bulk_claim is not None:
                     await self._bulk_claim
@@ -169,20 +161,18 @@ class Feeder:
         self.open = False
         self._bell.set()
 
-    async def _look_by_itself(self) -> None:
-        empty = 0
-        while True:
-            batches, lanes = await self._database.try_read(_look, _UNKNOWN, "batches_not_read")
-            lanes = [lane for lane in lanes if lane in self._mine]
-            if "bulk" not in self._mine:
-                batches = []
-            self._batch_fairness.learn(batches)
-            for lane in lanes:
-                self.ring(lane=lane)
-            if batches:
-                self._bell.set()
-            empty = 0 if batches or lanes or not self.consuming() else min(empty + 1, IDLE_LOOKS)
-            await asyncio.sleep(self._look_every * max(1, empty))
+    def look(self, found: tuple[list[OpenBatch], list[str]] = _UNKNOWN) -> float | None:
+        """Take what `ask` found: claim from there. 0 while there is work, None when there is none."""
+        batches, lanes = found
+        lanes = [lane for lane in lanes if lane in self._mine]
+        if "bulk" not in self._mine:
+            batches = []
+        self._batch_fairness.learn(batches)
+        for lane in lanes:
+            self.ring(lane=lane)
+        if batches:
+            self._bell.set()
+        return 0.0 if batches or lanes else None
 
     async def _claim_all(self) -> None:
         await self._send_scouts()

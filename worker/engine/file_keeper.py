@@ -7,6 +7,7 @@ imported by the worker that has its lease; files are written and collected by on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import structlog
+from sqlalchemy import Connection
 
 from worker.base import metrics
 from worker.base.backoff import Backoff
@@ -25,8 +27,9 @@ from worker.batches.quote import quote
 from worker.batches.survey import Survey
 from worker.db.batches import stored
 from worker.db.connect import Database
+from worker.db.files import records
 from worker.db.jobs import leases
-from worker.files.collector import collect, is_anything_left
+from worker.files.collector import IDLE_LEASES, collect, is_anything_left
 from worker.job.consequences import Consequences
 from worker.provider import market
 
@@ -51,14 +54,34 @@ class FileKeeper:
         self._database = Database(settings, pool_size=2, ask_first=False)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="stockpot-files")
         self._stopped = threading.Event()
+        #: What each loop waits for once somebody looks on its behalf.
+        self._imports, self._writes = asyncio.Event(), asyncio.Event()
+        self._polls = True
 
     async def import_batches(self) -> None:
         """Import what waits to be imported, for ever."""
-        await self._repeat(self._import_one)
+        await self._repeat(self._import_one, self._imports)
 
     async def write_files(self) -> None:
         """While elected, let files grow and remove what nobody needs, for ever."""
-        await self._repeat(self._write_once)
+        await self._repeat(self._write_once, self._writes)
+
+    def ask(self, conn: Connection) -> tuple[bool, bool]:
+        """Whether a batch is to be imported, and whether a file is to be written or removed. Reads only."""
+        left = records.left(conn, idle_seconds=IDLE_LEASES * self._settings.lease_seconds)
+        return bool(stored.to_import(conn)), left or stored.is_any_to_write(conn)
+
+    def take(self, found: tuple[bool, bool]) -> float | None:
+        """What `ask` found. From now on somebody asks regularly, and no loop looks by itself any more."""
+        self._polls = False
+        for waits, event in zip(found, (self._imports, self._writes), strict=True):
+            if waits:
+                event.set()
+        return 0.0 if any(found) else None
+
+    def rest(self) -> None:
+        """There has been nothing to do for a while: keep no connection."""
+        self._database.close_idle()
 
     def close(self) -> None:
         """Stop at the next slice, and close the connections."""
@@ -66,10 +89,11 @@ class FileKeeper:
         self._threads.shutdown(wait=True)
         self._database.close()
 
-    async def _repeat(self, step: Callable[[], bool]) -> None:
+    async def _repeat(self, step: Callable[[], bool], wanted: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         pauses = Backoff(2 * self._settings.sweep_seconds, LONGEST_PAUSE)
         while True:
+            wanted.clear()
             try:
                 more = await loop.run_in_executor(self._threads, step)
             except Unreachable as error:
@@ -81,7 +105,9 @@ class FileKeeper:
             if more:
                 self._consequences.wake()  # a batch may have ended
             else:
-                await asyncio.sleep(self._settings.sweep_seconds)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.sweep_seconds if self._polls else None):
+                        await wanted.wait()
 
     # ── in threads ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,22 +5,26 @@ A row that is not renewed is shown as silent and changes nothing else: leases de
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import structlog
+from sqlalchemy import Connection
 
 from worker.base import metrics
+from worker.db.clock import is_postgres
 from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
 from worker.job.slots import Slots
 
 log = structlog.get_logger(__name__)
 
+#: A row is renewed early by this part of a heartbeat, rather than by a look of its own a moment later.
+EARLY_PART = 0.1
 #: Where Linux says how many pages a process has in memory.
 _STATM = Path("/proc/self/statm")
 
@@ -35,7 +39,7 @@ def resident_bytes() -> int | None:
 
 
 class Presence:
-    """Announces this worker until cancelled."""
+    """Announces this worker with every look that comes when it is due."""
 
     def __init__(
         self,
@@ -55,16 +59,37 @@ class Presence:
         self._every = every
         self._on_drain = on_drain
         self._draining = False
+        self._next_at = 0.0  # monotonic seconds
+        self._due = False
 
-    async def run(self) -> None:
-        """Announce every `every` seconds, for ever. A database that is away is tried again with the next beat."""
-        while True:
-            await self.announce()
-            await asyncio.sleep(self._every)
+    def is_due(self) -> bool:
+        """Whether the row is to be renewed with the next `announce`."""
+        self._due = time.monotonic() >= self._next_at - EARLY_PART * self._every
+        return self._due
 
-    async def announce(self) -> None:
-        """Write the row once, and drain when that is asked."""
-        row = registry.Presence(
+    def announce(self, conn: Connection) -> bool:
+        """Write the row if it is due; whether this worker was asked to drain. The caller commits.
+
+        Nobody waits until it is on the disk: what a crash of the database forgets is written with the next one.
+        """
+        if not self._due:
+            return False
+        if is_postgres(conn):
+            conn.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        return registry.announce(conn, self._row())
+
+    def announced(self, asked: bool) -> float | None:
+        """The row is written; `asked`: drain. The seconds until it is due again."""
+        if self._due:
+            self._next_at = time.monotonic() + self._every
+        if asked and not self._draining:
+            self._draining = True
+            log.info("drain_requested", owner=self._owner)
+            self._on_drain()
+        return self._next_at - time.monotonic()
+
+    def _row(self) -> registry.Presence:
+        return registry.Presence(
             owner=self._owner,
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -75,11 +100,6 @@ class Presence:
             loop_lag_seconds=metrics.loop_lag(),
             memory_bytes=resident_bytes(),
         )
-        asked = await self._database.try_write(lambda conn: registry.announce(conn, row), None, "presence_delayed")
-        if asked and not self._draining:
-            self._draining = True
-            log.info("drain_requested", owner=self._owner)
-            self._on_drain()
 
     async def leave(self) -> None:
         """Take the row away: this worker ends in order."""

@@ -8,13 +8,16 @@
 After an outage of the database nobody is taken for dead for one lease: living workers renew their leases and settle
 what they have in hand first (`leases.elect` notices the silence).
 
-There is no beat process: every worker runs this loop, and a row in the database elects the one that works. It rings
-nobody: every worker with free slots looks for due jobs by itself (`feeder`).
+There is no beat process: every worker runs this loop, and a row in the database elects the one that works. The others read
+that row with each look (`looks`) and write nothing while it is renewed. Where nothing is open, one transaction in
+`IDLE_SWEEPS` intervals renews it and asks whether anything is. The sweeper rings nobody: every worker with free slots looks
+for due jobs by itself (`feeder`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,8 +27,8 @@ from sqlalchemy import Connection
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.batches.keeper import BatchKeeper
-from worker.db import snapshots
-from worker.db.jobs import leases, usage_days
+from worker.db import fleet, snapshots
+from worker.db.jobs import leases, ledger, usage_days
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
@@ -38,8 +41,12 @@ log = structlog.get_logger(__name__)
 LOOKS_IN_A_LEASE = 6
 #: The election lasts this many sweeps: one missed beat does not unseat, a dead leader is followed within seconds.
 TERM_SWEEPS = 3
+#: Where nothing is open, the next sweep comes after so many intervals, or `LOOKS_IN_A_LEASE` times in a lease.
+IDLE_SWEEPS = 5
 #: How often rows of workers that ended without a word are looked for, in seconds.
 TIDY_SECONDS = 3_600.0
+#: How often it is asked whether anybody wrote calls that are not counted.
+RECOUNT_SECONDS = 60.0
 #: How often the oldest snapshot is looked up, and from which age on it is worth a warning.
 SNAPSHOTS_SECONDS, OLD_SNAPSHOT_SECONDS = 30.0, 60.0
 #: A job whose call was lost with its worker waits so long at most for the look-up: it has waited for its lease already.
@@ -73,6 +80,9 @@ class Sweeper:
         self._lease = lease
         # Often enough to notice a silence of the database that is shorter than what is left of a renewed lease.
         self._every = min(every, lease / LOOKS_IN_A_LEASE)
+        self._idle_every = max(self._every, min(every * IDLE_SWEEPS, lease / LOOKS_IN_A_LEASE))
+        self._pause = self._every  # until the next sweep
+        self._stand = asyncio.Event()
         self._on_over = on_over
         self._on_due = on_due
         self._hold = hold
@@ -81,23 +91,40 @@ class Sweeper:
         self._usage_keys = usage_keys
         self._retention = retention
         self._snapshots_at = 0.0  # monotonic seconds
+        self._recount_at = 0.0  # monotonic seconds
         self._tidy_at = 0.0  # monotonic seconds
         self.elected = False
+        #: Whether calls are to be looked up in the provider's log, as the last sweep saw it.
+        self.calls_open = False
 
     async def run(self) -> None:
-        """Sweep every `every` seconds, for ever."""
+        """Sweep every `every` seconds while elected, for ever."""
         while True:
+            self._stand.clear()
             await self.sweep()
-            await asyncio.sleep(self._every if self.elected else self._every * TERM_SWEEPS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stand.wait(), self._pause if self.elected else None)
+
+    def ask(self, conn: Connection) -> bool:
+        """Whether somebody else is elected and renews that. Reads only."""
+        return leases.is_held(conn, leases.SWEEPER, self._owner, lease=self._lease)
+
+    def take(self, held: bool) -> None:
+        """What `ask` found: stand for election when nobody else is elected."""
+        if not held and not self.elected:
+            self._stand.set()
+
+    def wake(self) -> None:
+        """There is work again: sweep now, if elected."""
+        if self.elected:
+            self._stand.set()
 
     async def sweep(self) -> None:
         """Stand for election; if elected, sweep until nothing is left."""
-        term = max(TERM_SWEEPS * self._every, 1.0)
-        elected = await self._database.try_write(
-            lambda conn: leases.elect(conn, leases.SWEEPER, self._owner, seconds=term, lease=self._lease),
-            False,
-            "sweep_delayed",
+        elected, is_open, self.calls_open = await self._database.try_write(
+            self._standing, (False, True, self.calls_open), "sweep_delayed"
         )
+        self._pause = self._every if is_open else self._idle_every
         if elected != self.elected:
             self.elected = elected
             if elected and self._usage_keys:
@@ -105,34 +132,46 @@ class Sweeper:
                     lambda conn: usage_days.track(conn, self._usage_keys), None, "usage_delayed"
                 )
             log.info("sweeper_elected" if elected else "sweeper_unseated", owner=self._owner)
-        while elected and await self._sweep_once():
-            pass
-        if elected:
-            await self._database.try_write(self._keeper.keep, None, "batches_delayed")
-            await self._recount_usage()
-            await self._retention.tend()
-            await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
-            await self._watch_snapshots()
-            if time.monotonic() >= self._tidy_at:
-                self._tidy_at = time.monotonic() + TIDY_SECONDS
-                await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
-
-    async def _watch_snapshots(self) -> None:
-        """Show how old the oldest snapshot is, and warn: while it lasts nothing that it might see can be cleared away."""
-        if time.monotonic() < self._snapshots_at:
+        if not elected:
             return
-        self._snapshots_at = time.monotonic() + SNAPSHOTS_SECONDS
-        seconds = await self._database.try_read(snapshots.oldest_seconds, 0.0, "sweep_delayed")
+        if is_open:
+            while await self._sweep_once():
+                pass
+            await self._database.try_write(self._keeper.keep, None, "batches_delayed")
+            await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
+        await self._recount_usage()
+        await self._retention.tend()
+        if time.monotonic() >= self._tidy_at:
+            self._tidy_at = time.monotonic() + TIDY_SECONDS
+            await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
+
+    def _standing(self, conn: Connection) -> tuple[bool, bool, bool]:
+        """Stand for election: whether it is won, whether anything is open, and whether calls are to be looked up."""
+        is_open = fleet.is_anything_open(conn)
+        term = max(TERM_SWEEPS * (self._every if is_open else self._idle_every), 1.0)
+        elected = leases.elect(conn, leases.SWEEPER, self._owner, seconds=term, lease=self._lease)
+        if elected and time.monotonic() >= self._snapshots_at:
+            self._snapshots_at = time.monotonic() + SNAPSHOTS_SECONDS
+            self._show_snapshots(conn)
+        return elected, is_open, elected and ledger.is_any_unasked(conn)
+
+    @staticmethod
+    def _show_snapshots(conn: Connection) -> None:
+        """Show how old the oldest snapshot is, and warn: while it lasts nothing that it might see can be cleared away."""
+        seconds = snapshots.oldest_seconds(conn)
         metrics.OLDEST_SNAPSHOT_SECONDS.set(seconds)
         if seconds > OLD_SNAPSHOT_SECONDS:
             log.warning("old_snapshot", seconds=round(seconds))
 
     async def _recount_usage(self) -> None:
         """Count a part of the calls that an older version left uncounted; nothing once all are."""
+        if time.monotonic() < self._recount_at:
+            return
         until = time.monotonic() + self._every / 2
         while await self._database.try_write(usage_days.recount, False, "usage_delayed"):
             if time.monotonic() >= until:
                 return
+        self._recount_at = time.monotonic() + RECOUNT_SECONDS
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Ended], int] = ([], 0)

@@ -11,10 +11,11 @@ from worker import embedded
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.db.threads import DatabaseThreads
-from worker.engine.feeder import Feeder
+from worker.engine.feeder import Feeder, ask
 from worker.engine.file_keeper import FileKeeper
 from worker.engine.fleet_gauges import FleetGauges
 from worker.engine.heartbeat import Heartbeat
+from worker.engine.looks import Looks, Question
 from worker.engine.presence import Presence
 from worker.engine.rates import Rates
 from worker.engine.retention import Retention
@@ -56,6 +57,7 @@ class Parts:
     sweeper: Sweeper
     files: FileKeeper
     lookups: Lookups
+    looks: Looks
     control: Control
     news: RouteNews
     context: JobContext
@@ -68,10 +70,11 @@ def build(
     slots: Slots,
     on_drain: Callable[[], object],
     lanes: frozenset[str] = frozenset(LANES),
+    hears: Callable[[], bool] = lambda: False,
 ) -> Parts:
     """The parts of a worker called `owner`. Call it on the loop that will run them.
 
-    `on_drain` is called when somebody asks this worker to finish and end.
+    `on_drain` is called when somebody asks this worker to finish and end. `hears`: whether doorbells would be heard now.
     """
     redis_url = embedded.redis_url(settings)
     database = DatabaseThreads(settings)
@@ -84,7 +87,6 @@ def build(
         slots,
         owner=owner,
         lease=settings.lease_seconds,
-        look_every=settings.sweep_seconds,
         weights=settings.weights,
         lanes=lanes,
     )
@@ -133,6 +135,31 @@ def build(
         hold=lambda: lookups.hold_seconds,
         usage_keys=settings.kept_usage_keys,
     )
+    presence = Presence(
+        database,
+        slots,
+        owner=owner,
+        concurrency=settings.concurrency,
+        every=settings.heartbeat_seconds,
+        on_drain=on_drain,
+    )
+    files = FileKeeper(settings, consequences, owner=owner)
+    control = Control(redis_url)
+    looks = Looks(
+        database,
+        [
+            Question(ask, feeder.look),
+            Question(consequences.ask, consequences.take),
+            Question(files.ask, files.take),
+            Question(sweeper.ask, sweeper.take),
+            Question(presence.announce, presence.announced, writes=presence.is_due),
+        ],
+        every=settings.sweep_seconds,
+        hears=lambda: hears() and control.hears,
+        on_unknown=feeder.look,
+        on_work=sweeper.wake,
+        on_idle=(database.rest, files.rest),
+    )
     return Parts(
         redis_url=redis_url,
         database=database,
@@ -144,20 +171,14 @@ def build(
         heartbeat=Heartbeat(
             database, slots, owner=owner, lease=settings.lease_seconds, every=settings.heartbeat_seconds
         ),
-        presence=Presence(
-            database,
-            slots,
-            owner=owner,
-            concurrency=settings.concurrency,
-            every=settings.heartbeat_seconds,
-            on_drain=on_drain,
-        ),
+        presence=presence,
         gauges=FleetGauges(database, admission.snapshot),
         rates=Rates(database),
         sweeper=sweeper,
-        files=FileKeeper(settings, consequences, owner=owner),
+        files=files,
         lookups=lookups,
-        control=Control(redis_url),
+        looks=looks,
+        control=control,
         news=news,
         context=context,
     )

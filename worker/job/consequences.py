@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import Connection
 
@@ -73,6 +73,14 @@ class Consequences:
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to deliver events, on the running loop; the tasks that do last until `stop`."""
         return [] if self._deliverer is None else self._deliverer.start()
+
+    def ask(self, conn: Connection) -> Any:
+        """What a look asks the database on behalf of what is delivered here."""
+        return None if self._deliverer is None else self._deliverer.ask(conn)
+
+    def take(self, found: Any) -> float | None:
+        """What `ask` found; the seconds until there is something to deliver, None: nothing is known. Call it on the loop."""
+        return None if self._deliverer is None else self._deliverer.take(found)
 
     def wake(self) -> None:
         """Events were committed: deliver them. Call it on the loop."""
@@ -133,8 +141,7 @@ def enqueue_webhooks(conn: Connection, ends: Ends) -> None:
 
 def count_usage(conn: Connection, ends: Ends) -> None:
     """Add what the calls have used and cost to their days."""
-    used = [(one.job_id, one.call) for one in ends.jobs if one.call is not None]
-    usage_days.count(conn, [(job, call.attempt) for job, call in used if call.usage or call.cost_usd is not None])
+    usage_days.count_ended(conn, [one for one in ends.jobs if one.call is not None])
 
 
 def charge_budgets(conn: Connection, ends: Ends) -> None:

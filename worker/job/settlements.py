@@ -174,6 +174,8 @@ def _call(job: ClaimedJob, settlement: Settlement, counted: tuple[int, str] | No
         seconds=settlement.total_seconds or 0.0,
         charged=job.budgeted and bool(settlement.cost_usd),
         answered=settlement.called,
+        model=job.model,
+        cost_source=settlement.cost_source,
         counted=counted,
     )
 

@@ -1,11 +1,13 @@
-"""The control channel: notifies the workers at once that a job was cancelled.
+"""The control channel: notifies the workers at once that a job was cancelled, or that something waits for idle ones.
 
-A lost message costs only time: the worker learns of the cancellation at its next lease renewal.
+A lost message costs only time: the worker learns of the cancellation at its next lease renewal, and finds what waits with
+its next look.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -31,6 +33,12 @@ def publish_cancel(redis: SyncRedis, job_id: str) -> bool:
         return False
 
 
+def publish_wake(redis: SyncRedis) -> None:
+    """Let idle workers look at once: something was written that no doorbell says. Errors are ignored."""
+    with contextlib.suppress(RedisError):
+        redis.publish(control_channel(namespace(redis)), dumps({"wake": True}))
+
+
 class Control:
     """Listens to the control channel, for ever, through every loss of connection."""
 
@@ -38,9 +46,11 @@ class Control:
         limit = CONNECT_LIMIT.total_seconds()
         self._redis = asynchronous(redis_url, seconds=limit)
         self._channel = control_channel(namespace_of(redis_url))
+        #: Whether what is published now is heard.
+        self.hears = False
 
-    async def listen(self, on_cancel: Callable[[str], None]) -> None:
-        """Call `on_cancel(job_id)` for every cancellation, until cancelled itself."""
+    async def listen(self, on_cancel: Callable[[str], None], on_wake: Callable[[], None]) -> None:
+        """Call `on_cancel(job_id)` for every cancellation, and `on_wake()` for every wake-up, until cancelled itself."""
         pause = FIRST_PAUSE
         try:
             while True:
@@ -49,22 +59,29 @@ class Control:
                         await pubsub.subscribe(self._channel)
                         async for message in messages(pubsub):
                             pause = FIRST_PAUSE
-                            job_id = _cancelled(message)
-                            if job_id is not None:
+                            if message["type"] == "subscribe":
+                                self.hears = True
+                                on_wake()  # what was published meanwhile is lost
+                            order = _order(message)
+                            if isinstance(job_id := order.get("cancel"), str):
                                 on_cancel(job_id)
+                            if order.get("wake"):
+                                on_wake()
                 except AWAY:
+                    self.hears = False
                     await asyncio.sleep(pause.total_seconds())
                     pause = min(pause * 2, LONGEST_PAUSE)
         finally:
+            self.hears = False
             await self._redis.aclose()
 
 
-def _cancelled(message: dict[str, Any]) -> str | None:
+def _order(message: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for; nothing when it is no order, or from a newer version."""
     if message["type"] != "message" or not isinstance(message["data"], bytes):
-        return None
+        return {}
     try:
         order = loads(message["data"])
     except ValueError:
-        return None
-    job_id = order.get("cancel") if isinstance(order, dict) else None
-    return job_id if isinstance(job_id, str) else None
+        return {}
+    return order if isinstance(order, dict) else {}

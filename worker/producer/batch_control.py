@@ -19,7 +19,7 @@ from worker.db.batches.retry import Failed
 from worker.db.connect import Database
 from worker.job.consequences import Consequences
 from worker.producer.batch_options import BatchOptions, read_options
-from worker.producer.cancellation import announce_lines_cancelled
+from worker.producer.cancellation import announce_lines_cancelled, wake_workers
 
 #: Lines copied in one transaction when a batch is made of failed ones.
 RETRY_SLICE = 1_000
@@ -52,6 +52,7 @@ def cancel(
     while cancelled := database.write(lambda conn: cancel_slice(conn, batch, write_ends)):
         done += cancelled
         on_progress(done)
+    wake_workers(database.settings)
     return database.read(lambda conn: records.get(conn, batch, tenant=tenant))
 
 
@@ -110,6 +111,7 @@ def retry_failed(
 
     made = unfinished or database.write(make)
     _copy_failed(database, old, made, statuses, on_progress)
+    wake_workers(database.settings)
     return database.read(lambda conn: records.get(conn, made.id, tenant=tenant)), unfinished is None
 
 

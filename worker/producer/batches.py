@@ -148,6 +148,7 @@ class Batches:
                     write_ends=Consequences().write,
                     on_progress=_stage(on_progress, "importing", batch.total),
                 )
+                self._scope.wake()
         return SubmittedBatch(batch, created, len(found.skipped))
 
     def create(
@@ -182,7 +183,7 @@ class Batches:
             idempotency_key=idempotency_key,
             models=models,
         )
-        return self._scope.write(lambda conn: stored.create(conn, order, place=self._scope.settings.file_store))[0]
+        return self._scope.announce(lambda conn: stored.create(conn, order, place=self._scope.settings.file_store))[0]
 
     def get(self, batch: str) -> Look:
         """Where a batch stands: its counters, the lines in flight, and what it waits on. Raises NotFound."""
@@ -295,7 +296,7 @@ class Batches:
             NotFound: no such batch of this tenant.
             NotAllowed: it has ended in another way.
         """
-        return self._scope.write(lambda conn: changes.begin_cancel(conn, batch, tenant=self._scope.tenant))
+        return self._scope.announce(lambda conn: changes.begin_cancel(conn, batch, tenant=self._scope.tenant))
 
     def pause(self, batch: str) -> BatchRow:
         """Admit no more lines within a second; calls in flight go on. Raises NotFound, NotAllowed."""
@@ -304,7 +305,7 @@ class Batches:
     def resume(self, batch: str, *, max_cost_usd: Decimal | float | None = None) -> BatchRow:
         """Admit lines again; one that stopped at its `max_cost_usd` needs a higher one. Raises NotFound, NotAllowed."""
         most = None if max_cost_usd is None else int(Decimal(str(max_cost_usd)) * PICO)
-        return self._scope.write(
+        return self._scope.announce(
             lambda conn: changes.resume(conn, batch, tenant=self._scope.tenant, max_cost_picousd=most)
         )
 

@@ -1,4 +1,4 @@
-"""A producer's cancellation, published: to the worker that runs the job, or to those who follow it."""
+"""What a producer publishes for workers: a cancellation (for those who follow the job, too), or that something waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.base.errors import Unreachable
 from worker.base.redis import blocking
 from worker.base.settings import Settings
 from worker.db.jobs.cancel import Cancelled
-from worker.live.control import publish_cancel
+from worker.live.control import publish_cancel, publish_wake
 from worker.live.publish import announce
 
 
@@ -38,6 +38,7 @@ def announce_cancelled(settings: Settings, done: Cancelled) -> None:
             log_entries=settings.live_log_entries,
             ttl_seconds=settings.live_ttl_seconds,
         )
+        publish_wake(redis)  # its end may have a webhook
 
     _try(settings, publish)
 
@@ -45,6 +46,11 @@ def announce_cancelled(settings: Settings, done: Cancelled) -> None:
 def announce_lines_cancelled(settings: Settings, job_ids: Sequence[str]) -> None:
     """Ask the workers to stop these lines of a batch, within the publish budget; the heartbeat finds the others."""
     _try(settings, lambda redis: [publish_cancel(redis, job_id) for job_id in job_ids])
+
+
+def wake_workers(settings: Settings) -> None:
+    """Let idle workers look for what was written just now and no doorbell says, within the publish budget."""
+    _try(settings, publish_wake)
 
 
 def _try(settings: Settings, command: Callable[[Redis], object]) -> None:

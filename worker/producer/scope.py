@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from worker.base.settings import Settings
 from worker.db.connect import Database
+from worker.producer.cancellation import wake_workers
 from worker.producer.connections import Connections
 
 T = TypeVar("T")
@@ -40,3 +41,13 @@ class Scope:
     def write(self, verb: Callable[[Connection], T]) -> T:
         """Run a verb in a transaction and commit it. Raises Unreachable."""
         return self.database.write(verb)
+
+    def announce(self, verb: Callable[[Connection], T]) -> T:
+        """As `write`, for what idle workers shall find at once and no doorbell says."""
+        done = self.database.write(verb)
+        self.wake()
+        return done
+
+    def wake(self) -> None:
+        """Let idle workers look at once, within the publish budget; errors are ignored."""
+        wake_workers(self.settings)

@@ -122,7 +122,7 @@ class Webhooks:
             NotFound: no such endpoint.
             NotAllowed: it is disabled.
         """
-        event_id = self._scope.write(lambda conn: admin.send_test(conn, endpoint, tenant=self._scope.tenant))
+        event_id = self._scope.announce(lambda conn: admin.send_test(conn, endpoint, tenant=self._scope.tenant))
         deadline = time.monotonic() + timeout
         while True:
             event = self.get(event_id)
@@ -169,8 +169,8 @@ class Webhooks:
             raise NotAllowed("replay: give one event, or what the events have in common, e.g. status='dead'")
         if event is None:
             wanted = self._filter(which)
-            return self._scope.write(lambda conn: admin.replay_all(conn, wanted))
-        self._scope.write(lambda conn: admin.replay(conn, event, tenant=self._scope.tenant))
+            return self._scope.announce(lambda conn: admin.replay_all(conn, wanted))
+        self._scope.announce(lambda conn: admin.replay(conn, event, tenant=self._scope.tenant))
         return [event]
 
     def _filter(self, which: EventFilter) -> Filter:

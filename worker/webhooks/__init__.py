@@ -5,7 +5,6 @@ starts it again. No order, and no "exactly once": a receiver keeps the ids that 
 
     addresses      Which addresses a webhook may reach: pure
     admin          What people do with webhooks: endpoints, secrets, the log, replay
-    backlog        How many webhook events wait, and how many were given up
     breaker        Whom to leave alone: one breaker per destination
     deliver        Deliver: claim → sign → send → record, on the worker's event loop
     destinations   Who may be sent to right now

@@ -27,9 +27,9 @@ from worker.base.tasks import end_tasks
 from worker.db.clock import unix_seconds
 from worker.db.webhooks import endpoints, outbox
 from worker.db.webhooks.endpoints import Route
+from worker.db.webhooks.log import backlog
 from worker.db.webhooks.outbox import Claimed, Held, Verdict
 from worker.webhooks.addresses import Policy
-from worker.webhooks.backlog import count_forever
 from worker.webhooks.destinations import Delivery, Destinations
 from worker.webhooks.egress import Blocked, Egress, Unanswered
 from worker.webhooks.recording import Recorder, RunSql
@@ -46,6 +46,12 @@ EACH = 8
 _CLAIM_PAUSE = 0.01
 """Seconds between two claims in a row, so that a claim takes what many finished sends have made room for."""
 
+COUNT_SECONDS = 15.0
+"""A usual interval of scraping: counting what waits more often shows nobody more."""
+
+AT_MOST = 100_000
+"""Events counted: some ten milliseconds within an index. Beyond that a count changes nobody's mind."""
+
 _UNREADABLE_SECONDS = 60.0
 """Until an event whose secret cannot be decrypted is looked at again: mending it takes a person."""
 
@@ -61,7 +67,8 @@ class Deliverer:
         run_sql: runs a function with a connection in a transaction, off the loop.
         owner: the worker's name in the leases.
         lease_seconds: of a claim; renewed three times in its life.
-        poll_seconds: how often to look for due events when nobody calls `wake`.
+        poll_seconds: how often to look for due events when nobody calls `wake`; only so often, too, for leases that
+            ran out.
         retry_scale: multiplies the schedule and the breaker's pauses.
         count_backlog: keep the metrics of what waits and what was given up: queries that only serve who scrapes them.
     """
@@ -86,10 +93,12 @@ class Deliverer:
         self._owner = owner
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
+        self._polls = True
         self._scale = retry_scale
         self._in_flight = in_flight
         self._each = each
         self._count_backlog = count_backlog
+        self._count_at = 0.0  # monotonic seconds
         self._random = random.random
         self._destinations = Destinations(each=each, scale=retry_scale)
         self._recorder = Recorder(run_sql, scale=retry_scale)
@@ -122,8 +131,6 @@ class Deliverer:
             asyncio.create_task(self._claim_forever(), name="webhooks-claim"),
             asyncio.create_task(self._renew_forever(), name="webhooks-renew"),
         ]
-        if self._count_backlog:
-            self._loops.append(asyncio.create_task(count_forever(self._run_sql), name="webhooks-backlog"))
         for task in self._loops:
             task.add_done_callback(_say_if_broken)
         return self._loops
@@ -131,6 +138,25 @@ class Deliverer:
     def wake(self) -> None:
         """There is something new in the outbox. Call it on the loop."""
         self._wake.set()
+
+    def ask(self, conn: Connection) -> tuple[float | None, tuple[int, int] | None]:
+        """What somebody asks who looks on our behalf: seconds until an event is due; how many wait and are given up."""
+        counts = None
+        if self._count_backlog and time.monotonic() >= self._count_at:
+            counts = backlog(conn, at_most=AT_MOST)
+        return outbox.seconds_until_due(conn), counts
+
+    def take(self, found: tuple[float | None, tuple[int, int] | None]) -> float | None:
+        """What `ask` found. From now on somebody asks regularly, and this does not look by itself any more."""
+        self._polls = False
+        seconds, counts = found
+        if counts is not None:
+            self._count_at = time.monotonic() + COUNT_SECONDS
+            metrics.WEBHOOKS_PENDING.set(counts[0])
+            metrics.WEBHOOKS_DEAD.set(counts[1])
+        if seconds is not None and seconds <= 0:
+            self.wake()
+        return seconds
 
     async def stop(self, drain: float) -> None:
         """Claim no more, give back what waits, let sends finish for `drain` seconds, give the rest back, close."""
@@ -171,7 +197,7 @@ class Deliverer:
             if claimed and len(self._deliveries) < self._in_flight:
                 continue  # more may be due
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(self._poll_seconds if self._polls else None):
                     await self._wake.wait()
 
     async def _claim(self, limit: int) -> int:
@@ -297,6 +323,8 @@ class Deliverer:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
             held = [Held(delivery.event.id, delivery.event.fence) for delivery in self._deliveries.values()]
+            if not held:
+                continue
             ours_until = loop.time() + self._lease_seconds
             try:
                 ours = await self._run_sql(

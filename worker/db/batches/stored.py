@@ -145,15 +145,19 @@ def refuse(conn: Connection, batch: str, *, errors: str, status: str = "failed")
     return [records.get(conn, batch, tenant=None)]
 
 
+#: Batches whose files are behind: lines have ended that do not stand in them, or they are to be finished.
+_BEHIND = """output_file_id IS NOT NULL AND finished_at IS NULL
+    AND (status = 'finalizing' OR completed + failed + cancelled + expired > written)"""
+
+
+def is_any_to_write(conn: Connection) -> bool:
+    """Whether `to_write` would find a batch."""
+    return conn.execute(text(f"SELECT 1 FROM batches WHERE {_BEHIND} LIMIT 1")).first() is not None
+
+
 def to_write(conn: Connection) -> list[BatchRow]:
     """The batches that have ended lines which do not stand in their files, and those whose files are to be finished."""
-    rows = conn.execute(
-        text("""
-        SELECT id FROM batches WHERE output_file_id IS NOT NULL AND finished_at IS NULL
-            AND (status = 'finalizing' OR completed + failed + cancelled + expired > written)
-        ORDER BY id LIMIT 100
-        """)
-    ).all()
+    rows = conn.execute(text(f"SELECT id FROM batches WHERE {_BEHIND} ORDER BY id LIMIT 100")).all()
     return [records.get(conn, row[0], tenant=None) for row in rows]
 
 

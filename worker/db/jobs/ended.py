@@ -24,6 +24,7 @@ class EndedCall:
     Attributes:
         charged: what it cost is to be counted in budgets now.
         answered: its worker has seen its end; a call that was lost with its worker costs money, and is no call made.
+        model: what was called; None where it is not known here, as `cost_source` is.
         counted: what was counted as its cost when it was taken for lost, in 1e-12 US dollars, and on which UTC day.
     """
 
@@ -33,6 +34,8 @@ class EndedCall:
     seconds: float = 0.0
     charged: bool = False
     answered: bool = True
+    model: str | None = None
+    cost_source: str | None = None
     counted: tuple[int, str] | None = None
 
     @property

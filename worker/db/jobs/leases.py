@@ -172,12 +172,7 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: flo
         # Changes nothing, and waits while somebody holds a lock that keeps heartbeats from renewing leases.
         conn.execute(text("UPDATE jobs SET lease_until = lease_until WHERE id = ''"))
     now = now_sql(conn)
-    noted = f"AND seen_at > {after_sql(conn, ':fresh')}" if lease else ""
-    held = conn.execute(
-        text(f"SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now} {noted}"),
-        {"name": name, "owner": owner} | ({"fresh": -lease * SILENT_PART / 2} if lease else {}),
-    ).first()
-    if held is not None:
+    if is_held(conn, name, owner, lease=lease):
         return False
     mine = f"leases.owner = excluded.owner OR leases.until < {now}"
     silent = f"leases.seen_at IS NULL OR leases.seen_at < {after_sql(conn, ':silent')}"
@@ -195,6 +190,19 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: flo
         {"name": name, "owner": owner, "seconds": seconds, "silent": -lease * SILENT_PART},
     ).one()
     return bool(row.owner == owner)
+
+
+def is_held(conn: Connection, name: str, owner: str, *, lease: float = 0.0) -> bool:
+    """Whether somebody other than `owner` has the lease called `name` and has noted with it that the database answers.
+
+    `lease` as in `elect`: what is noted there may be a fourth of it old.
+    """
+    noted = f"AND seen_at > {after_sql(conn, ':fresh')}" if lease else ""
+    held = conn.execute(
+        text(f"SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now_sql(conn)} {noted}"),
+        {"name": name, "owner": owner} | ({"fresh": -lease * SILENT_PART / 2} if lease else {}),
+    )
+    return held.first() is not None
 
 
 def unclaimed(conn: Connection, claims: Mapping[str, int]) -> set[str]:

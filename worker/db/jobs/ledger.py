@@ -129,6 +129,13 @@ def unasked(conn: Connection, mark: str, *, grace: float, limit: int) -> list[En
     return [_entry(row) for row in conn.execute(statement, {"mark": mark, "ago": -grace, "limit": limit})]
 
 
+def is_any_unasked(conn: Connection) -> bool:
+    """Whether any call is marked `due` or `late`. Reads one row of an index that holds only those."""
+    hint = "" if is_postgres(conn) else "INDEXED BY ix_attempts_unasked"
+    one = text(f"SELECT 1 FROM attempts {hint} WHERE reconciled IN ('due', 'late') LIMIT 1")
+    return conn.execute(one).first() is not None
+
+
 def _entry(row: Any) -> Entry:
     return Entry(
         row.job_id,

@@ -1,6 +1,7 @@
 """Usage by day: what the calls have used and cost, added up as they end, so that a report reads days and not calls.
 
     count     in the transaction that writes the calls, each call once (`attempts.counted` is set by the same writer)
+    count_ended  as `count`, for what has just ended: a job's first call is added up here, and the tables are not asked
     recount   the calls that nobody has counted yet: those of older versions; in slices, its place is kept in a bookmark
 
 A day is the UTC day on which a call ended. A job counts once, with the first of its calls that was counted. Workers that
@@ -11,14 +12,17 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import orjson
 from sqlalchemy import Connection, TextClause, text
 
+from worker.base.money import picousd
 from worker.db import bookmarks
 from worker.db.clock import day_sql, is_postgres, now_sql, unix_seconds
+from worker.db.jobs.ended import Ended, EndedCall
 
 #: More workers than this that settle in the same millisecond are rare.
 _SHARDS = 16
@@ -44,6 +48,7 @@ SUMS = {
     "estimated_picousd": "SUM(CASE WHEN cost_source = 'estimated' THEN cost_picousd END)",
     "unpriced": "SUM(CASE WHEN cost_picousd IS NULL THEN 1 ELSE 0 END)",
 }
+_TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "total_tokens")
 _TAGS = {
     "postgresql": """(SELECT json_object_agg(k.name, j.metadata ->> k.name ORDER BY k.name) FROM usage_keys AS k
         WHERE j.metadata ->> k.name IS NOT NULL)""",
@@ -61,6 +66,72 @@ def count(conn: Connection, calls: Sequence[tuple[str, int]], *, sign: int = 1) 
         return
     given = orjson.dumps([{"job": job, "attempt": attempt} for job, attempt in calls]).decode()
     conn.execute(_adding(is_postgres(conn)), {"calls": given, "sign": sign, "shard": os.getpid() % _SHARDS})
+
+
+def count_ended(conn: Connection, ends: Sequence[Ended]) -> None:
+    """As `count`, for the calls of jobs that have just ended with `settle`. The caller commits.
+
+    On PostgreSQL what the caller knows already is not read again: a tenth of the time.
+    """
+    used = [
+        (one, one.call) for one in ends if one.call is not None and (one.call.usage or one.call.cost_usd is not None)
+    ]
+    known = [
+        (one, call)
+        for one, call in used
+        if is_postgres(conn) and call.attempt == 1 and call.model is not None and call.counted is None
+    ]
+    done = _add_known(conn, known)
+    count(conn, [(one.job_id, call.attempt) for one, call in used if one.job_id not in done])
+
+
+def _add_known(conn: Connection, known: Sequence[tuple[Ended, EndedCall]]) -> set[str]:
+    """Add first calls to their days; the jobs whose calls were added. None with metadata that is kept by day."""
+    if not known:
+        return set()
+    # Whoever has no metadata has no tags; for the others the statement finds out whether any key is kept.
+    plain = [(one, call) for one, call in known if one.metadata is None]
+    done: set[str] = set()
+    for some, are_plain in ((plain, True), ([pair for pair in known if pair[0].metadata is not None], False)):
+        if not some:
+            continue
+        sums: dict[tuple[str, ...], Counter[str]] = {}
+        for one, call in some:
+            key = (one.tenant, call.model or "", one.lane, one.batch_id or "")
+            sums.setdefault(key, Counter()).update(_sums_of(call))
+        rows = [{**dict(zip(GROUP[1:5], key, strict=True)), **added} for key, added in sums.items()]
+        of, call = some[-1]
+        given = {"rows": orjson.dumps(rows).decode(), "job": of.job_id, "attempt": call.attempt, "plain": are_plain}
+        added = conn.execute(_adding_known(), {**given, "shard": os.getpid() % _SHARDS})
+        if added.rowcount:
+            done.update(one.job_id for one, _ in some)
+    return done
+
+
+def _sums_of(call: EndedCall) -> dict[str, int]:
+    """What one call, its job's first, adds to its day."""
+    usage, cost = call.usage, picousd(call.cost_usd)
+    tokens = {name: getattr(usage, name) or 0 for name in _TOKENS} if usage else {}
+    priced = {f"{call.cost_source}_picousd": cost} if cost is not None else {"unpriced": 1}
+    return {"jobs": 1, "attempts": 1, **tokens, **priced}
+
+
+@functools.cache
+def _adding_known() -> TextClause:
+    """The statement of `_add_known`. The day is that of the settling statement, which one of its calls has kept."""
+    group, sums = ", ".join(GROUP), ", ".join(SUMS)
+    types = ", ".join([*(f"{name} text" for name in GROUP[1:5]), *(f"{name} bigint" for name in SUMS)])
+    added = ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in SUMS)
+    return text(f"""
+        INSERT INTO usage_days ({group}, shard, {sums})
+        SELECT to_char(a.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, {", ".join(f"g.{name}" for name in GROUP[1:5])},
+            '', CAST(:shard AS integer), {", ".join(f"COALESCE(g.{name}, 0)" for name in SUMS)}
+        FROM attempts AS a CROSS JOIN json_to_recordset(CAST(:rows AS json)) AS g({types})
+        WHERE a.job_id = :job AND a.attempt = :attempt AND a.finished_at IS NOT NULL
+            AND (CAST(:plain AS boolean) OR NOT EXISTS (SELECT 1 FROM usage_keys))
+        ORDER BY 2, 3, 4, 5
+        ON CONFLICT ({group}, shard) DO UPDATE SET {added}
+    """)
 
 
 def calls_sql(*, postgres: bool) -> str:

@@ -194,6 +194,20 @@ def reclaim_expired(conn: Connection) -> int:
     return done.rowcount
 
 
+def seconds_until_due(conn: Connection) -> float | None:
+    """Seconds until an event is due (0 or less: one is, or a lease on one ran out); None when none waits."""
+    until = seconds_until_sql(conn, "MIN(at)")
+    seconds = conn.execute(
+        text(f"""
+        SELECT {until} FROM (
+            SELECT MIN(due_at) AS at FROM webhook_events WHERE status = 'pending'
+            UNION ALL SELECT MIN(lease_until) FROM webhook_events WHERE status = 'delivering'
+        ) AS soonest
+        """)
+    ).scalar_one()
+    return None if seconds is None else float(seconds)
+
+
 def record(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, float | None]:
     """Write what attempts came to: the events' new state and one attempt row each.
 
