@@ -49,7 +49,7 @@ class Control:
         #: Whether what is published now is heard.
         self.hears = False
 
-    async def listen(self, on_cancel: Callable[[str], None], on_wake: Callable[[], None]) -> None:
+    async def listen(self, on_cancel: Callable[[str], None], on_wake: Callable[[], None] = lambda: None) -> None:
         """Call `on_cancel(job_id)` for every cancellation, and `on_wake()` for every wake-up, until cancelled itself."""
         pause = FIRST_PAUSE
         try:
