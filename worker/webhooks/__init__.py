@@ -10,6 +10,7 @@ starts it again. No order, and no "exactly once": a receiver keeps the ids that 
     destinations   Who may be sent to right now
     egress         The way out: one POST to an address that was checked, and nothing else
     envelope       What is sent
+    lenient        A receiver's answer is read for its status line
     listen         A local receiver for development: verifies what comes and prints it
     notices        Events about endpoints themselves: one was disabled, or somebody tests one
     recording      Group commit

@@ -304,8 +304,7 @@ class Deliverer:
     def _keys(self, event: Claimed, route: Route | None) -> list[bytes]:
         if route is None:
             return self._vault.tenant_keys(event.tenant)
-        sealed = [route.secret] + ([route.previous_secret] if route.previous_secret is not None else [])
-        return [key_of(self._vault.open(secret)) for secret in sealed]
+        return [key_of(self._vault.open(secret)) for secret in (route.secret, *route.previous_secrets)]
 
     async def _give_back(self, deliveries: Sequence[Delivery], delay: float) -> None:
         if not deliveries:

@@ -9,6 +9,7 @@ No redirects, no proxies from the environment, no cookies, no compression, and a
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +25,7 @@ from api_schemas.text import storable
 from api_schemas.webhook_urls import Target, parse_address, read_target
 from worker.base.errors import InvalidRequest, StockpotError
 from worker.webhooks.addresses import Policy
+from worker.webhooks.lenient import LenientHandler
 
 PUBLIC_PORTS = {"https": frozenset({443, 8443, 8080})}
 """Ports of public addresses, by scheme. Plain http to a public address would show the job's answer to the wire."""
@@ -130,7 +132,7 @@ class Egress:
         except TimeoutError:
             raise Unanswered(f"no answer within {self._seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unanswered(f"{type(error).__name__}: {error}"[:500]) from None
+            raise Unanswered(in_words(error)) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -170,6 +172,8 @@ class Egress:
                 ssl=self._tls or True,
                 socket_factory=lambda info: self._open_socket(info, scheme),
             )
+            # aiohttp has no public place for it: the reader of answers is made by its connector.
+            connector._factory = functools.partial(LenientHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # noqa: SLF001
             session = self._sessions[scheme] = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -251,6 +255,28 @@ class _CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def in_words(error: Exception) -> str:
+    """Why no answer came, in words that whoever runs the receiver understands."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"its name does not resolve ({error.strerror or error.os_error})"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        why = getattr(error, "certificate_error", error)
+        return f"its certificate is not trusted ({getattr(why, 'verify_message', '') or why})"[:300]
+    if isinstance(error, aiohttp.ClientConnectorSSLError | ssl.SSLError):
+        return "it does not speak TLS on this port"
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return f"no connection within {CONNECT_SECONDS:g} s"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection: {(error.strerror or str(error.os_error)).lower()}"[:300]
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it closed the connection without an answer"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "its answer is not HTTP"
+    if isinstance(error, OSError) and error.strerror:
+        return f"the connection broke: {error.strerror.lower()}"
+    return f"the connection broke ({error})"[:300]
 
 
 def _is_ours(text: str, port: int) -> bool:

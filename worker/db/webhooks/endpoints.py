@@ -16,10 +16,12 @@ from sqlalchemy import ColumnElement, Connection, bindparam, case, func, select,
 from sqlalchemy.exc import IntegrityError
 
 from worker.base.errors import NotAllowed
-from worker.db.clock import after_sql, now_sql
+from worker.db.clock import after_sql, now_sql, unix_seconds
 from worker.db.webhooks.tables import webhook_endpoints
 
 _e = webhook_endpoints.c
+#: Secrets that sign at once: a signature each in a header that receivers bound.
+MOST_SECRETS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,11 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where and how to send an endpoint's events now. `previous_secret` only while it still signs."""
+    """Where and how to send an endpoint's events now. `previous_secrets` are those that still sign, the newest first."""
 
     url: str
     secret: str
-    previous_secret: str | None
+    previous_secrets: tuple[str, ...]
     disabled: bool
 
 
@@ -105,26 +107,62 @@ def routes(conn: Connection, ids: Collection[str]) -> dict[str, Route]:
     """Where to send, and with which secrets to sign, for these endpoints."""
     if not ids:
         return {}
-    now = text(now_sql(conn))
     rows = conn.execute(
         select(
             _e.id,
             _e.url,
             _e.secret,
-            case((_e.previous_expires_at > now, _e.previous_secret)).label("previous_secret"),
+            _e.previous_secret,
+            _e.previous_expires_at,
+            _e.older_secrets,
             _e.disabled_at.is_not(None).label("disabled"),
         ).where(_e.id.in_(list(ids)))
-    )
-    return {row.id: Route(row.url, row.secret, row.previous_secret, bool(row.disabled)) for row in rows}
+    ).all()
+    now = unix_seconds(conn) if any(row.previous_secret is not None for row in rows) else 0.0
+    return {
+        row.id: Route(
+            row.url, row.secret, tuple(one["secret"] for one in reversed(_signing(row, now))), bool(row.disabled)
+        )
+        for row in rows
+    }
+
+
+def _signing(row: Any, now: float) -> list[dict[str, Any]]:
+    """The replaced secrets that sign besides at `now` (Unix seconds), the oldest first."""
+    older = orjson.loads(row.older_secrets or "[]")
+    if row.previous_secret is not None:
+        older.append({"secret": row.previous_secret, "until": row.previous_expires_at.timestamp()})
+    return [one for one in older if one["until"] > now]
 
 
 def rotate(conn: Connection, id: str, tenant: str | None, secret: str, overlap_seconds: float) -> bool:  # noqa: A002
-    """Give an endpoint a new secret; the old one signs too for the overlap. False when there is no such endpoint."""
+    """Give an endpoint a new secret. False when there is no such endpoint.
+
+    The old one signs too for the overlap, and so do those that were replaced before, each to the end of its own; without
+    an overlap none does.
+
+    Raises:
+        NotAllowed: `MOST_SECRETS` sign already.
+    """
+    chosen = (_e.id == id, *of_tenant(tenant))
+    row = conn.execute(
+        select(_e.previous_secret, _e.previous_expires_at, _e.older_secrets).where(*chosen).with_for_update()
+    ).first()
+    if row is None:
+        return False
+    older = _signing(row, unix_seconds(conn)) if overlap_seconds > 0 else []
+    if len(older) + 2 > MOST_SECRETS:
+        raise NotAllowed(f"{MOST_SECRETS} secrets of this endpoint sign already; wait until the oldest has ended")
     until = text(after_sql(conn, ":overlap")).bindparams(bindparam("overlap", overlap_seconds))
     done = conn.execute(
         update(webhook_endpoints)
-        .where(_e.id == id, *of_tenant(tenant))
-        .values(previous_secret=_e.secret, previous_expires_at=until, secret=secret)
+        .where(*chosen)
+        .values(
+            previous_secret=_e.secret,
+            previous_expires_at=until,
+            secret=secret,
+            older_secrets=orjson.dumps(older).decode() if older else None,
+        )
     )
     return done.rowcount == 1
 
@@ -170,6 +208,7 @@ def delete(conn: Connection, id: str, tenant: str | None, reason: str) -> bool: 
             secret="",
             previous_secret=None,
             previous_expires_at=None,
+            older_secrets=None,
         )
     )
     return done.rowcount == 1
@@ -179,10 +218,15 @@ def seal_again(conn: Connection, seal: Callable[[str], str | None]) -> int:
     """Replace stored secrets by what `seal` makes of them (None: it stays). Returns how many endpoints changed."""
     changed = 0
     for row in conn.execute(
-        select(_e.id, _e.secret, _e.previous_secret).where(_e.deleted_at.is_(None)).with_for_update()
+        select(_e.id, _e.secret, _e.previous_secret, _e.older_secrets).where(_e.deleted_at.is_(None)).with_for_update()
     ).all():
         secrets = {"secret": row.secret, "previous_secret": row.previous_secret}
         fresh = {name: new for name, old in secrets.items() if old is not None and (new := seal(old)) is not None}
+        older = [
+            one | {"secret": seal(one["secret"]) or one["secret"]} for one in orjson.loads(row.older_secrets or "[]")
+        ]
+        if older and (text_ := orjson.dumps(older).decode()) != row.older_secrets:
+            fresh["older_secrets"] = text_
         if fresh:
             conn.execute(update(webhook_endpoints).where(_e.id == row.id).values(**fresh))
             changed += 1
