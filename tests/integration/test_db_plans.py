@@ -21,20 +21,24 @@ from tests.factories import request as job_request
 from tests.rig.postgres import PostgresServer
 from worker.base.settings import Settings
 from worker.batches.keeper import BatchKeeper
-from worker.db.batches import claims
+from worker.db import fleet, purge
+from worker.db.batches import claims, stored
 from worker.db.budgets import reservations
 from worker.db.connect import Database
+from worker.db.files import records as files
 from worker.db.jobs import claim, leases, ledger, listing, settle, submit, usage, usage_days
 from worker.db.jobs.settle import Settlement
 from worker.db.jobs.tenant_fairness import TenantFairness
-from worker.db.webhooks import outbox
+from worker.db.keys import records as keys
+from worker.db.webhooks import log, outbox
+from worker.engine import feeder
 from worker.job.consequences import Consequences
 
 HISTORY = 100_000
 WAITING = 2_000
 #: A statement looks at no more rows of the large tables: what waits and runs, and a slice of what is given.
 MOST_ROWS = 3 * WAITING
-LARGE = "jobs|requests|results|attempts|webhook_events|webhook_attempts|batches|batch_ends"
+LARGE = "jobs|requests|results|attempts|webhook_events|webhook_attempts|batches|batch_ends|files|api_calls|api_keys"
 
 NUMBERS = {
     "postgresql": f"generate_series(1, {HISTORY}) AS n(n)",
@@ -57,6 +61,7 @@ def history(conn: Connection) -> None:
     numbers, made, at = NUMBERS[dialect], ID[dialect], AT[dialect]
     status = "CASE WHEN n % 50 = 0 THEN 'failed' ELSE 'completed' END"
     tenant, model = "'t' || n % 20", "'m' || n % 5"
+    late = AT[dialect].replace("1700000000", "4000000000")
     batch = "CASE WHEN n % 10 < 8 THEN 'batch_' || n / 1000 END"
     for statement in (
         f"""INSERT INTO batches (id, tenant, status, input_name, endpoint, total, imported, completed, max_attempts,
@@ -76,6 +81,15 @@ def history(conn: Connection) -> None:
                 created_at, delivered_at)
             SELECT 'evt_' || n, {tenant}, 'job.completed', {made}, 'https://e.test/', 'https://e.test', '{{}}',
                 'delivered', 1, {at}, {at}, {at} FROM {numbers}""",
+        f"""INSERT INTO files (id, tenant, purpose, filename, state, created_at, expires_at, touched_at)
+            SELECT 'file_' || n, {tenant}, 'batch', 'in.jsonl', 'ready', {at}, {late}, {at} FROM {numbers}""",
+        f"""INSERT INTO api_keys (id, tenant, hash, hint, rpm, tpm, max_in_flight, budget_picousd, created_at)
+            SELECT 'key_' || n, {tenant}, 'hash' || n, 'hint', 60, 1000, 5, 1000000000, {at} FROM {numbers}
+            WHERE n <= {HISTORY} / 10""",
+        f"""INSERT INTO api_calls (job_id, tenant, key_id, kind, asked, added, fingerprint, stored, background, counted,
+                created_at)
+            SELECT {made}, {tenant}, 'key_' || n % 10, 'response', '{{}}', '[]', 'print' || n, true, false, true, {at}
+            FROM {numbers}""",
     ):
         conn.execute(text(statement))
 
@@ -173,6 +187,7 @@ def reserve_some(conn: Connection) -> object:
 
 
 YEAR = datetime(2023, 11, 14, tzinfo=UTC)
+MONTH = YEAR + timedelta(days=30)
 PERIODIC: dict[str, Callable[[Connection], object]] = {
     "claim in turns": lambda conn: claim.claim_due(conn, "bulk", 64, owner="w", lease=30, turns=TenantFairness()),
     "claim by id": lambda conn: claim.claim_ids(conn, job_ids(conn, "queued"), owner="w", lease=30, any_lane=True),
@@ -189,6 +204,24 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "reclaim events": outbox.reclaim_expired,
     "recount usage": lambda conn: usage_days.recount(conn, wait=False),
     "report usage": lambda conn: usage.usage(conn, by=["day", "model"]),
+    "look for jobs": feeder.ask,
+    "look for events": outbox.seconds_until_due,
+    "look for files": lambda conn: (files.left(conn, idle_seconds=120), stored.is_any_to_write(conn)),
+    "look for imports": stored.to_import,
+    "look for a leader": lambda conn: leases.is_held(conn, leases.SWEEPER, "w", lease=30),
+    "look for anything open": lambda conn: (fleet.is_anything_open(conn), ledger.is_any_unasked(conn)),
+    "read the fleet": fleet.read,
+    "count waiting events": lambda conn: log.backlog(conn, at_most=100_000),
+    "write files": stored.to_write,
+    "give up files": lambda conn: files.expire(conn, idle_seconds=120),
+    "collect files": files.collectable,
+    "forget payloads": lambda conn: purge.purge(conn, MONTH, "payloads"),
+    "forget results": lambda conn: purge.purge(conn, MONTH, "results"),
+    "forget jobs": lambda conn: purge.purge(conn, MONTH),
+    "forget events": lambda conn: purge.events(conn, MONTH),
+    "forget nothing": lambda conn: [purge.purge(conn, YEAR, what) for what in ("payloads", "results")],
+    "touch a key": lambda conn: keys.touch(conn, "key_7"),
+    "look for calls": lambda conn: [ledger.unasked(conn, mark, grace=1, limit=500) for mark in ("due", "late")],
     "look for unreconciled": lambda conn: ledger.first_open(conn, None),
     "read unreconciled": lambda conn: ledger.open_between(conn, YEAR, YEAR + timedelta(hours=1)),
 }
@@ -221,7 +254,10 @@ def sqlite_trouble(conn: Connection, statement: str, parameters: Any) -> list[st
     """Scans of whole tables or whole indexes; one of a partial index reads only what it holds."""
     plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
     steps = [row[3] for row in plan]
-    partial = "ix_jobs_queued|ix_jobs_running|ix_jobs_expiring|ix_batches_active|ix_webhook_events_d|ix_webhook_events_w|_open"
+    partial = (
+        "ix_jobs_queued|ix_jobs_running|ix_jobs_expiring|ix_jobs_unfinished|ix_batches_active|ix_batches_filing"
+        "|ix_webhook_events_d|ix_webhook_events_w|ix_webhook_events_undeliverable|ix_attempts_unasked|ix_files_left|_open"
+    )
     return [
         f"{step}\n  {statement}"
         for step in steps

@@ -88,7 +88,7 @@ def read(conn: Connection) -> FleetState:
             row.hold_reason: row.lines
             for row in conn.execute(
                 text(
-                    "SELECT held AS hold_reason, count(*) AS lines FROM batches WHERE status = 'in_progress' AND held IS NOT NULL"
+                    "SELECT held AS hold_reason, count(*) AS lines FROM batches WHERE status IN ('in_progress', 'cancelling') AND status = 'in_progress' AND held IS NOT NULL"
                     " GROUP BY held"
                 )
             )
@@ -142,14 +142,14 @@ def _lane(conn: Connection, lane: str) -> LaneState:
             COALESCE(sum(CASE WHEN held IS NULL AND due_at > {now} THEN waiting END), 0) AS later,
             COALESCE(sum(CASE WHEN held IS NOT NULL THEN waiting END), 0) AS held
         FROM (SELECT held, due_at, imported - copies - completed - failed - cancelled - expired + copied AS waiting
-              FROM batches WHERE status = 'in_progress') AS open
+              FROM batches WHERE status IN ('in_progress', 'cancelling') AND status = 'in_progress') AS open
         """)
     ).one()
     batches = _age(
         conn,
         f"""SELECT min(first_due) FROM (SELECT (SELECT j.due_at FROM jobs AS j WHERE j.batch_id = b.id
                 AND j.status = 'queued' ORDER BY j.due_at, j.id LIMIT 1) AS first_due
-            FROM batches AS b WHERE b.status = 'in_progress' AND b.held IS NULL) AS open
+            FROM batches AS b WHERE b.status IN ('in_progress', 'cancelling') AND b.status = 'in_progress' AND b.held IS NULL) AS open
             WHERE first_due <= {now}""",
     )
     due = max(0, int(lines.due) - running)

@@ -92,7 +92,7 @@ def finished(conn: Connection, before: datetime, what: What | None = None, *, af
         source, key = f"{_TABLES[what]} AS w JOIN jobs AS j ON j.id = w.job_id", "w.job_id"
     old = text(f"""
         SELECT {key} FROM {source} WHERE {key} > :after AND {key} < :end AND j.finished_at < :before
-            AND (j.batch_id IS NULL OR j.batch_id IN (SELECT id FROM batches WHERE finished_at IS NOT NULL))
+            AND (j.batch_id IS NULL OR (SELECT b.finished_at FROM batches AS b WHERE b.id = j.batch_id) IS NOT NULL)
         ORDER BY {key} LIMIT :limit
     """).bindparams(bindparam("before", type_=Instant()))
     end = f"{JOB}{max(0, int((before.astimezone(UTC) + _CLOCKS).timestamp() * 1000)):012x}"

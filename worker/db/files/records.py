@@ -167,11 +167,16 @@ def discard(conn: Connection, file: str) -> None:
     conn.execute(text(f"UPDATE files SET state = 'deleted', touched_at = {now_sql(conn)} WHERE id = :id"), {"id": file})
 
 
+#: The condition of `ix_files_left`, to the letter: SQLite draws no conclusions.
+_LEFT = "state IN ('uploading', 'deleted')"
+
+
 def left(conn: Connection, *, idle_seconds: float) -> bool:
     """Whether there is anything for `expire` or for the collector: a cheap question for every sweep."""
     found = conn.execute(
         text(f"""
-        SELECT 1 FROM files WHERE state = 'deleted' OR (state = 'uploading' AND touched_at < {after_sql(conn, ":idle")})
+        SELECT 1 FROM files WHERE {_LEFT}
+            AND (state = 'deleted' OR (state = 'uploading' AND touched_at < {after_sql(conn, ":idle")}))
         UNION ALL SELECT 1 FROM files WHERE expires_at <= {now_sql(conn)} LIMIT 1
         """),
         {"idle": -idle_seconds},
@@ -187,7 +192,7 @@ def expire(conn: Connection, *, idle_seconds: float) -> int:
     ).rowcount
     broken = conn.execute(
         text(f"""
-        UPDATE files SET state = 'deleted' WHERE state = 'uploading' AND touched_at < {after_sql(conn, ":idle")}
+        UPDATE files SET state = 'deleted' WHERE {_LEFT} AND state = 'uploading' AND touched_at < {after_sql(conn, ":idle")}
         """),
         {"idle": -idle_seconds},
     ).rowcount
@@ -197,8 +202,8 @@ def expire(conn: Connection, *, idle_seconds: float) -> int:
 def collectable(conn: Connection) -> list[tuple[str, str | None]]:
     """Ids and places of deleted files whose bytes nobody needs: no batch is importing them."""
     rows = conn.execute(
-        text("""
-        SELECT id, place FROM files WHERE state = 'deleted' AND NOT EXISTS (
+        text(f"""
+        SELECT id, place FROM files WHERE {_LEFT} AND state = 'deleted' AND NOT EXISTS (
             SELECT 1 FROM batches WHERE batches.input_file_id = files.id AND batches.status = 'in_progress'
                 AND batches.imported < batches.total
         ) ORDER BY touched_at LIMIT :limit

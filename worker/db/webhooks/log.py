@@ -115,8 +115,12 @@ def purge(conn: Connection, before: datetime, limit: int) -> int:
     ids = [row.id for row in conn.execute(old)]
     conn.execute(delete(webhook_attempts).where(_a.event_id.in_(ids)))
     purged = conn.execute(delete(webhook_events).where(_e.id.in_(ids))).rowcount
-    mentioned = select(_e.id).where(_e.endpoint_id == webhook_endpoints.c.id).exists()
-    conn.execute(delete(webhook_endpoints).where(webhook_endpoints.c.deleted_at < before, ~mentioned))
+    gone = select(webhook_endpoints.c.id).where(webhook_endpoints.c.deleted_at < before)
+    for (endpoint,) in conn.execute(gone).all():
+        # Its events are older than its end: only what is left from before then is looked at.
+        mentioned = select(_e.id).where(_e.created_at < before, _e.endpoint_id == endpoint).limit(1)
+        if conn.execute(mentioned).first() is None:
+            conn.execute(delete(webhook_endpoints).where(webhook_endpoints.c.id == endpoint))
     return purged
 
 
