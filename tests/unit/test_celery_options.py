@@ -95,3 +95,9 @@ def test_what_would_delete_submissions_or_needs_a_workers_ear_is_refused(words: 
     assert "stockpot" in done.output
     with pytest.raises(Exception, match="not purged"):
         app.control.purge()
+
+
+def test_the_interpreters_own_option_is_no_pool() -> None:
+    """`stockpot up` starts its workers so."""
+    assert options._pool(["-P", "-m", "worker.celery", "--quiet", "worker", "-n", "one"]) is None
+    assert options._pool(["celery", "-A", "worker", "worker", "-P", "gevent"]) == "gevent"
