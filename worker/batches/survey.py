@@ -21,7 +21,7 @@ from worker.provider.prices import output_bound
 #: Reads a line, given its number: the line itself, or everything that is wrong with it.
 ReadLine = Callable[[bytes, int], BatchLine | Sequence[FieldProblem | BatchProblem]]
 
-#: How often progress is told, in lines.
+#: How often progress is reported, in lines.
 TELL_EVERY = 2_000
 #: Bad lines that may be skipped: each is kept in memory until the import. A file with more is another mistake.
 MOST_SKIPPED = 100_000
@@ -115,11 +115,11 @@ def survey(
     skip_bad: bool = False,
     read: ReadLine | None = None,
 ) -> Survey:
-    """Read a file to its end and tell every problem of every line, in bounded memory.
+    """Read a file to its end and report every problem of every line, in bounded memory.
 
     Args:
-        on_problem: is told of each; those of repeated custom ids come last.
-        on_progress: is told how many bytes of the file are read.
+        on_problem: called with each; those of repeated custom ids come last.
+        on_progress: called with the number of bytes read so far.
         dedupe: find the lines that ask the same (endpoint and body, whatever the order of its keys).
         skip_bad: note the bad lines in `skipped`, to be imported as failed ones.
         read: reads one line of so many bytes at most, given its number: the line, or what is wrong with it.
@@ -158,7 +158,7 @@ def survey(
         if found.lines % TELL_EVERY == 0:
             on_progress(file.position)
     # A repeated line may be the one that others are copies of: it is not skipped then.
-    _tell_repeated(found, ids, on_problem, skip_bad=skip_bad and not dedupe)
+    _report_repeated(found, ids, on_problem, skip_bad=skip_bad and not dedupe)
     if bodies is not None:
         found.copies = bodies.copies()
         _called_once(models, found.copies.saved)
@@ -206,7 +206,9 @@ def _words(problem: BatchProblem) -> str:
     return f"line {problem.line:,}: {f'{problem.param}: ' if problem.param else ''}{problem.message}"
 
 
-def _tell_repeated(found: Survey, ids: Repeats, on_problem: Callable[[BatchProblem], None], *, skip_bad: bool) -> None:
+def _report_repeated(
+    found: Survey, ids: Repeats, on_problem: Callable[[BatchProblem], None], *, skip_bad: bool
+) -> None:
     for number, first in enumerate(ids.firsts()):
         if not first:
             continue

@@ -2,7 +2,7 @@
 
 A caller that has a write transaction of its own open on the same file, and submits beside it, would wait for itself. Linux
 says which process holds the lock: if it is this one, and not in a transaction of ours, and nothing was written for
-`PATIENCE_MS`, that is what happened, and the caller is told.
+`PATIENCE_MS`, that is what happened, and the caller gets an error.
 """
 
 from __future__ import annotations

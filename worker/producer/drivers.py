@@ -109,7 +109,7 @@ def _sqlalchemy_awaited(connection: Any, session: Any) -> Driver:
 
 
 def _begun(connection: Connection) -> bool:
-    """SQLAlchemy begins by itself, unless it was told to commit each statement."""
+    """SQLAlchemy begins by itself, unless its isolation level is AUTOCOMMIT."""
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return False
     raw, driver = connection.connection.dbapi_connection, connection.connection.driver_connection

@@ -31,7 +31,7 @@ class Problems:
             first.append(problem)
         self._counts[kind] = self._counts.get(kind, 0) + 1
 
-    def tell(self, put: Callable[[str], object]) -> None:
+    def report(self, put: Callable[[str], object]) -> None:
         """Print each kind on a line, in the order in which they were first found."""
         for kind, first in self._kinds.items():
             count = self._counts[kind]

@@ -47,7 +47,7 @@ def quote(file: str, *, dedupe: bool, as_json: bool) -> None:
         found = pot.batches.quote(
             _source(file), dedupe=dedupe, on_problem=_put_problem if as_json else problems.add, on_progress=bars
         )
-    problems.tell(put)
+    problems.report(put)
     if as_json:
         counts = {"lines": found.lines, "bad_lines": found.bad_lines, "problems": found.problem_count}
         put_json({"file": found.name, **found.quote.to_json(), **counts})
@@ -150,7 +150,7 @@ def _submit(pot: Stockpot, file: str, wanted: BatchOptions, *, again: bool, as_j
                 **wanted,
             )
     finally:
-        problems.tell(lambda text: say(shown(text)))
+        problems.report(lambda text: say(shown(text)))
 
 
 def _source(file: str) -> str | BinaryIO:

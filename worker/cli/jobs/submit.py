@@ -15,8 +15,7 @@ from worker.cli import options
 from worker.cli.jobs.following import Follower, exit_code
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
-
-_CHAT, _RESPONSES = ENDPOINTS
+from worker.upstream.call import RESPONSES
 
 
 @click.command(
@@ -113,5 +112,5 @@ def _request(
     if model is None:
         raise click.UsageError("Give the model: -m MODEL, e.g. -m openai/gpt-5-1-chat-latest.")
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if prompt == "-" else prompt
-    asked = {"input": text} if endpoint == _RESPONSES else {"messages": [{"role": "user", "content": text}]}
+    asked = {"input": text} if endpoint == RESPONSES else {"messages": [{"role": "user", "content": text}]}
     return {"model": model, **asked, **({"stream": True} if stream else {})}
