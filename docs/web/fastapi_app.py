@@ -1,6 +1,6 @@
 """A page that asks and shows the answer as it comes.
 
-Run: uvicorn fastapi_app:app --timeout-graceful-shutdown 1
+Run: uvicorn fastapi_app:app
 """
 
 from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
 """A page that asks and shows the answer as it comes.
 
-Run: gunicorn --worker-class gthread --threads 64 flask_app:app
+Run: gunicorn --worker-class gthread --threads 64 --graceful-timeout 1 flask_app:app
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A server that is asked to stop waits for its open streams, which last as long as their jobs: so they end first.
 
-uvicorn, hypercorn and the like say that they stop with SIGTERM or SIGINT, and to nobody else before their last response is
+uvicorn and its like say that they stop with SIGTERM or SIGINT, and to nobody else before their last response is
 sent. So whoever reads on the main thread's event loop puts itself before the server's handler: readers end there, can be
 resumed, and the server goes on as it would. A signal that nobody handles is left alone: the process ends anyway.
 """
