@@ -42,6 +42,7 @@ def test_all_is_well_while_a_worker_lives_and_nobody_waits(database: Database) -
     done = status()
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "All is well.")
     assert "1 alive, 3 of 200 places taken" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 200, "a pipe, as wide as it is, is not filled with blanks"
 
 
 def test_what_needs_a_person_comes_first_with_its_command(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,8 @@ def frame(now: Standing) -> RenderableType:
         figures(now),
     ]
     if busy:
-        parts.append(Padding(routes.table_of(busy[:ROWS]), (1, 0, 0, 0)))
+        parts.append(Padding(routes.table_of(busy[:ROWS]), (1, 0, 0, 0), expand=False))
     if now.workers:
         alive = sorted(now.workers, key=lambda one: (not one.alive, -one.in_flight))
-        parts.append(Padding(workers.table_of(alive[:ROWS]), (1, 0, 0, 0)))
+        parts.append(Padding(workers.table_of(alive[:ROWS]), (1, 0, 0, 0), expand=False))
     return Group(*parts)
