@@ -9,6 +9,7 @@ from tests.factories import (
     claimed,
     due_now,
     lease_run_out,
+    opened,
     request,
     row,
     rows,
@@ -70,6 +71,19 @@ def test_a_claim_that_the_worker_knows_nothing_of_runs_out(database: Database) -
     assert set(renew(database, known)) == {known}
     assert [one.job_id for one in reclaim(database)] == [unknown]
     assert renew(database) == {}
+
+
+def test_a_row_that_is_locked_holds_up_no_other_lease_and_is_not_lost(postgres_url: str) -> None:
+    """It stands as it is until the next heartbeat; were it waited for, all leases of the worker would run out."""
+    with opened(postgres_url) as database:
+        locked, free = submitted(database, request("a"), request("b"))
+        claimed(database, locked, free, lease=0.001)
+        with database.engine.begin() as conn:
+            conn.exec_driver_sql(f"SELECT id FROM jobs WHERE id = '{locked}' FOR UPDATE")
+            assert set(renew(database, locked, free)) == {locked, free}
+            assert reclaim(database) == [], "the free one was renewed, the locked one cannot be taken back"
+        assert set(renew(database, locked)) == {locked}
+        assert reclaim(database) == [], "the locked one was renewed when it was free"
 
 
 def test_renewing_tells_of_a_cancellation(database: Database) -> None:

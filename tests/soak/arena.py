@@ -66,7 +66,7 @@ class Arena:
         self._open = contextlib.ExitStack()
         try:
             # Durable: it is killed, and what it had committed must be there afterwards.
-            self.postgres = self._open.enter_context(PostgresServer(durable=True, settings={"max_connections": "250"}))
+            self.postgres = self._open.enter_context(PostgresServer(durable=True, settings={"max_connections": "1000"}))
             url = self.postgres.create_database()
             upgrade(url)
             self.on = Stage(

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import click
-from rich.console import RenderableType
-from rich.padding import Padding
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from worker.cli import options
@@ -82,7 +81,7 @@ def lanes(now: Standing) -> RenderableType:
             f"{lane.later:,}",
             f"{lane.held:,}" if lane.held else "–",
         )
-    return Padding(table, (1, 0, 0, 0), expand=False)
+    return Group("", table)
 
 
 def night(now: Standing) -> Iterator[RenderableType]:
@@ -96,7 +95,7 @@ def night(now: Standing) -> Iterator[RenderableType]:
     for batch in now.batches[:BATCHES_AT_MOST]:
         share = 100 * batch.done // max(1, batch.total)
         table.add_row(batch.id, f"{share} %", f"{batch.total:,}", f"{batch.failed:,}", batch.input_name)
-    yield Padding(table, (1, 0, 0, 0), expand=False)
+    yield Group("", table)
     if len(now.batches) > BATCHES_AT_MOST:
         yield Text(f"and {len(now.batches) - BATCHES_AT_MOST} more: stockpot batch list", style="dim")
     line = f"{far.done:,} of {far.lines:,} lines are done"
@@ -122,4 +121,4 @@ def figures(now: Standing) -> RenderableType:
     for budget in now.state.budgets[:3]:
         whose = "all tenants" if budget.tenant == "*" else budget.tenant
         table.add_row("budget", f"{whose}: {money(budget.spent)} of {money(budget.limit)} ({budget.period})")
-    return Padding(table, (1, 0, 0, 0), expand=False)
+    return Group("", table)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.text import Text
 
 from worker.base.errors import Unreachable
@@ -58,8 +57,8 @@ def frame(now: Standing) -> RenderableType:
         figures(now),
     ]
     if busy:
-        parts.append(Padding(routes.table_of(busy[:ROWS]), (1, 0, 0, 0), expand=False))
+        parts.append(Group("", routes.table_of(busy[:ROWS])))
     if now.workers:
         alive = sorted(now.workers, key=lambda one: (not one.alive, -one.in_flight))
-        parts.append(Padding(workers.table_of(alive[:ROWS]), (1, 0, 0, 0), expand=False))
+        parts.append(Group("", workers.table_of(alive[:ROWS])))
     return Group(*parts)

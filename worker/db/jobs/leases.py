@@ -31,16 +31,26 @@ def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> 
     """Renew the leases of these jobs of `owner` in one statement; what is missing in the answer is lost.
 
     Only what the worker says it holds: a claim whose acknowledgement was lost, or whose story crashed, shall run out.
+    A row that another transaction has locked stands as it is: it is renewed with the next heartbeat, and the others do
+    not wait for it. Without that one held row would let all leases of a living worker run out.
     """
     postgres = is_postgres(conn)
-    held = "id = ANY(CAST(:ids AS text[]))" if postgres else "id IN (SELECT value FROM json_each(:ids))"
+    mine = f"""
+        {"id = ANY(CAST(:ids AS text[]))" if postgres else "id IN (SELECT value FROM json_each(:ids))"}
+        AND lease_owner = :owner AND status = 'in_progress'"""
+    until = after_sql(conn, ":lease")
     # The column itself is returned: SQLite 3.40 answers `IS NOT NULL` wrongly in a RETURNING clause.
+    statement = (
+        f"""
+        WITH free AS MATERIALIZED (SELECT id FROM jobs WHERE {mine} FOR UPDATE SKIP LOCKED),
+        renewed AS (UPDATE jobs AS j SET lease_until = {until} FROM free WHERE j.id = free.id)
+        SELECT id, fence, cancel_requested_at FROM jobs WHERE {mine}
+        """
+        if postgres
+        else f"UPDATE jobs SET lease_until = {until} WHERE {mine} RETURNING id, fence, cancel_requested_at"
+    )
     rows = conn.execute(
-        text(f"""
-        UPDATE jobs SET lease_until = {after_sql(conn, ":lease")}
-        WHERE {held} AND lease_owner = :owner AND status = 'in_progress'
-        RETURNING id, fence, cancel_requested_at
-        """),
+        text(statement),
         {"owner": owner, "lease": lease, "ids": list(ids) if postgres else jsontext.dumps(list(ids)).decode()},
     )
     return [Renewed(row.id, row.fence, row.cancel_requested_at is not None) for row in rows]
