@@ -70,6 +70,7 @@ LENGTH = b"Content-Length: 2\r\n\r\nok"
         (OK.replace(b"\r\n", b"\n") + LENGTH.replace(b"\r\n", b"\n"), False, 200, "ok"),
         (b"HTTP/1.1 200\r\n" + LENGTH, False, 200, "ok"),
         (b"HTTP/1.0 200 Fine\r\n\r\nok", True, 200, "ok"),
+        (b"HTTP/1.0 200 OK\r\n" + LENGTH, True, 200, "ok"),
         (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK + LENGTH, False, 200, "ok"),
         (OK + b"Content-Length: two\r\n\r\nok", True, 200, "ok"),
         (OK + b"Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, 200, "ok"),
@@ -78,7 +79,7 @@ LENGTH = b"Content-Length: 2\r\n\r\nok"
         (OK + b"X: " + b"y" * 2_000_000, True, 200, ""),
         (b"HTTP/1.1 500 No\r\nRetry-After: 7\r\n" + LENGTH, False, 500, "ok"),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 async def test_the_status_line_decides(egress: Egress, answer: bytes, closes: bool, status: int, head: str) -> None:
     """Twice, so that a connection that is used again is fit for it."""

@@ -37,6 +37,8 @@ def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
 _HELD = {
     "paused": "paused: `stockpot batch resume`",
     "window": "its daily window",
+    "failing": "somebody: its first lines all failed alike; mend that, then `stockpot batch resume`",
+    "unpriced": "prices (STOCKPOT_PRICES): nobody knows what its calls cost; then `stockpot batch resume`",
     "max_cost": "its --max-cost: `stockpot batch resume --max-cost`",
 }
 

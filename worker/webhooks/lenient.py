@@ -16,7 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 MOST_HEAD_BYTES = 64 * 1024
 """Of an answer's head; more is not read."""
 
-_STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d)? +(\d{3})[^\n]*\n")
+_STATUS = re.compile(rb"\s*HTTP/(?P<version>\d(?:\.\d)?) +(?P<code>\d{3})[^\n]*\n")
 _END = re.compile(rb"\r?\n\r?\n")
 _KEPT = (b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"retry-after")
 _WITHOUT_BODY = (204, 304)
@@ -48,12 +48,12 @@ class LenientHandler(ResponseHandler):
             if end is None or status is None:
                 self._without_end(status)
                 return
-            code, rest = int(status[1]), self._received[end.end() :]
+            code, rest = int(status["code"]), self._received[end.end() :]
             if 100 <= code < 200:  # a hint before the answer
                 self._received = rest
                 continue
             self._head_is_read, head, self._received = True, self._received[status.end() : end.start()], b""
-            self._hand_on(code, head, rest)
+            self._hand_on(code, head, rest, old=status["version"] != b"1.1")
 
     def _without_end(self, status: re.Match[bytes] | None) -> None:
         """What has come is no whole head yet: wait for more, unless there is too much of it already."""
@@ -66,18 +66,20 @@ class LenientHandler(ResponseHandler):
         if status is None:
             super().data_received(self._received)
         else:
-            self._hand_on(int(status[1]), b"", b"", ends=True)
+            self._hand_on(int(status["code"]), b"", b"", ends=True)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A connection that ends behind the status line has answered."""
         if not self._head_is_read and (status := _STATUS.match(self._received + b"\n")) is not None:
             self._head_is_read = True
-            self._hand_on(int(status[1]), b"", b"", ends=True)
+            self._hand_on(int(status["code"]), b"", b"", ends=True)
         super().connection_lost(exc)
 
-    def _hand_on(self, code: int, head: bytes, rest: bytes, *, ends: bool = False) -> None:
-        """Give aiohttp the head as it reads one, and what came behind it."""
+    def _hand_on(self, code: int, head: bytes, rest: bytes, *, ends: bool = False, old: bool = False) -> None:
+        """Give aiohttp the head as it reads one, and what came behind it; `old` versions close unless they say otherwise."""
         fields = dict(_fields(head))
+        if old:
+            fields.setdefault(b"connection", b"close")
         if not fields.get(b"content-length", b"0").isdigit() or (
             b"transfer-encoding" in fields and b"content-length" in fields
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 import time
@@ -72,6 +73,9 @@ def _followed(pot: Stockpot, batch: str, writing: Future[Exported] | None, *, as
     if last is None:  # the output takes no more
         return FAILED
     row = last.row
+    if writing is not None and row.over:
+        with contextlib.suppress(NotWritten):  # `_written` says it
+            writing.result()  # to the last line
     if as_json:
         put_json(batch_object(row).to_json())
     else:
