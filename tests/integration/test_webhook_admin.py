@@ -38,7 +38,7 @@ def end(database: Database, status: str) -> None:
             Verdict(one.id, one.fence, one.endpoint_id, status, 0, 1, 0.1, 500, "HTTP 500", "oops")  # type: ignore[arg-type]
             for one in claimed
         ]
-        assert set(outbox.record(conn, verdicts)) == {one.id for one in claimed}  # type: ignore[arg-type]
+        assert {one.id for one in outbox.record(conn, verdicts)} == {one.id for one in claimed}  # type: ignore[arg-type]
 
     database.write(write)
 

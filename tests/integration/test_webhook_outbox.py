@@ -34,6 +34,24 @@ async def test_what_was_sent_but_not_recorded_is_sent_again_under_the_same_id(
     assert event_of(database, event_id)["status"] == "delivered"
 
 
+def test_two_verdicts_on_one_event_in_one_slice_are_one_attempt(database: Database) -> None:
+    """After an outage a worker may have claimed an event again before it could record its first delivery.
+
+    The newer claim's verdict counts; the others of the slice are recorded as well.
+    """
+    event_id, other_id = settle(database, "https://a.example/x", "https://b.example/y")
+    claims = []
+    for _ in range(2):
+        database.write(outbox.reclaim_expired)
+        claims += database.write(lambda conn: outbox.claim(conn, "w", limit=9, each=9, lease_seconds=-1))
+    old, new = (one for one in claims if one.id == event_id)
+    other = next(one for one in reversed(claims) if one.id == other_id)
+    verdicts = [outbox.Verdict(one.id, one.fence, None, "delivered", 0, 1, 0.1, 200) for one in (old, new, other)]
+    recorded = database.write(lambda conn: outbox.record(conn, verdicts))
+    assert set(recorded) == {Held(event_id, new.fence), Held(other_id, other.fence)}
+    assert [event_of(database, one)["status"] for one in (event_id, other_id)] == ["delivered"] * 2
+
+
 def test_a_slice_without_hooks_writes_nothing(database: Database) -> None:
     """No URL and no endpoint: no rows."""
     assert settle(database, None, None, None) == []

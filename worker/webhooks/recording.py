@@ -21,6 +21,7 @@ from worker.db.group_writer import GroupWriter, first
 from worker.db.webhooks import health as endpoint_health
 from worker.db.webhooks import outbox
 from worker.db.webhooks.health import Disabled
+from worker.db.webhooks.outbox import Held
 from worker.webhooks.notices import announce
 from worker.webhooks.schedule import patience
 from worker.webhooks.verdicts import Health, Judgement
@@ -80,12 +81,12 @@ class Recorder:
 
     def _write(
         self, conn: Connection, judgements: Sequence[Judgement]
-    ) -> tuple[dict[str, float | None], list[Disabled]]:
+    ) -> tuple[dict[Held, float | None], list[Disabled]]:
         recorded = outbox.record(conn, [judgement.verdict for judgement in judgements])
         health: dict[Health, set[str]] = {kind: set() for kind in Health}
         for judgement in judgements:
             verdict = judgement.verdict
-            if verdict.endpoint_id is not None and verdict.id in recorded and verdict.sent:
+            if verdict.endpoint_id is not None and verdict.held in recorded and verdict.sent:
                 health[judgement.health].add(verdict.endpoint_id)
         well = health[Health.WELL]
         disabled = endpoint_health.note_health(
@@ -100,12 +101,12 @@ class Recorder:
         return recorded, disabled
 
 
-def _count(judgements: Sequence[Judgement], recorded: dict[str, float | None]) -> None:
+def _count(judgements: Sequence[Judgement], recorded: dict[Held, float | None]) -> None:
     """The metrics of what was sent and is on record."""
     for verdict in (judgement.verdict for judgement in judgements):
-        if verdict.sent and verdict.id in recorded:
+        if verdict.sent and verdict.held in recorded:
             metrics.WEBHOOK_DELIVERIES.labels(_OUTCOMES[verdict.status]).inc()
-            seconds = recorded[verdict.id]
+            seconds = recorded[verdict.held]
             if seconds is not None:
                 metrics.WEBHOOK_SECONDS.observe(seconds)
 

@@ -80,6 +80,11 @@ class Verdict:
     response_head: str | None = None
     sent: bool = True
 
+    @property
+    def held(self) -> Held:
+        """The claim that it speaks for: an event may have been claimed again meanwhile, by this worker, too."""
+        return Held(self.id, self.fence)
+
 
 def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
     """Insert events, due now. One statement for all; none when there are no rows. Doing it twice changes nothing."""
@@ -208,21 +213,21 @@ def seconds_until_due(conn: Connection) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def record(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+def record(conn: Connection, verdicts: Sequence[Verdict]) -> dict[Held, float | None]:
     """Write what attempts came to: the events' new state and one attempt row each.
 
-    Returns the ids that were recorded; the others had been claimed by another worker, and their verdict is dropped.
-    With each id comes how many seconds the event took from its making to its delivery; None when it is not delivered,
+    Returns the claims that were recorded; the events of others had been claimed again, and their verdict is dropped.
+    With each comes how many seconds the event took from its making to its delivery; None when it is not delivered,
     or only since somebody replayed it.
     """
     if not verdicts:
         return {}
     changed = _record_states(conn, verdicts)
-    _record_attempts(conn, [verdict for verdict in verdicts if verdict.id in changed and verdict.sent])
+    _record_attempts(conn, [verdict for verdict in verdicts if verdict.held in changed and verdict.sent])
     return changed
 
 
-def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> dict[Held, float | None]:
     source = _from_rows(
         conn,
         {
@@ -244,14 +249,14 @@ def _record_states(conn: Connection, verdicts: Sequence[Verdict]) -> dict[str, f
             last_status_code = r.status_code, last_error = r.error
         FROM {source}
         WHERE webhook_events.id = r.id AND webhook_events.fence = r.fence AND webhook_events.status || '' = 'delivering'
-        RETURNING webhook_events.id, CASE
+        RETURNING webhook_events.id, webhook_events.fence, CASE
             WHEN webhook_events.status = 'delivered' AND webhook_events.replayed_at_attempt = 0
             THEN -({seconds_until_sql(conn, "webhook_events.created_at")})
         END AS took
         """),
         {"rows": _json(verdicts)},
     )
-    return {row.id: row.took for row in rows}
+    return {Held(row.id, row.fence): row.took for row in rows}
 
 
 def _record_attempts(conn: Connection, verdicts: Sequence[Verdict]) -> None:
