@@ -101,3 +101,4 @@ def test_the_interpreters_own_option_is_no_pool() -> None:
     """`stockpot up` starts its workers so."""
     assert options._pool(["-P", "-m", "worker.celery", "--quiet", "worker", "-n", "one"]) is None
     assert options._pool(["celery", "-A", "worker", "worker", "-P", "gevent"]) == "gevent"
+    assert options._pool(["stockpot", "worker"]) is None

@@ -86,7 +86,7 @@ def _pool(arguments: Sequence[str]) -> str | None:
     if "worker" in arguments:  # `python -P -m worker.celery worker`: that -P is Python's
         arguments = arguments[arguments.index("worker") + 1 :]
     found = None
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if option in {"-P", "--pool"}:
             found = value
         elif option.startswith("--pool="):
