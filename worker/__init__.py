@@ -43,16 +43,17 @@ if TYPE_CHECKING:
     from worker.base.settings import Settings
     from worker.db.jobs.submit import Submitted
     from worker.db.jobs.usage import UsageRow
+    from worker.producer.async_stockpot import AsyncStockpot
     from worker.producer.batches import BadBatch, BatchOptions, BatchRow, QuotedFile, ResultLine, SubmittedBatch
     from worker.producer.budgets import Budget
     from worker.producer.routes import RouteState
     from worker.producer.sse import SSE_HEADERS, stockpot_js
-    from worker.producer.stockpot import AsyncStockpot, Stockpot
+    from worker.producer.stockpot import Stockpot
     from worker.producer.webhooks import WebhookEvent
 
 #: The public names, each with the module that has it. What is not here is private.
 _HOMES = {
-    "AsyncStockpot": "worker.producer.stockpot",
+    "AsyncStockpot": "worker.producer.async_stockpot",
     "Attempt": "api_schemas.jobs",
     "BadBatch": "worker.producer.batches",
     "BatchOptions": "worker.producer.batches",

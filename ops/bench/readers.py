@@ -22,7 +22,7 @@ from tests.factories import claimed, opened, request, submitted
 from tests.rig.servers import PostgresServer, ValkeyServer
 from worker.base.settings import Settings
 from worker.db import schema
-from worker.producer.stockpot import AsyncStockpot
+from worker.producer.async_stockpot import AsyncStockpot
 
 #: Seconds that are left out at the start, and seconds that are measured.
 WARM, MEASURED = 5.0, 20.0

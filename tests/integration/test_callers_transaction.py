@@ -24,7 +24,8 @@ from worker.base.errors import IdempotencyConflict, NotAllowed, NotFound, Unreac
 from worker.base.settings import Settings
 from worker.db import identity
 from worker.db.schema import upgrade
-from worker.producer.stockpot import AsyncStockpot, Stockpot
+from worker.producer.async_stockpot import AsyncStockpot
+from worker.producer.stockpot import Stockpot
 
 #: What no `client_encoding` but UTF-8 can carry as it is, and what a `%` style would take for a parameter.
 PROMPT = 'naïve 日本 😀 \\u0041 100%(x)s :name "quoted" \\'

@@ -15,7 +15,8 @@ from tests.factories import chat
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.invariants import check_stream
 from worker.base.errors import NotFound, WaitTimeout
-from worker.producer.stockpot import AsyncStockpot, Stockpot
+from worker.producer.async_stockpot import AsyncStockpot
+from worker.producer.stockpot import Stockpot
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from api_schemas.ids import job_id
 from tests.factories import chat
 from tests.fakes import Provider, Workplace, workplace
 from worker.base.errors import InvalidRequest, NotAllowed, NotCompleted, NotFound
-from worker.producer.stockpot import AsyncStockpot, Stockpot
+from worker.producer.async_stockpot import AsyncStockpot
+from worker.producer.stockpot import Stockpot
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -25,7 +25,8 @@ from worker.base.settings import Settings
 from worker.broker import tasks
 from worker.db.connect import Database
 from worker.db.url import database_url
-from worker.producer.stockpot import AsyncStockpot, Stockpot
+from worker.producer.async_stockpot import AsyncStockpot
+from worker.producer.stockpot import Stockpot
 
 
 @pytest.fixture

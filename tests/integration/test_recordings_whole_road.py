@@ -17,7 +17,7 @@ from tests.rig.scripted_upstream import Peer, Request, ScriptedUpstream, scripte
 from worker.base.settings import Settings
 from worker.db import schema
 from worker.engine.engine import Engine
-from worker.producer.stockpot import AsyncStockpot
+from worker.producer.async_stockpot import AsyncStockpot
 from worker.upstream.stream import accumulator_for
 
 pytestmark = pytest.mark.anyio

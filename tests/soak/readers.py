@@ -16,7 +16,7 @@ from tests.rig.evidence import Row
 from tests.rig.invariants import shown_text
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
-from worker.producer.stockpot import AsyncStockpot
+from worker.producer.async_stockpot import AsyncStockpot
 
 #: How many jobs are followed, and after how many events at most a reader leaves and comes back.
 SHARE, MOST_EVENTS = 0.3, 12

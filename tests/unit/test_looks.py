@@ -1,4 +1,4 @@
-"""How often a worker looks into the database: by what it finds, by whether it hears who wakes it, by what is due."""
+"""How often a worker looks into the database: by what it finds, by whether wake-ups arrive, by what is due."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Counting:
 class Place:
     """Looks with one question, whose answer the test sets, and what they called."""
 
-    def __init__(self, *, hears: bool = True, writes: bool = False, rests: bool = True) -> None:
+    def __init__(self, *, listens: bool = True, writes: bool = False, rests: bool = True) -> None:
         self.database, self.calls = Counting(), list[str]()
         self.answer: float | None = None
         self.looks = Looks(
             cast("DatabaseThreads", self.database),
             [Question(lambda _: self.answer, lambda found: cast("float | None", found), writes=lambda: writes)],
             every=EVERY,
-            hears=lambda: hears,
+            listens=lambda: listens,
             on_unknown=lambda: self.calls.append("unknown"),
             on_work=lambda: self.calls.append("work"),
             on_idle=[lambda: self.calls.append("idle")] if rests else [],
@@ -70,7 +70,7 @@ def test_work_brings_the_looks_back_to_one_in_an_interval() -> None:
 
 
 def test_who_would_hear_nobody_looks_in_each_interval() -> None:
-    assert asyncio.run(Place(hears=False).pauses(8)) == [EVERY] * 8
+    assert asyncio.run(Place(listens=False).pauses(8)) == [EVERY] * 8
 
 
 def test_what_is_due_sooner_is_looked_at_when_it_is_due() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 
 from worker.dashboard.view import View, page
-from worker.producer.stockpot import AsyncStockpot
+from worker.producer.async_stockpot import AsyncStockpot
 
 DAYS = (7, 30, 90)
 _BY = ("model", "tenant", "lane", "batch")

@@ -28,11 +28,11 @@ from worker.base.settings import Settings
 from worker.dashboard.looks import Looks
 from worker.dashboard.rendering import rendered
 from worker.producer.access import DEVELOPER, SESSION, Access, Role, Viewer
+from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.fleet import Fleet
 from worker.producer.keys import Keys
 from worker.producer.models import Models
 from worker.producer.sse import Frames
-from worker.producer.stockpot import AsyncStockpot
 
 log = structlog.get_logger(__name__)
 

@@ -156,7 +156,7 @@ class Engine:
             slots=self.slots,
             on_drain=self.on_drain,
             lanes=self.lanes,
-            hears=lambda: self.consumer.silence is not None,
+            listens=lambda: self.consumer.silence is not None,
         )
         self._feeder = parts.feeder
         health = HealthServer(parts.database, self.consumer, lambda: self.last_beat, lambda: self.closing)

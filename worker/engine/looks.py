@@ -1,7 +1,7 @@
 """Looks: one short transaction asks, for every loop of this worker, whether the database has work for it.
 
 A worker that has work looks once in each sweep interval. One that has none looks less and less often, down to a look in
-`IDLE_LOOKS` intervals, as long as it hears who wakes it: doorbells through the broker, and `wake` on the control channel.
+`IDLE_LOOKS` intervals, as long as wake-ups arrive: doorbells through the broker, and `wake` on the control channel.
 A wake-up that is lost costs that time and nothing else. What is known to be due earlier is looked at when it is due.
 """
 
@@ -48,7 +48,7 @@ class Looks:
         questions: Sequence[Question],
         *,
         every: float,
-        hears: Callable[[], bool],
+        listens: Callable[[], bool],
         on_unknown: Callable[[], object],
         on_work: Callable[[], object],
         on_idle: Sequence[Callable[[], object]],
@@ -57,7 +57,7 @@ class Looks:
 
         Args:
             every: seconds between two looks while there is work.
-            hears: whether this worker would hear somebody who wakes it.
+            listens: whether wake-ups arrive at this worker.
             on_unknown: called when the database did not answer.
             on_work: called when there is work again.
             on_idle: each is called in a thread when there has been none for a while.
@@ -65,7 +65,7 @@ class Looks:
         self._database = database
         self._questions = questions
         self._every = every
-        self._hears = hears
+        self._hears = listens
         self._on_unknown, self._on_work, self._on_idle = on_unknown, on_work, on_idle
         self._woken = asyncio.Event()
         self._empty = 0

@@ -70,11 +70,11 @@ def build(
     slots: Slots,
     on_drain: Callable[[], object],
     lanes: frozenset[str] = frozenset(LANES),
-    hears: Callable[[], bool] = lambda: False,
+    listens: Callable[[], bool] = lambda: False,
 ) -> Parts:
     """The parts of a worker called `owner`. Call it on the loop that will run them.
 
-    `on_drain` is called when somebody asks this worker to finish and end. `hears`: whether doorbells would be heard now.
+    `on_drain` is called when somebody asks this worker to finish and end. `listens`: whether doorbells arrive now.
     """
     redis_url = embedded.redis_url(settings)
     database = DatabaseThreads(settings)
@@ -155,7 +155,7 @@ def build(
             Question(presence.announce, presence.announced, writes=presence.is_due),
         ],
         every=settings.sweep_seconds,
-        hears=lambda: hears() and control.hears,
+        listens=lambda: listens() and control.listens,
         on_unknown=feeder.look,
         on_work=sweeper.wake,
         on_idle=(database.rest, files.rest),

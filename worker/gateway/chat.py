@@ -23,8 +23,8 @@ from worker.gateway.first import SURE_SECONDS, begun
 from worker.gateway.joining import RESUMABLE, Wanted, accept
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
+from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.calls import Accepted
-from worker.producer.stockpot import AsyncStockpot
 
 #: Fields that the gateway serves itself, and no upstream needs to know.
 _OURS = frozenset({"store", "metadata"})

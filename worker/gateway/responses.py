@@ -25,8 +25,8 @@ from worker.gateway.queries import flag, number, page
 from worker.gateway.response_wire import ResponseStream
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
+from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.calls import Accepted, Call
-from worker.producer.stockpot import AsyncStockpot
 
 #: How long a cancellation may take to reach the worker that makes the call, in seconds; one that is dead never answers.
 CANCEL_SECONDS = 10.0

@@ -16,11 +16,11 @@ from worker.db.connect import Database
 from worker.gateway.event_stream import EventStream
 from worker.gateway.local import is_local
 from worker.producer.access import Access
+from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.fleet import Fleet
 from worker.producer.keys import Keys
 from worker.producer.models import Models
 from worker.producer.sse import Frames
-from worker.producer.stockpot import AsyncStockpot
 
 #: Uploads at once in a process. Each holds a piece in memory, 1 MB, or 4 MB with object storage.
 UPLOADS = 32

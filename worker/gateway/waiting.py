@@ -13,7 +13,7 @@ from worker.gateway.auth import Caller
 from worker.gateway.errors import ApiError
 from worker.gateway.joining import ON_DISCONNECT
 from worker.gateway.state import Gateway
-from worker.producer.stockpot import AsyncStockpot
+from worker.producer.async_stockpot import AsyncStockpot
 
 #: What the SDKs say about when they hang up, in seconds.
 _PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")

@@ -46,8 +46,8 @@ class Control:
         limit = CONNECT_LIMIT.total_seconds()
         self._redis = asynchronous(redis_url, seconds=limit)
         self._channel = control_channel(namespace_of(redis_url))
-        #: Whether what is published now is heard.
-        self.hears = False
+        #: Whether what is published now arrives.
+        self.listens = False
 
     async def listen(self, on_cancel: Callable[[str], None], on_wake: Callable[[], None] = lambda: None) -> None:
         """Call `on_cancel(job_id)` for every cancellation, and `on_wake()` for every wake-up, until cancelled itself."""
@@ -60,7 +60,7 @@ class Control:
                         async for message in messages(pubsub):
                             pause = FIRST_PAUSE
                             if message["type"] == "subscribe":
-                                self.hears = True
+                                self.listens = True
                                 on_wake()  # what was published meanwhile is lost
                             order = _order(message)
                             if isinstance(job_id := order.get("cancel"), str):
@@ -68,11 +68,11 @@ class Control:
                             if order.get("wake"):
                                 on_wake()
                 except AWAY:
-                    self.hears = False
+                    self.listens = False
                     await asyncio.sleep(pause.total_seconds())
                     pause = min(pause * 2, LONGEST_PAUSE)
         finally:
-            self.hears = False
+            self.listens = False
             await self._redis.aclose()
 
 

@@ -2,6 +2,7 @@
 
 access          Who may use the dashboard, and the log of who pressed what
 async_batches   `AsyncStockpot.batches`: the verbs of `pot.batches`, awaitable
+async_stockpot  `AsyncStockpot`, the awaiting face
 batch_control   Cancel a batch, and make a new one of its failed lines
 batch_options   The options of a batch, checked field by field
 batch_values    What `pot.batches` gives back: a quoted file, a submitted batch, a file that cannot be one
@@ -23,7 +24,7 @@ routes          `pot.routes`: limits, what was learned, what is paused and why
 scope           One tenant's way to the shared connections
 shutdown        A server that is asked to stop: its streams end first
 sse             Server-sent events: a job's live events as frames for any web framework
-stockpot        `Stockpot` and `AsyncStockpot`, the two faces
+stockpot        `Stockpot`, the blocking face
 stored_batches  Batches that are made of stored files
 stream_urls     Signed URLs for one job's events
 streams         What an application does with live events beside reading them

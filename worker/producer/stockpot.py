@@ -9,13 +9,10 @@ thread of its own; a Redis that is frozen or absent delays nothing. All producer
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
-
-from anyio import to_thread
 
 from api_schemas.errors import ErrorClass, FieldProblem
 from api_schemas.event_numbers import after_number
@@ -30,26 +27,22 @@ from worker.db.jobs import listing, lookup
 from worker.db.jobs import usage as using
 from worker.db.jobs.submit import Submitted, insert
 from worker.producer import connections
-from worker.producer.async_batches import AsyncBatches
 from worker.producer.batches import Batches
-from worker.producer.budgets import AsyncBudgets, Budgets
+from worker.producer.budgets import Budgets
 from worker.producer.callers_transaction import insert as insert_in
-from worker.producer.callers_transaction import insert_awaited, one_of
+from worker.producer.callers_transaction import one_of
 from worker.producer.calls import Calls
 from worker.producer.cancellation import announce_cancelled
-from worker.producer.faces import awaited
-from worker.producer.files import AsyncFiles, Files
+from worker.producer.files import Files
 from worker.producer.keys import Keys
 from worker.producer.loop import Loop
-from worker.producer.reader import Events
-from worker.producer.routes import AsyncRoutes, Routes
+from worker.producer.routes import Routes
 from worker.producer.scope import Scope
-from worker.producer.streams import AsyncStreams, Streams
+from worker.producer.streams import Streams
 from worker.producer.waiting import Waiting, waiting
-from worker.producer.webhooks import AsyncWebhooks, Webhooks
+from worker.producer.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session, scoped_session
 
 #: Jobs in one transaction of `submit_many`: large enough to share a commit, small enough to lose nothing on Ctrl-C.
@@ -317,89 +310,3 @@ class Stockpot(Streams):
         """Wait until a job is over. Raises WaitTimeout after `timeout` seconds (the job goes on), NotFound."""
         self.prepare()
         return self._shared.loop().call(self._shared.follower.wait, job_id, self.tenant, timeout)
-
-
-class AsyncStockpot(AsyncStreams):
-    """The awaiting face: the same verbs. SQL runs in threads, live events on the caller's own loop.
-
-    Args:
-        settings, tenant: as `Stockpot`.
-    """
-
-    def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:
-        self._blocking = Stockpot(settings, tenant=tenant)
-        self.settings = self._blocking.settings
-        self.tenant = self._blocking.tenant
-        scope = self._scope = self._blocking._scope  # noqa: SLF001 -- the other face
-        self._shared = scope.connections
-        self.batches = AsyncBatches(scope)
-        self.webhooks = AsyncWebhooks(scope)
-        self.budgets = AsyncBudgets(scope)
-        self.files = AsyncFiles(scope)
-        self.routes = AsyncRoutes(scope)
-
-    @property
-    def blocking(self) -> Stockpot:
-        """The blocking face of the same producer, for verbs that are run in a thread."""
-        return self._blocking
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """As `Stockpot.close`. A subscription on a loop that others still use ends with the loop."""
-        await self._shared.leave_loop()
-        await to_thread.run_sync(self._blocking.close)
-
-    def for_tenant(self, tenant: str) -> AsyncStockpot:
-        """As `Stockpot.for_tenant`."""
-        return AsyncStockpot(self.settings, tenant=tenant)
-
-    def end_readers(self) -> None:
-        """As `Stockpot.end_readers`; it does not wait."""
-        self._blocking.end_readers()
-
-    async def submit(
-        self,
-        request: Request,
-        *,
-        session: AsyncSession | async_scoped_session[Any] | Session | None = None,
-        connection: Any = None,
-        **options: Unpack[JobOptions],
-    ) -> Submitted:
-        """As `Stockpot.submit`; `session` is an `AsyncSession`, `connection` also one of asyncpg, psycopg or aiosqlite."""
-        if (given := one_of(session, connection)) is not None:
-            job = self._blocking._accept(request, options)  # noqa: SLF001 -- the other face
-            ring = partial(self._blocking._ring, job=job)  # noqa: SLF001
-            return (await insert_awaited(self._shared, given, [job], ring))[0]
-        return await to_thread.run_sync(lambda: self._blocking.submit(request, **options))
-
-    submit_many = awaited(Stockpot.submit_many)
-    prepare = awaited(Stockpot.prepare)
-    get = awaited(Stockpot.get)
-    list = awaited(Stockpot.list)
-    page = awaited(Stockpot.page)
-    usage = awaited(Stockpot.usage)
-    cancel = awaited(Stockpot.cancel)
-    retry = awaited(Stockpot.retry)
-
-    async def waiting(self, job_id: str) -> Waiting | None:
-        """As `Stockpot.waiting`."""
-        return await waiting(self._scope, job_id)
-
-    def batch_lines(
-        self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED
-    ) -> AsyncIterator[ResultLine]:
-        """As `batches.results`, its newer name."""
-        return self.batches.results(batch, offset=offset, follow=follow, order=order)
-
-    def events(self, job_id: str, after: int | str = 0, *, heartbeat: float | None = None) -> Events:
-        """As `Stockpot.events`. A step that is cancelled (`asyncio.wait_for(anext(events), 1)`) loses nothing."""
-        return self._shared.follower.events(job_id, self.tenant, after_number(after), heartbeat)
-
-    async def wait(self, job_id: str, timeout: float | None = None) -> JobDetail:
-        """As `Stockpot.wait`."""
-        return await self._shared.follower.wait(job_id, self.tenant, timeout)

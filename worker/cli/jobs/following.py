@@ -22,7 +22,7 @@ from worker.base.settings import load
 from worker.cli.exit_codes import FAILED, INTERRUPTED
 from worker.cli.output import money, say, shown, span
 from worker.cli.wrapping import Wrapper
-from worker.producer.stockpot import AsyncStockpot
+from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.waiting import Waiting
 
 #: After so many seconds without an event a job gets a word on why, and at each change of it.

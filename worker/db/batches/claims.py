@@ -21,7 +21,7 @@ _AFFORDED = f"NOT {SHUT.format(tenant='batches.tenant')}"
 #: stored file: whoever made that through the gateway expects OpenAI's batch, which calls them all.
 _UNPROVEN = "(completed = 0 AND input_file_id IS NULL)"
 _BOUND = f"most IS NOT NULL OR max_cost_picousd IS NOT NULL OR {_UNPROVEN}"
-#: Calls in flight, and failed lines, before the first line is answered: enough to tell, and a moment's work.
+#: Calls in flight, and failed lines, before the first line is answered: enough to know, and a moment's work.
 FIRST_LINES = 20
 
 
