@@ -6,7 +6,7 @@ import random
 import signal
 from decimal import Decimal
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -71,7 +71,9 @@ def test_every_attempt_of_a_run_with_faults_is_matched_to_the_last_credit(stage:
 
     A budget counts along: what it has counted is the ledger's sum, and nothing is reserved any more.
     """
-    on = stage(database, workers=2, concurrency=12, first_event_timeout=300, idle_timeout=300, total_timeout=400)
+    patient: Any = {"first_event_timeout": 300, "idle_timeout": 300, "total_timeout": 400}
+    # Without a price of the model its jobs would wait for the first answer, which is one that never comes.
+    on = stage(database, workers=2, concurrency=12, prices="*=1.25/10", **patient)
     books.write(on, lambda conn: reservations.put(conn, "*", "day", int(100 * PICO)))
     rng = random.Random(18)
     doomed = [on.submit("stall@2" if number % 2 else "hold", stream=number % 2 == 1) for number in range(6)]

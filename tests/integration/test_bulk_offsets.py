@@ -124,6 +124,8 @@ def test_an_offset_counts_lines_and_not_blank_ones(database: Database, tmp_path:
 def test_lines_that_end_by_transactions_at_once_have_one_order_without_gaps(database: Database, tmp_path: Path) -> None:
     """Four writers; a reader that follows meanwhile reads each line once, and in the order that stays."""
     batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 120))
+    [proof] = claimed(database, batch.id, 1)  # before one is answered only some are called at once
+    end(database, over(proof, response=ANSWER))
     jobs = claimed(database, batch.id, 200)
     followed: list[tuple[int, str | None]] = []
 

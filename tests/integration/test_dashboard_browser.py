@@ -118,7 +118,6 @@ def test_a_file_is_quoted_before_it_runs_and_its_answers_come_back(
     page.goto(page.url.partition("/batches")[0] + "/batches")
     page.set_input_files("[name=file]", tmp_path / "good.jsonl")
     page.click("text=Upload for a quote")
-    page.fill("[name=max_cost_usd]", "2")
     page.click("text=Run 5 lines")
     page.wait_for_selector("main .status.completed")
     with page.expect_download() as download:

@@ -24,7 +24,6 @@ from tests.rig.deliveries import (
     status_becomes,
 )
 from tests.rig.hookd import Delivery, HookReceiver
-from tests.rig.waiting import eventually_async
 from tests.rig.witness import Witness
 from worker.base import metrics
 from worker.base.errors import NotAllowed, Unreachable
@@ -294,8 +293,6 @@ async def test_the_backlog_is_counted_for_whoever_scrapes(
     database.write(lambda conn: conn.execute(later))
     metrics.WEBHOOKS_PENDING.set(-1)
 
-    async def counted() -> bool:
-        return (sample("stockpot_webhooks_pending"), sample("stockpot_webhooks_dead")) == (3.0, 2.0)
-
-    async with delivering(deliverer_of(database, vault, count_backlog=True)):
-        await eventually_async(counted, what="both gauges are true")
+    async with by_hand(deliverer_of(database, vault, count_backlog=True)) as deliverer:
+        deliverer.take(database.read(deliverer.ask))
+    assert (sample("stockpot_webhooks_pending"), sample("stockpot_webhooks_dead")) == (3.0, 2.0)

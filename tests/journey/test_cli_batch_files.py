@@ -27,9 +27,10 @@ LONG = ANSWER[:-1] + ', "text": "' + "x" * 5_000 + '"}'
 
 
 @pytest.fixture
-def env(stockpot_env: Callable[..., dict[str, str]], tmp_path: Path) -> dict[str, str]:
-    """A home with a database and an upstream that does not answer."""
-    return stockpot_env(upstream_url="http://127.0.0.1:9/v1", database_url=f"sqlite:///{tmp_path}/night.db")
+def env(stockpot_env: Callable[..., dict[str, str]], redis_url: str, tmp_path: Path) -> dict[str, str]:
+    """A home with a database, a Redis, and an upstream that does not answer."""
+    database = f"sqlite:///{tmp_path}/night.db"
+    return stockpot_env(upstream_url="http://127.0.0.1:9/v1", database_url=database, redis_url=redis_url)
 
 
 @pytest.fixture

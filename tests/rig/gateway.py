@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -58,7 +59,13 @@ class Gateway:
 
 def gateway_process(on: Stage, logs: Path, port: int, name: str = "gateway", **settings: object) -> Process:
     """A gateway of a stage as a process of its own, once it listens."""
-    process = Process(serving.command("127.0.0.1", port), logs=logs, name=name, env=on.env(**settings), cwd=logs)
+    process = Process(
+        [sys.executable, "-P", "-m", *serving.command("127.0.0.1", port)],
+        logs=logs,
+        name=name,
+        env=on.env(**settings),
+        cwd=logs,
+    )
     process.wait_for_line(f"^{serving.READY}", count=1)
     return process
 

@@ -158,8 +158,8 @@ def rotate(conn: Connection, id: str, tenant: str | None, secret: str, overlap_s
         update(webhook_endpoints)
         .where(*chosen)
         .values(
-            previous_secret=_e.secret,
-            previous_expires_at=until,
+            previous_secret=_e.secret if overlap_seconds > 0 else None,
+            previous_expires_at=until if overlap_seconds > 0 else None,
             secret=secret,
             older_secrets=orjson.dumps(older).decode() if older else None,
         )
