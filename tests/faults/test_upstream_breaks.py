@@ -32,6 +32,7 @@ TRUNCATED = [
     Case("cut@5,ok", ["partial", AGAIN], stream=False, code="connection_lost"),
     Case("end@5,ok", ["partial", AGAIN], code="no_finish_reason"),
     Case("end@5,ok", ["retryable", AGAIN], stream=False, code="wrong_content"),
+    Case("503,end@5,ok", ["retryable", "retryable", AGAIN], stream=False),
     Case("donenofinish", [AGAIN]),
     Case("cut@0,ok", ["partial", AGAIN], code="connection_lost"),
     Case("nodone", [AGAIN]),

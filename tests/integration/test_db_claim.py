@@ -122,11 +122,13 @@ def test_every_claim_has_a_higher_fence_and_an_attempt_number_of_its_own(databas
         due_now(database, job)
         [mine] = claimed(database, job)
         assert (mine.fence, mine.attempt, mine.attempts_spent) == (number, number, 1)
-        settled(database, settlement(mine, status="queued", outcome="busy", spent=False, error_class="rate_limited"))
+        busy = {"error_class": "rate_limited", "error_code": "too_many"}
+        settled(database, settlement(mine, status="queued", outcome="busy", spent=False, **busy))
     assert [attempt["attempt"] for attempt in attempt_rows(database, job)] == [1, 2, 3]
     assert row(database, job)["attempts"] == 0
     due_now(database, job)
-    assert claimed(database, job)[0].last_error == "rate_limited"
+    [mine] = claimed(database, job)
+    assert (mine.last_error, mine.last_code) == ("rate_limited", "too_many")
 
 
 def test_four_threads_share_five_hundred_jobs_and_none_twice(database: Database) -> None:

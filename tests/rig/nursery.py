@@ -114,6 +114,8 @@ class Nursery:
                 if "code" in news:
                     self._codes[news["pid"]] = news["code"]
                 else:
+                    # Numbers of processes come again: what is known of this one's last bearer is not this one's end.
+                    self._codes.pop(news["pid"], None)
                     self._born.append(news["pid"])
                 self._news.notify_all()
 

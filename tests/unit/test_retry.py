@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.factories import failure
 from worker.base.backoff import backoff
 from worker.job.retry import ACCOUNT_SECONDS, AGAIN_SECONDS, Decision, Fail, Policy, Retry, Wait, decide
+from worker.upstream.connections import UNREADABLE
 from worker.upstream.outcome import Kind
 
 POLICY = Policy(max_attempts=3, on_ambiguous="retry", base=0.5, cap=60)
@@ -20,11 +21,19 @@ WAITING = (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT)
 
 
 def decided(
-    kind: Kind, *, attempts: int = 1, left: float = 1000, told: float | None = None, **policy: object
+    kind: Kind,
+    *,
+    attempts: int = 1,
+    left: float = 1000,
+    told: float | None = None,
+    codes: tuple[str | None, str | None] = (None, None),
+    **policy: object,
 ) -> Decision:
+    """`codes`: of the attempt before, and of this one."""
     given_policy = Policy(**{"max_attempts": 3, "on_ambiguous": "retry", **policy})  # type: ignore[arg-type]
     return decide(
-        failure(kind, retry_after=told),
+        failure(kind, retry_after=told, code=codes[1]),
+        last_code=codes[0],
         attempts_spent=attempts,
         calls_made=attempts,
         seconds_left=left,
@@ -48,6 +57,16 @@ def test_being_told_to_wait_is_not_failing(kind: Kind, reason: str) -> None:
     decision = decided(kind, attempts=99)
     assert isinstance(decision, Wait)
     assert decision.waiting_on == reason
+
+
+@pytest.mark.parametrize("wrong", ["wrong_content", UNREADABLE])
+def test_two_answers_in_a_row_that_are_none_end_a_job_whatever_came_before_them(wrong: str) -> None:
+    """A job that had lost a worker or met a 503 is asked once more, too: what it lost was not the upstream's answer."""
+    assert decided(Kind.RETRYABLE, attempts=2, codes=("wrong_content", wrong)) == Fail()
+    for before in (None, "bad_gateway"):
+        assert isinstance(decided(Kind.RETRYABLE, attempts=2, codes=(before, wrong)), Retry)
+        assert decided(Kind.RETRYABLE, attempts=3, codes=(before, wrong)) == Fail()
+    assert isinstance(decided(Kind.RETRYABLE, attempts=2, codes=(wrong, "bad_gateway")), Retry)
 
 
 def test_a_wrong_request_is_not_repeated() -> None:

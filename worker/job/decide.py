@@ -87,6 +87,7 @@ def failed(
         failure,
         attempts_spent=job.attempts_spent,
         calls_made=job.attempt,
+        last_code=job.last_code,
         seconds_left=seconds_left,
         policy=policy,
         rng=rng,

@@ -57,13 +57,20 @@ ACCOUNT_SECONDS, AGAIN_SECONDS, MOST_ACCOUNT_SECONDS = 7.0, 17.0, 155.0
 #: A model under maintenance is another matter: its route is asked again within seconds.
 MAINTENANCE_SECONDS = 0.5
 
-#: An upstream that answers with something else (a proxy's page, most often) is asked once more, not five times.
-WRONG_CONTENT_ATTEMPTS = 2
+#: An upstream that answers with something else (a proxy's page, most often) is asked once more, not five times: two such
+#: answers in a row end the job.
 _WRONG_CONTENT = frozenset({"wrong_content", UNREADABLE})
 
 
 def decide(
-    failure: Failure, *, attempts_spent: int, calls_made: int, seconds_left: float, policy: Policy, rng: random.Random
+    failure: Failure,
+    *,
+    attempts_spent: int,
+    calls_made: int,
+    seconds_left: float,
+    policy: Policy,
+    rng: random.Random,
+    last_code: str | None = None,
 ) -> Decision:
     """What to do after `failure`.
 
@@ -71,6 +78,7 @@ def decide(
         attempts_spent: so far, this one included.
         calls_made: so far, this one included; the backoff of waits grows with them.
         seconds_left: until the job expires.
+        last_code: the error's code with which the attempt before this one ended, if it failed.
     """
     if failure.kind is Kind.TERMINAL:
         return Fail()
@@ -90,8 +98,8 @@ def decide(
         return Wait(_within(asked, own, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
-    most = min(policy.max_attempts, WRONG_CONTENT_ATTEMPTS if failure.code in _WRONG_CONTENT else policy.max_attempts)
-    if attempts_spent >= most:
+    wrong_twice = failure.code in _WRONG_CONTENT and last_code in _WRONG_CONTENT
+    if attempts_spent >= policy.max_attempts or wrong_twice:
         return Fail()
     seconds = max(asked or 0.0, backoff(attempts_spent, policy.base, policy.cap, rng))
     return Retry(seconds) if seconds < seconds_left else Fail(expired=True)

@@ -45,6 +45,7 @@ class ClaimedJob:
     spent_picousd: int  # what its earlier calls cost; counted only where there is a bound
     seconds_left: float  # until the job expires
     queued_seconds: float  # from due to claimed
+    last_code: str | None = None  # its error's code
     budgeted: bool = False  # there are budgets, maybe of this job
     unasked: bool = False  # an earlier call may have been paid for, and the provider's log has not been asked
 
@@ -64,6 +65,7 @@ _EXPRESSIONS = {
     "attempt": "calls",
     "attempts_spent": "attempts",
     "last_error": "error_class",
+    "last_code": "error_code",
     "metadata": "CAST(metadata AS text)",
     "body": "CAST(r.body AS text)",
     "spent_picousd": "CASE WHEN max_cost_picousd IS NULL THEN 0 ELSE"
