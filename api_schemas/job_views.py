@@ -14,7 +14,9 @@ from api_schemas.usage import Usage
 
 Lane = Literal["interactive", "bulk"]
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "expired"]
-WaitingOn = Literal["concurrency", "rpm", "tpm", "budget", "price", "paused", "scheduled", "retry", "fair_share"]
+WaitingOn = Literal[
+    "concurrency", "rpm", "tpm", "budget", "price", "paused", "scheduled", "retry", "fair_share", "payload_key"
+]
 CostSource = Literal["provider", "estimated"]
 TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
 

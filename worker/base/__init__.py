@@ -9,6 +9,7 @@ headers      Headers as a setting
 healthy      The image's health check
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
+payloads     Payloads, encrypted where they are kept: the one codec
 private      Files and directories that only their owner can read, whatever the umask
 proxies      The HTTP proxy that the environment names
 redis        The one place that makes Redis clients

@@ -35,7 +35,7 @@ __all__ = ["NOT_SETTINGS", "PREFIX", "SHORTEST_SECRET_KEY", "Settings", "crash_a
 #: One tenant's weight at most: beyond that the others might as well have no work.
 _MOST_WEIGHT = 1_000
 
-#: Characters of each key in `STOCKPOT_SECRET_KEY`: with less, a copy of the database could be opened by guessing.
+#: Characters of each key in `STOCKPOT_SECRET_KEY` and `STOCKPOT_PAYLOAD_KEY`: with less, a copy of the database could be opened by guessing.
 SHORTEST_SECRET_KEY = 16
 
 #: Each further key multiplies the rows that a day of usage has.
@@ -69,6 +69,10 @@ def _schema(name: str | None) -> str | None:
 
 #: A word of a list, in any case.
 _Lower = BeforeValidator(_lower)
+
+
+def _listed(keys: SecretStr | None) -> list[str]:
+    return [part.strip() for part in keys.get_secret_value().split(",") if part.strip()] if keys is not None else []
 
 
 def _weights(raw: str | None) -> dict[str, int]:
@@ -152,6 +156,7 @@ class Settings(BaseSettings):
     webhook_secret: Annotated[SecretStr | None, AfterValidator(webhook_settings.check_secrets)] = None
     webhook_retry_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     secret_key: SecretStr | None = None
+    payload_key: SecretStr | None = None
 
     file_store: str | None = None
     max_file_bytes: Annotated[int, Field(ge=1_024)] = 512 * 1024 * 1024
@@ -178,6 +183,12 @@ class Settings(BaseSettings):
         if any(len(key) < SHORTEST_SECRET_KEY for key in self.secret_keys):
             raise ValueError(
                 f"STOCKPOT_SECRET_KEY: each key needs at least {SHORTEST_SECRET_KEY} characters; make it random"
+            )
+        if self.payload_key is not None and not self.payload_keys:
+            raise ValueError("STOCKPOT_PAYLOAD_KEY: it lists no key; unset it, or give one")
+        if any(len(key) < SHORTEST_SECRET_KEY for key in self.payload_keys):
+            raise ValueError(
+                f"STOCKPOT_PAYLOAD_KEY: each key needs at least {SHORTEST_SECRET_KEY} characters; make it random"
             )
         self._refuse_plain_http()
         if self.first_event_timeout > self.total_timeout or self.idle_timeout > self.total_timeout:
@@ -209,8 +220,12 @@ class Settings(BaseSettings):
     @property
     def secret_keys(self) -> list[str]:
         """The keys that encrypt webhook secrets: the first encrypts, all decrypt. Empty: the home's key file."""
-        value = self.secret_key.get_secret_value() if self.secret_key is not None else ""
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return _listed(self.secret_key)
+
+    @property
+    def payload_keys(self) -> list[str]:
+        """The keys that encrypt payloads: the first encrypts, all decrypt. Empty: they are kept in clear."""
+        return _listed(self.payload_key)
 
     @property
     def own_prices(self) -> dict[str, Price]:

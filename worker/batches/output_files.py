@@ -89,11 +89,11 @@ def _prepared(database: Database, file: str, lines: list[bytes]) -> _Appended | 
     data = b"".join(lines)
     last = database.read(lambda conn: pieces.last(conn, file))
     if last is not None and last.size + len(data) <= SMALL_PIECE:
-        data = contents(row, last) + data
+        data = contents(database, row, last) + data
     else:
         last = None
     if row.place is not None:
-        places.put(row.place, file, row.bytes if last is None else last.start, data)
+        places.put(row.place, file, row.bytes if last is None else last.start, data, database.payloads)
     return _Appended(row, last, data if row.place is None else None, len(data), len(lines))
 
 

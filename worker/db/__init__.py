@@ -18,6 +18,7 @@ identity   Who a database is
 jobs/      Jobs as SQL, by the verbs of their life
 keys/      Keys of the HTTP gateway as SQL
 purge      Purge
+payloads   Encrypted columns: which they are, and encrypting them again with a new key
 ownership  What in a database is Stockpot's, and what is somebody else's
 rates/     What the fleet does over time, for plots
 ready      Whether the database may be used: the one rule of who migrates what

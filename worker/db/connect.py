@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.base import private
 from worker.base.errors import StatementTimeout, Unreachable
+from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.db.sqlite_writers import SQLITE_BUSY_MS, begin_immediate, count_writers
 from worker.db.url import database_url, display_url
@@ -84,6 +85,7 @@ def connect(
         pool_use_lifo=True,  # who seldom needs two has one
         pool_pre_ping=ask_first,
         hide_parameters=True,
+        execution_options={"payloads": Payloads.of(settings)},
         connect_args={name: value for name, value in _PG_CONNECTION.items() if name not in url.query}
         | {"client_encoding": "utf8", "prepare_threshold": None},
     )
@@ -131,6 +133,7 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=0,
         hide_parameters=True,
+        execution_options={"payloads": Payloads.of(settings)},
         connect_args={"timeout": SQLITE_BUSY_MS / 1000, "check_same_thread": False},
     )
 
@@ -188,6 +191,12 @@ class Database:
         """See `connect`."""
         self.settings = settings
         self.engine = connect(settings, pool_size=pool_size, ask_first=ask_first, patient=patient, by_index=by_index)
+
+    @property
+    def payloads(self) -> Payloads:
+        """What encrypts payloads in this database, and decrypts them."""
+        found: Payloads = self.engine.get_execution_options()["payloads"]
+        return found
 
     @property
     def is_sqlite(self) -> bool:

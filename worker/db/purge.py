@@ -1,6 +1,6 @@
 """Purge: forget finished jobs, whole or only what is large or private about them, a slice per transaction.
 
-    payloads    the requests' bodies; such a job can be read and counted, and not be retried
+    payloads    the requests' bodies, and what the gateway keeps of them beside; such a job can be read and counted, and not be retried
     results     the answers and their texts; what they cost stays
     (whole)     the job with everything beside it, its webhook events included
 
@@ -71,6 +71,10 @@ def purge(conn: Connection, before: datetime, what: What | None = None, *, after
     else:
         statement = text(f"DELETE FROM {_TABLES[what]} WHERE job_id IN :ids").bindparams(listed)
         gone = conn.execute(statement, {"ids": ids}).rowcount
+        if what == "payloads":  # of a conversation the client's own words stand there
+            conn.execute(
+                text("UPDATE api_calls SET asked = '{}' WHERE job_id IN :ids").bindparams(listed), {"ids": ids}
+            )
     return ids, gone
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from worker.base.errors import Unreachable
+from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
-from worker.db import bookmarks
+from worker.db import bookmarks, payloads
 from worker.db.connect import CLOSED, MOVED, Database
 from worker.db.ownership import refuse_encoding, relations, revision
 from worker.db.revisions import HEAD
@@ -56,7 +56,7 @@ def ensure_schema(settings: Settings) -> None:
     Raises:
         Unreachable: the database does not answer, or (`OtherSchema`) is at another version; `mend` says what to do.
         SettingsError: STOCKPOT_DATABASE_URL is no URL of a database that Stockpot speaks, or that database cannot hold
-            UTF-8.
+            UTF-8, or its payloads are encrypted with a key that STOCKPOT_PAYLOAD_KEY does not list.
     """
     database = Database(settings, pool_size=1)
     try:
@@ -66,6 +66,9 @@ def ensure_schema(settings: Settings) -> None:
             from worker.db import schema  # slow to load, and seldom needed
 
             schema.upgrade(settings)
+            at, place = HEAD, None
+        if at == HEAD and place is None:
+            _share_payload_key(database)
             return
     finally:
         database.close()
@@ -73,8 +76,6 @@ def ensure_schema(settings: Settings) -> None:
         raise OtherSchema("the database", f"{CLOSED}; it is now {place['to']}", MOVED)
     if place is not None:
         raise OtherSchema("the database", "the copy into it is not finished", "Run the same `stockpot db copy` again.")
-    if at == HEAD:
-        return
     if at is None:
         raise OtherSchema("the database", "it has no tables of Stockpot yet", UPGRADE)
     if at < HEAD:  # revisions are numbers of four digits
@@ -84,6 +85,14 @@ def ensure_schema(settings: Settings) -> None:
         f"it is at {at}, and this version of Stockpot knows nothing beyond {HEAD}",
         "Install the version of Stockpot that upgraded it, or a newer one.",
     )
+
+
+def _share_payload_key(database: Database) -> None:
+    """Whoever has not the key of this database's payloads keeps out: what it wrote would stand there in clear."""
+    if (why := database.read(payloads.agree)) is not None:
+        raise SettingsError(why)
+    if database.payloads.key_ids:
+        database.write(payloads.remember)
 
 
 def _look(conn: Connection) -> tuple[str | None, bool]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.db.threads import DatabaseThreads
 from worker.engine.feeder import Feeder, ask
@@ -203,6 +204,7 @@ def _publisher(settings: Settings, redis_url: str) -> Publisher:
         log_entries=settings.live_log_entries,
         ttl_seconds=settings.live_ttl_seconds,
         max_ttl_seconds=settings.job_ttl_seconds,
+        payloads=Payloads.of(settings),
     )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.payloads import Payloads, Unreadable
+from worker.db.files.pieces import place as place_of
 
 #: Bytes of a piece: a row that SQLite writes in milliseconds, and an object that is worth a request.
 DATABASE_PIECE = 1024 * 1024
@@ -47,14 +49,14 @@ def _opened(place: str) -> tuple[Any, str]:
 def _answers() -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, Unreadable):
         raise
     except Exception as error:  # each storage has errors of its own
         raise Unreachable("the file storage", f"{type(error).__name__}: {error}"[:300]) from error
 
 
-def put(place: str, file: str, start: int, data: bytes) -> None:
-    """Write a piece, over what was there.
+def put(place: str, file: str, start: int, data: bytes, payloads: Payloads) -> None:
+    """Write a piece, over what was there, encrypted where payloads are.
 
     Raises:
         Unreachable: the storage does not answer.
@@ -62,24 +64,44 @@ def put(place: str, file: str, start: int, data: bytes) -> None:
     filesystem, root = _opened(place)
     with _answers():
         filesystem.makedirs(f"{root}/{file}", exist_ok=True)
-        filesystem.pipe_file(f"{root}/{file}/{start:015d}", data)
+        filesystem.pipe_file(f"{root}/{file}/{start:015d}", payloads.seal_bytes(data, place_of(file, start)))
 
 
-def get(place: str, file: str, start: int, size: int) -> bytes:
+def get(place: str, file: str, start: int, size: int, payloads: Payloads) -> bytes:
     """Read the first `size` bytes of a piece.
 
     Raises:
         Unreachable: the storage does not answer, or has lost the piece.
+        Unreadable: its key is not here.
     """
     filesystem, root = _opened(place)
     try:
         with _answers():
-            data = bytes(filesystem.cat_file(f"{root}/{file}/{start:015d}", start=0, end=size))
+            kept = bytes(filesystem.cat_file(f"{root}/{file}/{start:015d}"))
     except FileNotFoundError:
-        data = b""
+        kept = b""
+    data = payloads.open_bytes(kept, place_of(file, start))[:size]
     if len(data) != size:
         raise Unreachable("the file storage", f"bytes {start:,} and on of {file} are not in {place}")
     return data
+
+
+def reseal(place: str, file: str, start: int, payloads: Payloads) -> bool:
+    """Encrypt a piece with the first key; False when it is already, or is gone.
+
+    Raises:
+        Unreachable: the storage does not answer.
+        Unreadable: its key is not here.
+    """
+    filesystem, root = _opened(place)
+    path = f"{root}/{file}/{start:015d}"
+    with contextlib.suppress(FileNotFoundError), _answers():
+        kept = bytes(filesystem.cat_file(path))
+        if not kept.startswith(payloads.current()[1]):
+            spot = place_of(file, start)
+            filesystem.pipe_file(path, payloads.seal_bytes(payloads.open_bytes(kept, spot), spot))
+            return True
+    return False
 
 
 def remove(place: str, file: str) -> None:

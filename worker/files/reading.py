@@ -23,18 +23,18 @@ def read(database: Database, file: FileRow, start: int = 0, end: int | None = No
         piece = database.read(lambda conn, start=start: pieces.at(conn, file.id, start))  # type: ignore[misc]
         if piece is None or piece.end <= start:
             return  # removed meanwhile: whoever counts the bytes notices
-        data = contents(file, piece)[start - piece.start : end - piece.start]
+        data = contents(database, file, piece)[start - piece.start : end - piece.start]
         yield data
         start += len(data)
 
 
-def contents(file: FileRow, piece: Piece) -> bytes:
+def contents(database: Database, file: FileRow, piece: Piece) -> bytes:
     """The bytes of a piece."""
     if piece.data is not None:
         return piece.data
     if file.place is None:
         return b""
-    return places.get(file.place, file.id, piece.start, piece.size)
+    return places.get(file.place, file.id, piece.start, piece.size, database.payloads)
 
 
 def byte_of_line(database: Database, file: FileRow, line: int) -> int:
@@ -46,7 +46,7 @@ def byte_of_line(database: Database, file: FileRow, line: int) -> int:
     piece = database.read(lambda conn: pieces.with_line(conn, file.id, line))
     if piece is None:
         return file.bytes
-    data, at = contents(file, piece), 0
+    data, at = contents(database, file, piece), 0
     for _ in range(line - piece.lines_before):
         at = data.index(b"\n", at) + 1
     return piece.start + at

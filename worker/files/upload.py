@@ -94,7 +94,7 @@ class Upload:
         del self._pending[:size]
         start = self._written
         if self._place is not None:
-            places.put(self._place, self.id, start, data)
+            places.put(self._place, self.id, start, data, self._database.payloads)
         kept = data if self._place is None else None
         self._database.write(lambda conn: pieces.add(conn, self.id, start, kept, size, state="uploading"))
         self._digest.update(data)

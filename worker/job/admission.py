@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+
 from worker.base.errors import SettingsError
 from worker.db.jobs.settle import Settlement
 from worker.job import decide
 from worker.job.context import JobContext
 from worker.job.slots import Slot
 from worker.limits.permit import Held, Permit
+
+log = structlog.get_logger(__name__)
 
 #: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
 LINE_SECONDS = 3.0
@@ -47,6 +51,9 @@ class Refused:
 async def admission(slot: Slot, context: JobContext) -> Admitted | Postponed | Refused:
     """Ask whether the job's call may be made now."""
     job = slot.job
+    if job.unreadable is not None:
+        log.error("payload_unreadable", job_id=job.id, error=job.unreadable)
+        return Postponed(decide.unreadable(job))
     if seconds := context.lookups.owed(job):
         return Postponed(decide.asked_first(job, seconds))
     if over := decide.over_budget(job, context.prices):

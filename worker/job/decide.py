@@ -24,6 +24,9 @@ from worker.upstream.call import Progress
 from worker.upstream.connections import NO_FILES
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 
+#: When a job is looked at again whose request this worker cannot decrypt, in seconds: another may have the key.
+UNREADABLE_SECONDS = 30.0
+
 
 def decided(slot: Slot, outcome: Outcome, context: JobContext) -> Settlement:
     """What the outcome of its call means for a job."""
@@ -155,6 +158,11 @@ def _back(job: ClaimedJob, due_in: float, waiting_on: str) -> Settlement:
         due_in=due_in,
         waiting_on=waiting_on,
     )
+
+
+def unreadable(job: ClaimedJob) -> Settlement:
+    """The job goes back until its worker, or another, has the key of its request."""
+    return _back(job, min(UNREADABLE_SECONDS, max(job.seconds_left, 0.0) / 2), "payload_key")
 
 
 def over_budget(job: ClaimedJob, prices: Prices) -> Settlement | None:

@@ -16,6 +16,7 @@ from typing import Self
 
 from redis.asyncio.client import PubSub
 
+from worker.base.payloads import CLEAR, Payloads
 from worker.base.redis import AWAY, asynchronous, pooled
 from worker.base.redis_urls import namespace_of
 from worker.base.tasks import end_tasks
@@ -100,7 +101,8 @@ class Tail:
 class Feed:
     """The process's readers' way to Redis. Use as an asynchronous context, on one event loop."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, payloads: Payloads = CLEAR) -> None:
+        self.payloads = payloads
         limit = SOCKET_LIMIT.total_seconds()
         self._namespace = namespace_of(redis_url)
         self._log = pooled(redis_url, seconds=limit, connections=REPLAY_CONNECTIONS)

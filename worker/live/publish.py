@@ -24,6 +24,7 @@ from redis.exceptions import NoScriptError, RedisError
 from api_schemas.event_numbers import FIRST_END, KEPT_FREE, MOST_EVENTS, number
 from api_schemas.events import TERMINAL_TYPES
 from worker.base.crashpoints import crashpoint
+from worker.base.payloads import CLEAR, Payloads
 from worker.base.redis import AWAY, asynchronous, namespace
 from worker.base.redis_urls import namespace_of
 from worker.base.tasks import end_tasks
@@ -137,7 +138,13 @@ class LiveStream:
     def _fold(self, at: bytes) -> None:
         if self._raws:
             self._place += 1
-            self._add(script.chunk_tail(at, self._raws, self._texts), wanted=False)
+            payloads = self._publisher.payloads
+            if payloads.key_ids:
+                sealing = payloads, self._job_id, number(self.epoch, self._place)
+                tail = script.sealed_chunk_tail(at, self._raws, self._texts, *sealing)
+            else:
+                tail = script.chunk_tail(at, self._raws, self._texts)
+            self._add(tail, wanted=False)
             self._raws = []
             self._texts = []
 
@@ -158,7 +165,14 @@ class Publisher:
     """Sends the events of all open streams; `published`, `dropped` and `fenced` count events, events and streams."""
 
     def __init__(
-        self, redis_url: str, *, window_seconds: float, log_entries: int, ttl_seconds: float, max_ttl_seconds: float
+        self,
+        redis_url: str,
+        *,
+        window_seconds: float,
+        log_entries: int,
+        ttl_seconds: float,
+        max_ttl_seconds: float,
+        payloads: Payloads = CLEAR,
     ) -> None:
         """Prepare; connects at the first flush.
 
@@ -168,7 +182,9 @@ class Publisher:
             log_entries: about how many entries a job's log keeps.
             ttl_seconds: how long a log outlives its terminal event.
             max_ttl_seconds: how long a log outlives its last event while the job is not finished.
+            payloads: what encrypts the chunks.
         """
+        self.payloads = payloads
         limit = SOCKET_LIMIT.total_seconds()
         # Retries are ours (`append.lua` knows how to repeat), so redis-py makes none.
         self._redis = asynchronous(redis_url, seconds=limit)

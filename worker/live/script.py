@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
-from api_schemas.jsontext import dumps
+from api_schemas.jsontext import dumps, loads
+from worker.base.payloads import Payloads
 
 # What `append.lua` does with the log.
 NO_LOG, RUNNING, FINISHED = 0, 1, 2
@@ -42,3 +43,24 @@ def event_tail(event_type: str, at: str, fields: Mapping[str, Any]) -> bytes:
 def chunk_tail(at: bytes, raws: list[bytes], texts: list[str]) -> bytes:
     """The end of a `chunk` event's JSON. The upstream's objects are spliced in as they came."""
     return b'"type":"chunk","at":"%b","data":[%b],"text":%b}' % (at, b",".join(raws), dumps("".join(texts)))
+
+
+def sealed_chunk_tail(
+    at: bytes, raws: list[bytes], texts: list[str], payloads: Payloads, job_id: str, seq: int
+) -> bytes:
+    """As `chunk_tail`; the upstream's objects and their text are encrypted in one field."""
+    content = b'{"data":[%b],"text":%b}' % (b",".join(raws), dumps("".join(texts)))
+    sealed = payloads.seal(content.decode(), f"live.chunk:{job_id}.{seq}")
+    return b'"type":"chunk","at":"%b","sealed":"%b"}' % (at, sealed.encode())
+
+
+def read(envelope: bytes, payloads: Payloads) -> dict[str, Any]:
+    """An event as it was before `append.lua` wrote it.
+
+    Raises:
+        Unreadable: it is encrypted with a key that is not here.
+    """
+    event: dict[str, Any] = loads(envelope)
+    if event["type"] == "chunk" and (sealed := event.pop("sealed", None)) is not None:
+        event |= loads(payloads.open(sealed, f"live.chunk:{event['job']}.{event['seq']}"))
+    return event

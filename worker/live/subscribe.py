@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator
 from typing import Self, cast
 
 from api_schemas.job_views import Standing
-from api_schemas.jsontext import loads
 from worker.base.redis import AWAY
 from worker.base.tasks import end_tasks
 from worker.live.cursor import Cursor, Event, Step
 from worker.live.feed import Feed, Signal, Tail
-from worker.live.script import timestamp
+from worker.live.script import read, timestamp
 from worker.live.watch import Watch
 
 #: Seconds after which a log that could not be read is tried again.
@@ -71,7 +70,7 @@ class Follow(AsyncIterator[Event]):
                 raise StopAsyncIteration
             if item is Signal.SILENCE:
                 return {"job": self._job_id, "type": "heartbeat", "at": timestamp()}
-            event = None if isinstance(item, Signal) else loads(item)
+            event = None if isinstance(item, Signal) else read(item, self._feed.payloads)
             if event is not None and self._cursor.step(event) is Step.SHOW:
                 self._ready.extend(self._cursor.show(event))
             else:
@@ -127,7 +126,9 @@ class Follow(AsyncIterator[Event]):
     async def _replay(self, tail: Tail) -> bool:
         """Show what the log has; False when it cannot be read, which is then tried again."""
         try:
-            logged = [loads(entry) async for entry in self._feed.entries(self._job_id, self._cursor.read)]
+            logged = [
+                read(entry, self._feed.payloads) async for entry in self._feed.entries(self._job_id, self._cursor.read)
+            ]
         except AWAY:
             self._loop.call_later(AGAIN, tail.replay)
             return False

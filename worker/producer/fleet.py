@@ -96,15 +96,11 @@ class Fleet:
 
     def request(self, job_id: str) -> str | None:
         """A job's request as it was given; None when it was forgotten."""
-        query = text("SELECT CAST(body AS text) FROM requests WHERE job_id = :id")
-        return self._primary.read(lambda conn: conn.execute(query, {"id": job_id}).scalar())
+        return self._primary.read(lambda conn: lookup.request(conn, job_id))
 
     def error_bodies(self, job_id: str) -> dict[int, str]:
         """What the provider answered to a job's calls that failed, by attempt."""
-        query = text("SELECT attempt, error_body FROM attempts WHERE job_id = :id AND error_body IS NOT NULL")
-        return self._primary.read(
-            lambda conn: {row.attempt: row.error_body for row in conn.execute(query, {"id": job_id})}
-        )
+        return self._primary.read(lambda conn: lookup.error_bodies(conn, job_id))
 
     def failing(self, *, tenant: str | None, now_ms: int) -> dict[str, int]:
         """Of the jobs made within the last hour, those that ended badly, by class; counted to `BAD_AT_MOST`."""

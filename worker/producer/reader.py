@@ -98,7 +98,7 @@ class Follower:
                 for closed in [one for one in self._live if one.is_closed()]:
                     del self._live[closed]
                 self._on_loop()
-                self._live[loop] = _Live(await Feed(url).__aenter__(), Watch(self._read))
+                self._live[loop] = _Live(await Feed(url, self._database.payloads).__aenter__(), Watch(self._read))
         live = self._live[loop]
         if (await live.watch.look(job_id)).tenant != tenant:
             raise unknown

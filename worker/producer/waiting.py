@@ -134,6 +134,11 @@ def _held(job: JobDetail, reason: str, facts: Facts, now: datetime) -> Waiting:
         return Waiting(reason, words, "looks again", due)
     if reason == "scheduled":
         return Waiting(reason, "it is scheduled for later", "starts", due)
+    if reason == "payload_key":
+        words = (
+            "its request is encrypted with a key that the worker does not have: add it to STOCKPOT_PAYLOAD_KEY there"
+        )
+        return Waiting(reason, words, "looks again", due)
     if reason == "retry":
         ended = [one for one in job.attempt_log if one.finished_at is not None]
         return Waiting(reason, _failed(ended[-1]) if ended else "its last attempt failed", "tries again", due)

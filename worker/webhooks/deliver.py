@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.payloads import CLEAR, Payloads
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.clock import unix_seconds
@@ -71,6 +72,7 @@ class Deliverer:
             ran out.
         retry_scale: multiplies the schedule and the breaker's pauses.
         count_backlog: keep the metrics of what waits and what was given up: queries that only serve who scrapes them.
+        payloads: what decrypts the events' bodies.
     """
 
     def __init__(
@@ -86,9 +88,11 @@ class Deliverer:
         in_flight: int = IN_FLIGHT,
         each: int = EACH,
         count_backlog: bool = False,
+        payloads: Payloads = CLEAR,
     ) -> None:
         self._run_sql = run_sql
         self._vault = vault
+        self._payloads = payloads
         self._egress = egress
         self._owner = owner
         self._lease_seconds = lease_seconds
@@ -122,6 +126,7 @@ class Deliverer:
             poll_seconds=settings.sweep_seconds,
             retry_scale=settings.webhook_retry_scale,
             count_backlog=settings.http_port is not None,
+            payloads=Payloads.of(settings),
         )
 
     def start(self) -> Sequence[asyncio.Task[None]]:
@@ -270,13 +275,14 @@ class Deliverer:
             return Judgement(_undeliverable(event, "endpoint disabled"), Health.REFUSING)
         try:
             keys = self._keys(event, route)
+            body = self._payloads.open(event.body, f"webhook_events.body:{event.id}")
         except SettingsError as error:
             log.error("webhook_secret_unreadable", event_id=event.id, endpoint_id=event.endpoint_id, error=str(error))
             await self._give_back([delivery], _UNREADABLE_SECONDS)
             return None
         url = event.url if event.url is not None else route.url if route is not None else ""
         began = time.monotonic()
-        outcome = await self._post(event, url, keys)
+        outcome = await self._post(event, url, body, keys)
         seconds = time.monotonic() - began
         crashpoint("hook.sent", event.job_id)
         judgement = judge(event, outcome, seconds, now=time.time(), scale=self._scale, random=self._random)
@@ -293,11 +299,11 @@ class Deliverer:
         )
         return judgement
 
-    async def _post(self, event: Claimed, url: str, keys: list[bytes]) -> Outcome:
-        headers = signed_headers(event.id, int(time.time() + self._ahead), event.body, keys)
+    async def _post(self, event: Claimed, url: str, body: str, keys: list[bytes]) -> Outcome:
+        headers = signed_headers(event.id, int(time.time() + self._ahead), body, keys)
         headers |= {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         try:
-            return await self._egress.post(url, event.body.encode(), headers)
+            return await self._egress.post(url, body.encode(), headers)
         except (Blocked, Unanswered) as outcome:
             return outcome
 

@@ -64,7 +64,13 @@ def database(settings: Settings) -> Iterator[Check]:
         except Unreachable as error:
             yield Check("schema", "failed", first_line(error), error.mend)
             return
+        except SettingsError as error:
+            yield Check(
+                "payload key", "failed", first_line(error), "Nothing is lost: every process waits for that key."
+            )
+            return
         yield Check("schema", "ok", "of this version")
+        yield _payload_key(opened)
         opened.write(_try_to_write)
         yield _secret_key(opened, settings)
         yield Check("database writes", "ok", "a row was written and removed")
@@ -80,6 +86,14 @@ def database(settings: Settings) -> Iterator[Check]:
         opened.close()
     skew = 0.0 if now is None else (now - before).total_seconds()
     yield _clock("clock (database)", skew, _SKEW_SECONDS)
+
+
+def _payload_key(opened: Database) -> Check:
+    ids = opened.payloads.key_ids
+    if not ids:
+        return Check("payload key", "ok", "none: requests and answers are kept in clear")
+    older = f"; {', '.join(ids[1:])} still opens" if ids[1:] else ""
+    return Check("payload key", "ok", f"{ids[0]} encrypts requests and answers{older}")
 
 
 def _secret_key(opened: Database, settings: Settings) -> Check:

@@ -14,7 +14,9 @@ from worker.cli.output import margin, put, put_json, say
 from worker.db import copying, schema
 from worker.db.connect import Database
 from worker.db.ownership import revision
+from worker.db.ready import ensure_schema
 from worker.db.url import display_url
+from worker.files import resealing
 
 
 @click.group("db")
@@ -120,6 +122,29 @@ def copy(*, to: str | None, schema_name: str | None, reopen: bool, as_json: bool
         put_json({"to": _name(target.settings), "rows": counts, "equal": True})
     say(f"{sum(counts.values()):,} rows in {len(counts)} tables, counted and compared: both databases are the same.")
     say(f"Now set STOCKPOT_DATABASE_URL to {_name(target.settings)} everywhere, and start the workers.")
+
+
+@database.command(epilog="\b\nExample:\n  STOCKPOT_PAYLOAD_KEY=NEW,OLD stockpot db reencrypt\n")
+@options.as_json
+def reencrypt(*, as_json: bool) -> None:
+    """Encrypt requests, answers and files with the first key of STOCKPOT_PAYLOAD_KEY, whatever they are kept with now.
+
+    It works in small steps beside running workers; stop it at any time and run it again. When it is through, older keys
+    are needed only by live streams, for as long as those are kept.
+    """
+    settings = load()
+    if not settings.payload_keys:
+        raise click.UsageError("set STOCKPOT_PAYLOAD_KEY: its first key encrypts")
+    ensure_schema(settings)
+    opened = Database(settings, pool_size=1)
+    try:
+        counts = resealing.everything(opened)
+    finally:
+        opened.close()
+    if as_json:
+        put_json({"key": opened.payloads.key_ids[0], "encrypted": counts})
+    changed = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count) or "nothing was left to do"
+    say(f"Encrypted with the key {opened.payloads.key_ids[0]}: {changed}.")
 
 
 def _target(settings: Settings, to: str, schema_name: str | None) -> Settings:

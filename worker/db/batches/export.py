@@ -14,6 +14,7 @@ from api_schemas import jsontext
 from api_schemas.ids import JOB
 from worker.db.clock import is_postgres
 from worker.db.connect import Database
+from worker.db.payloads import of as payloads_of
 
 #: What a page shall weigh, in bytes; the next page's rows are counted by the weight of the last one's.
 PAGE_BYTES = 4 * 1024 * 1024
@@ -54,7 +55,7 @@ _JOB = """
     SELECT j.id AS job_id, {line} AS line, j.line AS first_line, j.answers, {custom_id} AS custom_id, j.status,
         CASE WHEN j.finished_at IS NULL THEN 0 ELSE 1 END AS over, CAST(r.response AS text) AS response,
         COALESCE(a.request_id, a.inference_id) AS request_id, a.status_code, j.error_class, j.error_code,
-        j.error_message, a.error_body
+        j.error_message, a.error_body, a.attempt
     FROM {source} LEFT JOIN results AS r ON r.job_id = j.id
     LEFT JOIN attempts AS a ON a.job_id = j.id AND a.attempt = j.calls
 """
@@ -104,7 +105,17 @@ def _by_line(
 
 def _lines(conn: Connection, statement: str, given: dict[str, object]) -> list[FinishedLine]:
     rows = conn.execute(text(statement), given).mappings()
-    return [FinishedLine(**{**row, "over": bool(row["over"])}) for row in rows]
+    return [_line(conn, row) for row in rows]
+
+
+def _line(conn: Connection, row: RowMapping) -> FinishedLine:
+    payloads, job = payloads_of(conn), row["job_id"]
+    given = dict(row)
+    attempt = given.pop("attempt")
+    given["over"] = bool(row["over"])
+    given["response"] = payloads.open_json(row["response"], f"results.response:{job}")
+    given["error_body"] = payloads.open(row["error_body"], f"attempts.error_body:{job}.{attempt}")
+    return FinishedLine(**given)
 
 
 def next_size(page: Sequence[FinishedLine]) -> int:
@@ -220,7 +231,7 @@ def _whole(conn: Connection, batch: str, ids: list[str]) -> list[FinishedLine]:
 
 def _by_id(conn: Connection, ids: list[str]) -> dict[str, FinishedLine]:
     found = _among(conn, f"{_JOBS} WHERE j.id", ids)
-    return {row["job_id"]: FinishedLine(**{**row, "over": bool(row["over"])}) for row in found}
+    return {row["job_id"]: _line(conn, row) for row in found}
 
 
 def _among(conn: Connection, statement: str, ids: list[str]) -> Sequence[RowMapping]:

@@ -25,6 +25,7 @@ from worker.db.batches.records import BatchRow
 from worker.db.clock import is_postgres, now_sql
 from worker.db.columns import Instant
 from worker.db.jobs.ended import Ended
+from worker.db.payloads import of as payloads_of
 
 
 class ImportLine(NamedTuple):
@@ -197,6 +198,7 @@ def _copy(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], on_amb
     tenant = _field(batch.tenant)
     jobs, requests = [], []
     heads: dict[tuple[str, str, bool], bytes] = {}
+    payloads = payloads_of(conn)
     named = zip(job_ids(len(lines)), lines, strict=True)
     for name, (number, custom_id, endpoint, model, stream, body, answers) in named:
         key = endpoint, model, stream
@@ -207,8 +209,9 @@ def _copy(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine], on_amb
             heads[key] = head
         identity = name.encode()
         jobs.append(b"%b%b%b\t%d\t%d\n" % (identity, head, _field(custom_id), number, answers))
+        sealed = payloads.seal_json(body.decode(), f"requests.body:{name}").encode() if payloads.key_ids else body
         # Compact JSON has no tab and no line break of its own.
-        requests.append(b"%b\t%b\n" % (identity, body.replace(b"\\", b"\\\\")))
+        requests.append(b"%b\t%b\n" % (identity, sealed.replace(b"\\", b"\\\\")))
     _copy_rows(conn, {f"jobs ({_COLUMNS})": jobs, "requests (job_id, body)": requests})
 
 
@@ -236,6 +239,7 @@ def _executemany(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine],
     ids = job_ids(len(lines))
     places = ", ".join("?" * len(_COLUMNS.split(", ")))
     tenant, same = batch.tenant, (batch.max_attempts, on_ambiguous, created, due, expires, batch.id)
+    payloads = payloads_of(conn)
     cursor = conn.connection.cursor()
     cursor.executemany(
         f"INSERT INTO jobs ({_COLUMNS}) VALUES ({places})",
@@ -246,7 +250,10 @@ def _executemany(conn: Connection, batch: BatchRow, lines: Sequence[ImportLine],
     )
     cursor.executemany(
         "INSERT INTO requests (job_id, body) VALUES (?, ?)",
-        [(name, line.body.decode()) for name, line in zip(ids, lines, strict=True)],
+        [
+            (name, payloads.seal_json(line.body.decode(), f"requests.body:{name}"))
+            for name, line in zip(ids, lines, strict=True)
+        ],
     )
     cursor.close()
 

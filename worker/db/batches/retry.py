@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from worker.db.batches.lines_in import SKIPPED, ImportCopy, ImportLine
+from worker.db.payloads import of as payloads_of
 
 #: Which lines are taken.
 FAILED = "('failed', 'expired')"
@@ -44,16 +45,18 @@ def page(conn: Connection, batch: str, statuses: str, *, after: int, limit: int)
     """Their requests as lines of a new batch, in the order of the file, after a line number."""
     rows = conn.execute(
         text(f"""
-        SELECT j.line, j.custom_id, j.endpoint, j.model, j.stream, CAST(r.body AS text) AS body, j.answers
+        SELECT j.id, j.line, j.custom_id, j.endpoint, j.model, j.stream, CAST(r.body AS text) AS body, j.answers
         FROM jobs AS j JOIN requests AS r ON r.job_id = j.id
         WHERE {_TAKEN.format(statuses=statuses)} AND j.line > :after ORDER BY j.line LIMIT :limit
         """),
         {"batch": batch, "after": after, "limit": limit},
     )
-    return [
-        ImportLine(row.line, row.custom_id, row.endpoint, row.model, bool(row.stream), row.body.encode(), row.answers)
-        for row in rows
-    ]
+    payloads = payloads_of(conn)
+    lines = []
+    for row in rows:
+        body = payloads.open_json(row.body, f"requests.body:{row.id}").encode()
+        lines.append(ImportLine(row.line, row.custom_id, row.endpoint, row.model, bool(row.stream), body, row.answers))
+    return lines
 
 
 def copies(conn: Connection, batch: str, statuses: str, *, after: int, limit: int) -> list[ImportCopy]:

@@ -15,8 +15,11 @@ from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
 from worker.base.errors import IdempotencyConflict, NotFound
+from worker.base.payloads import Payloads
 from worker.db.clock import after_sql, is_postgres, now_sql
+from worker.db.jobs import lookup
 from worker.db.jobs.lookup import moment
+from worker.db.payloads import of as payloads_of
 
 Kind = Literal["chat.completion", "response"]
 
@@ -127,7 +130,9 @@ def insert(conn: Connection, new: NewCall) -> bool:
             "tenant": new.tenant,
             "key_id": new.key_id,
             "kind": new.kind,
-            "asked": jsontext.dumps(dict(new.asked)).decode(),
+            "asked": payloads_of(conn).seal_json(
+                jsontext.dumps(dict(new.asked)).decode(), f"api_calls.asked:{new.job_id}"
+            ),
             "added": jsontext.dumps(list(new.added)).decode(),
             "fingerprint": new.fingerprint,
             "idempotency_key": new.idempotency_key,
@@ -160,7 +165,7 @@ def get(conn: Connection, job_id: str, *, tenant: str, kind: Kind, stored: bool 
     )
     if row is None or (stored and not (row["stored"] or row["background"])):
         raise NotFound(f"there is no {kind} of that id")
-    return _call(row)
+    return _call(row, payloads_of(conn))
 
 
 def page(
@@ -194,7 +199,8 @@ def page(
         """),
         values,
     ).mappings()
-    return [_call(row) for row in rows]
+    payloads = payloads_of(conn)
+    return [_call(row, payloads) for row in rows]
 
 
 def _member(conn: Connection, number: int) -> str:
@@ -234,7 +240,7 @@ def delete(conn: Connection, job_id: str, *, tenant: str) -> None:
 
 def body(conn: Connection, job_id: str) -> dict[str, Any] | None:
     """The job's request body; None once it was purged."""
-    found = conn.execute(text("SELECT CAST(body AS text) FROM requests WHERE job_id = :id"), {"id": job_id}).scalar()
+    found = lookup.request(conn, job_id)
     return None if found is None else dict(jsontext.loads(found))
 
 
@@ -244,14 +250,14 @@ def first_epoch(conn: Connection, job_id: str) -> int:
     return int(row.fence) + int(row.status == "queued" and row.fence > 0)
 
 
-def _call(row: Any) -> Call:
+def _call(row: Any, payloads: Payloads) -> Call:
     created_at = moment(row["created_at"])
     if created_at is None:
         raise ValueError("a call has no time at which it was made")
     return Call(
         job_id=row["job_id"],
         kind=row["kind"],
-        asked=jsontext.loads(row["asked"]),
+        asked=jsontext.loads(payloads.open_json(row["asked"], f"api_calls.asked:{row['job_id']}")),
         added=tuple(jsontext.loads(row["added"])),
         stored=bool(row["stored"]),
         background=bool(row["background"]),

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from worker.base.errors import NotFound
 from worker.db.clock import now_sql
+from worker.db.payloads import of as payloads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def add(conn: Connection, file: str, start: int, data: bytes | None, size: int, 
         INSERT INTO file_pieces (file_id, start, size, lines_before, data)
         SELECT :id, :start, :size, lines - :lines, :data FROM files WHERE id = :id
         """),
-        {"id": file, "start": start, "size": size, "lines": lines, "data": data},
+        {"id": file, "start": start, "size": size, "lines": lines, "data": _sealed(conn, file, start, data)},
     )
 
 
@@ -53,8 +54,17 @@ def extend(conn: Connection, file: str, last: Piece, data: bytes | None, size: i
     _move(conn, file, last.end, size - last.size, lines, "growing")
     conn.execute(
         text("UPDATE file_pieces SET size = :size, data = :data WHERE file_id = :id AND start = :start"),
-        {"id": file, "start": last.start, "size": size, "data": data},
+        {"id": file, "start": last.start, "size": size, "data": _sealed(conn, file, last.start, data)},
     )
+
+
+def _sealed(conn: Connection, file: str, start: int, data: bytes | None) -> bytes | None:
+    return None if data is None else payloads_of(conn).seal_bytes(data, place(file, start))
+
+
+def place(file: str, start: int) -> str:
+    """The place of a piece's bytes, wherever they are kept: it is authenticated with them."""
+    return f"file_pieces.data:{file}.{start}"
 
 
 def _move(conn: Connection, file: str, before: int, more: int, lines: int, state: str) -> None:
@@ -84,6 +94,19 @@ def with_line(conn: Connection, file: str, line: int) -> Piece | None:
     return _piece(conn, "lines_before <= :at ORDER BY start DESC", file, line)
 
 
+def outside(conn: Connection, after: tuple[str, int]) -> list[tuple[str, str, int]]:
+    """The next pieces of whole files that are objects of a place, after a file and a start: place, file and start."""
+    rows = conn.execute(
+        text("""
+        SELECT f.place, p.file_id, p.start FROM file_pieces AS p JOIN files AS f ON f.id = p.file_id
+        WHERE p.data IS NULL AND f.place IS NOT NULL AND f.state = 'ready' AND (p.file_id, p.start) > (:file, :start)
+        ORDER BY p.file_id, p.start LIMIT 200
+        """),
+        {"file": after[0], "start": after[1]},
+    )
+    return [(row.place, row.file_id, row.start) for row in rows]
+
+
 def _piece(conn: Connection, where: str, file: str, value: int) -> Piece | None:
     row = conn.execute(
         text(f"SELECT start, size, lines_before, data FROM file_pieces WHERE file_id = :id AND {where} LIMIT 1"),
@@ -91,4 +114,5 @@ def _piece(conn: Connection, where: str, file: str, value: int) -> Piece | None:
     ).first()
     if row is None:
         return None
-    return Piece(row.start, row.size, row.lines_before, None if row.data is None else bytes(row.data))
+    data = None if row.data is None else payloads_of(conn).open_bytes(bytes(row.data), place(file, row.start))
+    return Piece(row.start, row.size, row.lines_before, data)

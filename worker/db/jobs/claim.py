@@ -14,10 +14,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
+from worker.base.payloads import Payloads, Unreadable
 from worker.db.budgets.tables import SHUT
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.jobs.ended import is_logged
 from worker.db.jobs.tenant_fairness import ALONE, TenantFairness, Turn, groups
+from worker.db.payloads import of as payloads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class ClaimedJob:
     last_code: str | None = None  # its error's code
     budgeted: bool = False  # there are budgets, maybe of this job
     unasked: bool = False  # an earlier call may have been paid for, and the provider's log has not been asked
+    unreadable: str | None = None  # why the body cannot be decrypted; it is empty then
 
     @property
     def client_request_id(self) -> str:
@@ -79,7 +82,7 @@ _EXPRESSIONS = {
 _COLUMNS = ", ".join(
     f"{_EXPRESSIONS[name]} AS {name}" if name in _EXPRESSIONS else name
     for name in (field.name for field in fields(ClaimedJob))
-    if name not in {"seconds_left", "queued_seconds"}
+    if name not in {"seconds_left", "queued_seconds", "unreadable"}
 )
 #: What is past its time to live is the sweeper's to end: a call for it would be paid for and thrown away.
 _DUE = "due_at <= {now} AND expires_at > {now}"
@@ -245,7 +248,8 @@ def _postgres(conn: Connection, due: str, params: dict[str, Any]) -> list[Claime
         """),
         params,
     )
-    return [_job(row) for row in rows]
+    payloads = payloads_of(conn)
+    return [_job(row, payloads) for row in rows]
 
 
 def _sqlite(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:
@@ -282,14 +286,19 @@ def _sqlite(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJ
         """),
         names,
     )
-    return [_job(row) for row in rows]
+    payloads = payloads_of(conn)
+    return [_job(row, payloads) for row in rows]
 
 
-def _job(row: Any) -> ClaimedJob:
+def _job(row: Any, payloads: Payloads) -> ClaimedJob:
     """A row's columns are called as the fields are; SQLite has numbers for booleans."""
     given = row._asdict()
     given |= {name: bool(given[name]) for name in _BOOLEANS}
     given |= {"spent_picousd": int(row.spent_picousd), "queued_seconds": max(0.0, float(row.queued_seconds))}
+    try:
+        given["body"] = payloads.open_json(row.body, f"requests.body:{row.id}")
+    except Unreadable as error:
+        given |= {"body": "", "unreadable": str(error)}
     return ClaimedJob(**given)
 
 

@@ -19,6 +19,7 @@ from api_schemas.jobs import TERMINAL_STATUSES, Attempt, Job, JobDetail
 from api_schemas.usage import Usage
 from worker.base.errors import NotFound
 from worker.base.money import PICO
+from worker.db.payloads import of as payloads_of
 
 #: Jobs of one page by default.
 PAGE = 100
@@ -50,6 +51,8 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
     response = conn.execute(
         text("SELECT CAST(response AS text) FROM results_v WHERE job_id = :id"), {"id": job_id}
     ).scalar()
+    payloads = payloads_of(conn)
+    response = payloads.open_json(response, f"results.response:{job_id}")
     calls = conn.execute(
         text(f"SELECT {_ATTEMPT} FROM attempts AS a WHERE a.job_id = :id ORDER BY a.attempt"),
         {"id": job_id},
@@ -57,13 +60,30 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
     attempts = [_attempt(job_id, call) for call in calls]
     costs = [attempt.cost_usd for attempt in attempts if attempt.cost_usd is not None]
     return JobDetail(
-        **fields(row),
+        **fields(row) | {"text": payloads.open(row["text"], f"results.text:{job_id}")},
         response=None if response is None else jsontext.loads(response),
         usage=_usage(row["status"], attempts),
         cost_usd=sum(costs, Decimal(0)) if costs else None,
         error=error_of(row),
         attempt_log=attempts,
     )
+
+
+def request(conn: Connection, job_id: str) -> str | None:
+    """A job's request, the JSON as it was given; None when it was forgotten."""
+    body = conn.execute(text("SELECT CAST(body AS text) FROM requests WHERE job_id = :id"), {"id": job_id}).scalar()
+    found: str | None = payloads_of(conn).open_json(body, f"requests.body:{job_id}")
+    return found
+
+
+def error_bodies(conn: Connection, job_id: str) -> dict[int, str]:
+    """What the provider answered to a job's calls that failed, by attempt."""
+    query = text("SELECT attempt, error_body FROM attempts WHERE job_id = :id AND error_body IS NOT NULL")
+    payloads = payloads_of(conn)
+    return {
+        row.attempt: payloads.open(row.error_body, f"attempts.error_body:{job_id}.{row.attempt}")
+        for row in conn.execute(query, {"id": job_id})
+    }
 
 
 def _one(conn: Connection, select: str, job_id: str, tenant: str | None) -> RowMapping:

@@ -22,10 +22,12 @@ from api_schemas.errors import ErrorClass, JobError
 from api_schemas.text import storable
 from api_schemas.usage import Usage
 from worker.base.money import picousd
+from worker.base.payloads import CLEAR, Payloads
 from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
 from worker.db.jobs import usage_days
 from worker.db.jobs.ledger import DUE
 from worker.db.jobs.tables import attempts, jobs
+from worker.db.payloads import of as payloads_of
 from worker.db.recordset import column_types, records, recordset
 
 
@@ -86,9 +88,10 @@ class Settlement:
             status=self.error_status,
         )
 
-    def row(self) -> dict[str, Any]:
+    def row(self, payloads: Payloads = CLEAR) -> dict[str, Any]:
         """The bound parameters of the statements below; text is made storable (no NUL, no lone surrogate)."""
         usage = self.usage
+        result, call = self.job_id, f"{self.job_id}.{self.attempt}"
         return {
             "id": self.job_id,
             "fence": self.fence,
@@ -104,10 +107,10 @@ class Settlement:
             "error_code": _clean(self.error_code),
             "error_message": _clean(self.error_message),
             "error_status": self.error_status,
-            "error_body": _clean(self.error_body),
+            "error_body": payloads.seal(_clean(self.error_body), f"attempts.error_body:{call}"),
             "finish_reason": _clean(self.finish_reason),
-            "response": self.response,
-            "answer": _clean(self.text),
+            "response": payloads.seal_json(self.response, f"results.response:{result}"),
+            "answer": payloads.seal(_clean(self.text), f"results.text:{result}"),
             "provider_id": _clean(self.provider_id),
             "model": _clean(self.model),
             "inference_id": _clean(self.inference_id),
@@ -121,7 +124,7 @@ class Settlement:
             "cost_source": self.cost_source,
             "first_token_seconds": self.first_token_seconds,
             "total_seconds": self.total_seconds,
-            "partial_text": _clean(self.partial_text),
+            "partial_text": payloads.seal(_clean(self.partial_text), f"attempts.partial_text:{call}"),
             "reconciled": DUE if self.owed else None,
         }
 
@@ -178,7 +181,8 @@ def write(conn: Connection, settlements: Sequence[Settlement]) -> dict[str, int]
 
     The caller commits.
     """
-    rows = [settlement.row() for settlement in settlements]
+    payloads = payloads_of(conn)
+    rows = [settlement.row(payloads) for settlement in settlements]
     return _postgres(conn, rows) if is_postgres(conn) else _sqlite(conn, rows)
 
 

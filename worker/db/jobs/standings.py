@@ -16,6 +16,7 @@ from api_schemas.usage import Usage
 from worker.base.money import PICO
 from worker.db.clock import is_postgres, seconds_until_sql
 from worker.db.jobs.lookup import error_of, moment
+from worker.db.payloads import of as payloads_of
 
 _TOKENS = tuple(Usage.model_fields)
 
@@ -50,10 +51,11 @@ def _ends(conn: Connection, ids: Sequence[str], these: str) -> dict[str, Standin
         """),
         _ids(ids, postgres=is_postgres(conn)),
     ).mappings()
-    return {row["id"]: _end(row) for row in rows}
+    payloads = payloads_of(conn)
+    return {row["id"]: _end(row, payloads.open(row["text"] or "", f"results.text:{row['id']}")) for row in rows}
 
 
-def _end(row: RowMapping) -> Standing:
+def _end(row: RowMapping, answer: str) -> Standing:
     at, error, cost = moment(row["finished_at"]), error_of(row), row["cost_picousd"]
     return Standing(
         row["status"],
@@ -61,7 +63,7 @@ def _end(row: RowMapping) -> Standing:
         seq=end_number(row["fence"], row["seq"]),
         at="" if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         age=float(row["age"]),
-        text=row["text"] or "",
+        text=answer,
         usage=None if row["total_tokens"] is None else {name: row[name] or 0 for name in _TOKENS},
         cost_usd=None if cost is None else float(int(cost) / PICO),
         finish_reason=row["finish_reason"],

@@ -14,6 +14,7 @@ from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest
 from worker.base.errors import IdempotencyConflict
 from worker.base.money import PICO
+from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.db.clock import Speaker, after_sql, is_postgres, now_sql
 from worker.db.columns import RawJSON
@@ -84,7 +85,8 @@ def insertion(speaker: Speaker, requests: Sequence[JobRequest], settings: Settin
 
     Raises IdempotencyConflict, as `insert`.
     """
-    rows = [_row(request, settings) for request in requests]
+    payloads = Payloads.of(settings)
+    rows = [_row(request, settings, payloads) for request in requests]
     # An id of the caller's own may stand twice in a slice; its second row is a second submission, to be compared.
     first = {row["id"]: row for row in reversed(rows)}
     prefix = f'"{schema}".' if schema else ""
@@ -98,15 +100,16 @@ def insertion(speaker: Speaker, requests: Sequence[JobRequest], settings: Settin
     return done
 
 
-def _row(request: JobRequest, settings: Settings) -> dict[str, Any]:
+def _row(request: JobRequest, settings: Settings, payloads: Payloads) -> dict[str, Any]:
     """The job's row: each column that the request has a field for, and what follows from the others."""
     delay = request.delay_seconds or 0.0
     if request.not_before is not None:
         delay = max(0.0, (request.not_before - datetime.now(UTC)).total_seconds())
     cost = request.max_cost_usd
     keyed = request.idempotency_key is not None or request.id is not None
+    identity = request.id or job_id()
     return {name: getattr(request, name) for name in _ASKED} | {
-        "id": request.id or job_id(),
+        "id": identity,
         "status": "queued",
         "waiting_on": "scheduled" if delay > 0 else None,
         "max_attempts": request.max_attempts or settings.max_attempts,
@@ -117,7 +120,7 @@ def _row(request: JobRequest, settings: Settings) -> dict[str, Any]:
         "delay": float(delay),
         # A job that starts later has its whole time to live from then on.
         "ttl": float(delay) + (request.ttl_seconds or settings.job_ttl_seconds),
-        "body": request.body_json().decode(),
+        "body": payloads.seal_json(request.body_json().decode(), f"requests.body:{identity}"),
     }
 
 

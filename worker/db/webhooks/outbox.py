@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy import Connection, text
 
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
+from worker.db.payloads import of as payloads_of
 
 #: Due events looked at for one claim. It bounds the cost of the ranking below, and is large against any claim.
 _SCAN = 2_000
@@ -38,7 +39,10 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An event that this worker may send now. `tries` counts attempts since the event was made or last replayed."""
+    """An event that this worker may send now. `tries` counts attempts since the event was made or last replayed.
+
+    `body` is as it is kept, maybe encrypted: who sends it decrypts it.
+    """
 
     id: str
     fence: int
@@ -95,6 +99,11 @@ def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
     given = ", ".join(f"r.{name}" for name in columns)
     now = now_sql(conn)
     source = _from_rows(conn, dict.fromkeys(columns, "text"))
+    payloads = payloads_of(conn)
+
+    def body(row: EventRow) -> str:
+        return payloads.seal(row.body, f"webhook_events.body:{row.id}")
+
     conn.execute(
         # "WHERE true": SQLite would read ON CONFLICT as a join's ON.
         text(f"""
@@ -102,7 +111,7 @@ def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
         SELECT {given}, {now}, {now} FROM {source} WHERE true
         ON CONFLICT (id) DO NOTHING
         """),
-        {"rows": orjson.dumps([asdict(row) for row in rows]).decode()},
+        {"rows": orjson.dumps([asdict(row) | {"body": body(row)} for row in rows]).decode()},
     )
 
 
