@@ -5,6 +5,7 @@ backoff      Backoff: the pause after a failed try
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
 errors       The errors Stockpot raises, one class per decision a caller can take
 figures      Figures for people: money, durations, ages
+genai        The field's names for what a call of a model is
 headers      Headers as a setting
 healthy      The image's health check
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
@@ -18,6 +19,7 @@ settings     The configuration: one frozen object, the only reader of the enviro
 sources      Where settings come from: the environment, `.env`, `stockpot.toml`
 tasks        Ending tasks
 telemetry    Logs
+tracing      OpenTelemetry traces, where they are on
 urls         URLs of settings: checked, and shown without credentials
 webhook_settings  What the webhook settings mean
 """

@@ -93,6 +93,89 @@ REQUESTS = Counter(
     registry=REGISTRY,
 )
 
+#: Of OpenTelemetry's advice for these two.
+_GENAI_SECONDS = (
+    0.01,
+    0.02,
+    0.04,
+    0.08,
+    0.16,
+    0.32,
+    0.64,
+    1.28,
+    2.56,
+    5.12,
+    10.24,
+    20.48,
+    40.96,
+    81.92,
+    163.84,
+    327.68,
+)
+_GENAI_TOKENS = tuple(4**power for power in range(14))
+_GENAI = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
+GENAI_SECONDS = Histogram(
+    "gen_ai_client_inference_duration_seconds",
+    "Calls of a model, `error_type` empty where they succeeded",
+    [*_GENAI, "error_type"],
+    buckets=_GENAI_SECONDS,
+    registry=REGISTRY,
+)
+GENAI_FIRST_CHUNK = Histogram(
+    "gen_ai_client_inference_time_to_first_chunk_seconds",
+    "From a call to its first chunk",
+    _GENAI,
+    buckets=_GENAI_SECONDS,
+    registry=REGISTRY,
+)
+GENAI_INPUT = Counter("gen_ai_client_inference_usage_input_tokens", "Input tokens", _GENAI, registry=REGISTRY)
+GENAI_OUTPUT = Counter("gen_ai_client_inference_usage_output_tokens", "Output tokens", _GENAI, registry=REGISTRY)
+GENAI_CACHED = Counter(
+    "gen_ai_client_inference_usage_cache_read_input_tokens",
+    "Of the input, read from a cache",
+    _GENAI,
+    registry=REGISTRY,
+)
+GENAI_REASONING = Counter(
+    "gen_ai_client_inference_usage_reasoning_output_tokens", "Of the output, reasoning", _GENAI, registry=REGISTRY
+)
+GENAI_OLD_SECONDS = Histogram(
+    "gen_ai_client_operation_duration_seconds",
+    "As `gen_ai_client_inference_duration_seconds`, by its older name",
+    [*_GENAI, "error_type"],
+    buckets=_GENAI_SECONDS,
+    registry=REGISTRY,
+)
+GENAI_OLD_FIRST_CHUNK = Histogram(
+    "gen_ai_client_operation_time_to_first_chunk_seconds",
+    "As `gen_ai_client_inference_time_to_first_chunk_seconds`, by its older name",
+    _GENAI,
+    buckets=_GENAI_SECONDS,
+    registry=REGISTRY,
+)
+GENAI_OLD_TOKENS = Histogram(
+    "gen_ai_client_token_usage",
+    "Tokens of a call, `gen_ai_token_type` input or output, by the older name",
+    [*_GENAI, "gen_ai_token_type"],
+    buckets=_GENAI_TOKENS,
+    registry=REGISTRY,
+)
+
+#: Models that a process counts by name; those beyond it are `other`.
+MOST_MODELS = 100
+_models: set[str] = set()
+
+
+def model_label(model: str) -> str:
+    """A model as a label: the first hundred of a process by name, so that names that somebody makes up cost no series."""
+    if model in _models:
+        return model
+    if len(_models) < MOST_MODELS:
+        _models.add(model)
+        return model
+    return "other"
+
+
 # The whole fleet, as every worker with a status port reads it; take the maximum, not the sum (`engine/fleet_gauges`).
 OLDEST_DUE_SECONDS = Gauge(
     "stockpot_oldest_due_seconds", "How long the oldest due job of a lane has waited", ["lane"], registry=REGISTRY

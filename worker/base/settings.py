@@ -172,6 +172,8 @@ class Settings(BaseSettings):
 
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    traces: bool = False
+    genai_metrics: Annotated[Literal["none", "new", "both"], _Lower] = "new"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _Lower] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _Lower] = "auto"
     log_jobs: Annotated[Literal["none", "failed", "all"], _Lower] = "failed"

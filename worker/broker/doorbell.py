@@ -13,10 +13,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from worker.base import tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.settings import Settings
 
@@ -38,12 +39,20 @@ MOST_WAITING = 10_000
 PAUSE = 2.0
 
 
+class _Bell(NamedTuple):
+    """One job to ring for, and the `traceparent` of its submission."""
+
+    lane: str
+    job_id: str
+    caused_by: str | None
+
+
 class Doorbell:
     """Rings from a thread of its own. One per producer; `close` gives it the budget to send what waits."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._waiting: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Bell | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._idle = threading.Event()
@@ -58,8 +67,9 @@ class Doorbell:
             return
         crashpoint("submit.committed", ids[0])
         self._idle.clear()
+        caused_by = tracing.current().traceparent
         for job_id in ids:
-            self._waiting.put((lane, job_id))
+            self._waiting.put(_Bell(lane, job_id, caused_by))
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._send_all, name="stockpot-doorbell", daemon=True)
@@ -83,10 +93,10 @@ class Doorbell:
         deaf_until = 0.0
         while (first := self._waiting.get()) is not None:
             slices = self._gather(first)
-            for lane, ids in slices.items():
+            for lane, bells in slices.items():
                 if time.monotonic() < deaf_until:
                     self.failed += 1
-                elif not self._send(lane, ids):
+                elif not self._ring(lane, bells):
                     self.failed += 1
                     deaf_until = time.monotonic() + PAUSE
             if self._waiting.empty():
@@ -95,15 +105,23 @@ class Doorbell:
         if app is not None:
             app.close()
 
-    def _gather(self, first: tuple[str, str]) -> dict[str, list[str]]:
+    def _ring(self, lane: str, bells: Sequence[_Bell]) -> bool:
+        facts: dict[str, tracing.Value] = {"stockpot.lane": lane, "stockpot.jobs": len(bells)}
+        with tracing.span("stockpot.ring", "producer", facts, parent=bells[0].caused_by) as span:
+            sent = self._send(lane, [bell.job_id for bell in bells])
+            if not sent:
+                span.fail("broker")
+        return sent
+
+    def _gather(self, first: _Bell) -> dict[str, list[_Bell]]:
         """What waits by now, a slice at most, by lane."""
-        slices: dict[str, list[str]] = {}
-        item: tuple[str, str] | None = first
+        slices: dict[str, list[_Bell]] = {}
+        item: _Bell | None = first
         for _ in range(SLICE):
             if item is None:
                 self._waiting.put(None)
                 break
-            slices.setdefault(item[0], []).append(item[1])
+            slices.setdefault(item.lane, []).append(item)
             try:
                 item = self._waiting.get_nowait()
             except queue.Empty:

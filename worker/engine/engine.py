@@ -26,7 +26,7 @@ import structlog
 import uvloop
 
 from api_schemas.jobs import LANES
-from worker.base import metrics
+from worker.base import metrics, tracing
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
@@ -88,6 +88,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the loop's thread and wait until it claims. Raises what kept it from starting."""
+        tracing.begin(self.settings, service="stockpot-worker")
         self._thread.start()
         self._ready.wait()
         if self._failed is not None:
@@ -117,6 +118,7 @@ class Engine:
         self._over.wait()
         # Everything is written and closed by now. A loop that does not close is no reason for its process not to end.
         self._thread.join(CLOSE_SECONDS)
+        tracing.end()
 
     @property
     def alive(self) -> bool:

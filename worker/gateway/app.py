@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from worker.base import tracing
 from worker.base.errors import StockpotError
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
@@ -60,6 +61,7 @@ def build(settings: Settings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        tracing.begin(settings, service="stockpot-gateway")
         gateway = app.state.gateway = Gateway(settings)
         prices = asyncio.create_task(gateway.models.keep_fresh())  # what a call may cost is asked when it is accepted
         try:

@@ -11,7 +11,7 @@ import uuid
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from worker.base import metrics
+from worker.base import metrics, tracing
 from worker.gateway.errors import ApiError
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,12 @@ class Around:
                 ]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        caller = next((value for name, value in scope["headers"] if name == b"traceparent"), b"").decode("latin-1")
+        facts: dict[str, tracing.Value] = {"http.request.method": scope["method"], "stockpot.request_id": request_id}
+        with (
+            tracing.span(scope["method"], "server", facts, parent=caller) as span,
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+        ):
             self._running += 1
             try:
                 if self._running > self._limit:
@@ -68,6 +73,10 @@ class Around:
             finally:
                 self._running -= 1
                 route = getattr(scope.get("route"), "path", "unknown")
+                span.name(f"{scope['method']} {route}")
+                span.set({"http.route": route, "http.response.status_code": status})
+                if status >= 500:
+                    span.fail(str(status))
                 metrics.REQUESTS.labels(route, str(status)).inc()
                 log.info(
                     "request_answered",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from prometheus_client import Counter, Histogram
 
-from worker.base import metrics
+from worker.base import genai, metrics
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended
 from worker.db.jobs.settle import Settlement
@@ -17,6 +17,18 @@ from worker.live.publish import LiveStream, Publisher
 M = TypeVar("M", Counter, Histogram)
 
 log = structlog.get_logger(__name__)
+
+
+class Counted(Protocol):
+    """What counting needs to know of the worker."""
+
+    @property
+    def provider_name(self) -> str:
+        """The provider, as metrics name it."""
+
+    @property
+    def genai_metrics(self) -> str:
+        """Which of the field's names are counted by: none, new, both."""
 
 
 def end_fields(settlement: Settlement) -> dict[str, Any]:
@@ -79,23 +91,54 @@ def log_end(job: ClaimedJob, settlement: Settlement, which: str) -> None:
         log.info("job_finished", job=job.id, status=settlement.status, **known)
 
 
-def count(job: ClaimedJob, settlement: Settlement) -> None:
+def count(job: ClaimedJob, settlement: Settlement, context: Counted) -> None:
     """Count what was settled."""
+    model = metrics.model_label(job.model)
     _labelled(metrics.ATTEMPTS, settlement.outcome).inc()
     if settlement.terminal:
         _labelled(metrics.JOBS, settlement.status, job.lane).inc()
     if settlement.usage is not None:
-        _labelled(metrics.TOKENS, "input", job.model).inc(settlement.usage.input_tokens)
-        _labelled(metrics.TOKENS, "output", job.model).inc(settlement.usage.output_tokens)
+        _labelled(metrics.TOKENS, "input", model).inc(settlement.usage.input_tokens)
+        _labelled(metrics.TOKENS, "output", model).inc(settlement.usage.output_tokens)
     if settlement.cost_usd is not None:
-        _labelled(metrics.COST, settlement.cost_source or "provider", job.model).inc(float(settlement.cost_usd))
+        _labelled(metrics.COST, settlement.cost_source or "provider", model).inc(float(settlement.cost_usd))
     if settlement.total_seconds is not None:
         _labelled(metrics.CALL_SECONDS, job.endpoint).observe(settlement.total_seconds)
     if settlement.first_token_seconds is not None:
         metrics.FIRST_TOKEN_SECONDS.observe(settlement.first_token_seconds)
+    if settlement.called and settlement.total_seconds is not None and context.genai_metrics != "none":
+        _count_genai(model, settlement, context)
 
 
-@functools.lru_cache(maxsize=512)
+def _count_genai(model: str, settlement: Settlement, context: Counted) -> None:
+    """Count a call by the field's names: the new ones, and the older ones where they are asked for."""
+    labels, usage, old = (
+        (genai.OPERATION, context.provider_name, model),
+        settlement.usage,
+        context.genai_metrics == "both",
+    )
+    seconds, error = settlement.total_seconds or 0.0, settlement.error_class or ""
+    _labelled(metrics.GENAI_SECONDS, *labels, error).observe(seconds)
+    if old:
+        _labelled(metrics.GENAI_OLD_SECONDS, *labels, error).observe(seconds)
+    if (first := settlement.first_token_seconds) is not None:
+        _labelled(metrics.GENAI_FIRST_CHUNK, *labels).observe(first)
+        if old:
+            _labelled(metrics.GENAI_OLD_FIRST_CHUNK, *labels).observe(first)
+    if usage is None:
+        return
+    _labelled(metrics.GENAI_INPUT, *labels).inc(usage.input_tokens)
+    _labelled(metrics.GENAI_OUTPUT, *labels).inc(usage.output_tokens)
+    if usage.cached_tokens:
+        _labelled(metrics.GENAI_CACHED, *labels).inc(usage.cached_tokens)
+    if usage.reasoning_tokens:
+        _labelled(metrics.GENAI_REASONING, *labels).inc(usage.reasoning_tokens)
+    if old:
+        _labelled(metrics.GENAI_OLD_TOKENS, *labels, "input").observe(usage.input_tokens)
+        _labelled(metrics.GENAI_OLD_TOKENS, *labels, "output").observe(usage.output_tokens)
+
+
+@functools.lru_cache(maxsize=2_048)
 def _labelled(metric: M, *values: str) -> M:
     """The metric with these labels; looking it up takes the client library a lock and 3 µs, six times a job."""
     return metric.labels(*values)

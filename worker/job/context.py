@@ -8,6 +8,7 @@ from typing import Protocol
 
 import structlog
 
+from worker.base import genai
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.db.jobs.claim import ClaimedJob
@@ -54,6 +55,16 @@ class JobContext:
     lookups: Lookups
     key_limits: Limits  # over all routes of the key
     tenant_limits: Limits  # of each tenant
+
+    @property
+    def provider_name(self) -> str:
+        """The provider, as metrics and traces name it."""
+        return genai.provider(self.settings.upstream_url)
+
+    @property
+    def genai_metrics(self) -> str:
+        """Which of the field's names calls are counted by."""
+        return self.settings.genai_metrics
 
     def key(self) -> str | None:
         """The API key. Raises SettingsError while its file cannot be read or is empty."""

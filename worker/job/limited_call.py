@@ -7,7 +7,7 @@ from dataclasses import replace
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import SettingsError
-from worker.job import decide
+from worker.job import decide, traces
 from worker.job.context import JobContext
 from worker.job.slots import Slot
 from worker.limits.permit import Permit
@@ -28,8 +28,10 @@ async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream
         context.without_key(error)
         return Failure(Kind.NOT_SENT, "authentication", "key_unreadable", str(error))
     try:
-        outcome = await context.upstream.call(request, live.chunk if job.stream else None, progress)
-        outcome = _blamed(slot, context, outcome)
+        with traces.call(job, context.settings.upstream_url) as span:
+            outcome = await context.upstream.call(request, live.chunk if job.stream else None, progress)
+            outcome = _blamed(slot, context, outcome)
+            traces.answered(span, outcome)
     finally:
         _give_back(permit, outcome, progress)
     crashpoint("call.answered", job.id)

@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from worker.base import tracing
 from worker.base.crashpoints import crashpoint
 from worker.db.jobs.settle import Settlement
-from worker.job import decide
+from worker.job import decide, traces
 from worker.job.admission import Admitted, Postponed, Refused, admission
 from worker.job.announce import announce_end, announce_start, count, log_end
 from worker.job.context import JobContext
@@ -30,10 +31,11 @@ from worker.upstream.call import Progress
 async def run_job(slot: Slot, context: JobContext) -> None:
     """Run one claimed job to its settlement."""
     progress = Progress()
-    try:
-        await _run(slot, context, progress)
-    finally:
-        progress.give_back()
+    with traces.attempt(slot.job):
+        try:
+            await _run(slot, context, progress)
+        finally:
+            progress.give_back()
 
 
 async def _run(slot: Slot, context: JobContext, progress: Progress) -> None:
@@ -65,10 +67,12 @@ async def _settle(slot: Slot, context: JobContext, settlement: Settlement, live:
         context.prices.learn(job.model, settlement.known_cost_usd)
     # The number of the terminal event is stored with the end.
     settlement = replace(settlement, seq=live.end() if settlement.terminal else 0)
-    written = await context.settlements.settle(job, settlement)
+    with tracing.span("stockpot.settle", "internal"):
+        written = await context.settlements.settle(job, settlement)
+    traces.settled(settlement if written is None else written, written=written is not None)
     if written is None:
         return
-    count(job, written)
+    count(job, written, context)
     if written.owed:
         context.lookups.add(job.id)
     if written.terminal:

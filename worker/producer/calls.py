@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from api_schemas.jobs import JobDetail, JobRequest
+from worker.base import tracing
 from worker.base.errors import NotFound
 from worker.db.calls import limits, records, tenants
 from worker.db.calls.limits import Refused, Standing
@@ -52,13 +53,18 @@ class Calls:
             Unreachable: the database does not answer; nothing was accepted.
         """
         try:
-            accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
+            accepted = self._write(job, new)
         except _Overtaken:
-            accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
+            accepted = self._write(job, new)
         if isinstance(accepted, Refused):  # what was counted on the way is committed
             raise accepted
-        if accepted.created:
-            self._ring([accepted.job_id], job.lane)
+        return accepted
+
+    def _write(self, job: JobRequest, new: NewCall) -> Accepted | Refused:
+        with tracing.span("stockpot.submit", "producer", {"stockpot.lane": job.lane, "stockpot.jobs": 1}):
+            accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
+            if isinstance(accepted, Accepted) and accepted.created:
+                self._ring([accepted.job_id], job.lane)
         return accepted
 
     def _accept(self, conn: Connection, job: JobRequest, new: NewCall) -> Accepted | Refused:

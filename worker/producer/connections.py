@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from worker.base import tracing
 from worker.base.settings import Settings
 from worker.broker.doorbell import Doorbell
 from worker.db import identity
@@ -40,6 +41,7 @@ class Connections:
     """Everything open to one place. Made by `acquire`; each `acquire` is answered by one `release`."""
 
     def __init__(self, settings: Settings) -> None:
+        tracing.begin(settings)
         self.settings = settings
         self.database = Database(settings, pool_size=POOL_SIZE)
         self.doorbell = Doorbell(settings)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from api_schemas.errors import ErrorClass, FieldProblem
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import Job, JobDetail, JobOptions, JobRequest, Lane, Request, Status, check_tenant, parse_job
-from worker.base import telemetry
+from worker.base import telemetry, tracing
 from worker.base.errors import InvalidRequest
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
@@ -145,8 +145,9 @@ class Stockpot(Streams):
         job = self._accept(request, options)
         if (given := one_of(session, connection)) is not None:
             return insert_in(self._shared, given, [job], lambda done: self._ring(done, job))[0]
-        done = self._scope.write(lambda conn: insert(conn, [job], self.settings))[0]
-        self._ring([done], job)
+        with tracing.span("stockpot.submit", "producer", {"stockpot.lane": job.lane, "stockpot.jobs": 1}):
+            done = self._scope.write(lambda conn: insert(conn, [job], self.settings))[0]
+            self._ring([done], job)
         return done
 
     def submit_many(self, requests: Iterable[Request], **options: Unpack[JobOptions]) -> builtins.list[str]:
@@ -165,12 +166,14 @@ class Stockpot(Streams):
         while slice_ := builtins.list(islice(rest, SLICE)):
             try:
                 jobs = [self._accept(one, options) for one in slice_]
-                done = self._scope.write(lambda conn, jobs=jobs: insert(conn, jobs, self.settings))  # type: ignore[misc]
+                facts: dict[str, tracing.Value] = {"stockpot.lane": jobs[0].lane, "stockpot.jobs": len(jobs)}
+                with tracing.span("stockpot.submit", "producer", facts):
+                    done = self._scope.write(lambda conn, jobs=jobs: insert(conn, jobs, self.settings))  # type: ignore[misc]
+                    self._ring(done, jobs[0])
             except Exception as error:
                 error.add_note(f"{len(ids):,} requests before this slice of {len(slice_)} were accepted")
                 raise
             ids += [one.id for one in done]
-            self._ring(done, jobs[0])
         return ids
 
     def _accept(self, request: Request, options: JobOptions) -> JobRequest:

@@ -14,12 +14,13 @@ import random
 import time
 from collections.abc import Sequence
 from typing import Self
+from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.base import metrics
+from worker.base import metrics, tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.payloads import CLEAR, Payloads
@@ -215,7 +216,13 @@ class Deliverer:
 
         def take(conn: Connection) -> tuple[list[Claimed], dict[str, Route]]:
             events = outbox.claim(
-                conn, self._owner, limit=limit, each=self._each, lease_seconds=self._lease_seconds, busy=busy
+                conn,
+                self._owner,
+                limit=limit,
+                each=self._each,
+                lease_seconds=self._lease_seconds,
+                busy=busy,
+                traced=tracing.is_on(),
             )
             if events:
                 self._ahead = unix_seconds(conn) - time.time()
@@ -282,10 +289,21 @@ class Deliverer:
             return None
         url = event.url if event.url is not None else route.url if route is not None else ""
         began = time.monotonic()
-        outcome = await self._post(event, url, body, keys)
-        seconds = time.monotonic() - began
+        facts: dict[str, tracing.Value] = {
+            "stockpot.job.id": event.job_id,
+            "stockpot.webhook.id": event.id,
+            "stockpot.webhook.attempt": event.attempts + 1,
+            "server.address": urlsplit(url).hostname,
+        }
+        with tracing.span("stockpot.webhook", "client", facts, link=event.traceparent, root=True) as span:
+            outcome = await self._post(event, url, body, keys)
+            seconds = time.monotonic() - began
+            judgement = judge(event, outcome, seconds, now=time.time(), scale=self._scale, random=self._random)
+            verdict = judgement.verdict
+            span.set({"stockpot.outcome": verdict.status, "http.response.status_code": verdict.status_code})
+            if verdict.status != "delivered":
+                span.fail(str(verdict.status_code or "no_answer"))
         crashpoint("hook.sent", event.job_id)
-        judgement = judge(event, outcome, seconds, now=time.time(), scale=self._scale, random=self._random)
         say = log.debug if judgement.health is Health.WELL else log.info
         say(
             "webhook_attempted",

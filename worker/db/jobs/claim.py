@@ -50,6 +50,7 @@ class ClaimedJob:
     last_code: str | None = None  # its error's code
     budgeted: bool = False  # there are budgets, maybe of this job
     unasked: bool = False  # an earlier call may have been paid for, and the provider's log has not been asked
+    traceparent: str | None = None  # the trace of its submission
     unreadable: str | None = None  # why the body cannot be decrypted; it is empty then
 
     @property

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, text
 from api_schemas import jsontext
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest
+from worker.base import tracing
 from worker.base.errors import IdempotencyConflict
 from worker.base.money import PICO
 from worker.base.payloads import Payloads
@@ -120,6 +121,7 @@ def _row(request: JobRequest, settings: Settings, payloads: Payloads) -> dict[st
         "delay": float(delay),
         # A job that starts later has its whole time to live from then on.
         "ttl": float(delay) + (request.ttl_seconds or settings.job_ttl_seconds),
+        "traceparent": tracing.current().traceparent,
         "body": payloads.seal_json(request.body_json().decode(), f"requests.body:{identity}"),
     }
 

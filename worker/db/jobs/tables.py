@@ -74,6 +74,7 @@ jobs = Table(
     Column("error_message", Text),
     Column("error_status", Integer),
     Column("finish_reason", Text),
+    Column("traceparent", Text),  # the trace of its submission (`base.tracing`)
     CheckConstraint(f"status IN ('queued', 'in_progress', {_TERMINAL_SQL[1:]}", name="status"),
     CheckConstraint("lane IN ('interactive', 'bulk')", name="lane"),
     CheckConstraint(f"(finished_at IS NOT NULL) = (status IN {_TERMINAL_SQL})", name="finished_iff_terminal"),

@@ -20,6 +20,7 @@ from worker.db.payloads import of as payloads_of
 
 #: Due events looked at for one claim. It bounds the cost of the ranking below, and is large against any claim.
 _SCAN = 2_000
+_TRACE = "(SELECT j.traceparent FROM jobs AS j WHERE j.id = webhook_events.job_id) AS traceparent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Claimed:
     body: str
     attempts: int
     tries: int
+    traceparent: str | None = None  # of its job's submission, where that is traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,14 @@ def enqueue(conn: Connection, rows: Sequence[EventRow]) -> None:
 
 
 def claim(
-    conn: Connection, owner: str, *, limit: int, each: int, lease_seconds: float, busy: Collection[str] = ()
+    conn: Connection,
+    owner: str,
+    *,
+    limit: int,
+    each: int,
+    lease_seconds: float,
+    busy: Collection[str] = (),
+    traced: bool = False,
 ) -> list[Claimed]:
     """Claim due events, oldest first, taking turns between destinations.
 
@@ -126,6 +135,7 @@ def claim(
         each: events at most of one destination, so that one with a backlog does not take every place.
         lease_seconds: how long the claim holds without `renew`.
         busy: destinations to leave alone.
+        traced: read the trace of each event's job.
     """
     where_free = (
         "destination <> ALL(CAST(:busy AS text[]))"
@@ -150,7 +160,7 @@ def claim(
             lease_until = {after_sql(conn, ":lease")}
         WHERE id IN (SELECT id FROM chosen)
         RETURNING id, fence, tenant, type, job_id, url, endpoint_id, destination, body, attempts,
-            attempts - replayed_at_attempt AS tries
+            attempts - replayed_at_attempt AS tries{", " + _TRACE if traced else ""}
         """),
         {
             "busy": list(busy) if is_postgres(conn) else orjson.dumps(list(busy)).decode(),
