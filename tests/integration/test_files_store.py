@@ -99,7 +99,7 @@ def test_an_upload_that_broke_off_is_collected_and_a_slow_one_is_not(store: Data
     slow = Upload(store, tenant="default", filename="y", place=store.settings.file_store)
     broken.write(BYTES * 2)
     if store.settings.file_store:
-        place.put(store.settings.file_store, broken.id, 10**9, b"its process died before the row")
+        place.put(store.settings.file_store, broken.id, 10**9, b"its process died before the row", store.payloads)
     assert collect(store) == 0
     long_ago = "2020-01-01 00:00:00.000"
     store.write(lambda conn: conn.exec_driver_sql(f"UPDATE files SET touched_at = '{long_ago}'"))
