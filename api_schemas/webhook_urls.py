@@ -45,9 +45,14 @@ class Target:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, which share a fate and hence a breaker."""
+        """Scheme, host and port: what a connection is made to."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def path(self) -> str:
+        """The path without its query, where tokens are kept; `/` when the URL has none."""
+        return re.sub(r"[^:]+://[^/?]*", "", self.url, count=1).partition("?")[0] or "/"
 
 
 def check_webhook(url: str) -> str:

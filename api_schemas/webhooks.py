@@ -30,6 +30,7 @@ WebhookType = Literal[
     "batch.cancelled",
     "route.paused",
     "route.resumed",
+    "budget.used_up",
     "endpoint.disabled",
     "endpoint.test",
 ]
@@ -94,6 +95,30 @@ class EndpointDisabled(WebhookEvent):
 
     type: Literal["endpoint.disabled"]
     data: EndpointDisabledData  # type: ignore[assignment]
+
+
+class BudgetUsedUpData(BaseModel):
+    """The `data` of `budget.used_up`: jobs under this budget wait until its day turns or somebody raises it.
+
+    Attributes:
+        id: the budget: its tenant and period, as `acme/day`.
+        tenant: whose budget; `*` for that of all tenants together.
+        period: `day` (UTC) or `total`.
+    """
+
+    id: str
+    status: Literal["used_up"] = "used_up"
+    tenant: str
+    period: Literal["day", "total"]
+    limit_usd: float
+    spent_usd: float
+
+
+class BudgetUsedUp(WebhookEvent):
+    """The body of the webhook `budget.used_up`."""
+
+    type: Literal["budget.used_up"]
+    data: BudgetUsedUpData  # type: ignore[assignment]
 
 
 class SignatureError(StockpotError):

@@ -202,6 +202,9 @@ SWEEPER_TERM_SECONDS = Gauge(
 BUDGET_LEFT_RATIO = Gauge(
     "stockpot_budget_left_ratio", "What is left of a budget, 1 to 0", ["budget"], registry=REGISTRY
 )
+BUDGETS_USED_UP = Counter(
+    "stockpot_budgets_used_up", "Budgets that were used up, once a day each", ["period"], registry=REGISTRY
+)
 FLEET_READ_AT = Gauge(
     "stockpot_fleet_read_timestamp_seconds", "When the gauges of the fleet were last read, Unix time", registry=REGISTRY
 )
@@ -222,6 +225,8 @@ def _begin_at_zero() -> None:
         QUEUED_SECONDS.labels(lane)
         for status in sorted(TERMINAL_STATUSES):
             JOBS.labels(status, lane)
+    for period in ("day", "total"):
+        BUDGETS_USED_UP.labels(period)
     for reason in ("failing", "gone"):
         WEBHOOK_ENDPOINTS_DISABLED.labels(reason)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, text
@@ -18,11 +19,20 @@ RATE_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at a batch. `running` are the lines in flight; `waits_on` says why the next queued line waits."""
+    """One look at a batch.
+
+    Attributes:
+        running: lines that workers hold: called, or waiting for a place in the limits.
+        waits_on: why the next queued line waits, in few words.
+        next_line: the job of that line.
+        held: how many of the `running` are of which model.
+    """
 
     row: BatchRow
     running: int
     waits_on: str | None
+    next_line: str | None = None
+    held: Mapping[str, int] = field(default_factory=dict)
 
 
 def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
@@ -30,8 +40,16 @@ def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
     row = records.get(conn, batch, tenant=tenant)
     if row.over:
         return Look(row, 0, None)
-    running = claims.in_flight(conn, batch)
-    return Look(row, running, _waits_on(conn, row, running))
+    held = claims.in_flight_by_model(conn, batch)
+    first = conn.execute(
+        text(
+            "SELECT id, waiting_on FROM jobs_v WHERE batch_id = :id AND status = 'queued' ORDER BY due_at, id LIMIT 1"
+        ),
+        {"id": row.id},
+    ).first()
+    running = sum(held.values())
+    next_line, reason = (None, None) if first is None else (str(first.id), first.waiting_on)
+    return Look(row, running, _waits_on(row, running, reason), next_line, held)
 
 
 _HELD = {
@@ -46,7 +64,7 @@ _HELD = {
 _STATES = {"validating": "a worker to read its file", "finalizing": "its files, which a worker writes"}
 
 
-def _waits_on(conn: Connection, row: BatchRow, running: int) -> str | None:
+def _waits_on(row: BatchRow, running: int, reason: str | None) -> str | None:
     if row.status == "cancelling":
         return "calls in flight"
     if row.status in _STATES:
@@ -60,13 +78,7 @@ def _waits_on(conn: Connection, row: BatchRow, running: int) -> str | None:
         return f"{row.due_at:%Y-%m-%d %H:%M} UTC"
     if running:
         return None
-    reason = conn.execute(
-        text("""
-        SELECT waiting_on FROM jobs_v WHERE batch_id = :id AND status = 'queued' ORDER BY due_at, id LIMIT 1
-        """),
-        {"id": row.id},
-    ).scalar()
-    return str(reason) if reason else "a worker"
+    return reason or "a worker"
 
 
 class Pace:

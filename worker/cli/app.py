@@ -21,6 +21,7 @@ _COMMANDS = {
     "list": Place("jobs.listing", "listing", "List jobs, newest first."),
     "cancel": Place("jobs.change", "cancel", "Cancel a queued or running job."),
     "retry": Place("jobs.change", "retry", "Queue failed jobs again: one, or all that match."),
+    "failures": Place("jobs.failures", "failures", "What failed, by why: a sample and the command that retries it."),
     "batch": Place(
         "batches.group", "batch", "Files of requests: quote, submit, status, results, pause, cancel, retry-failed."
     ),

@@ -14,7 +14,7 @@ from rich.console import Console
 from api_schemas import jsontext
 from worker.base.figures import age, money, span
 
-__all__ = ["age", "cell", "cost", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
+__all__ = ["age", "at_least", "cell", "cost", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
 
 #: Columns of a table that goes to a file or a pipe, where nothing is cut.
 _WIDE = 100_000
@@ -59,6 +59,11 @@ def margin() -> Console:
 def cell(text: str) -> str:
     """As `shown`, on one line: what stands in a table may begin no new one."""
     return " ".join(shown(text).splitlines()).replace("\t", " ")
+
+
+def at_least(usd: Decimal | float | None, unpriced: int) -> str:
+    """A cost in a table: never a zero for calls of which nobody knows it."""
+    return money(usd) if not unpriced else f"≥ {money(usd)}" if usd else money(None)
 
 
 def cost(usd: Decimal | float | None, unpriced: int) -> str:

@@ -72,7 +72,9 @@ def is_anything_open(conn: Connection) -> bool:
             text(f"""
             SELECT EXISTS (SELECT 1 FROM jobs {hint} WHERE finished_at IS NULL)
                 OR EXISTS (SELECT 1 FROM batches WHERE status IN ('in_progress', 'cancelling'))
-                OR EXISTS (SELECT 1 FROM budgets WHERE needs_picousd IS NOT NULL OR recount)
+                OR EXISTS (SELECT 1 FROM budgets WHERE needs_picousd IS NOT NULL OR recount
+                    OR (used_up_on IS NULL AND spent_picousd >= limit_picousd
+                        AND (period = 'total' OR day = {day_sql(conn, now_sql(conn))})))
             """)
         ).scalar_one()
     )

@@ -138,7 +138,8 @@ class Sweeper:
             while await self._sweep_once():
                 pass
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
-            await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
+            used_up = await self._database.try_write(self._consequences.tend, [], "budgets_delayed")
+            self._consequences.report_used_up(used_up)
         await self._recount_usage()
         await self._retention.tend()
         if time.monotonic() >= self._tidy_at:

@@ -19,20 +19,26 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import structlog
 from sqlalchemy import Connection
 
 from api_schemas.usage import Usage
+from worker.base import metrics
 from worker.base.settings import Settings
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
 from worker.db.budgets import reservations
+from worker.db.budgets.reservations import Budget
 from worker.db.jobs import usage_days
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
 from worker.webhooks.deliver import Deliverer
 from worker.webhooks.envelope import RouteChange, Settled
+from worker.webhooks.notices import announce_used_up
 from worker.webhooks.subscriptions import Subscriptions
+
+log = structlog.get_logger(__name__)
 
 __all__ = ["STEPS", "Consequences", "Ends", "RouteChange", "Step"]
 
@@ -119,9 +125,24 @@ class Consequences:
         outbox.enqueue(conn, rows)
         return len(rows)
 
-    def tend(self, conn: Connection) -> None:
-        """Look after what the clock changes without an end: budgets that have room again. The caller commits."""
+    def tend(self, conn: Connection) -> list[Budget]:
+        """Look after what changes without an end: budgets that have room again, or are used up. The caller commits.
+
+        The budgets that are used up and have not been announced; their events are written. Give them to `report_used_up`.
+        """
         reservations.tend(conn)
+        used_up = reservations.use_up(conn)
+        announce_used_up(conn, used_up)
+        return used_up
+
+    def report_used_up(self, budgets: Sequence[Budget]) -> None:
+        """Log and count budgets that `tend` has found used up, and have their events delivered. Call it on the loop."""
+        for one in budgets:
+            metrics.BUDGETS_USED_UP.labels(one.period).inc()
+            spent, limit = float(one.spent_usd), float(one.limit_usd)
+            log.warning("budget_used_up", tenant=one.tenant, period=one.period, spent_usd=spent, limit_usd=limit)
+        if budgets:
+            self.wake()
 
 
 def count_in_batches(conn: Connection, ends: Ends) -> None:

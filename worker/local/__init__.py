@@ -3,6 +3,7 @@
 demo       The demo
 leash      Run a module as a program that ends with its parent
 parallel   Several jobs followed at once
+running    What `stockpot up` runs in a home, for commands beside it
 stage      The demo's stage
 supervise  The engine of `stockpot up`
 words      How the demo writes things: pure

@@ -94,6 +94,8 @@ class AsyncStockpot(AsyncStreams):
     list = awaited(Stockpot.list)
     page = awaited(Stockpot.page)
     usage = awaited(Stockpot.usage)
+    failures = awaited(Stockpot.failures)
+    usage_bounds = awaited(Stockpot.usage_bounds)
     cancel = awaited(Stockpot.cancel)
     retry = awaited(Stockpot.retry)
 

@@ -25,6 +25,7 @@ from worker.batches.results import Order, ResultLine
 from worker.db.jobs import cancel as cancelling
 from worker.db.jobs import listing, lookup
 from worker.db.jobs import usage as using
+from worker.db.jobs.failures import Failures, failures
 from worker.db.jobs.submit import Submitted, insert
 from worker.producer import connections
 from worker.producer.batches import Batches
@@ -254,14 +255,39 @@ class Stockpot(Streams):
         )
 
     def usage(
-        self, *, by: Sequence[str] = (), since: datetime | None = None, all_tenants: bool = False
+        self,
+        *,
+        by: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        timed: bool = False,
+        all_tenants: bool = False,
     ) -> Sequence[using.UsageRow]:
-        """Tokens and cost, summed by day, model, lane, tenant, batch, job or `metadata.KEY`.
+        """Tokens and cost, summed by day, month, model, lane, tenant, batch, job, status and more.
 
-        Of this tenant, or of all. Raises InvalidRequest, Unreachable.
+        Of this tenant, or of all. Days are UTC; what reaches further back than two begins and ends with whole ones.
+
+        Args:
+            by: also `error_class`, `owner` (the worker that called), `metadata.KEY`.
+            timed: with the median and the 95th percentile of how long the newest calls took.
+
+        Raises InvalidRequest, Unreachable.
         """
         tenant = None if all_tenants else self.tenant
-        return self._scope.read(lambda conn: using.usage(conn, tenant=tenant, by=by, since=since))
+        return self._scope.read(
+            lambda conn: using.usage(conn, tenant=tenant, by=by, since=since, until=until, timed=timed)
+        )
+
+    def usage_bounds(
+        self, *, by: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None
+    ) -> using.Bounds:
+        """What `usage` covers of what it is asked for: where it ends, and from when on it has all calls."""
+        return self._scope.read(lambda conn: using.bounds(conn, by, since, until))
+
+    def failures(self, *, since: datetime | None = None, all_tenants: bool = False) -> Failures:
+        """The jobs made since then that failed or expired, grouped by why. Of this tenant, or of all."""
+        tenant = None if all_tenants else self.tenant
+        return self._scope.read(lambda conn: failures(conn, tenant=tenant, since=since))
 
     def batch_lines(
         self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED

@@ -11,7 +11,7 @@ from anyio import to_thread
 from sqlalchemy import Connection
 
 from api_schemas.job_views import Attempt, JobDetail
-from worker.base.errors import Unreachable
+from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.batches.progress import Look, look
 from worker.db.budgets import reservations
@@ -85,7 +85,11 @@ async def waiting(scope: Scope, job_id: str) -> Waiting | None:
 
 def _in_use(settings: Settings, routes: Sequence[RouteState]) -> Sequence[RouteState]:
     """Without the routes of keys that were replaced, where this process has the key that is in use."""
-    return routes if settings.key is None else [one for one in routes if one.route.key_id == key_id(settings.key)]
+    try:
+        key = settings.key
+    except SettingsError:  # its file is just being replaced, or is the workers' alone
+        return routes
+    return routes if key is None else [one for one in routes if one.route.key_id == key_id(key)]
 
 
 def _facts(conn: Connection, tenant: str, job_id: str) -> tuple[JobDetail, Facts]:

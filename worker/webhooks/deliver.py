@@ -109,6 +109,7 @@ class Deliverer:
         self._recorder = Recorder(run_sql, scale=retry_scale)
         self._deliveries: dict[str, Delivery] = {}
         self._sends: set[asyncio.Task[None]] = set()
+        self._paced: dict[str, asyncio.Task[None]] = {}  # by destination: its next send in a slow start
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._stopping = False
@@ -173,7 +174,8 @@ class Deliverer:
         await self._give_back(self._destinations.empty_waiting(), 0.0)
         if self._sends:
             await asyncio.wait(self._sends, timeout=drain)
-        await end_tasks([*self._sends, *others])
+        await end_tasks([*self._sends, *self._paced.values(), *others])
+        self._paced.clear()
         await self._recorder.close()
         await self._give_back(list(self._deliveries.values()), 0.0)
         self._loops = []
@@ -182,8 +184,8 @@ class Deliverer:
     async def run_once(self, limit: int = IN_FLIGHT) -> int:
         """Claim what is due, deliver it, and return how many events were claimed, all of them recorded."""
         claimed = await self._claim(limit)
-        while self._sends:
-            await asyncio.wait(self._sends)
+        while self._sends or self._paced:
+            await asyncio.wait([*self._sends, *self._paced.values()], return_when=asyncio.FIRST_COMPLETED)
         return claimed
 
     async def _claim_forever(self) -> None:
@@ -210,7 +212,7 @@ class Deliverer:
         loop = asyncio.get_running_loop()
         if limit <= 0:
             return 0
-        busy = self._destinations.busy(loop.time())
+        busy, busy_hosts = self._destinations.busy(loop.time())
         metrics.WEBHOOK_BREAKERS_OPEN.set(self._destinations.left_alone())
         ours_until = loop.time() + self._lease_seconds  # from before the statement: the database's lease ends later
 
@@ -223,6 +225,7 @@ class Deliverer:
                 lease_seconds=self._lease_seconds,
                 busy=busy,
                 traced=tracing.is_on(),
+                busy_hosts=busy_hosts,
             )
             if events:
                 self._ahead = unix_seconds(conn) - time.time()
@@ -234,13 +237,17 @@ class Deliverer:
             crashpoint("hook.claimed", event.job_id)
             delivery = Delivery(event, routes.get(event.endpoint_id or ""), ours_until)
             self._deliveries[event.id] = delivery
-            self._destinations.add(delivery)
+            self._destinations.add(delivery, loop.time(), time.time() + self._ahead)
         for name in dict.fromkeys(event.destination for event in events):
             await self._next(name)
         return len(events)
 
     async def _next(self, destination: str) -> None:
-        """Start what the destination has room for; give back what waits for one that is left alone."""
+        """Start what the destination, and others of its host, have room for; give back what waits in vain."""
+        for name in self._destinations.near(destination):
+            await self._next_of(name)
+
+    async def _next_of(self, destination: str) -> None:
         now = asyncio.get_running_loop().time()
         for delivery in self._destinations.ready(destination, now):
             task = asyncio.create_task(self._deliver(delivery), name=f"webhook-{delivery.event.id}")
@@ -248,6 +255,15 @@ class Deliverer:
             task.add_done_callback(functools.partial(self._sent, delivery))
         turned_away, rest = self._destinations.turned_away(destination, now)
         await self._give_back(turned_away, rest)
+        pause = self._destinations.pause(destination, now)
+        if pause and destination not in self._paced and not self._stopping:
+            self._paced[destination] = asyncio.create_task(self._after(pause, destination))
+
+    async def _after(self, pause: float, destination: str) -> None:
+        """A slow start's next send, in its time."""
+        await asyncio.sleep(pause)
+        del self._paced[destination]
+        await self._next_of(destination)
 
     def _sent(self, delivery: Delivery, task: asyncio.Task[None]) -> None:
         """A delivery's task has ended. One that broke leaves its event to the lease, to be claimed again."""

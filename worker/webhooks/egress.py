@@ -9,9 +9,11 @@ No redirects, no proxies from the environment, no cookies, no compression, and a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,7 +58,14 @@ class Blocked(StockpotError):
 
 
 class Unanswered(StockpotError):
-    """No answer came: the name did not resolve, the connection failed or broke, or time ran out."""
+    """No answer came: the name did not resolve, the connection failed or broke, or time ran out.
+
+    `unreachable`: no connection was made.
+    """
+
+    def __init__(self, why: str, *, unreachable: bool = False) -> None:
+        super().__init__(why)
+        self.unreachable = unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +138,12 @@ class Egress:
             self._check(str(target.address), target.scheme, target.port)
         try:
             return await self._send(target, body, headers)
+        except aiohttp.ConnectionTimeoutError as error:  # also a TimeoutError
+            raise Unanswered(in_words(error), unreachable=True) from None
         except TimeoutError:
             raise Unanswered(f"no answer within {self._seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unanswered(in_words(error)) from None
+            raise Unanswered(in_words(error), unreachable=isinstance(error, aiohttp.ClientConnectorError)) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -208,18 +219,7 @@ class Egress:
             raise Blocked(refusal)
 
     def _refusal(self, text: str, scheme: str, port: int) -> str | None:
-        try:
-            address = parse_address(text)
-        except ValueError:
-            return "the resolver gave something that is no address"
-        refusal = self._policy.refusal(address)
-        if refusal is not None or self._policy.is_allowed(address):
-            return refusal
-        if port not in PUBLIC_PORTS.get(scheme, frozenset()):
-            return f"{scheme} on port {port} is not allowed to public addresses; use https on 443, 8443 or 8080"
-        if _is_ours(text, port):
-            return "the address is this machine's own"
-        return None
+        return _refusal(self._policy, text, scheme, port)
 
     def _open_socket(self, info: Any, scheme: str) -> socket.socket:
         """The last gate: make the socket for one address, or refuse."""
@@ -255,6 +255,44 @@ class _CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def objection(url: str, policy: Policy) -> str | None:
+    """Why nothing would be delivered to a URL, as far as this machine can tell now; None where nothing stands against it.
+
+    It resolves the name, for `RESOLVE_SECONDS` at most. Raises InvalidRequest as `check_url`.
+    """
+    target = read_target(url)
+    if target.address is not None:
+        return _refusal(policy, str(target.address), target.scheme, target.port)
+    found: list[Any] = []
+
+    def look_up() -> None:
+        with contextlib.suppress(OSError):
+            found.extend(socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM))
+
+    looking = threading.Thread(target=look_up, daemon=True)  # nothing else bounds a resolver
+    looking.start()
+    looking.join(RESOLVE_SECONDS)
+    if not found:
+        return "its name does not resolve here"
+    reasons = (_refusal(policy, str(entry[4][0]), target.scheme, target.port) for entry in found)
+    return next((why for why in reasons if why is not None), None)
+
+
+def _refusal(policy: Policy, text: str, scheme: str, port: int) -> str | None:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return "the resolver gave something that is no address"
+    refusal = policy.refusal(address)
+    if refusal is not None or policy.is_allowed(address):
+        return refusal
+    if port not in PUBLIC_PORTS.get(scheme, frozenset()):
+        return f"{scheme} on port {port} is not allowed to public addresses; use https on 443, 8443 or 8080"
+    if _is_ours(text, port):
+        return "the address is this machine's own"
+    return None
 
 
 def in_words(error: Exception) -> str:

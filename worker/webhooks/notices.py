@@ -1,6 +1,7 @@
-"""Events about endpoints themselves: one was disabled, or somebody tests one. Nobody's job, but the tenant's business.
+"""Events of no job: an endpoint was disabled, somebody tests one, a budget is used up. They are the tenant's business.
 
-`announce` runs in the transaction that disables, so that a disabled endpoint and the notices of it are one fact.
+`announce` runs in the transaction that disables, so that a disabled endpoint and the notices of it are one fact;
+`announce_used_up` in the one that marks a budget as announced.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from sqlalchemy import Connection
 
 from api_schemas.ids import uuid7_hex
 from api_schemas.webhook_urls import read_target
-from api_schemas.webhooks import EndpointDisabledData, WebhookType
+from api_schemas.webhooks import BudgetUsedUpData, EndpointDisabledData, WebhookType
 from worker.base.errors import InvalidRequest
+from worker.db.budgets.reservations import Budget
+from worker.db.budgets.tables import EVERYBODY
+from worker.db.clock import unix_seconds
 from worker.db.webhooks import outbox
 from worker.db.webhooks.endpoints import subscribers
 from worker.db.webhooks.health import Disabled
@@ -25,11 +29,12 @@ from worker.webhooks.envelope import event_id_of
 
 DISABLED: WebhookType = "endpoint.disabled"
 TEST: WebhookType = "endpoint.test"
+USED_UP: WebhookType = "budget.used_up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """The facts about an endpoint; `at` is in Unix seconds."""
+    """The facts of one event; `at` is in Unix seconds."""
 
     type: WebhookType
     tenant: str
@@ -70,6 +75,26 @@ def announce(conn: Connection, disabled: Sequence[Disabled]) -> int:
     return len(rows)
 
 
+def announce_used_up(conn: Connection, budgets: Sequence[Budget]) -> int:
+    """Write an event of each budget for its tenant's endpoints. Returns how many events were written.
+
+    The budget of all tenants together is the operator's business: only endpoints that name the type receive it.
+    """
+    if not budgets:
+        return 0
+    listening, at = subscribers(conn), int(unix_seconds(conn))
+    rows = [
+        notice.row_for(endpoint.id)
+        for budget in budgets
+        for notice in [_of_budget(budget, at)]
+        for endpoint in listening
+        if (USED_UP in endpoint.events and budget.tenant in {endpoint.tenant, EVERYBODY})
+        or (not endpoint.events and budget.tenant == endpoint.tenant)
+    ]
+    outbox.enqueue(conn, rows)
+    return len(rows)
+
+
 def trial_row(endpoint_id: str, tenant: str, at: float) -> EventRow:
     """The event that somebody who tests an endpoint sends to it, whatever its filter says."""
     return Notice(type=TEST, tenant=tenant, data={"id": endpoint_id, "status": "test"}, at=int(at)).row_for(endpoint_id)
@@ -86,6 +111,17 @@ def _of_disabled(endpoint: Disabled) -> Notice:
     )
     at = int(endpoint.disabled_at.timestamp())
     return Notice(type=DISABLED, tenant=endpoint.tenant, data=data.model_dump(), at=at)
+
+
+def _of_budget(budget: Budget, at: int) -> Notice:
+    data = BudgetUsedUpData(
+        id=f"{budget.tenant}/{budget.period}",
+        tenant=budget.tenant,
+        period=budget.period,
+        limit_usd=float(budget.limit_usd),
+        spent_usd=float(budget.spent_usd),
+    )
+    return Notice(type=USED_UP, tenant=budget.tenant, data=data.model_dump(), at=at)
 
 
 def _origin(url: str) -> str:

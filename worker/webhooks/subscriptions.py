@@ -97,11 +97,12 @@ def _subscribed(one: Settled, by_tenant: Mapping[str, Sequence[Subscriber]]) -> 
 
 
 def destination_of(tenant: str, url: str) -> str:
-    """What shares a breaker: one tenant's hooks to one origin. Another tenant's are none of its business."""
+    """What shares a breaker: one tenant's hooks to one path of a host. Another tenant's are none of its business."""
     try:
-        return f"{tenant} {read_target(url).origin}"
+        target = read_target(url)
     except InvalidRequest:
         return f"{tenant} -"  # the row was not made by submit; its delivery is blocked
+    return f"{tenant} {target.origin}{target.path}"
 
 
 def _own_row(one: Settled, url: str) -> EventRow:

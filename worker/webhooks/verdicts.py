@@ -29,11 +29,15 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The verdict to record, the destination's health, and the pause it asked for (seconds)."""
+    """The verdict to record, the destination's health, and the pause it asked for (seconds).
+
+    `unreachable`: no connection was made, which says something of the whole host, not of one path there.
+    """
 
     verdict: Verdict
     health: Health
     rest: float | None = None
+    unreachable: bool = False
 
 
 def judge(
@@ -59,7 +63,12 @@ def judge(
         else _verdict(event, "pending", delay, attempt, seconds, reply=reply, error=error)
     )
     struggling = reply is None or reply.status == 429 or reply.status >= 500
-    return Judgement(verdict, Health.STRUGGLING if struggling else Health.REFUSING, retry_after if struggling else None)
+    return Judgement(
+        verdict,
+        Health.STRUGGLING if struggling else Health.REFUSING,
+        retry_after if struggling else None,
+        unreachable=isinstance(outcome, Unanswered) and outcome.unreachable,
+    )
 
 
 def read_retry_after(value: str | None, now: float) -> float | None:

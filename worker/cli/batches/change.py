@@ -13,7 +13,7 @@ from worker.cli import ids, options
 from worker.cli.batches.options import Ahead, Daily, Span
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
-from worker.cli.output import age, money, put, put_json, say, screen, shown
+from worker.cli.output import age, at_least, money, put, put_json, say, screen, shown
 from worker.cli.tables import Table
 from worker.db.batches.changes import StaysHeld
 from worker.producer.batches import BatchRow
@@ -130,6 +130,11 @@ def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> No
     table.numbers("failed", "cost")
     for row in rows:
         status_ = f"{row.status} ({row.hold_reason})" if row.hold_reason else row.status
-        counts = f"{row.total:,}", f"{row.done:,}", f"{row.failed + row.expired:,}", money(row.cost_usd)
+        counts = (
+            f"{row.total:,}",
+            f"{row.done:,}",
+            f"{row.failed + row.expired:,}",
+            at_least(row.cost_usd, row.unpriced),
+        )
         table.add_row(row.id, status_, shown(row.input_name), age(row.created_at), *counts)
     screen().print(table)

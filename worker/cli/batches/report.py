@@ -11,6 +11,7 @@ from api_schemas.batch import BatchProblems
 from worker.batches.report_files import write
 from worker.batches.view import purged
 from worker.cli import ids, options
+from worker.cli.batches.progress_line import calls_in_flight
 from worker.cli.opening import producer
 from worker.cli.output import cost, money, put_json, say, screen, shown, span
 from worker.cli.tables import facts
@@ -45,13 +46,20 @@ def show(pot: Stockpot, found: Look, console: Console) -> None:
     row = found.row
     report = pot.batches.report(row.id) if row.over else None
     table = facts()
-    for name, value in {**_facts(found), **(_outcome(report) if report else {})}.items():
+    for name, value in {**_facts(found, calls_in_flight(pot, found)), **(_outcome(report) if report else {})}.items():
         if value:
             table.add_row(name, shown(value))
     console.print(table)
 
 
-def _facts(found: Look) -> dict[str, str | None]:
+def _in_flight(found: Look, calls: int) -> str:
+    most = f" of {found.row.in_flight_limit:,} at most" if found.row.in_flight_limit else ""
+    waits = found.running - calls
+    held = f"; {waits:,} more lines are in workers' hands and wait for a place" if waits > 0 else ""
+    return f"{calls:,}{most}{held}"
+
+
+def _facts(found: Look, calls: int) -> dict[str, str | None]:
     row = found.row
     of = "" if row.quoted_picousd is None else f" of {money(row.quoted_picousd / 1e12)} quoted"
     ended = {"completed": row.completed, "failed": row.failed, "expired": row.expired, "cancelled": row.cancelled}
@@ -63,9 +71,7 @@ def _facts(found: Look) -> dict[str, str | None]:
         "why": _why(row),
         "lines": f"{row.total:,}: {counts}",
         "imported": f"{row.imported:,}" if row.imported < row.total else None,
-        "in flight": f"{found.running:,}" + (f" of {row.in_flight_limit:,} at most" if row.in_flight_limit else "")
-        if not row.over
-        else None,
+        "in flight": None if row.over else _in_flight(found, calls),
         "waits on": found.waits_on,
         "dedupe": _saved(row) if row.duplicates else None,
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",

@@ -25,6 +25,7 @@ from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
 from worker.cli.output import margin, money, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
+from worker.cli.webhooks import reach
 from worker.producer.batches import BadBatch, BatchOptions, Quote, QuotedFile, SubmittedBatch
 from worker.producer.stockpot import Stockpot
 
@@ -123,6 +124,8 @@ def submit(
     start = given["not_before"].at if given["not_before"] else datetime.now(UTC)
     if given["finish_by"] is not None and given["finish_by"].at <= start:
         raise click.UsageError("--finish-by is before --not-before.")
+    if given["webhook"] is not None:
+        reach.warn(given["webhook"])
     with producer(tenant) as pot:
         try:
             made = _submit(pot, file, wanted, again=again, as_json=as_json)

@@ -9,18 +9,19 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import Progress
 
 from worker.base.errors import NotWritten
 from worker.batches.progress import Pace
 from worker.batches.report_files import write
 from worker.batches.view import batch_object
 from worker.cli import ids, options
+from worker.cli.batches.progress_line import Line, Reasons, calls_in_flight, line, words
 from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
 from worker.cli.interrupts import stopping
 from worker.cli.opening import producer
-from worker.cli.output import cost, margin, money, put_json, say, screen, span
+from worker.cli.output import margin, money, put_json, say, screen
 from worker.producer.batches import BatchRow, Exported, Look, Order
 from worker.producer.stockpot import Stockpot
 
@@ -42,7 +43,8 @@ def status(batch: str, tenant: str, *, watch: bool, as_json: bool) -> None:
         if watch:
             click.get_current_context().exit(wait_for(pot, batch, output=None, errors=None, as_json=as_json))
         if as_json:
-            put_json(batch_object(found.row).to_json() | {"in_flight": found.running, "waiting_on": found.waits_on})
+            numbers = {"in_flight": calls_in_flight(pot, found), "held_by_workers": found.running}
+            put_json(batch_object(found.row).to_json() | numbers | {"waiting_on": found.waits_on})
             return
         show(pot, found, screen())
 
@@ -144,37 +146,22 @@ def resuming(batch: str, output: str, errors: str | None, offset: int, *, order:
 def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look | None:
     """Show how it goes until it is over, or stands; None when what it is written to takes no more."""
     console, pace = margin(), Pace()
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
     printed = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("", total=None, words="")
+    with Progress(Line(), console=console, disable=not console.is_terminal, transient=True) as progress:
+        shown_line = progress.add_task("", total=None, line="")
+        reasons = Reasons(pot, lambda text: progress.console.print(text) if console.is_terminal else say(text))
         while True:
             found = pot.batches.get(batch)
             pace.see(found.row)
-            words = _words(found, pace)
-            progress.update(bar, total=found.row.total, completed=found.row.done, words=words)
+            calls = calls_in_flight(pot, found)
+            parts = words(found, calls, pace)
+            progress.update(shown_line, line=line(found.row, parts, console.width - 1))
             if found.row.over or (found.row.hold_reason in _STANDS and found.running == 0):
                 return found
             if writing is not None and writing.done() and writing.exception() is not None:
                 return None
+            reasons.see(found)
             if not console.is_terminal and time.monotonic() - printed >= PRINT_SECONDS:
                 printed = time.monotonic()
-                say(f"{found.row.done:,} of {found.row.total:,}  {words}")
+                say(f"{found.row.done:,} of {found.row.total:,}  {' · '.join(parts)}")
             time.sleep(LOOK_SECONDS)
-
-
-def _words(found: Look, pace: Pace) -> str:
-    row = found.row
-    parts = [f"{row.failed + row.expired:,} failed"] if row.failed + row.expired else []
-    parts += [
-        f"{pace.lines_per_second:,.1f}/s",
-        f"{pace.tokens_per_minute:,.0f} tokens/min",
-        cost(row.cost_usd, row.unpriced),
-        f"{found.running:,} in flight",
-    ]
-    eta = pace.eta(row)
-    if eta is not None and not row.over:
-        parts.append(f"{span(eta)} left")
-    if found.waits_on:
-        parts.append(f"waits on {found.waits_on}")
-    return " · ".join(parts)

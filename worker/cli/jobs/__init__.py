@@ -1,6 +1,7 @@
 """Commands about single jobs.
 
 change     `stockpot cancel` and `stockpot retry`: what may be asked of a job that exists
+failures   `stockpot failures`: what failed, by why, with a sample and the command that retries it
 following  A job followed to its end
 listing    `stockpot list`: jobs, newest first
 show       `stockpot show`: one job with all that came of it

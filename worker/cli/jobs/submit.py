@@ -15,6 +15,7 @@ from worker.cli import options
 from worker.cli.jobs.following import Follower, exit_code
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
+from worker.cli.webhooks import reach
 from worker.upstream.call import RESPONSES
 
 
@@ -83,8 +84,10 @@ def submit(
             say(f"{done.id} was submitted before with this idempotency key; it is {done.status}.")
         if not follows:
             put_json({"id": done.id, "status": done.status}) if as_json else put(done.id)
+            _warn(given["webhook"])
             return
         say(click.style(done.id, dim=True))
+        _warn(given["webhook"])
         try:
             detail = Follower(tenant, done.id, live=stream, quiet=as_json).follow(timeout)
         except WaitTimeout:
@@ -94,6 +97,11 @@ def submit(
     if as_json:
         put_json(detail.to_json())
     click.get_current_context().exit(exit_code(detail))
+
+
+def _warn(webhook: str | None) -> None:
+    if webhook is not None:
+        reach.warn(webhook)
 
 
 def _request(

@@ -112,6 +112,6 @@ def _table(every: Sequence[Budget]) -> Table:
             "(all)" if one.tenant == EVERYBODY else one.tenant,
             _PERIODS[one.period],
             *(money(amount) for amount in amounts),
-            "jobs wait" if one.shut else "open",
+            one.state,
         )
     return table

@@ -6,12 +6,13 @@ import csv
 import io
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 
 import click
 
 from worker.cli import options
 from worker.cli.opening import database, producer
-from worker.cli.output import money, put_json, say, screen, shown
+from worker.cli.output import at_least, money, put_json, say, screen, shown, span
 from worker.cli.tables import Table
 from worker.db.connect import Database
 from worker.db.jobs import usage as using
@@ -26,6 +27,8 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 Examples:
   stockpot usage                                      by day and model
   stockpot usage --by tenant --since 30d
+  stockpot usage --by month,tenant --until 2026-11-01
+  stockpot usage --by status,error_class --since 24h  what failures have cost
   stockpot usage --by day --plot
   stockpot usage --by job --since 24h --csv > jobs.csv
   stockpot usage --by model,metadata.team --json
@@ -40,6 +43,7 @@ Examples:
     help=f"Groups: {', '.join(using.DIMENSIONS)}; empty for one sum.",
 )
 @click.option("--since", type=options.Moment(), help="Calls since: 90m, 24h, 7d, a date or a time (UTC).")
+@click.option("--until", type=options.Moment(), help="Calls before: 24h (ago), a date or a time (UTC).")
 @click.option("--tenant", metavar="T", help="Of one tenant; all of them when left out.")
 @click.option(
     "--recount", is_flag=True, help="First count calls that were written past Stockpot (restored, imported by SQL)."
@@ -50,6 +54,7 @@ Examples:
 def usage(
     by: tuple[str, ...],
     since: datetime | None,
+    until: datetime | None,
     tenant: str | None,
     *,
     recount: bool,
@@ -59,15 +64,21 @@ def usage(
 ) -> None:
     """Tokens and true cost of every call, failed attempts included. With --json one object per line.
 
-    What reaches further back than two days begins with a whole day (UTC). A job counts on the day of its first call.
+    What reaches further back than two days begins and ends with a whole day (UTC). A job counts on the day of its first
+    call. By `model` it also says how long the newest calls took (p50, p95). `status` is the job's, `error_class` the
+    call's, `owner` the worker that called; these look at the newest calls, and say so where that is not all.
     """
     if plot + as_csv + as_json > 1:
         raise click.UsageError("give one of --plot, --csv and --json")
+    if since is not None and until is not None and until <= since:
+        raise click.UsageError("--until is not after --since.")
+    timed = "model" in by and not plot
     with producer(tenant) as pot:
         if recount:
             with database() as opened:
                 _recount(opened)
-        rows = pot.usage(by=by, since=since, all_tenants=tenant is None)
+        rows = pot.usage(by=by, since=since, until=until, timed=timed, all_tenants=tenant is None)
+        _say_bounds(pot.usage_bounds(by=by, since=since, until=until), until)
     if as_json:
         for row in rows:
             put_json(row.to_json())
@@ -76,10 +87,20 @@ def usage(
         _write_csv(rows)
     elif not any(row.attempts for row in rows):
         say("Nothing was used.")
-    elif plot:
-        screen().print(_bars(by, rows))
     else:
-        screen().print(_table(by, rows))
+        screen().print(_bars(by, rows) if plot else _table(by, rows))
+        unpriced = sum(row.unpriced for row in rows)
+        if unpriced:
+            calls = "one call" if unpriced == 1 else f"{unpriced:,} calls"
+            say(f"Of {calls} nobody knows the cost: the provider does not say it. STOCKPOT_PRICES gives prices.")
+
+
+def _say_bounds(bounds: using.Bounds, until: datetime | None) -> None:
+    """Say what is left out of what was asked for."""
+    if bounds.until is not None and bounds.until != until:
+        say(f"Whole days: calls until {bounds.until:%Y-%m-%d %H:%M} UTC.")
+    if bounds.cut_at is not None:
+        say(f"The newest {using.CALLS_AT_MOST:,} calls: those of jobs made since {bounds.cut_at:%Y-%m-%d %H:%M} UTC.")
 
 
 def _recount(opened: Database) -> None:
@@ -132,7 +153,7 @@ def _bars(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
     most = max(row.cost_usd for row in rows)
     for row in rows:
         groups = [shown(value) if value is not None else "–" for value in row.group.values()]
-        table.add_row(*groups, bar(float(row.cost_usd / most) if most else 0.0), money(row.cost_usd))
+        table.add_row(*groups, bar(float(row.cost_usd / most) if most else 0.0), at_least(row.cost_usd, row.unpriced))
     return table
 
 
@@ -156,11 +177,18 @@ def _table(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
         # A job whose calls fall into two groups counts in both.
         footer = "" if name == "jobs" else f"{sum(values):,}"
         table.whole(name, footer=footer, justify="right", drop=2 if name == "attempts" else 0)
-    table.whole("cost", footer=money(sum(row.cost_usd for row in rows)), justify="right")
-    table.whole("estimated", justify="right", drop=1)
+    total = at_least(sum((row.cost_usd for row in rows), Decimal(0)), sum(row.unpriced for row in rows))
+    table.whole("cost", footer=total, justify="right")
+    timed = any(row.p50_seconds is not None for row in rows)
+    if timed:
+        table.numbers("p50", "p95", drop=1)
+    estimated = any(row.cost_estimated_usd for row in rows)
+    if estimated:
+        table.numbers("estimated", drop=3)
     for at, row in enumerate(rows):
         groups = [shown(value) if value is not None else "–" for value in row.group.values()]
-        counts = [f"{values[at]:,}" for values in sums.values()]
-        estimated = money(row.cost_estimated_usd) if row.cost_estimated_usd else ""
-        table.add_row(*groups, *counts, money(row.cost_usd), estimated)
+        cells = [*groups, *(f"{values[at]:,}" for values in sums.values()), at_least(row.cost_usd, row.unpriced)]
+        cells += [span(row.p50_seconds), span(row.p95_seconds)] if timed else []
+        cells += [money(row.cost_estimated_usd) if row.cost_estimated_usd else ""] if estimated else []
+        table.add_row(*cells)
     return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -21,8 +21,9 @@ from worker.base.settings import Settings
 from worker.cli.operations import redis_checks
 from worker.cli.operations.check import Check, first_line
 from worker.cli.operations.name_checks import names
-from worker.db import identity
+from worker.db import identity, ownership
 from worker.db.clock import now_sql
+from worker.db.columns import metadata
 from worker.db.connect import Database
 from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
@@ -31,7 +32,7 @@ from worker.db.workers import registry
 from worker.provider.provider import Provider
 from worker.upstream.call import CHAT, Call
 from worker.upstream.client import UpstreamClient
-from worker.upstream.outcome import Failure, Kind
+from worker.upstream.outcome import Failure, Kind, Outcome
 from worker.webhooks import shared_key
 
 #: A clock that is further off makes log lines lie; leases do not mind, they use the database's clock.
@@ -42,9 +43,10 @@ _REFUSAL_SECONDS = 20.0
 _DATE_SKEW_SECONDS = 5.0
 
 
-def every(settings: Settings) -> Iterator[Check]:
+def every(settings: Settings, first: Sequence[Check] = ()) -> Iterator[Check]:
     """Run all checks, in the order in which they depend on one another."""
     yield from names()
+    yield from first
     yield from database(settings)
     yield from redis_checks.redis(settings, _who(settings))
     yield from redis_checks.broker(settings)
@@ -69,7 +71,7 @@ def database(settings: Settings) -> Iterator[Check]:
                 "payload key", "failed", first_line(error), "Nothing is lost: every process waits for that key."
             )
             return
-        yield Check("schema", "ok", "of this version")
+        yield opened.read(_tables)
         yield _payload_key(opened)
         opened.write(_try_to_write)
         yield _secret_key(opened, settings)
@@ -94,6 +96,15 @@ def _payload_key(opened: Database) -> Check:
         return Check("payload key", "ok", "none: requests and answers are kept in clear")
     older = f"; {', '.join(ids[1:])} still opens" if ids[1:] else ""
     return Check("payload key", "ok", f"{ids[0]} encrypts requests and answers{older}")
+
+
+def _tables(conn: Connection) -> Check:
+    """Whether what this version reads and writes is there: a version may be on record and a table gone."""
+    missing = sorted({*metadata.tables} - ownership.relations(conn))
+    if not missing:
+        return Check("schema", "ok", f"of this version, {len(metadata.tables)} tables")
+    words = f"of this version, but without {', '.join(missing)}"
+    return Check("schema", "failed", words, "Somebody dropped them: restore the database (docs/recover.md).")
 
 
 def _secret_key(opened: Database, settings: Settings) -> Check:
@@ -146,8 +157,11 @@ def _versions(conn: Connection) -> list[Check]:
     """Whether the workers that live are of this version."""
     ours, alive = version("stockpot"), [row for row in registry.listed(conn) if row.alive]
     others = sorted({row.version for row in alive} - {ours})
+    if not alive:
+        mend = "`stockpot worker` starts one; `stockpot up` everything for development."
+        return [Check("workers", "note", "none is running: jobs are accepted, and wait", mend)]
     if not others:
-        return [Check("workers", "ok", f"{len(alive)} alive" + (f", all of version {ours}" if alive else ""))]
+        return [Check("workers", "ok", f"{len(alive)} alive, all of version {ours}")]
     detail = f"{len(alive)} alive; beside version {ours} there is {', '.join(others)}"
     return [Check("workers", "note", detail, "In an upgrade that is right; else end the others: `stockpot workers`.")]
 
@@ -185,12 +199,16 @@ async def _ask(client: UpstreamClient, settings: Settings) -> list[Check]:
     where, key, asked = urls.without_credentials(settings.upstream_url), settings.key, time.time()
     status, headers, body = await client.get_json("/v1/models", key)
     listed = _models(body) if status == 200 else f"no list of models ({status})"
-    found = [await _request(client, where, key, listed)]
-    if key is None:
-        mend = "Set AIMLAPI_API_KEY (or STOCKPOT_API_KEY, STOCKPOT_API_KEY_FILE), or use `stockpot up --simulate`."
-        found.append(Check("key", "failed", "there is none", mend))
-    else:
+    outcome = await _request(client, key)
+    found = [_answered(client, where, outcome, listed)]
+    if isinstance(outcome, Failure) and outcome.kind is Kind.ACCOUNT and outcome.status in (401, 403):
+        found.append(_refused(key, outcome))
+    elif key is not None:
         found.append(await _key(client, key))
+    elif isinstance(outcome, Failure) and outcome.status is None:
+        found.append(Check("key", "note", "none is set; whether the upstream asks for one is not known"))
+    else:
+        found.append(Check("key", "ok", "none is set, and this upstream asks for none"))
     with contextlib.suppress(KeyError, ValueError, TypeError):
         found.append(
             _clock("clock (upstream)", parsedate_to_datetime(headers["date"]).timestamp() - asked, _DATE_SKEW_SECONDS)
@@ -198,10 +216,14 @@ async def _ask(client: UpstreamClient, settings: Settings) -> list[Check]:
     return found
 
 
-async def _request(client: UpstreamClient, where: str, key: str | None, listed: str) -> Check:
+async def _request(client: UpstreamClient, key: str | None) -> Outcome:
     """Make the request that a job makes, with a body that every upstream refuses: that it did so is the good sign."""
     body = b'{"model":"stockpot-doctor","messages":[]}'
-    outcome = await client.call(Call(CHAT, body, False, "stockpot-doctor", key, _REFUSAL_SECONDS))
+    return await client.call(Call(CHAT, body, False, "stockpot-doctor", key, _REFUSAL_SECONDS))
+
+
+def _answered(client: UpstreamClient, where: str, outcome: Outcome, listed: str) -> Check:
+    """Whether it was the upstream that answered the request, whatever it answered."""
     place = f"POST {urls.without_credentials(client.url(CHAT))}"
     if not isinstance(outcome, Failure) or outcome.kind in (Kind.ACCOUNT, Kind.BUSY):
         return Check("upstream", "ok", f"{where}, {listed}")
@@ -212,6 +234,15 @@ async def _request(client: UpstreamClient, where: str, key: str | None, listed: 
         return Check("upstream", "ok", f"{where}, {listed}")
     words = f"{place} answered {outcome.status}: {outcome.message[:200]}"
     return Check("upstream", "failed", words, "Check STOCKPOT_UPSTREAM_URL.")
+
+
+def _refused(key: str | None, outcome: Failure) -> Check:
+    """A refusal for the key's sake: the URL is right, since somebody there asks for keys."""
+    if key is None:
+        mend = "Set AIMLAPI_API_KEY (or STOCKPOT_API_KEY, STOCKPOT_API_KEY_FILE), or use `stockpot up --simulate`."
+        return Check("key", "failed", f"there is none, and the upstream asks for one ({outcome.status})", mend)
+    words = f"the upstream refuses it ({outcome.status}: {outcome.message[:200]})"
+    return Check("key", "failed", words, "The URL is right; make a new key, or check the account.")
 
 
 async def _key(client: UpstreamClient, key: str) -> Check:

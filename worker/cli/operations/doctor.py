@@ -6,12 +6,13 @@ from dataclasses import asdict
 
 import click
 
-from worker.base.settings import load
+from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED, UNREACHABLE
 from worker.cli.operations import checks
 from worker.cli.operations.check import Check
 from worker.cli.output import put, put_json, shown
+from worker.local.running import running
 
 _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "red"), "unreachable": ("✗", "red")}
 
@@ -21,12 +22,14 @@ _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "
 )
 @options.as_json
 def doctor(*, as_json: bool) -> None:
-    """Check names, database, Redis, broker, upstream, key and clock, and say how to mend each.
+    """Check names, database, tables, workers, Redis, broker, upstream, key and clock, and say how to mend each.
+
+    Beside `stockpot up --simulate` it looks at the simulator.
 
     Exits 3 if something is unreachable, 1 if something else is wrong, else 0.
     """
     found: list[Check] = []
-    for check in checks.every(load()):
+    for check in checks.every(*_as_it_runs(load())):
         found.append(check)
         if not as_json:
             mark, colour = _MARKS[check.outcome]
@@ -39,3 +42,12 @@ def doctor(*, as_json: bool) -> None:
     if as_json:
         put_json({"ok": code == 0, "checks": [asdict(check) for check in found]})
     click.get_current_context().exit(code)
+
+
+def _as_it_runs(settings: Settings) -> tuple[Settings, list[Check]]:
+    """The settings that the workers of a `stockpot up --simulate` of this home have, and the word on that."""
+    up = running(settings.home)
+    if up is None or up.simulator is None:
+        return settings, []
+    detail = "`stockpot up --simulate` runs in this home: its simulator is looked at, and not the real upstream"
+    return load(upstream_url=up.simulator, api_key="simulated"), [Check("simulator", "ok", detail)]

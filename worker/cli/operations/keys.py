@@ -13,7 +13,10 @@ from worker.cli.opening import producer
 from worker.cli.output import age, money, put, put_json, say, screen
 from worker.cli.param_type import ParamType
 from worker.cli.tables import Table
-from worker.producer.keys import TenantLimits
+from worker.producer.keys import Key, TenantLimits
+
+#: A key that ended is listed for so long.
+_ENDED_FOR = timedelta(days=7)
 
 
 class _Money(ParamType[Decimal]):
@@ -91,14 +94,20 @@ def create(
 
 @keys.command("list")
 @click.option("--tenant", help="Only this tenant's.")
+@click.option("--all", "every", is_flag=True, help="Those, too, that ended more than a week ago.")
 @options.as_json
-def list_keys(tenant: str | None, *, as_json: bool) -> None:
-    """List keys, oldest first; revoked ones too."""
+def list_keys(tenant: str | None, *, every: bool, as_json: bool) -> None:
+    """List keys, oldest first; revoked and expired ones for a week more."""
     with producer("default") as pot:
-        found = pot.keys.list(tenant=tenant)
+        known = pot.keys.list(tenant=tenant)
+    found = known if every else [key for key in known if not _long_ended(key)]
     if as_json:
         for key in found:
             put_json(key.to_json())
+        return
+    if len(found) < len(known) and not as_json:
+        say(f"{len(known) - len(found):,} that ended more than a week ago are left out; --all shows them.")
+    if known and not found:
         return
     if not found:
         say("There are no keys: the gateway serves this machine only. `stockpot keys create` makes one.")
@@ -121,6 +130,11 @@ def list_keys(tenant: str | None, *, as_json: bool) -> None:
             "admin" if state == "in force" and key.admin else state,
         )
     screen().print(table)
+
+
+def _long_ended(key: Key) -> bool:
+    ends = [at for at in (key.revoked_at, key.expires_at) if at is not None]
+    return bool(ends) and min(ends) < datetime.now(UTC) - _ENDED_FOR
 
 
 @keys.command()

@@ -20,6 +20,7 @@ from worker.cli.exit_codes import USAGE
 from worker.cli.output import put, say, shown
 from worker.db.ready import await_database
 from worker.db.url import display_url
+from worker.local.running import noted
 from worker.local.supervise import Child, Supervisor, stopping
 from worker.local.words import program
 
@@ -46,9 +47,12 @@ def up(workers: int, *, simulate: bool) -> None:
     """
     settings = load()
     if not simulate and settings.key is None:
-        say(click.style("Error: ", fg="red", bold=True) + "there is no API key.")
-        say("  Set AIMLAPI_API_KEY, or run `stockpot up --simulate`, which needs none.")
-        click.get_current_context().exit(USAGE)
+        if "upstream_url" not in settings.model_fields_set:
+            say(click.style("Error: ", fg="red", bold=True) + "there is no API key.")
+            say("  Set AIMLAPI_API_KEY, or run `stockpot up --simulate`, which needs none.")
+            say("  For a server that asks for none (Ollama, vLLM): STOCKPOT_UPSTREAM_URL=http://127.0.0.1:11434/v1")
+            click.get_current_context().exit(USAGE)
+        say("No API key is set: calls go without one.")
     with contextlib.ExitStack() as stack:
         supervisor = stack.enter_context(Supervisor(_Lines(), drain=timedelta(seconds=settings.drain_seconds)))
         redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
@@ -78,6 +82,7 @@ def up(workers: int, *, simulate: bool) -> None:
         if gateway is not None:
             stack.enter_context(stopping(supervisor, [gateway]))
             children.append(gateway)
+        stack.enter_context(noted(settings.home, upstream if simulate else None))
         _print_what_runs(settings, redis, upstream, workers, simulate=simulate)
         for child in children:
             supervisor.start(child)

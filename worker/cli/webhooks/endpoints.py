@@ -16,6 +16,7 @@ from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
+from worker.cli.webhooks.reach import warn
 from worker.cli.webhooks.secrets import print_secret
 from worker.producer.webhooks import CHOICES
 
@@ -46,6 +47,7 @@ def endpoints(tenant: str, *, as_json: bool) -> None:
 @options.as_json
 def add(url: str, events: tuple[str, ...], description: str, tenant: str, *, as_json: bool) -> None:
     """Register URL. Prints its id and its secret, which is shown this once."""
+    warn(url)
     with producer(tenant) as pot:
         added = pot.webhooks.add(url, events=cast("tuple[WebhookType, ...]", events), description=description)
     print_secret(added, as_json=as_json)
@@ -73,6 +75,8 @@ def update(
     chosen = cast("tuple[WebhookType, ...]", events) if events or all_events else None
     if url is None and chosen is None and description is None:
         raise click.UsageError("Give what to change: --url, --event, --all-events or --description.")
+    if url is not None:
+        warn(url)
     with producer(tenant) as pot:
         pot.webhooks.update(endpoint, url=url, events=chosen, description=description)
     say(f"{endpoint} is changed.")

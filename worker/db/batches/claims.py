@@ -100,10 +100,14 @@ def line_picousd(cost: int, ended: int, quoted: int | None, jobs: int) -> int:
 
 def in_flight(conn: Connection, batch: str) -> int:
     """Lines of a batch that workers hold now."""
+    return sum(in_flight_by_model(conn, batch).values())
+
+
+def in_flight_by_model(conn: Connection, batch: str) -> dict[str, int]:
+    """Lines of a batch that workers hold now, by model."""
     # The few rows in progress, not the many of the batch.
     hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
-    return int(
-        conn.execute(
-            text(f"SELECT count(*) FROM jobs {hint} WHERE status = 'in_progress' AND batch_id = :id"), {"id": batch}
-        ).scalar_one()
+    query = text(
+        f"SELECT model, count(*) AS lines FROM jobs {hint} WHERE status = 'in_progress' AND batch_id = :id GROUP BY model"
     )
+    return {row.model: row.lines for row in conn.execute(query, {"id": batch})}

@@ -3,6 +3,7 @@
     reserve    before the call: it fits into every budget that governs it, or it does not, and those shut
     charge     with the end of the call, in its transaction: what the ledger says that it cost
     tend       once in each sweep: a budget opens again when what was lacking is free
+    use_up     once in each sweep: which budgets are used up and were not announced yet
     put        by people: set, raise, lower, remove
 
 A reservation is a number in the row of its attempt and counts while the job is in progress under that very claim. It
@@ -73,6 +74,7 @@ class Budget:
     needs_picousd: int | None
     set_at: datetime
     recount: bool
+    used_up_on: str | None = None
     reserved_picousd: int = 0
 
     @property
@@ -105,11 +107,21 @@ class Budget:
         """Whether jobs wait for it."""
         return self.needs_picousd is not None
 
+    @property
+    def used_up(self) -> bool:
+        """Whether it is spent: what jobs wait for would not fit either if no call was in flight."""
+        return self.limit_picousd - self.spent_picousd < max(1, self.needs_picousd or 0)
+
+    @property
+    def state(self) -> str:
+        """How it stands, in words."""
+        return "used up" if self.used_up else "jobs wait" if self.shut else "open"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; money as a number of US dollars."""
         money = ("limit_usd", "spent_usd", "reserved_usd", "left_usd")
         amounts = {name: float(getattr(self, name)) for name in money}
-        return {"tenant": self.tenant, "period": self.period, **amounts, "shut": self.shut}
+        return {"tenant": self.tenant, "period": self.period, **amounts, "shut": self.shut, "used_up": self.used_up}
 
 
 def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
@@ -166,7 +178,7 @@ def _lock_attempts(conn: Connection, asks: Sequence[Ask]) -> None:
 def _read(conn: Connection, tenants: Iterable[str] | None = None, *, lock: bool = False) -> list[Budget]:
     where = "" if tenants is None else "WHERE tenant IN :tenants"
     statement = text(f"""
-        SELECT tenant, period, limit_picousd, needs_picousd, set_at, recount,
+        SELECT tenant, period, limit_picousd, needs_picousd, set_at, recount, used_up_on,
             CASE WHEN period = 'day' AND (day IS NULL OR day <> {day_sql(conn, now_sql(conn))}) THEN 0
                 ELSE spent_picousd END AS spent_picousd
         FROM budgets {where} ORDER BY tenant, period {"FOR UPDATE" if lock and is_postgres(conn) else ""}
@@ -183,7 +195,14 @@ def _budget(row: Any) -> Budget:
     if set_at is None:
         raise ValueError("a budget has no time at which it was set")
     return Budget(
-        row.tenant, row.period, row.limit_picousd, row.spent_picousd, row.needs_picousd, set_at, bool(row.recount)
+        row.tenant,
+        row.period,
+        row.limit_picousd,
+        row.spent_picousd,
+        row.needs_picousd,
+        set_at,
+        bool(row.recount),
+        row.used_up_on,
     )
 
 
@@ -285,6 +304,33 @@ def tend(conn: Connection) -> None:
             _recount(conn, budget.tenant, budget.period, final=True)
 
 
+def use_up(conn: Connection) -> list[Budget]:
+    """The budgets that are used up and were not announced as that yet, marked as announced. The caller commits.
+
+    A budget per day is announced once a day, one in all once; each again after it was set.
+    """
+    today = day_sql(conn, now_sql(conn))
+    day = f"CASE WHEN period = 'day' THEN {today} ELSE 'total' END"
+    fresh = f"(used_up_on IS NULL OR used_up_on <> {day})"
+    rows = conn.execute(
+        text(f"""
+        SELECT DISTINCT tenant FROM budgets
+        WHERE {fresh} AND (needs_picousd IS NOT NULL OR spent_picousd >= limit_picousd)
+        """)
+    ).all()
+    found = [one for one in _read(conn, {row.tenant for row in rows}) if one.used_up] if rows else []
+    marked: list[Budget] = []
+    for budget in found:
+        done = conn.execute(
+            text(f"""
+            UPDATE budgets SET used_up_on = {day} WHERE tenant = :tenant AND period = :period AND {fresh}
+            """),
+            {"tenant": budget.tenant, "period": budget.period},
+        )
+        marked += [budget] * done.rowcount
+    return marked
+
+
 def _unaware(conn: Connection, budget: Budget) -> bool:
     """Whether calls may be in flight that began before this budget, so that nobody will count them."""
     mine = "" if budget.tenant == EVERYBODY else "AND j.tenant = :tenant"
@@ -352,7 +398,8 @@ def put(conn: Connection, tenant: str, period: str, limit_picousd: int) -> None:
         return
     conn.execute(
         text("""
-        UPDATE budgets SET limit_picousd = :limit, needs_picousd = NULL WHERE tenant = :tenant AND period = :period
+        UPDATE budgets SET limit_picousd = :limit, needs_picousd = NULL, used_up_on = NULL
+        WHERE tenant = :tenant AND period = :period
         """),
         {"tenant": tenant, "period": period, "limit": limit_picousd},
     )

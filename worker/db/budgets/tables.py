@@ -30,7 +30,7 @@ budgets = Table(
     Column("needs_picousd", BigInteger),  # shut until so much is free; null: open
     Column("set_at", Instant, nullable=False),
     Column("recount", Boolean, nullable=False, server_default=text("true")),  # calls began before anybody counted
-    Column("used_up_on", Text),  # the day (`total` for a total) of which it was announced that it is used up
+    Column("used_up_on", Text),  # the day (`total` for a total) for which it was announced as used up
     CheckConstraint("period IN ('day', 'total')", name="period"),
     CheckConstraint("limit_picousd >= 0", name="limit_is_money"),
 )

@@ -4,6 +4,7 @@ cancel           Cancel and retry: what a caller may ask of a job that already e
 claim            Claim
 costs            Costs that change after they were counted
 ended            Ended: the one value that says what came to its end, whoever ended it
+failures         What failed of late, grouped by why, each with a sample
 leases           Leases
 ledger           The ledger against the provider's books
 listing          Lists of jobs, newest first, page by page

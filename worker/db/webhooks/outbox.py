@@ -126,6 +126,7 @@ def claim(
     lease_seconds: float,
     busy: Collection[str] = (),
     traced: bool = False,
+    busy_hosts: Collection[str] = (),
 ) -> list[Claimed]:
     """Claim due events, oldest first, taking turns between destinations.
 
@@ -136,12 +137,16 @@ def claim(
         lease_seconds: how long the claim holds without `renew`.
         busy: destinations to leave alone.
         traced: read the trace of each event's job.
+        busy_hosts: how the names of further destinations begin that are to be left alone.
     """
     where_free = (
         "destination <> ALL(CAST(:busy AS text[]))"
         if is_postgres(conn)
         else "destination NOT IN (SELECT value FROM json_each(:busy))"
     )
+    if busy_hosts:
+        hosts = "unnest(CAST(:hosts AS text[])) AS h(value)" if is_postgres(conn) else "json_each(:hosts) AS h"
+        where_free += f" AND NOT EXISTS (SELECT 1 FROM {hosts} WHERE substr(destination, 1, length(h.value)) = h.value)"
     lock = "FOR UPDATE OF e SKIP LOCKED" if is_postgres(conn) else ""
     rows = conn.execute(
         text(f"""
@@ -164,6 +169,7 @@ def claim(
         """),
         {
             "busy": list(busy) if is_postgres(conn) else orjson.dumps(list(busy)).decode(),
+            "hosts": list(busy_hosts) if is_postgres(conn) else orjson.dumps(list(busy_hosts)).decode(),
             "scan": _SCAN,
             "each": each,
             "limit": limit,
