@@ -6,7 +6,9 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ from tests.factories import USAGE, claimed, opened, request, settled, settlement
 from worker.cli.app import main
 from worker.cli.money.usage import bar
 from worker.db.connect import Database
+from worker.db.jobs import usage as using
 
 
 @pytest.fixture
@@ -66,6 +69,68 @@ def test_usage_is_grouped_by_a_key_of_the_metadata_as_json(database: Database) -
     found = [json.loads(line) for line in run("--by", "metadata.team,model", "--json").splitlines()]
     assert [(one["metadata.team"], one["cost_usd"]) for one in found] == [("red", 1.0), (None, 2.0)]
     assert "in all" in run("--by", "metadata.team")
+
+
+def test_what_became_of_calls_and_who_made_them_are_groups(database: Database) -> None:
+    """Status, error class, worker and month, each with its cost; a bound in time leaves out what came later."""
+    spend(database, "1")
+    [job] = claimed(database, *submitted(database, request()))
+    cost: dict[str, Any] = {"usage": USAGE, "cost_usd": Decimal(2), "cost_source": "provider"}
+    settled(database, settlement(job, status="failed", outcome="failed", error_class="upstream", **cost))
+    by_status = {one["status"]: one["cost_usd"] for one in lines("--by", "status", "--json")}
+    assert by_status == {"completed": 1.0, "failed": 2.0}
+    by_class = {one["error_class"]: one["cost_usd"] for one in lines("--by", "error_class", "--json")}
+    assert by_class == {None: 1.0, "upstream": 2.0}
+    [owner] = lines("--by", "owner", "--json")
+    assert (owner["owner"], owner["jobs"]) == ("w", 2)
+    month = f"{datetime.now(UTC):%Y-%m}"
+    assert [(one["month"], one["cost_usd"]) for one in lines("--by", "month", "--json")] == [(month, 3.0)]
+    assert lines("--by", "month,status", "--until", "2020-01-01", "--json") == []
+    assert lines("--by", "month", "--until", "2020-01-01", "--json") == []
+    assert len(lines("--by", "month", "--since", "2020-01-01", "--until", "2100-01-01", "--json")) == 1
+    backwards = CliRunner().invoke(main, ["usage", "--since", "2026-01-02", "--until", "2026-01-01"])
+    assert backwards.exit_code == 2
+
+
+def test_how_long_calls_took_stands_beside_their_model(database: Database) -> None:
+    """The median and the 95th percentile, of the calls of each group."""
+    for seconds in range(1, 21):
+        [job] = claimed(database, *submitted(database, request(model="m")))
+        settled(database, settlement(job, usage=USAGE, total_seconds=float(seconds)))
+    [found] = lines("--by", "model", "--json")
+    assert (found["p50_seconds"], found["p95_seconds"]) == (10.0, 19.0)
+    assert "p95" in run("--by", "model").splitlines()[0]
+    assert "p50_seconds" not in lines("--by", "tenant", "--json")[0]
+
+
+def test_a_cost_that_nobody_knows_is_unknown_and_never_zero(database: Database) -> None:
+    """In tables, bars, CSV and JSON; beside known ones it is a lower bound."""
+    [job] = claimed(database, *submitted(database, request(tenant="dark")))
+    settled(database, settlement(job, usage=USAGE))
+    assert [(one["cost_usd"], one["unpriced"]) for one in lines("--by", "tenant", "--json")] == [(None, 1)]
+    assert "unknown" in run("--by", "tenant", "--csv")
+    for form in ((), ("--plot",)):
+        shown = run("--by", "tenant", *form)
+        assert "unknown" in shown
+        assert "$0.00" not in shown
+    spend(database, "1", tenant="dark")
+    assert "≥ $1.00" in run("--by", "tenant")
+
+
+def test_a_report_of_the_newest_calls_only_says_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads so many calls at most, whatever there is."""
+    for _ in range(5):
+        spend(database, "1")
+    monkeypatch.setattr(using, "CALLS_AT_MOST", 3)
+    done = CliRunner().invoke(main, ["usage", "--by", "status", "--json"])
+    assert json.loads(done.stdout)["jobs"] == 3
+    assert "The newest 3 calls" in done.stderr
+    assert "newest" not in CliRunner().invoke(main, ["usage", "--by", "model", "--json"]).stderr
+
+
+def lines(*options: str) -> list[dict[str, Any]]:
+    """What the command prints, as JSON."""
+    return [json.loads(line) for line in run(*options).splitlines()]
 
 
 def test_only_one_form_at_a_time(database: Database) -> None:

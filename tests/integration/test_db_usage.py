@@ -32,10 +32,10 @@ def reports(database: Database, *by: str, **options: object) -> tuple[list[Usage
     """From the days, and from the calls themselves."""
 
     def days(conn: Connection) -> list[UsageRow]:
-        assert usage._in_days(conn, by, None)
+        assert usage._in_days(conn, by, None, None)
         return usage.usage(conn, by=by, **options)  # type: ignore[arg-type]
 
-    calls = database.read(lambda conn: usage._by_calls(conn, None, by, None))
+    calls = database.read(lambda conn: usage._by_calls(conn, None, by, None, None))
     return database.read(days), calls
 
 
@@ -137,12 +137,12 @@ def test_metadata_that_is_kept_is_read_from_the_days(database: Database) -> None
     call(database, "0.5")
     by = ["metadata.team"]
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    assert not database.read(lambda conn: usage._in_days(conn, by, today))
+    assert not database.read(lambda conn: usage._in_days(conn, by, today, None))
     database.write(lambda conn: conn.execute(text("UPDATE usage_keys SET since = '2020-01-01'")))
-    assert database.read(lambda conn: usage._in_days(conn, by, today))
-    assert not database.read(lambda conn: usage._in_days(conn, ["metadata.other"], today))
-    days = database.read(lambda conn: usage._by_days(conn, None, by, today))
-    assert days == database.read(lambda conn: usage._by_calls(conn, None, by, today))
+    assert database.read(lambda conn: usage._in_days(conn, by, today, None))
+    assert not database.read(lambda conn: usage._in_days(conn, ["metadata.other"], today, None))
+    days = database.read(lambda conn: usage._by_days(conn, None, by, today, None))
+    assert days == database.read(lambda conn: usage._by_calls(conn, None, by, today, None))
     assert [row.group["metadata.team"] for row in days] == ["red", None]
 
 

@@ -214,6 +214,7 @@ def test_budgets_are_set_listed_and_removed_by_command(stockpot: CliRunner) -> N
         "reserved_usd": 0.0,
         "left_usd": 1000.5,
         "shut": False,
+        "used_up": False,
     }
     assert json.loads(done.stdout) == acme
     assert stockpot.invoke(main, ["budget", "set", "5", "--total"]).exit_code == 0

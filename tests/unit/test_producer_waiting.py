@@ -77,11 +77,12 @@ def test_a_retry_names_what_failed_and_when_it_is_tried_again() -> None:
         started_at=NOW,
         finished_at=NOW,
         outcome="busy",
+        status=429,
         error_class="rate_limited",
         error_message="slow down",
     )
     said = why(waiting_on="retry", due_at=NOW + timedelta(seconds=12), attempt_log=[ended])
-    assert said == "attempt 2 busy: rate_limited: slow down; tries again in 12 s"
+    assert said == "the provider takes no more calls right now (429 slow down); tries again in 12 s"
 
 
 def test_no_worker_is_not_the_same_as_busy_workers() -> None:

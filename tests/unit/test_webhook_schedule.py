@@ -117,8 +117,28 @@ def test_the_breaker_opens_probes_and_closes() -> None:
     assert breaker.room(COOL_SECONDS, 8) == 1
     breaker.failed(COOL_SECONDS)
     assert breaker.seconds_closed(COOL_SECONDS) == 2 * COOL_SECONDS
-    breaker.succeeded()
+    breaker.succeeded(COOL_SECONDS)
     assert breaker.room(COOL_SECONDS, 8) == 8
+
+
+def test_what_comes_back_after_an_outage_gets_ten_a_second_and_then_twice_as_many_every_five() -> None:
+    """As many as the sums say, never a burst, and no bound in the end; without an outage there is none at all."""
+    breaker = Breaker()
+    breaker.succeeded(0)
+    assert breaker.pause(0) == 0
+    for _ in range(THRESHOLD):
+        breaker.failed(0)
+    breaker.succeeded(0)
+    now, sent = 0.0, list[float]()
+    while breaker.slow_since is not None:
+        now += breaker.pause(now)
+        breaker.sent(now)
+        sent.append(now)
+    within = [sum(start <= at < start + 1 for at in sent) for start in range(30)]
+    assert within[0] <= 12
+    assert all(count <= 640 for count in within)
+    assert within[5] <= 24
+    assert 29 < now < 31
 
 
 def test_the_breakers_pauses_are_bounded() -> None:

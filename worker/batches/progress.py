@@ -26,6 +26,7 @@ class Look:
         waits_on: why the next queued line waits, in few words.
         next_line: the job of that line.
         held: how many of the `running` are of which model.
+        refused: what the provider says, when every line that it was asked for so far is to be tried again.
     """
 
     row: BatchRow
@@ -33,6 +34,7 @@ class Look:
     waits_on: str | None
     next_line: str | None = None
     held: Mapping[str, int] = field(default_factory=dict)
+    refused: str | None = None
 
 
 def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
@@ -49,7 +51,22 @@ def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
     ).first()
     running = sum(held.values())
     next_line, reason = (None, None) if first is None else (str(first.id), first.waiting_on)
-    return Look(row, running, _waits_on(row, running, reason), next_line, held)
+    refused = _refused(conn, batch) if reason == "retry" or not row.done else None
+    return Look(row, running, _waits_on(row, running, reason, refused), next_line, held, refused)
+
+
+def _refused(conn: Connection, batch: str) -> str | None:
+    """What the provider says to lines that are tried again, in the words of the one that is due last."""
+    last = conn.execute(
+        text("""
+        SELECT waiting_on, error_class, error_message FROM jobs WHERE batch_id = :id AND status = 'queued'
+        ORDER BY due_at DESC, id DESC LIMIT 1
+        """),
+        {"id": batch},
+    ).first()
+    if last is None or last.waiting_on != "retry" or last.error_class is None:
+        return None
+    return f"{last.error_class}: {last.error_message or 'no message'}"
 
 
 _HELD = {
@@ -64,7 +81,7 @@ _HELD = {
 _STATES = {"validating": "a worker to read its file", "finalizing": "its files, which a worker writes"}
 
 
-def _waits_on(row: BatchRow, running: int, reason: str | None) -> str | None:
+def _waits_on(row: BatchRow, running: int, reason: str | None, refused: str | None) -> str | None:
     if row.status == "cancelling":
         return "calls in flight"
     if row.status in _STATES:
@@ -76,6 +93,8 @@ def _waits_on(row: BatchRow, running: int, reason: str | None) -> str | None:
         return again or "its import: run the same `stockpot batch submit` again"
     if row.due_at > datetime.now(UTC):
         return f"{row.due_at:%Y-%m-%d %H:%M} UTC"
+    if refused is not None:
+        return f"the provider, which refuses its lines ({refused}); they are tried again"
     if running:
         return None
     return reason or "a worker"

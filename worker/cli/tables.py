@@ -77,6 +77,8 @@ class Table(rich.table.Table):
         while self._least(natural) > width and any(drop for _, _, drop in self._shape):
             at = max(range(len(self._shape)), key=lambda one: self._shape[one][2])
             del self._shape[at], natural[at], self.columns[at]
+        for at, column in enumerate(self.columns):
+            column._index = at  # noqa: SLF001 -- rich pads the last column otherwise, and has no way to remove one
         spare = width - self._least(natural)
         for column, whole, (kind, least, _) in zip(self.columns, natural, self._shape, strict=True):
             if kind != "whole" and whole > least:

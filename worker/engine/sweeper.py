@@ -138,8 +138,9 @@ class Sweeper:
             while await self._sweep_once():
                 pass
             await self._database.try_write(self._keeper.keep, None, "batches_delayed")
-            used_up = await self._database.try_write(self._consequences.tend, [], "budgets_delayed")
-            self._consequences.report_used_up(used_up)
+            report = await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
+            if report is not None:
+                report()
         await self._recount_usage()
         await self._retention.tend()
         if time.monotonic() >= self._tidy_at:

@@ -125,23 +125,22 @@ class Consequences:
         outbox.enqueue(conn, rows)
         return len(rows)
 
-    def tend(self, conn: Connection) -> list[Budget]:
+    def tend(self, conn: Connection) -> Callable[[], None]:
         """Look after what changes without an end: budgets that have room again, or are used up. The caller commits.
 
-        The budgets that are used up and have not been announced; their events are written. Give them to `report_used_up`.
+        Gives what is to be called after the commit, on the loop: used-up budgets are logged, counted and delivered.
         """
         reservations.tend(conn)
         used_up = reservations.use_up(conn)
         announce_used_up(conn, used_up)
-        return used_up
+        return lambda: self._report(used_up)
 
-    def report_used_up(self, budgets: Sequence[Budget]) -> None:
-        """Log and count budgets that `tend` has found used up, and have their events delivered. Call it on the loop."""
-        for one in budgets:
+    def _report(self, used_up: Sequence[Budget]) -> None:
+        for one in used_up:
             metrics.BUDGETS_USED_UP.labels(one.period).inc()
             spent, limit = float(one.spent_usd), float(one.limit_usd)
             log.warning("budget_used_up", tenant=one.tenant, period=one.period, spent_usd=spent, limit_usd=limit)
-        if budgets:
+        if used_up:
             self.wake()
 
 

@@ -195,6 +195,9 @@ def _spent(budgets: Sequence[Budget]) -> str:
 
 
 def _failed(attempt: Attempt) -> str:
+    if attempt.outcome == "busy":
+        words = f" ({attempt.status or ''} {attempt.error_message or ''}".rstrip() + ")"
+        return f"the provider takes no more calls right now{words if len(words) > 3 else ''}"
     why = f"{attempt.error_class}: {attempt.error_message or ''}".rstrip(": ") if attempt.error_class else ""
     return f"attempt {attempt.attempt} {attempt.outcome or 'ended'}" + (f": {why}" if why else "")
 

@@ -258,7 +258,7 @@ class _CheckedResolver(AbstractResolver):
 
 
 def objection(url: str, policy: Policy) -> str | None:
-    """Why nothing would be delivered to a URL, as far as this machine can tell now; None where nothing stands against it.
+    """Why nothing would be delivered to a URL, as far as this machine can see now; None where nothing stands against it.
 
     It resolves the name, for `RESOLVE_SECONDS` at most. Raises InvalidRequest as `check_url`.
     """

@@ -84,9 +84,8 @@ def announce_used_up(conn: Connection, budgets: Sequence[Budget]) -> int:
         return 0
     listening, at = subscribers(conn), int(unix_seconds(conn))
     rows = [
-        notice.row_for(endpoint.id)
+        _of_budget(budget, endpoint.tenant, at).row_for(endpoint.id)
         for budget in budgets
-        for notice in [_of_budget(budget, at)]
         for endpoint in listening
         if (USED_UP in endpoint.events and budget.tenant in {endpoint.tenant, EVERYBODY})
         or (not endpoint.events and budget.tenant == endpoint.tenant)
@@ -113,7 +112,7 @@ def _of_disabled(endpoint: Disabled) -> Notice:
     return Notice(type=DISABLED, tenant=endpoint.tenant, data=data.model_dump(), at=at)
 
 
-def _of_budget(budget: Budget, at: int) -> Notice:
+def _of_budget(budget: Budget, receiver: str, at: int) -> Notice:
     data = BudgetUsedUpData(
         id=f"{budget.tenant}/{budget.period}",
         tenant=budget.tenant,
@@ -121,7 +120,7 @@ def _of_budget(budget: Budget, at: int) -> Notice:
         limit_usd=float(budget.limit_usd),
         spent_usd=float(budget.spent_usd),
     )
-    return Notice(type=USED_UP, tenant=budget.tenant, data=data.model_dump(), at=at)
+    return Notice(type=USED_UP, tenant=receiver, data=data.model_dump(), at=at)
 
 
 def _origin(url: str) -> str:

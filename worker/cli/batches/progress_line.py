@@ -82,8 +82,9 @@ class Reasons:
         if found.row.done != self._done:
             self._done, self._moved = found.row.done, now
         standing = now - self._moved
-        if found.waits_on is not None and (found.row.hold_reason is not None or found.next_line is None):
-            self._tell(f"{found.row.id} waits on {found.waits_on}", f"It waits on {found.waits_on}")
+        stands = found.row.hold_reason is not None or found.next_line is None
+        if found.waits_on is not None and (stands or (found.refused is not None and standing >= PATIENCE_SECONDS)):
+            self._tell(found.waits_on, f"It waits on {found.waits_on}.")
         elif standing < PATIENCE_SECONDS:
             if self._last is not None and standing == 0 and not found.row.over:
                 self._say("It goes on.")

@@ -98,7 +98,7 @@ def table_of(jobs: Iterator[Job], *, tenants: bool = False) -> Table:
     table = Table("job", "status")
     if tenants:
         table.line("tenant", least=8)
-    table.line("model", least=8, drop=1)
+    table.line("model", least=6, drop=1)
     table.whole("lane", drop=3)
     table.whole("age")
     table.numbers("tries")

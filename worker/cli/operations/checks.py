@@ -23,7 +23,6 @@ from worker.cli.operations.check import Check, first_line
 from worker.cli.operations.name_checks import names
 from worker.db import identity, ownership
 from worker.db.clock import now_sql
-from worker.db.columns import metadata
 from worker.db.connect import Database
 from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
@@ -100,6 +99,8 @@ def _payload_key(opened: Database) -> Check:
 
 def _tables(conn: Connection) -> Check:
     """Whether what this version reads and writes is there: a version may be on record and a table gone."""
+    from worker.db.schema import metadata  # with every table; the migrations' tools behind it take a while to import
+
     missing = sorted({*metadata.tables} - ownership.relations(conn))
     if not missing:
         return Check("schema", "ok", f"of this version, {len(metadata.tables)} tables")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 
 import worker
@@ -22,13 +23,14 @@ def names() -> Iterator[Check]:
     ours = Path(worker.__file__).resolve().parents[1]
     path = [Path(entry or ".").resolve() for entry in sys.path]
     before = path[: path.index(ours)] if ours in path else []
+    imported = {str(Path(str(distribution("celery").locate_file("celery/__init__.py"))).resolve())}
     found = [
         str(file)
         for directory in dict.fromkeys([Path.cwd(), *before])
         if directory != ours
         for name in NAMES
         for file in (directory / f"{name}.py", directory / name / "__init__.py")
-        if file.is_file()
+        if file.is_file() and str(file.resolve()) not in imported
     ]
     if not found:
         yield Check("names", "ok", "nothing here shadows Stockpot's packages")
