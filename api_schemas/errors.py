@@ -49,7 +49,7 @@ class InvalidRequest(StockpotError, ValueError):
 
 
 class JobError(BaseModel):
-    """Why a job did not complete, as events, `show` and webhooks say it."""
+    """Why a job did not complete, as events, `show` and webhooks show it."""
 
     model_config = ConfigDict(populate_by_name=True, frozen=True)
 

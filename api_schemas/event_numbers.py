@@ -4,7 +4,7 @@ Every claim of a job has a block of numbers of its own, by its fence, which only
 
     fence 1: 1 … 999,999     fence 2: 1,000,000 + (1 … 999,999)     fence n: (n - 1) × 1,000,000 + (1 … 999,999)
 
-Inside its block the claim's worker counts from 1. Nobody else writes there, so no loss of Redis and no death of a
+Inside its block the claim's worker counts from 1. No other process writes there, so no loss of Redis and no death of a
 worker can make a number come twice. Who ends a job without having claimed it (a cancellation while it is queued, its
 time to live, a lost lease) raises the fence first and so has a block of its own.
 

@@ -202,7 +202,7 @@ _HINTS = {"body": 'the request itself, e.g. {"model": "…", "messages": […]}'
 def parse_job(data: Request, *, max_bytes: int = MAX_REQUEST_BYTES, **overrides: Unpack[JobOptions]) -> JobRequest:
     """Read a submission: a bare request body, or a `JobRequest` (a mapping or JSON with a `body`, or the object).
 
-    `overrides` are fields of JobRequest that win over what `data` says; None leaves it as it is.
+    `overrides` are fields of JobRequest that win over those of `data`; None leaves it as it is.
     Raises InvalidRequest with every problem found, and nothing else, whatever `data` holds; TypeError for an override
     that is no field.
     """

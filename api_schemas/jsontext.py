@@ -2,7 +2,7 @@
 
 orjson does the work. The standard library steps in for what orjson refuses and a provider may still send: lone
 surrogates (half an emoji at the end of a chunk), a byte order mark, integers beyond 64 bits, deep nesting. Both
-directions keep every value exact; whatever neither can read or write is a `ValueError` that says why.
+directions keep every value exact; whatever neither can read or write is a `ValueError` with the reason.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def canonical(value: Any) -> bytes:
 
 
 def check_limits(value: Any, *, max_depth: int = MAX_DEPTH, max_int: int = MAX_INT) -> list[FieldProblem]:
-    """Say what in a document is beyond the limits of a request, each problem with the path of its field.
+    """List what in a document is beyond the limits of a request, each problem with the path of its field.
 
     Bounds nesting and integers and refuses infinite numbers; lists at most `MAX_PROBLEMS`.
     """

@@ -1,6 +1,6 @@
 """The cheap proof that a line of a batch file is good: most are plain, and a million of them shall cost seconds.
 
-What is proved here needs no other check. What is not may still be good: the full checks decide, and say what is wrong.
+What is proved here needs no other check. What is not may still be good: the full checks decide and report what is wrong.
 So nothing is ever accepted that they would refuse, and no message is made here.
 """
 

@@ -59,7 +59,7 @@ def got(value: Any) -> str:
 def problems_of(error: ValidationError, hints: dict[str, str], prefix: str = "") -> list[FieldProblem]:
     """The problems of a validation, at most `MAX_PROBLEMS` and a last one that counts the rest.
 
-    `hints` says for a field name what to give when it is missing. `prefix` is put before every path.
+    `hints` has for a field name what to give when it is missing. `prefix` is put before every path.
     """
     details = error.errors(include_url=False)
     problems = [_problem(detail, hints, prefix) for detail in details[:MAX_PROBLEMS]]

@@ -1,7 +1,7 @@
-"""What an upstream's error says: the one reader of all the shapes that errors come in.
+"""An upstream's error: the one reader of all the shapes that errors come in.
 
 {"error": {"message", "type", "param", "code"}}                     OpenAI, Azure, Groq, DeepSeek, xAI, vLLM, LiteLLM …
-{"error": {…, "metadata": {"raw", "provider_name"}}}                OpenRouter; `raw` is what the model's provider said
+{"error": {…, "metadata": {"raw", "provider_name"}}}                OpenRouter; `raw` is from the model's provider
 {"error": "text"}                                                   Ollama, LM Studio
 {"message", "path", "requestId", "statusCode", "timestamp"}         AI/ML API; `statusCode` may be a string
 {"detail": [{"loc", "msg", "type"}]} · {"detail": "text"}           FastAPI; Mistral and vLLM put it into `message`
@@ -77,7 +77,7 @@ _HEADING = re.compile(r"(?is)<h[1-3][^>]*>(.*?)</h[1-3]>")
 
 
 class UpstreamError(NamedTuple):
-    """What an error says of itself; every part may be missing. All text is storable."""
+    """The content of an error; every part may be missing. All text is storable."""
 
     message: str = ""
     code: str | None = None
@@ -131,7 +131,7 @@ def is_error(value: Any) -> bool:
 
 
 def _object(data: dict[str, Any], depth: int) -> UpstreamError:
-    """Read an error object; what stands within it says more than what stands around it."""
+    """Read an error object; inner fields win over outer ones."""
     outer = _flat(data)
     inner = next((data[name] for name in _WITHIN if isinstance(data.get(name), dict) and speaks(data[name])), None)
     if inner is None and isinstance(response := data.get("response"), dict):

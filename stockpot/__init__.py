@@ -3,7 +3,7 @@
     from stockpot import Stockpot
 
 `from worker import Stockpot` is the same class. A script's directory comes first on Python's path, so a `worker.py` in
-it is imported instead of Stockpot's package; importing `stockpot` says so, and which file it is.
+it is imported instead of Stockpot's package; importing `stockpot` raises an error that names the file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def _refuse_shadows() -> None:
-    """Raise if `worker` or `api_schemas` is somebody else's.
+    """Raise if `worker` or `api_schemas` is another program's.
 
     Raises:
         ImportError: it names the file.

@@ -25,7 +25,7 @@ from tests.factories import claimed, lease_run_out, opened, request, rows, settl
 from worker.base.money import PICO
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Ask, Budget
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.connect import Database
 from worker.db.jobs import claim, leases, ledger, listing, usage_days
 from worker.db.jobs.claim import ClaimedJob
@@ -147,7 +147,7 @@ def test_every_budget_that_governs_a_call_must_have_room(database: Database) -> 
     """The tenant's day, the tenant's total, everybody's day; tenants without any are free."""
     put(database, 5.0, "acme")
     put(database, 1.0, "acme", "total")
-    put(database, 3.0, EVERYBODY)
+    put(database, 3.0, ALL_TENANTS)
     acme, other = running(database, 3, "acme"), running(database, 3, "other")
     assert reserve(database, acme, 0.5) == {acme[2].id}
     assert reserve(database, other, 1.0) == {other[2].id}
@@ -156,7 +156,7 @@ def test_every_budget_that_governs_a_call_must_have_room(database: Database) -> 
         ("acme", "day"): None,
         ("acme", "total"): DOLLAR // 2,
     }
-    database.write(lambda conn: reservations.remove(conn, EVERYBODY, "day"))
+    database.write(lambda conn: reservations.remove(conn, ALL_TENANTS, "day"))
     assert len(running(database, 1, "other")) == 1
     assert running(database, 1, "acme") == []
 

@@ -117,7 +117,7 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(env: dict[str, str], 
     """As `| head -1` does it."""
     done = run(env, "batch", "results", batch, "-o", "-", stdout=closed_pipe())
     assert done.returncode == 1
-    assert "stdout: nobody reads it any more" in done.stderr
+    assert "stdout: its reader has gone" in done.stderr
     assert "Go on from there: stockpot batch results" in done.stderr
 
 

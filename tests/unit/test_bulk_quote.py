@@ -64,7 +64,7 @@ def test_what_is_not_known_is_said_and_why() -> None:
     stranger = offer(model="m/stranger")
     assert stranger.cost_usd is None
     assert any("no price known for m/stranger" in note for note in stranger.notes)
-    assert any("nobody has measured" in note for note in stranger.notes)
+    assert any("no latency is known" in note for note in stranger.notes)
     nothing = offer(prices=Prices())
     assert nothing.cost_usd is None
     assert any("STOCKPOT_UPSTREAM_URL" in note for note in nothing.notes)

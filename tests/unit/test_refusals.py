@@ -37,9 +37,9 @@ from worker.upstream.blame import Blame, blame, is_account
         ("You have insufficient permissions for this operation. Missing scopes: api.write", Blame.KEY),
         ("The model gpt-5 requires a higher tier", Blame.MODEL),
         ("This model is only available for paid plans", Blame.MODEL),
-        ("Attention Required! | Cloudflare: Sorry, you have been blocked", Blame.NOBODY),
-        ("Forbidden", Blame.NOBODY),
-        ("", Blame.NOBODY),
+        ("Attention Required! | Cloudflare: Sorry, you have been blocked", Blame.UNKNOWN),
+        ("Forbidden", Blame.UNKNOWN),
+        ("", Blame.UNKNOWN),
     ],
 )
 def test_the_words_of_a_refusal_say_whom_they_blame(message: str, whom: Blame) -> None:

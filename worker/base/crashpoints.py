@@ -1,7 +1,7 @@
 """Crash points: named places between two writes where a fault test may kill the process.
 
 `STOCKPOT_CRASH_AT=name[:n][:job_id]` arms one: at its n-th passing (for that job, where one is named) the process
-sends itself SIGKILL, after saying so on stderr, so that the test has its witness. Unarmed, a point costs one
+sends itself SIGKILL, after a line on stderr, so that the test has its witness. Unarmed, a point costs one
 comparison.
 """
 

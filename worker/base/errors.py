@@ -7,9 +7,9 @@ StockpotError
 ├── NotFound                no such job, batch, endpoint or event (for this tenant)
 ├── NotAllowed              the job's state does not admit the verb (cancel a finished job)
 ├── WaitTimeout             the job goes on; the caller stopped waiting
-├── NotWritten              an output takes no more: a full disk, or nobody who reads; `offset` says where to go on
-├── NotCompleted            the job whose text was read is over without an answer; `status` and `error` say how
-└── Unreachable             a dependency does not answer; `dependency` names it, `mend` says how
+├── NotWritten              an output takes no more: a full disk, or no reader; `offset` is where to go on
+├── NotCompleted            the job whose text was read is over without an answer; `status` and `error` have how
+└── Unreachable             a dependency does not answer; `dependency` names it, `mend` has what to do
     └── StatementTimeout    the database answers, and has cancelled a statement that took too long
 """
 
@@ -73,7 +73,7 @@ _NOT_WRITTEN = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file may not be that large here",
-    errno.EPIPE: "nobody reads it any more",
+    errno.EPIPE: "its reader has gone",
 }
 
 
@@ -100,7 +100,7 @@ class Unreachable(StockpotError):
 
 
 class StatementTimeout(Unreachable):
-    """The database has cancelled a statement: it took too long, or somebody asked for it. Nothing was committed."""
+    """The database has cancelled a statement: it took too long, or an operator asked for it. Nothing was committed."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("the database", detail)
@@ -108,7 +108,7 @@ class StatementTimeout(Unreachable):
 
 
 def out_of_files(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, says that this process (or the machine) may open no more files."""
+    """Whether an error, or what it came from, means that this process (or the machine) may open no more files."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
             return True

@@ -1,4 +1,4 @@
-"""Figures for people: money, durations, ages, in as few signs as say enough."""
+"""Figures for people: money, durations, ages, in as few signs as are enough."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SPANS: tuple[tuple[int, int, str], ...] = ((100, 1, "s"), (6_000, 60, "min"), (
 
 
 def money(usd: Decimal | float | None) -> str:
-    """US dollars for people: cents when there are dollars, six places below a cent; what nobody knows is no zero."""
+    """US dollars for people: cents when there are dollars, six places below a cent; unknown is not zero."""
     if usd is None:
         return "unknown"
     places = 6 if 0 < abs(float(usd)) < 1 else 2

@@ -6,7 +6,7 @@ import http.client
 import sys
 from collections.abc import Sequence
 
-#: Where the image's worker and gateway answer, unless arguments say otherwise.
+#: Where the image's worker and gateway answer, unless arguments name another.
 PORTS = (9464, 8484)
 SECONDS = 4.0
 

@@ -28,7 +28,9 @@ ODDITIES = Counter(
     registry=REGISTRY,
 )
 TOKENS = Counter("stockpot_tokens", "Tokens as the provider counted them", ["direction", "model"], registry=REGISTRY)
-COST = Counter("stockpot_cost_usd", "US dollars spent, by who says so", ["source", "model"], registry=REGISTRY)
+COST = Counter(
+    "stockpot_cost_usd", "US dollars spent, by the source of the figure", ["source", "model"], registry=REGISTRY
+)
 FENCED = Counter("stockpot_fenced_writes", "Writes refused because another worker owns the job", registry=REGISTRY)
 CLAIMED = Counter("stockpot_claimed_jobs", "Jobs claimed", ["lane"], registry=REGISTRY)
 RECLAIMED = Counter("stockpot_reclaimed_jobs", "Jobs taken back from a lease that ran out", registry=REGISTRY)
@@ -196,7 +198,7 @@ WEBHOOKS_OLDEST_SECONDS = Gauge(
 WORKERS = Gauge("stockpot_workers", "Worker processes that announced themselves", ["state"], registry=REGISTRY)
 SWEEPER_TERM_SECONDS = Gauge(
     "stockpot_sweeper_term_seconds",
-    "How long the elected sweeper's term still lasts; below zero nobody sweeps",
+    "How long the elected sweeper's term still lasts; below zero there is no sweeper",
     registry=REGISTRY,
 )
 BUDGET_LEFT_RATIO = Gauge(

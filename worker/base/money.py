@@ -19,7 +19,7 @@ def picousd(usd: Decimal | None) -> int | None:
     return None if usd is None else int(usd * PICO)
 
 
-#: A million dollars a day: above that somebody has meant something else.
+#: A million dollars a day: above that the user has meant something else.
 MOST_USD = 1_000_000
 
 
@@ -43,7 +43,7 @@ class Price(NamedTuple):
     cached_input: Decimal
 
 
-#: A price list of the user's says prices as providers do: per million tokens.
+#: A price list of the user's gives prices as providers do: per million tokens.
 _PER = Decimal(1_000_000)
 _TABLE = "expected model=INPUT/OUTPUT,… in US dollars per million tokens, such as llama3=0.1/0.4 (a third price is of cached input)"
 

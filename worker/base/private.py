@@ -29,7 +29,7 @@ def make_directory(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file with mode 0600, or close an existing one of ours to everybody else.
+    """Make an empty file with mode 0600, or close an existing one of ours to all other users.
 
     Raises:
         OSError: it cannot be made.
@@ -43,13 +43,13 @@ def make_file(path: Path) -> None:
 
 
 def close_file(path: Path) -> None:
-    """Take a file of ours from everybody else, if it exists."""
+    """Take a file of ours from all other users, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         _close(path, FILE_MODE)
 
 
 def open_binary(path: Path, mode: str, *, buffering: int = -1, shared: bool = False) -> BinaryIO:
-    """Open a file to write (`wb`, `xb`) or to append (`ab`), and close it to everybody else; a device or a pipe as it is.
+    """Open a file to write (`wb`, `xb`) or to append (`ab`), closed to all other users; a device or a pipe as it is.
 
     With `shared` the umask decides who can read it, as for any program's files.
     """
@@ -79,6 +79,6 @@ def _is_shared(path: Path) -> bool:
         return True
     try:
         here = Path.cwd().resolve()
-    except FileNotFoundError:  # somebody has removed it
+    except FileNotFoundError:  # removed meanwhile
         return False
     return real in {here, *here.parents}

@@ -1,6 +1,6 @@
 """The one place that makes Redis clients: verified TLS, no hidden retries, and a bound on every wait.
 
-A URL in force (`redis_urls.in_force`) goes in; whoever makes the client knows the namespace from the same URL.
+A URL in force (`redis_urls.in_force`) goes in; the maker of the client knows the namespace from the same URL.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redis.retry import Retry
 from worker.base.redis_urls import DEFAULT_NAMESPACE, for_client, namespace_of
 
 #: What a Redis that cannot be talked to looks like to who uses an asynchronous client. RuntimeError is uvloop's word for a
-#: write to a connection that was reset a moment ago, where asyncio's own loop says nothing and the read fails.
+#: write to a connection that was reset a moment ago, where asyncio's own loop stays silent and the read fails.
 AWAY = (RedisError, OSError, RuntimeError)
 
 

@@ -86,7 +86,7 @@ def _weights(raw: str | None) -> dict[str, int]:
 
 
 class Settings(BaseSettings):
-    """All settings. Durations are seconds unless the name says otherwise."""
+    """All settings. Durations are seconds unless the name has another unit."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,

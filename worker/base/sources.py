@@ -93,7 +93,7 @@ def refuse_mixed(
     *,
     usual: str,
 ) -> None:
-    """Refuse a project file's upstream for a key that stands elsewhere: the file may come with somebody's repository.
+    """Refuse a project file's upstream for a key that stands elsewhere: the file may come with a stranger's repository.
 
     Args:
         usual: the upstream that needs no setting; a file may name it.

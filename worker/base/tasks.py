@@ -1,4 +1,4 @@
-"""Ending tasks: a cancellation that meets an answer inside a client may be swallowed there, so it is said again.
+"""Ending tasks: a cancellation that meets an answer inside a client may be swallowed there, so it is repeated.
 
 Before Python 3.12 `asyncio.wait_for`, which redis-py reads and sends with, returns the answer instead of raising.
 """
@@ -14,7 +14,7 @@ AGAIN_SECONDS = 0.5
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel until all have ended. What they raise at that is nobody's."""
+    """Cancel until all have ended. What they raise at that is dropped."""
     ending = list(tasks)
     while running := [task for task in ending if not task.done()]:
         for task in running:

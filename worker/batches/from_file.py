@@ -36,7 +36,7 @@ from worker.files.reading import StoredFile
 
 log = structlog.get_logger(__name__)
 
-#: A batch lists so many of its bad lines; a file whose every line is bad says no more with a million.
+#: A batch lists so many of its bad lines; a million more bad lines of one file would show nothing new.
 MAX_ERRORS = 1_000
 
 #: Which of these models the upstream does not have.
@@ -110,7 +110,7 @@ def _validated(
     write_ends: WriteEnds,
     go_on: Callable[[], None],
 ) -> bool:
-    """Whether the batch was begun; otherwise it is over, or somebody else's."""
+    """Whether the batch was begun; otherwise it is over, or another process imports it."""
     problems: list[BatchProblem] = []
     left_out = 0
 

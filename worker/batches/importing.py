@@ -47,13 +47,13 @@ FIRST_PACED = 4
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """A moment, and how it was said: the same command at another time (`--finish-by 10m`) is still the same."""
+    """A moment, and how it was written: the same command at another time (`--finish-by 10m`) is still the same."""
 
     at: datetime
-    said: str
+    written: str
 
     def __str__(self) -> str:
-        return self.said
+        return self.written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class Quoted:
 
 
 class SameFile(NotAllowed):
-    """The file has a batch already, with other options: whoever meant to change that one would pay for all of it again."""
+    """The file has a batch already, with other options: to change that one, the user would pay for all of it again."""
 
     def __init__(self, name: str, before: BatchRow) -> None:
         self.batch = before

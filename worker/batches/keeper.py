@@ -1,9 +1,9 @@
 """The batch keeper: what the elected sweeper does for batches, once in each sweep, from their rows alone.
 
 daily window        closed: the batch is held; open: it goes on
---max-cost          nothing in flight and no line affordable: held until somebody raises the bound
-                    calls of which nobody knows the cost: held until somebody has given prices
-failing             the first lines have all failed, alike: held until somebody has mended that
+--max-cost          nothing in flight and no line affordable: held until its user raises the bound
+                    calls without a known cost: held until prices are configured
+failing             the first lines have all failed, alike: held until its user has mended that
 --finish-by         the calls in flight that it takes to end by then, as of now
 cancelled           queued lines that are left (a killed command's, or tried again) are cancelled
 import given up     at the end of the completion window the lines that never came are no longer expected

@@ -1,7 +1,7 @@
 """A line that is over as OpenAI's files have it.
 
 completed                       output file: `response` with status 200 and the answer
-failed, the upstream said no    error file: `response` with its status and body, and the same in `error`: some readers
+failed, the upstream refused    error file: `response` with its status and body, and the same in `error`: some readers
                                 look there first, others only
 failed in another way           error file: `error` with a code (`timeout`, `truncated`, `poison`, …)
 completed, and purged           error file: `answer_purged`

@@ -55,7 +55,7 @@ def write_on(database: Database, batch: BatchRow, write_ends: WriteEnds) -> bool
         for one in appended:
             one.write(conn)
         if not stored.advance(conn, batch.id, batch.written, page.offset):
-            raise NotAllowed(f"somebody else writes the files of {batch.id}")
+            raise NotAllowed(f"another process writes the files of {batch.id}")
         crashpoint("output.written")
 
     database.write(write)
@@ -82,7 +82,7 @@ class _Appended:
 
 
 def _prepared(database: Database, file: str, lines: list[bytes]) -> _Appended | None:
-    """What is to be written of these lines; None when the file was deleted: then nobody wants them."""
+    """What is to be written of these lines; None when the file was deleted."""
     row = database.read(lambda conn: files.whatever(conn, file))
     if row is None or row.state != "growing":
         return None

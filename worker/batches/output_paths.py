@@ -57,7 +57,7 @@ def check(
         grows: the file is written in place while the batch runs, so what it held is gone at once.
 
     Raises:
-        InvalidRequest: names the option and says what to do instead.
+        InvalidRequest: names the option and what to do instead.
     """
     named = {"output": output, "errors": errors or beside(output)}
     if output != STDOUT and _same(named["output"], named["errors"]):

@@ -16,7 +16,7 @@ RESERVE = 0.06
 UNMEASURED_SECONDS = 5.0
 #: How much the newest second counts against those before it.
 _WEIGHT = 0.2
-#: Above this nobody bounds anything: no installation has as many slots.
+#: Above this a bound has no effect: no installation has as many slots.
 NO_BOUND = 100_000
 
 

@@ -72,8 +72,8 @@ def _refused(conn: Connection, batch: str) -> str | None:
 _HELD = {
     "paused": "paused: `stockpot batch resume`",
     "window": "its daily window",
-    "failing": "somebody: its first lines all failed alike; mend that, then `stockpot batch resume`",
-    "unpriced": "prices (STOCKPOT_PRICES): nobody knows what its calls cost; then `stockpot batch resume`",
+    "failing": "its user: its first lines all failed alike; mend that, then `stockpot batch resume`",
+    "unpriced": "prices (STOCKPOT_PRICES): its calls have no known price; then `stockpot batch resume`",
     "max_cost": "its --max-cost: `stockpot batch resume --max-cost`",
 }
 

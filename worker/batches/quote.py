@@ -1,7 +1,7 @@
 """The quote: tokens, cost and time of a surveyed file. Nothing is stored, nothing is called but the price list.
 
 Tokens are estimated as the limits estimate them (bytes / 4, and the answer's own bound), cost by the provider's price
-list, time by the configured limits and by how long the provider says that an answer takes. All of it is an estimate:
+list, time by the configured limits and by the provider's own latencies. All of it is an estimate:
 what a batch really cost is added up from the provider's own figures.
 """
 
@@ -21,7 +21,7 @@ from worker.provider.market import Market
 
 #: What a line has beside its request, in bytes: the names and quotes of `custom_id`, `method`, `url` and `body`.
 _ENVELOPE_BYTES = 100
-#: An answer's time where nobody has measured it, in seconds: a few hundred tokens of a common model.
+#: An answer's time where no measurement exists, in seconds: a few hundred tokens of a common model.
 UNMEASURED_SECONDS = 5.0
 
 
@@ -45,7 +45,7 @@ class ModelQuote:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A file's quote. `seconds` is how long it takes at least, and `bounded_by` says what makes it so.
+    """A file's quote. `seconds` is how long it takes at least, and `bounded_by` names the cause.
 
     `lines` are those that are called for, and tokens and costs are theirs; what the copies save stands beside.
     """
@@ -126,13 +126,13 @@ def quote(found: Survey, market: Market, settings: Settings, *, max_in_flight: i
 
 
 def check_prices(offer: Quote, settings: Settings) -> None:
-    """Refuse a bound on the cost of what nobody knows the price of: it would never hold. Raises InvalidRequest."""
+    """Refuse a bound on the cost of models without a price: it would never hold. Raises InvalidRequest."""
     unknown = [one.model for one in offer.models if one.cost_usd is None]
     if not unknown:
         return
     named = ", ".join(unknown[:5]) + (" and others" if len(unknown) > 5 else "")
     message = (
-        f"cannot hold: nobody knows what {named} costs at {settings.upstream_url}. Give its price in US dollars per million"
+        f"cannot hold: {named} has no known price at {settings.upstream_url}. Give its price in US dollars per million"
         f" tokens, to this command and to the workers: STOCKPOT_PRICES='{unknown[0]}=INPUT/OUTPUT'"
     )
     raise InvalidRequest([FieldProblem(field="max_cost_usd", message=message)])
@@ -183,5 +183,5 @@ def _notes(models: list[ModelQuote], market: Market, settings: Settings) -> list
         named = ", ".join(sorted(market.missing)[:5]) + (" and others" if len(market.missing) > 5 else "")
         notes.append(f"the upstream's list of models lacks {named}: every call to it may fail")
     if any(one.seconds_per_call is None for one in models):
-        notes.append(f"nobody has measured how long an answer takes: taken as {UNMEASURED_SECONDS:g} s")
+        notes.append(f"no latency is known: an answer is taken as {UNMEASURED_SECONDS:g} s")
     return notes

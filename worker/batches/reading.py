@@ -124,7 +124,7 @@ class BatchFile:
             yield block
 
     def check_unchanged(self) -> None:
-        """Raise FileChanged if somebody has written to the file since it was opened."""
+        """Raise FileChanged if the file was written to since it was opened."""
         if self._stamp() != self._seen:
             raise FileChanged(self.name)
 

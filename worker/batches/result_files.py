@@ -60,7 +60,7 @@ class Files:
     """An output file and an error file. The error file is made with its first line. A context manager.
 
     What is written at one go appears whole under its name or not at all; what follows a batch grows in place, by whole
-    lines. Raises NotWritten wherever the disk is full, or nobody reads.
+    lines. Raises NotWritten wherever the disk is full, or the reader has gone.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def read(
 ) -> Iterator[list[ResultLine]]:
     """The lines of a batch that are over, behind the first `offset` of them, page by page; each line once.
 
-    An offset counts lines in the given order. Neither order ever changes, so whoever goes on from the last offset that
+    An offset counts lines in the given order. Neither order ever changes, so reading on from the last offset that
     it has kept misses nothing and reads nothing twice, whenever that is.
 
     Args:

@@ -39,7 +39,7 @@ class BadLine:
 
 @dataclass(slots=True)
 class Asked:
-    """What a file asks of one model. `bounded` lines say how many tokens they want at most: `output_bound` in sum."""
+    """What a file asks of one model. `bounded` lines have a bound on their output tokens: `output_bound` in sum."""
 
     lines: int = 0
     body_bytes: int = 0
@@ -77,7 +77,7 @@ class Copies:
 class Survey:
     """What is in a file. `problems` counts all of them, `bad_lines` the lines that have any.
 
-    `models` is what will be called for; with `copies` (asked for by `dedupe`) that is less than the lines say.
+    `models` is what will be called for; with `copies` (asked for by `dedupe`) that is less than the lines have.
     """
 
     lines: int = 0

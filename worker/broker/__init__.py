@@ -3,7 +3,7 @@
 app       The Celery app
 consumer  Celery's consumer as our worker needs it
 control   Celery's `inspect`, `status`, `control` and `purge`, asked of Stockpot
-doorbell  The doorbell: Celery messages that say "there is work", and nothing else
+doorbell  The doorbell: Celery messages that mean "there is work", and nothing else
 messages  What a message may be, before it is decoded
 options   What each option of `celery worker` does here
 probe     Whether the broker does what we need of it

@@ -33,11 +33,11 @@ from worker.broker.queues import queue_of, queues, unacknowledged
 #: Threads that carry doorbells. Each only hands ids over, or waits for a free slot while the messages stay in Redis
 #: for a worker that has one.
 CARRIERS = 2
-#: How often the consumer's loop says that it is alive.
+#: How often the consumer's loop reports that it is alive.
 PULSE_SECONDS = 1.0
 #: A message that a killed worker had taken comes back after this long. Only `stockpot.submit` needs it.
 VISIBILITY_SECONDS = 300
-#: What asks a worker to stop: systemd and Kubernetes, a terminal, and whoever is in a hurry.
+#: What asks a worker to stop: systemd and Kubernetes, a terminal, and an impatient user.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -47,7 +47,7 @@ class StockpotWorker(Worker):
     _isatty: bool
 
     def on_before_init(self, **options: Any) -> None:  # type: ignore[override]  # all pass through by name
-        """Refuse options that mean nothing here, before anything else is said."""
+        """Refuse options that mean nothing here, before anything else is printed."""
         check()
         super().on_before_init(**options)
 
@@ -96,7 +96,7 @@ def _stop(worker: Any, number: int, _frame: Any) -> None:
         signals.worker_shutting_down.send(sender=worker.hostname, sig=name, how="Warm", exitcode=code)
     finally:
         if state.should_stop is None:
-            state.should_stop = code  # type: ignore[assignment]  # None until somebody asks
+            state.should_stop = code  # type: ignore[assignment]  # None until a stop is requested
 
 
 class StockpotCelery(Celery):
@@ -259,6 +259,6 @@ def _configure_logging(loglevel: int | None = None, logfile: str | None = None, 
 
 
 def _is_given(option: str) -> bool:
-    """Whether somebody wrote an option on Celery's command line; it has a default of its own."""
+    """Whether an option was given on Celery's command line; it has a default of its own."""
     context = click.get_current_context(silent=True)
     return context is not None and context.get_parameter_source(option) is ParameterSource.COMMANDLINE

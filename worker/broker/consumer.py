@@ -34,7 +34,7 @@ RECONNECT_PAUSE = 0.5
 
 
 class StockpotChannel(kombu_redis.Channel):
-    """kombu's Redis channel, for queues in which anybody may have put anything."""
+    """kombu's Redis channel, for queues in which any program may have put anything."""
 
     Message = BoundedMessage
 
@@ -126,7 +126,7 @@ class StockpotConsumer(Consumer):
         self._drop(message, None)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Nobody here has a task of that name: drop the message."""
+        """No task has that name: drop the message."""
         self._drop(message, exc)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:

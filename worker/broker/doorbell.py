@@ -1,4 +1,4 @@
-"""The doorbell: Celery messages that say "there is work", and nothing else.
+"""The doorbell: Celery messages that mean "there is work", and nothing else.
 
 A doorbell carries job ids or the name of a lane. It may be lost, doubled or late, and nothing bad happens: the row in
 the database is the job. So ringing never delays a submission: a thread of its own sends, with a short budget, and a
@@ -62,7 +62,7 @@ class Doorbell:
         self.database: str | None = None  # whose jobs these are (`db.identity`), where it is known
 
     def ring(self, ids: Sequence[str], lane: str) -> None:
-        """Say that these jobs of a lane are due. Returns at once."""
+        """Announce that these jobs of a lane are due. Returns at once."""
         if not ids or self._waiting.qsize() > MOST_WAITING:
             return
         crashpoint("submit.committed", ids[0])
@@ -148,7 +148,7 @@ class Doorbell:
     def _send(self, lane: str, ids: list[str]) -> bool:
         try:
             app, queue_of = self._ready_app()
-            # Bulk work keeps its order and its share of a worker's slots: there the lane is all there is to say.
+            # Bulk work keeps its order and its share of a worker's slots: there a message with the lane is enough.
             bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
             if self.database is not None:
                 bell["database"] = self.database
@@ -159,7 +159,7 @@ class Doorbell:
                 retry=False,
                 ignore_result=True,
             )
-        except Exception as error:  # noqa: BLE001 -- the thread must outlive a broker URL that nobody can use, and Redis
+        except Exception as error:  # noqa: BLE001 -- the thread must outlive a broker URL that cannot be used, and Redis
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False
         return True

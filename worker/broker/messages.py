@@ -1,4 +1,4 @@
-"""What a message may be before anything of it is decoded: anybody who can write to the broker can put one there.
+"""What a message may be before anything of it is decoded: any program with access to the broker can put one there.
 
 Only uncompressed JSON of bounded size, and only calls of our own tasks. Celery would decompress without a bound
 (497 kB became 1 GB), run its built-in tasks (`celery.starmap` makes a thousand submissions of one message), and call

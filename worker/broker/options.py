@@ -82,7 +82,7 @@ def check(arguments: Sequence[str] | None = None) -> None:
 
 
 def _pool(arguments: Sequence[str]) -> str | None:
-    """The pool as it was written: Celery takes `prefork` for the default, and says nothing."""
+    """The pool as it was written: Celery takes `prefork` for the default, without a warning."""
     if "worker" in arguments:  # `python -P -m worker.celery worker`: that -P is Python's
         arguments = arguments[arguments.index("worker") + 1 :]
     found = None

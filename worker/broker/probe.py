@@ -12,14 +12,14 @@ _QUEUE = "doctor"
 
 
 class BrokerFailure(Exception):
-    """The broker did not do it; the message says what, without any credential."""
+    """The broker did not do it; the message has the reason, without any credential."""
 
 
 def probe(settings: Settings) -> None:
     """Publish a message through Celery's own connection, count it, and remove it.
 
     Raises:
-        BrokerFailure: with what the broker or the connection said.
+        BrokerFailure: with the error of the broker or the connection.
     """
     app = app_of(settings)
     name = f"{settings.redis_namespace}.{_QUEUE}"

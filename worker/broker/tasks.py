@@ -61,7 +61,7 @@ def start_engine(worker: Any) -> None:
     try:
         engine.start()
     except SettingsError:
-        raise SystemExit(1) from None  # the log says what to mend
+        raise SystemExit(1) from None  # the log has what to mend
     _engine = engine
     if ours.watchdog_seconds:
         Watchdog(engine, app, seconds=ours.watchdog_seconds).start()
@@ -83,12 +83,12 @@ def _remember_database(ours: Settings) -> None:
 
 
 def _is_foreign(database: Any) -> bool:
-    """Whether a message names another database than this worker's. One that names none may be from anybody."""
+    """Whether a message names another database than this worker's. One that names none may be from any program."""
     return isinstance(database, str) and _database is not None and database != _database
 
 
 def _wait_for_database(error: Unreachable, seconds: float) -> None:
-    """Say why the worker does not start, and wait; if it is asked to stop meanwhile, it ends."""
+    """Log why the worker does not start, and wait; if it is asked to stop meanwhile, it ends."""
     log.warning("database_awaited", error=str(error).splitlines()[0], next_try_seconds=seconds)
     until = time.monotonic() + seconds
     while state.should_stop is None and time.monotonic() < until:

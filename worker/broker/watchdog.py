@@ -54,7 +54,7 @@ class Watchdog:
     """Looks after one engine and its consumer, from a thread of its own, until the engine closes.
 
     Args:
-        app: its connection says how many messages wait.
+        app: its connection knows how many messages wait.
         seconds: how long a worker may be ill.
     """
 
@@ -93,7 +93,7 @@ class Watchdog:
         return "deaf" if idle and self._waiting() else ""
 
     def _waiting(self) -> int:
-        """How many messages wait in the queues; 0 when the broker does not say."""
+        """How many messages wait in the queues; 0 when the broker does not know."""
         with self._app.connection_for_read() as broker:
             try:
                 broker.connect()  # once; the channel alone would try for ever

@@ -11,7 +11,7 @@ With `--json` stdout carries JSON and nothing else.
     lazy         A group whose commands are imported when they are used, so that `--help` is quick
     money/       Commands about cost
     opening      The producer and the database, opened for one command and closed after it
-    operations/  Commands for whoever runs it
+    operations/  Commands for the operator
     options      Options that several commands share, and the types of their values
     output       What goes where
     param_type   click's `ParamType` with its type parameter

@@ -56,7 +56,7 @@ def errors_in_words(ctx: click.Context) -> Iterator[None]:
         _tell(first, *more, *getattr(error, "__notes__", []))
         ctx.exit(USAGE)
     except BrokenPipeError:
-        raise  # click's: whoever read our output has had enough
+        raise  # click's: the reader of our output has closed it
     except OSError as error:
         if error.errno in _NO_ROOM:
             silence_stdout()
@@ -68,7 +68,7 @@ def errors_in_words(ctx: click.Context) -> Iterator[None]:
         ctx.exit(USAGE)
 
 
-#: The disk is full, in the kernel's ways to say so.
+#: The kernel's errors for a full disk.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

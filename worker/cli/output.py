@@ -67,6 +67,6 @@ def at_least(usd: Decimal | float | None, unpriced: int) -> str:
 
 
 def cost(usd: Decimal | float | None, unpriced: int) -> str:
-    """What calls have cost, and of how many of them nobody knows it."""
+    """What calls have cost, and for how many that is unknown."""
     known = not unpriced or bool(usd)
     return money(usd if known else None) + (f" and {unpriced:,} calls of unknown cost" if unpriced and known else "")

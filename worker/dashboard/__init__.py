@@ -33,5 +33,5 @@ How a page is made (`overview` is the pattern, `audit` the shortest):
     on a page of its own.
 5.  Prompts and answers only `{% if view.viewer.sees_prompts %}`. No `|safe`, no inline script or style, no `style=`: the
     Content-Security-Policy refuses them. Times `{{ moment|time }}` (or `|time(exact=true)`), figures `|money |span |count`, ids
-    `class="id"`, numbers `class="number"`, tables within `<div class="wide">`. An empty list says what to do.
+    `class="id"`, numbers `class="number"`, tables within `<div class="wide">`. An empty list shows what to do.
 """

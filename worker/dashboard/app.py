@@ -52,7 +52,7 @@ async def sign_in(request: Request) -> Response:
             next_page = form.get("next", "")
             begun = await to_thread.run_sync(host.access.sign_in, form.get("key", "").strip())
             if begun is not None:
-                # Only a path of ours: what a link says must not lead elsewhere.
+                # Only a path of ours: a link must not lead elsewhere.
                 onwards = RedirectResponse(next_page if _ours(next_page) else ROOT, 303, HEADERS)
                 keep(onwards, request, begun[0])
                 return onwards
@@ -60,7 +60,7 @@ async def sign_in(request: Request) -> Response:
     given = {"root": ROOT, "csrf": host.access.csrf(token), "problem": problem, "next": next_page, "view": None}
     open_here = await to_thread.run_sync(host.access.open)
     answer = HTMLResponse(
-        rendered("sign_in.html", layout="base.html", said="", open_here=open_here, **given),
+        rendered("sign_in.html", layout="base.html", notice="", open_here=open_here, **given),
         401 if problem else 200,
         HEADERS,
     )

@@ -1,4 +1,4 @@
-"""Money: spend by day and model, tenant or tag, exact to the ledger; budgets; what is estimated beside what the provider said."""
+"""Money: spend by day and model, tenant or tag, exact to the ledger; budgets; estimates beside the provider's figures."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ async def costs(view: View) -> Response:
     tag = asked.get("tag", "").strip()
     by = f"metadata.{tag}" if tag else asked.get("by", "model") if asked.get("by") in _BY else "model"
     pot: AsyncStockpot = view.pot()
-    everyone = view.tenant is None
+    all_tenants = view.tenant is None
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     since = today - timedelta(days=days - 1)
-    read = partial(pot.blocking.usage, by=["day", by], since=since, all_tenants=everyone)
+    read = partial(pot.blocking.usage, by=["day", by], since=since, all_tenants=all_tenants)
     rows = await view.look(f"costs {view.tenant} {by} {days}", read, 5.0)
-    budgets = await view.look(f"budgets {view.tenant}", partial(pot.blocking.budgets.list, all_tenants=everyone), 5.0)
+    budgets = await view.look(
+        f"budgets {view.tenant}", partial(pot.blocking.budgets.list, all_tenants=all_tenants), 5.0
+    )
     groups = _totals(rows, by)
     return view.render(
         "costs.html",
         rows=sorted(rows, key=lambda row: (row.group["day"] or "", row.cost_usd), reverse=True),
         groups=groups,
         plot=_plot(rows, by, [name for name, _ in groups[:COLOURS]], since, days),
-        budgets=[one for one in budgets if everyone or one.tenant in {view.tenant, "*"}],
+        budgets=[one for one in budgets if all_tenants or one.tenant in {view.tenant, "*"}],
         by=by,
         tag=tag,
         days=days,
-        choices=[one for one in _BY if everyone or one != "tenant"],
+        choices=[one for one in _BY if all_tenants or one != "tenant"],
         spans=DAYS,
         provider=sum((row.cost_provider_usd for row in rows), Decimal(0)),
         estimated=sum((row.cost_estimated_usd for row in rows), Decimal(0)),

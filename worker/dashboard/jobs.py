@@ -131,7 +131,7 @@ async def change_all(view: View, do: str) -> Response:
             await perform(view, do, tenant, job_id)
             done += 1
         except NotAllowed:
-            refused += 1  # somebody was quicker
+            refused += 1  # another command was quicker
     view.target = f"{done:,} done, {refused:,} refused"
     words = {"cancel": "cancelled, or asked to stop", "retry": "queued again"}[do]
     return view.go(

@@ -41,8 +41,8 @@ async def make(view: View) -> Response:
     key, secret = await to_thread.run_sync(make_it)
     view.target = key.id
     if view.viewer.key_id is None:
-        # The first key: from now on everybody signs in, this browser too.
-        return view.render("secret.html", what=f"Key {key.id}; from now on everybody signs in", secret=secret, back="/")
+        # The first key: from now on every user signs in, this browser too.
+        return view.render("secret.html", what=f"Key {key.id}; now every user signs in", secret=secret, back="/")
     return view.render("secret.html", what=f"Key {key.id} of tenant {key.tenant}", secret=secret, back="/keys")
 
 

@@ -1,6 +1,6 @@
 """Looks: what many viewers want to see is read once, and shown to all of them for a second.
 
-Twenty viewers of one page cost the database what one does. What nobody looks at is not read.
+Twenty viewers of one page cost the database what one does. What no page shows is not read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Looks:
         return self._kept[name]
 
     def expire(self) -> None:
-        """Read everything anew: somebody has changed something, and shall see it."""
+        """Read everything anew: a user has changed something, and shall see it."""
         for look in self._looks.values():
             look.good_until = 0.0
 

@@ -1,6 +1,6 @@
 """Pages and buttons: who asks, what they may, what is answered. Every page and every button goes through here.
 
-    page("/jobs", handler)                    GET; shown to whoever may look
+    page("/jobs", handler)                    GET; shown to a role that may look
     action("/jobs/{job}/retry", handler)      POST; with its CSRF token, written into the log of who pressed what
 
 A handler takes a `View` and gives a response: `view.render(template, …)` for a page, `view.go(path, words)` after a
@@ -50,7 +50,7 @@ NAVIGATION = (
     ("Playground", "/playground", Role.OPERATE),
     ("Log", "/log", Role.OPERATE),
 )
-COOKIE, SAID = "stockpot_ui", "stockpot_ui_said"
+COOKIE, NOTICE = "stockpot_ui", "stockpot_ui_notice"
 #: A form with a prompt, or with the ids of a thousand jobs.
 FORM_BYTES = 1_500_000
 #: Everything is ours and of this origin; no inline script or style, no frame around it, no form to elsewhere.
@@ -158,12 +158,12 @@ class View:
     def render(self, template: str, code: int = 200, **values: Any) -> Response:
         """A page; of a page that refreshes itself only the live part."""
         part = "hx-request" in self.request.headers
-        said = unquote(self.request.cookies.get(SAID, ""))
+        notice = unquote(self.request.cookies.get(NOTICE, ""))
         given = {
             "view": self,
             "root": ROOT,
             "csrf": self.host.access.csrf(self.token),
-            "said": said,
+            "notice": notice,
             "navigation": NAVIGATION,
             **values,
         }
@@ -171,15 +171,15 @@ class View:
         response = HTMLResponse(text, code, HEADERS)
         if self.fresh:
             keep(response, self.request, self.token)
-        if said and not part:
-            response.delete_cookie(SAID, path=ROOT)
+        if notice and not part:
+            response.delete_cookie(NOTICE, path=ROOT)
         return response
 
     def go(self, path: str, words: str = "") -> Response:
         """To another page, which shows these words."""
         response = RedirectResponse(ROOT + path, 303, HEADERS)
         if words:
-            response.set_cookie(SAID, quote(words[:1_000]), path=ROOT, httponly=True, samesite="lax", max_age=60)
+            response.set_cookie(NOTICE, quote(words[:1_000]), path=ROOT, httponly=True, samesite="lax", max_age=60)
         return response
 
 
@@ -211,7 +211,7 @@ def action(path: str, handler: Handler, role: Role = Role.OPERATE, *, logged: bo
 
 
 async def _view(request: Request) -> View | None:
-    """The request's view; None when somebody has to sign in first."""
+    """The request's view; None when the user has to sign in first."""
     host: Host = request.app.state.gateway
     token = request.cookies.get(COOKIE, "")
     viewer = await to_thread.run_sync(host.access.viewer, token) if token else None

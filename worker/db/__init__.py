@@ -19,7 +19,7 @@ jobs/      Jobs as SQL, by the verbs of their life
 keys/      Keys of the HTTP gateway as SQL
 purge      Purge
 payloads   Encrypted columns: which they are, and encrypting them again with a new key
-ownership  What in a database is Stockpot's, and what is somebody else's
+ownership  What in a database is Stockpot's, and what is another program's
 rates/     What the fleet does over time, for plots
 ready      Whether the database may be used: the one rule of who migrates what
 recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
@@ -28,7 +28,7 @@ schema     The schema's versions: upgrade, current, check
 snapshots  Snapshots that others hold
 sqlite_writers  Who writes to a SQLite file
 threads    SQL off the event loop: a few threads, and patience for a database that is away
-url        The database's URL: what it may say, and why the rest is refused
+url        The database's URL: what it may hold, and why the rest is refused
 views      The views: the stable surface that people read with SQL
 workers/   Worker processes as SQL: who lives, with what load, and who was asked to drain
 webhooks/  Webhook endpoints, events and attempts as SQL

@@ -13,7 +13,7 @@ _SQLITE_NOW = "strftime('%Y-%m-%d %H:%M:%f','now')"
 
 
 class Speaker(Protocol):
-    """Whoever speaks one of the two dialects: a connection, as a rule."""
+    """An object with one of the two dialects: a connection, as a rule."""
 
     @property
     def dialect(self) -> Any:

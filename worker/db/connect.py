@@ -2,7 +2,7 @@
 
 On PostgreSQL each transaction sets what it depends on by itself, in the round trip of its BEGIN: timeouts, the date
 format, the schema, and for the engine the planner's. Nothing depends on a session, on a role's or a database's defaults,
-or on what the URL's `options` say, so that a pooler in transaction mode may stand in between. No statement is prepared
+or on the URL's `options`, so that a pooler in transaction mode may stand in between. No statement is prepared
 on the server for the same reason, and since a plan that is kept is one for yesterday's rows.
 
 Every SQLite transaction begins with BEGIN IMMEDIATE: a deferred one that reads first and writes later fails at once
@@ -31,7 +31,7 @@ from worker.db.url import database_url, display_url
 T = TypeVar("T")
 
 #: No statement of ours takes seconds; one that does is stuck behind something that will not move. A transaction that
-#: idles is that of a frozen process: while it lasts, nobody can take back the jobs that it has locked.
+#: idles is that of a frozen process: while it lasts, no worker can take back the jobs that it has locked.
 #: A compiled plan (`jit`) costs more than any statement of ours takes.
 _TRANSACTION = {
     "statement_timeout": "30s",
@@ -48,7 +48,7 @@ _BY_INDEX = {"enable_seqscan": "off", "enable_sort": "off"}
 ANSWER_SECONDS = 40.0
 
 #: A connection whose other end has gone without a word is given up after about ten seconds, not after two hours. What
-#: the URL says stands before this.
+#: the URL sets stands before this.
 _PG_CONNECTION = {
     "connect_timeout": 5,
     "fallback_application_name": "stockpot",
@@ -67,7 +67,7 @@ def connect(
     `ask_first` asks a pooled connection whether it still stands before it is used: 0.1 ms for callers that do not try
     again, so that a restarted PostgreSQL costs them nothing. The engine tries again, and does without. `patient` waits
     for each answer for as long as it takes; others give up after `ANSWER_SECONDS`. `by_index` is for statements that
-    are each made for one index, and shall have no other plan whatever the statistics say.
+    are each made for one index, and shall have no other plan whatever the statistics are.
 
     Raises:
         SettingsError: the URL is not one, or names a database that Stockpot does not speak.
@@ -139,11 +139,11 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def make_private(_dialect: object, _record: object, _args: object, _options: object) -> None:
-        _make_private(Path(str(url.database)), settings.home)  # now, so that whoever stores nothing makes no file
+        _make_private(Path(str(url.database)), settings.home)  # now: a process that stores nothing makes no file
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.isolation_level = None  # we send BEGIN ourselves
         for pragma in (
             f"busy_timeout={SQLITE_BUSY_MS}",
             "journal_mode=WAL",
@@ -250,7 +250,7 @@ class Database:
         return f"Is it running? STOCKPOT_DATABASE_URL is {display_url(self.settings)}; `stockpot doctor` checks it."
 
     def close_idle(self) -> None:
-        """Close the connections to a server that nobody uses now; the next transaction opens one. Those in use go on."""
+        """Close the idle connections to a server; the next transaction opens one. Those in use go on."""
         if not self.is_sqlite:
             self.engine.dispose()
 
@@ -279,7 +279,7 @@ def _read_only(error: DBAPIError) -> bool:
 
 
 def _cancelled(error: DBAPIError) -> bool:
-    """Whether PostgreSQL has cancelled the statement: by `statement_timeout`, or since somebody asked for it."""
+    """Whether PostgreSQL has cancelled the statement: by `statement_timeout`, or since an operator asked for it."""
     return getattr(error.orig, "sqlstate", None) == _CANCELLED
 
 

@@ -2,7 +2,7 @@
 
 The old database is closed first: a trigger on each table refuses every write, so that nothing is accepted there that
 would be left behind, by a process of any version. The new one is not opened before the last row was compared. Until
-then its bookmark `copy` says how far it is, written in the transaction of each slice; after kill -9 the same command
+then its bookmark `copy` records how far it is, written in the transaction of each slice; after kill -9 the same command
 goes on there. So a job is always in exactly one database that takes work.
 
 What belongs to processes is left out (`LEFT_OUT`): the next workers announce and elect themselves.
@@ -52,7 +52,7 @@ class Progress:
 
 
 class CopyRefused(SettingsError):
-    """The copy cannot begin or go on; the message says why and what to do. Nothing was changed by this run."""
+    """The copy cannot begin or go on; the message has the reason and what to do. Nothing was changed by this run."""
 
 
 class CopyDiffers(CopyRefused):
@@ -299,6 +299,6 @@ def prepare(target: Database) -> None:
     """Make the tables in an empty target.
 
     Raises:
-        SettingsError: it holds somebody else's tables, or its encoding is not UTF-8.
+        SettingsError: it holds another program's tables, or its encoding is not UTF-8.
     """
     schema.upgrade(target.settings)

@@ -1,7 +1,7 @@
 """The fleet in numbers, for gauges, `stockpot top`, `status` and the dashboard. Reads only.
 
 Each query ends within what waits or runs, never within history, and counts to `AT_MOST`: beyond that a number changes
-nobody's mind.
+a difference.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, text
 
 from worker.base.money import PICO
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.clock import day_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.workers import registry
 
@@ -51,7 +51,7 @@ class BudgetState:
 class FleetState:
     """The fleet at one moment, by the database's clock. Seconds; `sweeper_seconds` is how long the leader's term lasts.
 
-    `sweeper_seconds` is negative when the term ran out (nobody sweeps), None when nobody was ever elected.
+    `sweeper_seconds` is negative when the term ran out (there is no sweeper), None when no worker was ever elected.
     """
 
     lanes: dict[str, LaneState]
@@ -175,7 +175,7 @@ def _budgets(conn: Connection) -> list[BudgetState]:
         text(f"""
         SELECT tenant, period, limit_picousd, needs_picousd IS NOT NULL AS shut,
             CASE WHEN period = 'day' AND day <> {today} THEN 0 ELSE spent_picousd END AS spent
-        FROM budgets ORDER BY CASE WHEN tenant = '{EVERYBODY}' THEN 0 ELSE 1 END, spent_picousd DESC LIMIT :most
+        FROM budgets ORDER BY CASE WHEN tenant = '{ALL_TENANTS}' THEN 0 ELSE 1 END, spent_picousd DESC LIMIT :most
         """),
         {"most": BUDGETS_AT_MOST},
     )

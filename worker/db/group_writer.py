@@ -1,7 +1,7 @@
 """Group commit: what comes while one transaction is being written goes into the next one together.
 
 A transaction that fails because the database is away is tried again until it succeeds; nothing that was handed over is
-forgotten. What fails for any other reason is raised where it is awaited, so that nobody waits for ever.
+forgotten. What fails for any other reason is raised where it is awaited, so that no caller waits for ever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What in a database is Stockpot's, and what is somebody else's: nothing of theirs is read, changed or dropped.
+"""What in a database is Stockpot's, and what is another program's: nothing of that is read, changed or dropped.
 
 Ours are the tables of `metadata`, the version table `stockpot_version` and the views, in one schema. A database that an
 older Stockpot has upgraded has its version in `alembic_version`, which an application's own migrations may want for
@@ -96,7 +96,7 @@ def _columns(conn: Connection, table: str) -> set[str]:
 
 
 def refuse_strangers(conn: Connection, views: set[str], *, fresh: bool) -> None:
-    """Refuse a database in which somebody else's table or view has one of our names.
+    """Refuse a database in which another program's table or view has one of our names.
 
     Args:
         views: the names of our views.
@@ -114,7 +114,7 @@ def refuse_strangers(conn: Connection, views: set[str], *, fresh: bool) -> None:
 
 
 def taken(conn: Connection, names: list[str]) -> SettingsError:
-    """The error for names of ours that somebody else's tables or views have."""
+    """The error for names of ours that another program's tables or views have."""
     mend = (
         "set STOCKPOT_SCHEMA to a schema of its own (`db upgrade` makes it), or use a database of its own"
         if is_postgres(conn)

@@ -8,7 +8,7 @@ Jobs that are not finished, and the lines of a batch that is not, are never touc
 days (`usage_days`), whatever is forgotten.
 
 A job's id begins with the time of its making, so that what is old enough lies before one id: a look ends there, and does
-not read what came later. Whoever asks for payloads or results looks where those are, and not at jobs that have lost them.
+not read what came later. A purge of payloads or results looks where those are, and not at jobs that have lost them.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from worker.db.webhooks import log
 
 What = Literal["payloads", "results"]
 
-#: Jobs in one transaction: some 50 ms of deleting, so that nobody waits for a lock.
+#: Jobs in one transaction: some 50 ms of deleting, so that other transactions do not wait for its locks.
 SLICE = 2_000
 
 _TABLES: dict[str, str] = {"payloads": "requests", "results": "results"}
-#: Where a batch says since when something of its lines is gone.
+#: Where a batch records since when something of its lines is gone.
 _MARKS: dict[What | None, str] = {
     "payloads": "requests_purged_at",
     "results": "answers_purged_at",
     None: "lines_purged_at",
 }
-#: The clock of whoever made an id may be ahead of the database's.
+#: The clock that made an id may be ahead of the database's.
 _CLOCKS = timedelta(hours=1)
 
 

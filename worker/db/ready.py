@@ -1,6 +1,6 @@
 """Whether the database may be used: the one rule of who migrates what.
 
-A new SQLite file needs no decision and is migrated by whoever opens it first. Any other database is somebody's, and
+A new SQLite file needs no decision and is migrated by the first process to open it. Any other belongs to an operator, and
 its upgrade is theirs to start: `stockpot db upgrade`.
 """
 
@@ -36,7 +36,7 @@ def await_database(settings: Settings, wait: Callable[[Unreachable, float], None
             or raises to give up.
 
     Raises:
-        OtherSchema: the database is at another version; `mend` says what to do.
+        OtherSchema: the database is at another version; `mend` is what to do.
         SettingsError: as `ensure_schema`.
     """
     seconds = FIRST_WAIT
@@ -54,7 +54,7 @@ def ensure_schema(settings: Settings) -> None:
     """Make sure that the database has the tables of this version; migrate it if it is a new SQLite file.
 
     Raises:
-        Unreachable: the database does not answer, or (`OtherSchema`) is at another version; `mend` says what to do.
+        Unreachable: the database does not answer, or (`OtherSchema`) is at another version; `mend` is what to do.
         SettingsError: STOCKPOT_DATABASE_URL is no URL of a database that Stockpot speaks, or that database cannot hold
             UTF-8, or its payloads are encrypted with a key that STOCKPOT_PAYLOAD_KEY does not list.
     """

@@ -1,6 +1,6 @@
 """Where the revisions are: inside `worker` in an installed wheel, beside it in the source tree.
 
-They are files that alembic runs, and no package that anybody imports: whatever is called `migrations` in an
+They are files that alembic runs, and no package to import: whatever is called `migrations` in an
 application or its directory changes nothing.
 """
 

@@ -56,7 +56,7 @@ __all__ = [
 _UPGRADE_LOCK = 5_706_311
 
 
-#: A table that must change is locked, and everybody who comes after waits behind that: not for longer than this.
+#: A table that must change is locked, and all later transactions wait behind that: not for longer than this.
 LOCK_MS = 500
 #: Between two tries, in seconds, and how many there are: some five minutes.
 PAUSE_SECONDS, TRIES = 2.0, 120
@@ -83,12 +83,12 @@ def head() -> str:
 def upgrade(settings: Settings | str, *, on_wait: Callable[[int], object] = lambda tries: None) -> None:
     """Bring a database to `head()`; nothing happens if it is there. Takes settings, or a database URL.
 
-    Workers go on meanwhile. While somebody's long transaction holds a table that must change, it is tried again and
+    Workers go on meanwhile. While a long transaction holds a table that must change, it is tried again and
     again; `on_wait` is called with the number of tries so far.
 
     Raises:
         Unreachable: the database does not answer, or the table was not free in `TRIES` tries.
-        SettingsError: it is not for Stockpot: its encoding is not UTF-8, or its tables are somebody else's.
+        SettingsError: it is not for Stockpot: its encoding is not UTF-8, or its tables are another program's.
     """
     if isinstance(settings, str):
         settings = Settings(database_url=settings)
@@ -148,7 +148,7 @@ def _make_indexes_ahead(database: Database, settings: Settings) -> None:
     """Make the indexes of the coming revisions without a lock that a writer would wait for.
 
     A revision names them in `INDEXES`, each of columns that its predecessor has. PostgreSQL makes them outside of any
-    transaction, in two passes over the table, while everybody writes on. One that was broken off is made again.
+    transaction, in two passes over the table, while all writers go on. One that was broken off is made again.
     """
     if database.is_sqlite:
         return

@@ -1,7 +1,7 @@
 """Who writes to a SQLite file: one transaction at a time, and the others wait for it, for `SQLITE_BUSY_MS` at most.
 
 A caller that has a write transaction of its own open on the same file, and submits beside it, would wait for itself. Linux
-says which process holds the lock: if it is this one, and not in a transaction of ours, and nothing was written for
+names the process that holds the lock: if it is this one, and not in a transaction of ours, and nothing was written for
 `PATIENCE_MS`, that is what happened, and the caller gets an error.
 """
 

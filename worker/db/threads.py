@@ -1,7 +1,7 @@
 """SQL off the event loop: a few threads, and patience for a database that is away.
 
 PostgreSQL gets three threads, so that a claim need not wait for a settlement; SQLite has one writer anyway. Who is urgent
-stands before all others in line for a thread: a claim that somebody waits for.
+stands before all others in line for a thread: a claim for an interactive job.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from worker.base.settings import Settings
 _NAME = "STOCKPOT_DATABASE_URL"
 _POSTGRES = re.compile(r"^postgres(?:ql)?(?:\+psycopg)?://(?P<rest>.*)$", re.DOTALL | re.IGNORECASE)
 _HOSTS = re.compile(r"^(?P<user>(?:[^/?]*@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>[/?].*)?$", re.DOTALL)
-#: What other tools write into a URL, and how it is said here.
+#: What other tools write into a URL, and how it is written here.
 _ELSEWHERE = {"schema": "set STOCKPOT_SCHEMA instead", "pgbouncer": "leave it out: a pooler needs no setting here"}
 
 

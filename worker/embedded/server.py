@@ -4,8 +4,8 @@ Everything lives in `home/valkey` (mode 0700): the append-only file, `valkey.log
 
 - `server.lock`, locked for as long as the server lives. The server inherits the locked descriptor, so the lock
   ends with the process, however it ends; two servers on one append-only file corrupt it without a word.
-- `start.lock`, held while somebody starts or stops the server, so that twenty commands start exactly one.
-- `users.lock`, shared by the long-lived commands (`lease`); whoever leaves last stops the server.
+- `start.lock`, held while a process starts or stops the server, so that twenty commands start exactly one.
+- `users.lock`, shared by the long-lived commands (`lease`); the last one to leave stops the server.
 - `url`, written before each start, mode 0600, since it may carry the password.
 
 A server killed with SIGKILL leaves a socket, a pid and a URL behind that mean nothing: the locks and a PING
@@ -36,7 +36,7 @@ from worker.embedded.binary import DEPENDENCY, server_binary
 MAX_SOCKET_PATH = 100
 #: A start takes about 50 ms; the rest is room for a loaded machine.
 START_LIMIT = timedelta(seconds=15)
-#: Reading the append-only file back is slow for gigabytes: as long as the server says LOADING it is alive.
+#: Reading the append-only file back is slow for gigabytes: as long as the server answers LOADING it is alive.
 LOADING_LIMIT = timedelta(minutes=5)
 #: SHUTDOWN syncs the append-only file; a server that has not gone by then is frozen and is killed.
 STOP_LIMIT = timedelta(seconds=10)
@@ -69,7 +69,7 @@ def ensure(home: Path, *, server: Path | None = None) -> str:
         with _locked(directory / "start.lock"):
             if _gone(directory):
                 return _start(directory, server_binary(server))
-        # Somebody else's server holds the lock: it is about to answer, or is on its way out.
+        # Another process's server holds the lock: it is about to answer, or is on its way out.
         url = find(home)
         if url is not None:
             return url
@@ -129,7 +129,7 @@ def lease(home: Path, *, server: Path | None = None) -> Iterator[str]:
         try:
             yield ensure(home, server=server)
         finally:
-            # The upgrade succeeds only when nobody shares the lock; who comes now waits, then starts afresh.
+            # The upgrade succeeds only while no other process shares the lock; a new one waits, then starts afresh.
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 stop(home)
@@ -197,7 +197,7 @@ def _wait_gone(directory: Path) -> bool:
 
 
 def _start(directory: Path, binary: Path) -> str:
-    """Start the server under `start.lock`, with nobody else alive, and wait until it answers."""
+    """Start the server under `start.lock`, with no other server alive, and wait until it answers."""
     tail = ""
     for _ in range(PORT_TRIES):
         url, listen = _address(directory)
@@ -206,10 +206,10 @@ def _start(directory: Path, binary: Path) -> str:
         log = directory / "valkey.log"
         start_of_log = log.stat().st_size if log.exists() else 0
         with _try_lock(directory / "server.lock") as lock:
-            said = _launch(binary, listen + _config(directory), lock) if lock is not None else "its lock is taken"
-        if said is None and _becomes_ready(directory, url):
+            refused = _launch(binary, listen + _config(directory), lock) if lock is not None else "its lock is taken"
+if refused is None and _becomes_ready(directory, url):
             return url
-        tail = said or _tail(log, start_of_log)
+        tail = refused or _tail(log, start_of_log)
         if "Address already in use" not in tail:
             break
     (directory / "url").unlink(missing_ok=True)
@@ -228,7 +228,7 @@ def _launch(binary: Path, config: list[str], lock: int) -> str | None:
     no zombie waits for us.
 
     Returns:
-        What the binary said when it refused to start, None when it forked.
+        The binary's output when it refused to start, None when it forked.
     """
     try:
         done = subprocess.run(
@@ -360,4 +360,4 @@ def _tail(log: Path, start: int) -> str:
 
 def _last_lines(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip() and "overcommit" not in line]
-    return "\n".join(lines[-10:]) or "(it said nothing)"
+    return "\n".join(lines[-10:]) or "(no output)"

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-#: Connections at once; the oldest makes room for a new one, so that nobody can keep a probe out by holding some.
+#: Connections at once; the oldest makes room for a new one, so that held connections cannot keep a probe out.
 MOST = 64
-#: A connection that says nothing for so long, or that lives for so long, is closed, in seconds.
+#: A connection that sends nothing for so long, or that lives for so long, is closed, in seconds.
 IDLE_SECONDS, LIFE_SECONDS = 15.0, 300.0
 
 

@@ -80,7 +80,7 @@ class Engine:
         self._drain_asked = asyncio.Event()
         self._hurry_asked = asyncio.Event()
         self._failed: BaseException | None = None
-        #: What ends this process in order when somebody asks its worker to drain; whoever hosts the engine sets it.
+        #: Ends this process in order when its worker is asked to drain; set by the engine's host.
         self.on_drain: Callable[[], object] = self.stop_claiming
         self.closing = False
 
@@ -249,7 +249,7 @@ class Engine:
         self.slots.stop(job_id, Stop.CANCELLED)
 
     async def _watch(self, publisher: Publisher) -> None:
-        """The loop's pulse: liveness reads it, and a metric says how late it comes."""
+        """The loop's heartbeat: liveness reads it, and a metric shows how late it comes."""
         while True:
             asked = time.monotonic()
             await asyncio.sleep(PULSE_SECONDS)

@@ -54,7 +54,7 @@ class FileKeeper:
         self._database = Database(settings, pool_size=2, ask_first=False)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="stockpot-files")
         self._stopped = threading.Event()
-        #: What each loop waits for once somebody looks on its behalf.
+        #: What each loop waits for once `Looks` asks on its behalf.
         self._imports, self._writes = asyncio.Event(), asyncio.Event()
         self._polls = True
 
@@ -63,7 +63,7 @@ class FileKeeper:
         await self._repeat(self._import_one, self._imports)
 
     async def write_files(self) -> None:
-        """While elected, let files grow and remove what nobody needs, for ever."""
+        """While elected, let files grow and remove those that are no longer needed, for ever."""
         await self._repeat(self._write_once, self._writes)
 
     def ask(self, conn: Connection) -> tuple[bool, bool]:
@@ -72,7 +72,7 @@ class FileKeeper:
         return bool(stored.to_import(conn)), left or stored.is_any_to_write(conn)
 
     def take(self, found: tuple[bool, bool]) -> float | None:
-        """What `ask` found. From now on somebody asks regularly, and no loop looks by itself any more."""
+        """What `ask` found. From now on `Looks` asks regularly, and no loop looks by itself any more."""
         self._polls = False
         for waits, event in zip(found, (self._imports, self._writes), strict=True):
             if waits:
@@ -112,7 +112,7 @@ class FileKeeper:
     # ── in threads ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _import_one(self) -> bool:
-        """Import one batch, if there is one that nobody imports; whether there was."""
+        """Import one batch, if there is one that no worker imports; whether there was."""
         for batch in self._database.read(stored.to_import):
             lease = _Lease(self._database, f"import:{batch}", self._owner, self._settings.lease_seconds, self._stopped)
             if not lease.take():

@@ -1,7 +1,7 @@
 """Gauges of the whole fleet, read by every worker that serves `/metrics`, so that they do not vanish with a fault.
 
 A counter of claims is silent exactly when nothing is claimed; these are read from the database and from the limits each
-15 seconds, whoever works. `stockpot_fleet_read_timestamp_seconds` says when that last succeeded: alert on its age.
+15 seconds. `stockpot_fleet_read_timestamp_seconds` is when that last succeeded: alert on its age.
 Take the maximum over the workers, not the sum.
 """
 
@@ -24,7 +24,7 @@ from worker.limits.limiter import RouteState
 
 log = structlog.get_logger(__name__)
 
-#: A usual interval of scraping: reading more often shows nobody more. Seconds.
+#: A usual interval of scraping: reading more often shows nothing new. Seconds.
 EVERY_SECONDS = 15.0
 
 

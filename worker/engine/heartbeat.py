@@ -1,7 +1,7 @@
 """The heartbeat: renews the leases of all jobs in hand in one statement, and reads the answer.
 
 What is missing in the answer is lost: its call is stopped, since another worker may be making it already. Only a claim
-that was taken back and that nobody has followed goes on. What was asked to be cancelled is stopped too, should the
+that was taken back and not claimed again goes on. What was asked to be cancelled is stopped too, should the
 control channel have lost the message.
 """
 
@@ -61,14 +61,14 @@ class Heartbeat:
         return await self._stop_lost(missing) if missing else True
 
     async def _stop_lost(self, claims: Mapping[str, int]) -> bool:
-        """Stop the calls whose job somebody else may be calling for by now."""
+        """Stop the calls whose job another worker may be calling for by now."""
         none: set[str] | None = None
         unclaimed = await self._database.try_read(lambda conn: leases.unclaimed(conn, claims), none, "renew_delayed")
         if unclaimed is None:
             return False
         for job_id, fence in claims.items():
             if job_id in unclaimed:
-                continue  # taken back, and nobody makes this call again yet: its answer will be accepted
+                continue  # taken back, and no worker makes this call again yet: its answer will be accepted
             if self._slots.fence(job_id) == fence and self._slots.stop(job_id, Stop.LOST):
                 log.warning("lease_lost", job=job_id, fence=fence)
         return True

@@ -20,7 +20,7 @@ from worker.db.threads import DatabaseThreads
 
 #: A look in so many sweep intervals is the least that an idle worker does.
 IDLE_LOOKS = 5
-#: Whoever wakes workers a hundred times a second makes each of them look once in so many seconds.
+#: However often workers are woken, each looks at most once in so many seconds.
 WAKE_SECONDS = 1.0
 
 
@@ -71,7 +71,7 @@ class Looks:
         self._empty = 0
 
     def wake(self) -> None:
-        """Somebody has written something: look now, and often for a while."""
+        """Something was written: look now, and often for a while."""
         self._empty = 0
         self._woken.set()
 

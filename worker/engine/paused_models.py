@@ -5,7 +5,7 @@
     out ── the scout got through, or is not to be had ──▶ open        out ── it came back, too ──▶ held
 
 A scout that was let through and refused is not sent again: the refusal may be its own. Another job that had come back
-is the next scout; where there is none, the model opens when its time is over, and whoever is due goes.
+is the next scout; where there is none, the model opens when its time is over, and every due job goes.
 
 So a pause of a night costs a worker the jobs that it had in hand when it began, and then one claim in some seconds.
 Pure; times are seconds on one rising clock.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 #: Seconds until the first scout goes, and between the later ones. It waits at the gate for a while, too, and is there
 #: when the route's own probing wants a call to be made.
 FIRST_SECONDS, MOST_SECONDS = 1.0, 4.0
-#: Seconds after a scout is due: the database's clock says so, and the row says milliseconds.
+#: Seconds after a scout is due: the database's clock decides, and the row has milliseconds.
 DUE_SECONDS = 0.05
 #: A scout without an outcome is given up after this long: another worker has its job, or it was cancelled.
 OUT_SECONDS = 10.0

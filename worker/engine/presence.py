@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 #: A row is renewed early by this part of a heartbeat, rather than by a look of its own a moment later.
 EARLY_PART = 0.1
-#: Where Linux says how many pages a process has in memory.
+#: Where Linux shows how many pages a process has in memory.
 _STATM = Path("/proc/self/statm")
 
 
@@ -51,7 +51,7 @@ class Presence:
         every: float,
         on_drain: Callable[[], object],
     ) -> None:
-        """`every` in seconds; `on_drain` is called once, when somebody asked this worker to finish and end."""
+        """`every` in seconds; `on_drain` is called once, when this worker was asked to finish and end."""
         self._database = database
         self._slots = slots
         self._owner = owner
@@ -70,7 +70,7 @@ class Presence:
     def announce(self, conn: Connection) -> bool:
         """Write the row if it is due; whether this worker was asked to drain. The caller commits.
 
-        Nobody waits until it is on the disk: what a crash of the database forgets is written with the next one.
+        No commit waits for the disk: what a crash of the database forgets is written with the next one.
         """
         if not self._due:
             return False

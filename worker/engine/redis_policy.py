@@ -1,7 +1,7 @@
 """A look at Redis's eviction policy when a worker starts: any but `noeviction` may drop doorbells and limits at will.
 
 No job is lost by it, the rows are in the database; but doorbells go, and what several workers share of a route's limits
-is forgotten, without an error anywhere. So it is said loudly (RELIABILITY T16).
+is forgotten, without an error anywhere. So it is logged as an error (RELIABILITY T16).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def unusable(info: Mapping[str, Any]) -> str | None:
 async def inspect(redis_url: str) -> None:
     """Log what is wrong with the server: `redis_unusable`, or `redis_evicts` when it may evict keys.
 
-    From INFO rather than CONFIG, which managed servers refuse. A server that does not answer says nothing.
+    From INFO rather than CONFIG, which managed servers refuse. A server that does not answer is not reported.
     """
     redis = asynchronous(redis_url, seconds=LIMIT.total_seconds())
     info: Mapping[str, Any] = {}

@@ -38,7 +38,7 @@ class _Class:
 
 
 class Retention:
-    """Forgets what is old enough. Nothing at all where no setting says how long."""
+    """Forgets what is old enough. Nothing where no setting gives an age."""
 
     def __init__(self, settings: Settings, database: DatabaseThreads) -> None:
         self._database = database

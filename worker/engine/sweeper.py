@@ -1,16 +1,16 @@
 """The sweeper: one elected worker puts right what crashes and the clock leave behind.
 
-    expired leases      back to `queued`, or over, as policy says
+    expired leases      back to `queued`, or over, by policy
     expired jobs        over
     batches             what their rows ask for (`batch_keeper`)
     budgets             open again when there is money
 
-After an outage of the database nobody is taken for dead for one lease: living workers renew their leases and settle
+After an outage of the database no worker is taken for dead for one lease: living workers renew their leases and settle
 what they have in hand first (`leases.elect` notices the silence).
 
 There is no beat process: every worker runs this loop, and a row in the database elects the one that works. The others read
 that row with each look (`looks`) and write nothing while it is renewed. Where nothing is open, one transaction in
-`IDLE_SWEEPS` intervals renews it and asks whether anything is. The sweeper rings nobody: every worker with free slots looks
+`IDLE_SWEEPS` intervals renews it and asks whether anything is. It rings no doorbell: every worker with free slots looks
 for due jobs by itself (`feeder`).
 """
 
@@ -45,7 +45,7 @@ TERM_SWEEPS = 3
 IDLE_SWEEPS = 5
 #: How often rows of workers that ended without a word are looked for, in seconds.
 TIDY_SECONDS = 3_600.0
-#: How often it is asked whether anybody wrote calls that are not counted.
+#: How often the sweeper looks for calls that are not counted.
 RECOUNT_SECONDS = 60.0
 #: How often the oldest snapshot is looked up, and from which age on it is worth a warning.
 SNAPSHOTS_SECONDS, OLD_SNAPSHOT_SECONDS = 30.0, 60.0
@@ -106,11 +106,11 @@ class Sweeper:
                 await asyncio.wait_for(self._stand.wait(), self._pause if self.elected else None)
 
     def ask(self, conn: Connection) -> bool:
-        """Whether somebody else is elected and renews that. Reads only."""
+        """Whether another worker is elected and renews that. Reads only."""
         return leases.is_held(conn, leases.SWEEPER, self._owner, lease=self._lease)
 
     def take(self, held: bool) -> None:
-        """What `ask` found: stand for election when nobody else is elected."""
+        """What `ask` found: stand for election when no other worker is elected."""
         if not held and not self.elected:
             self._stand.set()
 

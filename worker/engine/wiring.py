@@ -75,7 +75,7 @@ def build(
 ) -> Parts:
     """The parts of a worker called `owner`. Call it on the loop that will run them.
 
-    `on_drain` is called when somebody asks this worker to finish and end. `listens`: whether doorbells arrive now.
+    `on_drain` is called when this worker is asked to finish and end. `listens`: whether doorbells arrive now.
     """
     redis_url = embedded.redis_url(settings)
     database = DatabaseThreads(settings)

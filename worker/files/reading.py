@@ -13,7 +13,7 @@ from worker.files import place as places
 
 
 def read(database: Database, file: FileRow, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """The bytes from `start` up to, not including, `end` (None: the file's end as its row says), piece by piece.
+    """The bytes from `start` up to, not including, `end` (None: the file's end by its row), piece by piece.
 
     Raises:
         Unreachable: the database or the storage does not answer, or the file was removed meanwhile.
@@ -22,7 +22,7 @@ def read(database: Database, file: FileRow, start: int = 0, end: int | None = No
     while start < end:
         piece = database.read(lambda conn, start=start: pieces.at(conn, file.id, start))  # type: ignore[misc]
         if piece is None or piece.end <= start:
-            return  # removed meanwhile: whoever counts the bytes notices
+            return  # removed meanwhile: the caller, which counts the bytes, notices
         data = contents(database, file, piece)[start - piece.start : end - piece.start]
         yield data
         start += len(data)

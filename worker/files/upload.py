@@ -60,7 +60,7 @@ class Upload:
             self.flush()
 
     def flush(self) -> None:
-        """Write the whole pieces that are in memory, and say that the upload goes on. Raises as `write`."""
+        """Write the whole pieces that are in memory, and record that the upload goes on. Raises as `write`."""
         while len(self._pending) >= self._piece:
             self._write_piece(self._piece)
         if time.monotonic() - self._touched >= self._renew:

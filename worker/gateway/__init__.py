@@ -2,9 +2,9 @@
 
 A router module has its routes in `ROUTES`, made by `routing.route`; `app` puts them at `/v1` and without it.
 
-answers          Answers: JSON, OpenAI's lists, and the headers that say which job it was
+answers          Answers: JSON, OpenAI's lists, and the headers that name the job
 app              The application: routes, the dashboard, middleware, what lives as long as it does
-auth             Who calls: a key, or nobody on loopback while there are no keys
+auth             Authentication: a key, or none on loopback while there are no keys
 batches          `/batches`: OpenAI's batch calls, and quote, pause, resume, retry-failed beside them
 bodies           Request bodies, bounded: JSON objects within the limits of a request
 chat             `POST /chat/completions`: whole and streamed
@@ -30,7 +30,7 @@ known_fields     Types and ranges of the fields that OpenAI knows, checked befor
 models           `/models`: the upstream's models with their prices
 multipart        A multipart upload, read as it comes
 openapi          `/openapi.json`
-openapi_words    What `/openapi.json` says of each operation beside its path
+openapi_words    What `/openapi.json` has of each operation beside its path
 pages            What browsers need: `/stockpot.js` and CORS
 queries          Query parameters of lists and flags
 rates            The rate headers of a key that has limits

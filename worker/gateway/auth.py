@@ -1,7 +1,7 @@
-"""Who calls: a key, or nobody on loopback while there are no keys.
+"""Authentication: a key, or none on loopback while there are no keys.
 
 Without a key the call must come from this machine and look like it: a loopback address, a loopback `Host` (a page of
-another site that was rebound to 127.0.0.1 sends its own) and no trace of a proxy, behind which anybody may stand.
+another site that was rebound to 127.0.0.1 sends its own) and no trace of a proxy, behind which any client may stand.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ async def create_batch(request: Request, caller: Caller) -> Response:
         message = f"Invalid completion_window: {window[:100]}. Supported values: {_WINDOW}."
         raise ApiError(400, message, param="completion_window", code="invalid_value")
     check_metadata_object(body.get("metadata"))
-    if caller.budgeted:  # limits per minute are for calls that somebody waits for, as they are at OpenAI
+    if caller.budgeted:  # limits per minute are for interactive calls, as they are at OpenAI
         raise limits_unknown("a batch")
     row = await _batches(request, caller).create(
         file,

@@ -55,7 +55,7 @@ async def create(request: Request, caller: Caller) -> Answer:
 def _upstream_body(sent: Mapping[str, Any]) -> dict[str, Any]:
     body = {name: value for name, value in sent.items() if name not in _OURS}
     if sent.get("stream") is True:
-        # Usage is counted for the ledger, whoever asked; the client sees it only if it did.
+        # Usage is always requested for the ledger; the client sees it only if it asked for it.
         options = sent.get("stream_options")
         body["stream_options"] = (options if isinstance(options, dict) else {}) | {"include_usage": True}
     return body

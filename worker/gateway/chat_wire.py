@@ -18,12 +18,12 @@ from api_schemas.usage import Usage
 Chunk = dict[str, Any]
 
 DONE = b"data: [DONE]\n\n"
-#: Of the upstream's chunks and bodies: what is ours to say.
+#: Of the upstream's chunks and bodies: what we set ourselves.
 _OURS = frozenset({"id", "object", "created", "model", "choices", "usage", "meta", "error"})
 
 
 class Broken(Exception):
-    """The stream cannot go on: what it would say now contradicts what it has said."""
+    """The stream cannot go on: what comes now contradicts what was sent before."""
 
 
 def frame(value: Mapping[str, Any]) -> bytes:

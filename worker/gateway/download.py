@@ -1,6 +1,6 @@
 """A file's bytes to one client: a piece in memory, and a client that does not read is cut off.
 
-The answer's length is said in advance, so whoever is cut off knows it, and goes on with a `Range`.
+The answer's length is sent in advance, so a client that is cut off notices it and goes on with a `Range`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Download(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         headers = [(name.encode(), value.encode()) for name, value in self._sent_headers.items()]
-        # The first piece before the head: what cannot be read is an error that can still be said.
+        # The first piece before the head: what cannot be read can still be answered with an error.
         piece = await anext(self._pieces, b"") if self._size else b""
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         sent = 0

@@ -29,7 +29,7 @@ from worker.base.errors import (
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
-#: How the checks of a body say that a value is of another type.
+#: How the checks of a body name a value of another type.
 _WRONG_TYPE = re.compile(r"got (?:null|an? (?!empty))")
 #: Statuses that the SDKs repeat unless they are asked not to.
 _REPEATED = frozenset({408, 409, 429})

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 #: Proxies and clients give up on a silent connection after a minute or so.
 KEEP_ALIVE_SECONDS = 15.0
-#: What is handed to the connection at once; whoever takes a piece of this size in time is not cut off.
+#: What is handed to the connection at once; a client that takes a piece of this size in time is not cut off.
 PIECE_BYTES = 32 * 1024
 KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}

@@ -1,6 +1,6 @@
 """`/jobs/{id}/events`: a job's live events as server-sent events, with a key or by a signed URL.
 
-A browser comes back by itself with `Last-Event-ID`; a script that makes a new EventSource says `?after=`. Whichever is
+A browser comes back by itself with `Last-Event-ID`; a script that makes a new EventSource gives `?after=`. Whichever is
 further counts. With `?token=` (`pot.stream_url`) no key is needed, and nothing but these events is opened.
 """
 

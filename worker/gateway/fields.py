@@ -16,7 +16,7 @@ class Fields:
     """An object of a body. `prefix` is the path that leads to it, e.g. `webhook.`."""
 
     def __init__(self, given: Mapping[str, Any], known: Collection[str], prefix: str = "") -> None:
-        """Raises ApiError 400 for a field that nobody would look at."""
+        """Raises ApiError 400 for a field that would be ignored."""
         self._given = given
         self._prefix = prefix
         for name in given:

@@ -37,7 +37,7 @@ async def list_files(request: Request, caller: Caller) -> Response:
         {
             "object": "list",
             "data": page,
-            # The schema of OpenAI's list has texts here, and of an empty page nobody asks on.
+            # The schema of OpenAI's list has texts here, and an empty page has no next one.
             "first_id": page[0]["id"] if page else "",
             "last_id": page[-1]["id"] if page else "",
             "has_more": len(found) > limit,
@@ -60,7 +60,7 @@ async def delete_file(request: Request, caller: Caller) -> Response:
 async def file_content(request: Request, caller: Caller) -> Response:
     """`GET /files/{id}/content`.
 
-    A batch's file may be read while it grows: `X-Incomplete` says that it does, `X-Last-Line` how many lines are read
+    A batch's file may be read while it grows: `X-Incomplete` marks that, `X-Last-Line` how many lines are read
     with this answer, and `?offset=` that many leaves them out.
     """
     check_query(request, "offset")

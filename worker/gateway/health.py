@@ -20,7 +20,7 @@ async def livez(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Whether calls can be accepted: the database answers and has this version's tables, and nobody stops us."""
+    """Whether calls can be accepted: the database answers and has this version's tables, and we are not stopping."""
     gateway = Gateway.of(request)
     if gateway.closing.is_set():
         return PlainTextResponse("stopping\n", 503)

@@ -1,4 +1,4 @@
-"""`/jobs`: any job, whoever submitted it: submit, list, get, cancel, retry. What OpenAI's wire has no word for."""
+"""`/jobs`: any job of the tenant: submit, list, get, cancel, retry. What OpenAI's wire has no call for."""
 
 from __future__ import annotations
 

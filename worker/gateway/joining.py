@@ -59,7 +59,7 @@ async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
         raise ApiError(400, "The conversation is too long.", param="previous_response_id", code="invalid_value")
     if caller.budgeted:
         with contextlib.suppress(Unreachable):
-            await gateway.models.all()  # without a price list nobody knows what the call may cost
+            await gateway.models.all()  # without a price list the call's greatest cost is unknown
     tokens, cost = gateway.models.estimate(job.model, text)
     new = NewCall(
         job_id=new_id,
@@ -94,7 +94,7 @@ async def accept_job(request: Request, caller: Caller, job: JobRequest) -> Accep
     fingerprint = hashlib.sha256(jsontext.canonical({"path": "/jobs", "body": job.to_json()})).hexdigest()
     if caller.budgeted:
         with contextlib.suppress(Unreachable):
-            await gateway.models.all()  # without a price list nobody knows what the call may cost
+            await gateway.models.all()  # without a price list the call's greatest cost is unknown
     tokens, cost = gateway.models.estimate(job.model, job.body_json().decode())
     new = NewCall(
         job_id=new_id,

@@ -1,7 +1,7 @@
 """Whether a request comes from this machine: who is served where there are no keys.
 
 It must look like it, too: a loopback address, a loopback `Host` (a page of another site that was rebound to 127.0.0.1
-sends its own) and no trace of a proxy, behind which anybody may stand.
+sends its own) and no trace of a proxy, behind which any client may stand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from worker.base.settings import Settings
 
-#: Headers that a proxy adds: whoever calls is not on this machine then.
+#: Headers that a proxy adds: the client is not on this machine then.
 _PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
@@ -22,7 +22,7 @@ def is_local(request: Request, settings: Settings) -> bool:
     client = request.client.host if request.client is not None else None
     if client is None or any(name in request.headers for name in _PROXIED):
         return False
-    # A page of another site can send a request to this machine, too; its browser says whose page it is.
+    # A page of another site can send a request to this machine, too; its browser names the page's origin.
     origin = request.headers.get("origin")
     if origin is not None and origin not in allowed_origins(settings):
         page = urlsplit(origin).hostname

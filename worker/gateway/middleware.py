@@ -67,7 +67,7 @@ class Around:
                 await error.response()(scope, receive, named)
             except Exception:
                 log.exception("request_failed")
-                if status:  # the answer has begun: only its end can say that it is broken
+                if status:  # the answer has begun: only its end can show that it is broken
                     raise
                 await ApiError(500, "The gateway failed. Its log has the request id.").response()(scope, receive, named)
             finally:

@@ -1,6 +1,6 @@
 """A multipart upload, read as it comes: small fields, and one file whose bytes are handed on in order.
 
-The parser keeps nothing of the file. What is malformed, ends early or has more than it may is a 400 that says so.
+The parser keeps nothing of the file. What is malformed, ends early or has more than it may is a 400 that names the fault.
 """
 
 from __future__ import annotations

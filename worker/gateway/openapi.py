@@ -1,6 +1,6 @@
 """`/openapi.json`: what is served, as OpenAPI 3.1.
 
-Paths, methods and summaries come from the routes themselves. What a handler's signature does not say (parameters,
+Paths, methods and summaries come from the routes themselves. What a handler's signature does not have (parameters,
 bodies, answers) stands in `openapi_words`; a test holds that to the routes and to real answers.
 """
 

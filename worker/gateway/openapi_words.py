@@ -1,4 +1,4 @@
-"""What `/openapi.json` says of each operation beside its path: parameters, bodies, answers."""
+"""What `/openapi.json` has of each operation beside its path: parameters, bodies, answers."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def _script() -> tuple[bytes, str]:
 
 
 async def script(request: Request) -> Response:
-    """`GET /stockpot.js`: follows a job in a page (docs/streams.md). Anybody may have it."""
+    """`GET /stockpot.js`: follows a job in a page (docs/streams.md). It needs no key."""
     data, etag = _script()
     headers = {"etag": etag, "cache-control": _CACHE, "access-control-allow-origin": "*"}
     if request.headers.get("if-none-match") == etag:

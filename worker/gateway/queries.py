@@ -14,7 +14,7 @@ Order = Literal["asc", "desc"]
 
 
 def check_query(request: Request, *known: str) -> None:
-    """Refuse a parameter that nobody would look at, and one that is given twice. Raises ApiError 400."""
+    """Refuse a parameter that would be ignored, and one that is given twice. Raises ApiError 400."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
         if name not in known:

@@ -12,7 +12,7 @@ from api_schemas.jobs import Attempt, JobDetail
 from api_schemas.usage import Usage
 from worker.producer.calls import Call
 
-#: What a field is when neither the request nor the provider says.
+#: What a field is when neither the request nor the provider gives it.
 _DEFAULTS: dict[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, Any] = {
     "tool_choice": "auto",
     "truncation": "disabled",
 }
-#: Of the provider's object: what is ours to say, or no field of the wire.
+#: Of the provider's object: what we set ourselves, or no field of the wire.
 _OURS = frozenset(
     {
         *("id", "object", "created_at", "completed_at", "status", "background", "error", "incomplete_details"),
@@ -175,7 +175,7 @@ def _partial(call: Call, text: str) -> dict[str, Any]:
 
 
 def usage(given: Mapping[str, Any] | Usage | None) -> dict[str, Any] | None:
-    """A `usage` object with all its details; None when nobody counted."""
+    """A `usage` object with all its details; None when nothing was counted."""
     counted = given if isinstance(given, Usage) else Usage.read(None if given is None else dict(given))
     if counted is None:
         return None

@@ -7,7 +7,7 @@ it was. When an attempt breaks after items were opened, these are closed as inco
 behind them; the terminal event has the answer, and only it.
 
 When the log is gone the events are made from the stored answer. These may be fewer than a reader has seen, so the
-terminal one gets a number beyond all that may have been given: whoever drops what it has seen still gets the end.
+terminal one gets a number beyond all that may have been given: a client that drops known numbers still gets the end.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ResponseStream:
         if status in {"completed", "incomplete"}:
             for number, item in enumerate(whole["output"]):
                 if self._base + number not in self._done:
-                    self._lost = True  # somebody else may have seen more of it
+                    self._lost = True  # another reader may have seen more of it
                     yield from self._rest(self._base + number, item)
         if self._lost:
             self._next = max(self._next, len(jsontext.dumps(whole["output"])) * max(1, calls) + _MARGIN)

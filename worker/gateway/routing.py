@@ -1,4 +1,4 @@
-"""Routes of handlers that know who calls. A route needs a caller unless it says otherwise."""
+"""Routes of handlers that know who calls. A route needs a caller unless it is declared without one."""
 
 from __future__ import annotations
 

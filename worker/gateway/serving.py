@@ -30,7 +30,7 @@ SEND_BYTES = 128 * 1024
 KEEP_ALIVE_SECONDS = 75
 #: Connections beyond the limit that are answered with a refusal.
 _MARGIN = 500
-#: How the line begins by which a gateway says that it accepts calls.
+#: How the line begins by which a gateway reports that it accepts calls.
 READY = "Listening on "
 
 
@@ -50,7 +50,7 @@ def check(settings: Settings, host: str) -> None:
 def who_is_served(settings: Settings) -> str:
     """A sentence about who may call."""
     if _keys_exist(settings):
-        return "Whoever has a key is served (`stockpot keys list`)."
+        return "Calls with a key are served (`stockpot keys list`)."
     return "There are no keys, so only this machine is served; any API key will do. `stockpot keys create` makes one."
 
 

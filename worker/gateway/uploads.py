@@ -133,7 +133,7 @@ class _Receiving:
         if isinstance(part, FileBegins):
             self._upload = await self._files.begin(part.filename)
             return
-        assert self._upload is not None  # noqa: S101 -- the form says so first
+        assert self._upload is not None  # noqa: S101 -- the form checks it first
         self._lines.read(part)
         full = not self._upload.takes(part)
         limit = self._settings.max_file_bytes

@@ -15,12 +15,12 @@ from worker.gateway.joining import ON_DISCONNECT
 from worker.gateway.state import Gateway
 from worker.producer.async_stockpot import AsyncStockpot
 
-#: What the SDKs say about when they hang up, in seconds.
+#: The headers in which SDKs give their time-out, in seconds.
 _PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
 #: The part of a client's patience that is kept for the way back; a second at most.
 _RESERVE = 0.1
 
-#: Our errors as statuses, where the upstream's own says nothing of use to the client.
+#: Our errors as statuses, where the upstream's own is of no use to the client.
 _STATUSES = {"not_found": 404, "rate_limited": 429, "timeout": 504, "expired": 504, "cancelled": 409}
 
 
@@ -64,11 +64,11 @@ def _patience(request: Request, longest: float) -> float:
     seconds = longest
     for name in _PATIENCE:
         try:
-            said = float(request.headers.get(name, ""))
+            limit = float(request.headers.get(name, ""))
         except ValueError:
             continue
-        if said > 0:
-            seconds = min(seconds, said - min(1.0, said * _RESERVE))
+        if limit > 0:
+            seconds = min(seconds, limit - min(1.0, limit * _RESERVE))
     return seconds
 
 

@@ -1,7 +1,7 @@
 """Admission: whether a claimed job's call may be made now. Nothing has been sent.
 
     Admitted     a permit of the route, the key and the tenant is held: make the call
-    Postponed    the job goes back to the queue and says what it waits on; no attempt is spent
+    Postponed    the job goes back to the queue with what it waits on; no attempt is spent
     Refused      the job is over: its calls have cost as much as they may
 
 The questions are asked in the order of what an answer costs: first what this process knows, then the database, then

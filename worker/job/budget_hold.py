@@ -1,9 +1,9 @@
 """Money for a call is set aside before it is made, where a budget governs it or its job has a bound of its own.
 
 The calls of a moment are asked for together, in one transaction. A call that does not fit costs its job no attempt;
-the job waits (`waiting_on = budget`) until there is money again. No budget can hold a model of which nobody knows what
-its calls cost: after one such call its jobs wait (`waiting_on = price`) until somebody gives a price. Where no budget is set, nothing is asked and nothing
-is waited for: the claim has said so. A call for which nobody has set money aside is not made, however long the database
+the job waits (`waiting_on = budget`) until there is money again. No budget can hold a model without known costs:
+after one such call its jobs wait (`waiting_on = price`) until a price is configured. Where no budget is set, which
+the claim has found out, nothing is asked or waited for. A call without reserved money is not made, however long the database
 is away.
 """
 
@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 #: Calls in one transaction.
 SLICE = 128
-#: When a job that did not fit is due again, in seconds: by then nobody claims it unless there is money.
+#: When a job that did not fit is due again, in seconds: by then no worker claims it unless there is money.
 AGAIN_SECONDS = 1.0
-#: When a job under a budget is due again whose model's calls cost what nobody knows, in seconds.
+#: When a job under a budget is due again whose model's calls have no known cost, in seconds.
 UNPRICED_SECONDS = 30.0
 
 

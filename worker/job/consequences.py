@@ -1,7 +1,7 @@
-"""Consequences: all that follows from an end, in the transaction that writes it, whoever ended it.
+"""Consequences: all that follows from an end, in the transaction that writes it, for every kind of end.
 
 The statement that ends a job (a settlement, a sweep, a cancellation, an expiry) writes the job, its result and its
-attempt, and returns an `Ended`. Whoever runs that transaction hands those values to `Consequences.write`, which runs
+attempt, and returns an `Ended`. That transaction's caller hands those values to `Consequences.write`, which runs
 every step of `STEPS` on them before the commit:
 
     batches     the counters of the lines' batches; with its last line a batch ends

@@ -34,7 +34,7 @@ class Recall(Protocol):
     """What a job that was not finished is handed back to: it is due again in `seconds`."""
 
     def __call__(self, job: ClaimedJob, seconds: float, waiting_on: str | None, /, *, called: bool) -> None:
-        """Look at the job again then; `called` says whether its call was made."""
+        """Look at the job again then; `called` is whether its call was made."""
 
 
 @dataclass(frozen=True, slots=True)

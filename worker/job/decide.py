@@ -134,7 +134,7 @@ def failed(
 
 
 def held(job: ClaimedJob, no: Held) -> Settlement:
-    """The job goes back, and says what it waits on."""
+    """The job goes back to the queue with what it waits on."""
     # A job whose route is paused stays due: no worker that knows of the pause claims it, and none waits afterwards.
     due_in = 0.0 if no.reason == "paused" else min(no.seconds, max(job.seconds_left, 0.0))
     return _back(job, due_in, no.reason)
@@ -168,7 +168,7 @@ def unreadable(job: ClaimedJob) -> Settlement:
 def over_budget(job: ClaimedJob, prices: Prices) -> Settlement | None:
     """The end of a job that has no money for one more call; None while it may go on. Nothing was sent.
 
-    The first call is always made. A further one is taken to cost what the list says or, where it has no price, as much
+    The first call is always made. A further one is taken to cost the list's price or, where it has no price, as much
     as those before it.
     """
     if job.max_cost_picousd is None or (job.spent_picousd == 0 and job.max_cost_picousd > 0):
@@ -236,7 +236,7 @@ def stopped(
 
 
 class Priced(NamedTuple):
-    """What a call cost, and who says so; `guessed` when not even its tokens are known."""
+    """What a call cost, and the source of that figure; `guessed` when not even its tokens are known."""
 
     usd: Decimal | None
     source: str | None
@@ -244,7 +244,7 @@ class Priced(NamedTuple):
 
 
 def may_have_cost(failure: Failure) -> bool:
-    """Whether a call that failed may have been billed although nobody said so.
+    """Whether a call that failed may have been billed although no answer stated it.
 
     It was sent, and no answer with an error's status came back whole: such an answer is the provider's word that it
     billed nothing.
@@ -264,7 +264,7 @@ def priced(
     owed: bool = False,
     reserved: int | None = None,
 ) -> Priced:
-    """The cost of a call and who says so.
+    """The cost of a call and its source.
 
     The provider's own word; else its price list times the tokens. Of a call that broke and may have been billed (`owed`)
     and of which neither is known: what was reserved for it, or an estimate of what such a call costs.

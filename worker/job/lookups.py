@@ -1,4 +1,4 @@
-"""Calls that may have been billed: looked up in the provider's log until it says what they cost.
+"""Calls that may have been billed: looked up in the provider's log until it has their cost.
 
 Every call that was sent and ended without the provider's word on its cost is marked `due` in the ledger, whatever
 became of its job, and its estimated cost counts as spent. Two loops look such calls up:
@@ -9,7 +9,7 @@ became of its job, and its estimated cost counts as spent. Two loops look such c
             log does not have yet is `late` and asked for again, until it cannot come any more and cost nothing
 
 A job that is to be called again waits for the look-up, at most `HOLD_SECONDS`, under `on_ambiguous = reconcile`. If
-the look-up does not come about in that time, the job is due by itself; who claims it sees that nobody has asked, and
+the look-up does not come about in that time, the job is due by itself; its next worker sees that no look-up was made, and
 does so first, once in the life of its process. After that the job is tried again in any case, since an answer that was
 lost cannot be asked for. A provider without a log is asked once per process; the estimates stand then.
 """
@@ -46,11 +46,11 @@ MOST_PAGES = 20
 MOST_CALLS = 500
 #: Jobs remembered as asked about. One that is forgotten is asked about again, which costs a page.
 MOST_ASKED = 10_000
-#: How often the elected worker looks for calls that nobody has asked about, in graces.
+#: How often the elected worker looks for calls that were not looked up, in graces.
 REST_GRACES = 2.0
 #: The pause between two looks at calls that are late doubles from the first to the second, in seconds.
 FIRST_LATE, LONGEST_LATE = 2.0, 60.0
-#: A call that is not in the log after so many total timeouts is not in it: an answer that nobody waits for is generated
+#: A call that is not in the log after so many total timeouts is not in it: an answer whose client has left is generated
 #: to its end and billed then. Never less than the second, in seconds.
 LATEST_TIMEOUTS, LATEST_LEAST = 1.5, 60.0
 
@@ -91,7 +91,7 @@ class Lookups:
     def owed(self, job: ClaimedJob) -> float:
         """How long a claimed job must wait, in seconds, until its earlier calls are looked up; 0 when it need not.
 
-        It must if nobody has looked up a call of it that may have been billed, and this process has not tried yet.
+        It must if no worker has looked up a call of it that may have been billed, and this process has not tried yet.
         It is looked up now, which takes less time than giving the job back.
         """
         if not job.unasked or job.id in self._asked:
@@ -124,7 +124,7 @@ class Lookups:
                 await self._look_up(lambda conn, jobs=jobs: ledger.entries(conn, jobs), jobs, MOST_PAGES)  # type: ignore[misc]
 
     async def rest(self, elected: Callable[[], bool]) -> None:
-        """Look up every other call that nobody has asked about, while this worker is elected, for ever."""
+        """Look up every other call that was not looked up, while this worker is elected, for ever."""
         pauses = Backoff(FIRST_LATE, LONGEST_LATE)
         clock = asyncio.get_running_loop().time
         late_at = 0.0

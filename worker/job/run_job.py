@@ -7,7 +7,7 @@
     settle   result, usage, cost, attempt and all consequences: one transaction under our fence; then the terminal event
 
 No database transaction is open during the call. Whatever cuts the story short (a cancellation, a drain, a lost lease)
-cancels this task and says why in `slot.stop`.
+cancels this task and writes the reason to `slot.stop`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settlements: one writer commits everybody's together, each with its consequences.
+"""Settlements: one writer commits those of all jobs together, each with its consequences.
 
 A settlement is tried until it is written or refused by its fence: an answer that was paid for is saved with retries,
 never called for again. One settlement that the database cannot store does not spoil its group: they are then written

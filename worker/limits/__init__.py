@@ -1,4 +1,4 @@
-"""Global limits per route: what may go out now, learned where nobody says, paused where the account or the upstream is down.
+"""Global limits per route: set or learned, and paused while the account or the upstream is down.
 
 account             An account that takes no calls: when to look again, and who announces it
 admission           The face of the limits for the engine: `admit` before a call, `Permit.done` after it

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-#: Seconds to the first look and at most: someone who tops up sees calls again within minutes, and a key that stays
+#: Seconds to the first look and at most: an operator who tops up sees calls again within minutes, and a key that stays
 #: empty all night costs a few hundred looks.
 FIRST_LOOK, MOST_LOOK = 5.0, 120.0
 #: Seconds after midnight at which the first look falls, at random, so that the provider's own reset is over.

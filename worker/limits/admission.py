@@ -1,9 +1,9 @@
-"""The face of the limits for the engine: `admit` before a call, `Permit.done` after it.
+"""Admission to the global limits: the engine calls `admit` before a call and `Permit.done` after it.
 
-One task per worker talks to Redis: everything that waits, ended or was seen since the last round trip goes out in one
-pipeline, one script call per route. Promises: limits hold over all workers; a dead worker's permits come back after one
-lease; a paused account or route lets out probes only; Redis away never blocks a job for more than a second, after
-which each worker keeps its share of the limits.
+One task per worker (the pump) talks to Redis. It sends everything since the last round trip (waiting calls, ended calls,
+outcomes) in one pipeline with one script call per route. Promises: limits apply to all workers together; a dead worker's
+permits come back after one lease; a paused account or route admits probes only; an unreachable Redis blocks a job for at
+most a second, after most a second, after most a second, after which each worker keeps its share of the limits.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from worker.limits.permit import Ended, Held, Permit
 from worker.limits.route import Limits, Route, Scope
 from worker.limits.route_limiter import RouteLimiter
 
-#: Seconds between two round trips: what arrives meanwhile shares one. At most 250 a second, some 5 % of a core.
+#: Seconds between two round trips: asks that arrive meanwhile share one. At most 250 a second, some 5 % of a core.
 _GAP_SECONDS = 0.004
-#: Seconds beyond its own time that a call may wait: for the answer of a Redis that is slow, or just going away (one
-#: time-out to connect and one for the answer). Then it is refused for the moment, whatever the state of the fleet.
+#: Seconds that a call may wait beyond its own time: for a Redis that is slow or has just become unreachable (one
+#: time-out to connect and one for the answer). Then the call is postponed, whatever the state of the fleet.
 GRACE_SECONDS = 2 * ANSWER_SECONDS + 0.5
-#: Seconds between two looks whether an absent Redis is back.
-_KNOCK_SECONDS = 1.0
+#: Seconds between two attempts to reach a Redis that is away.
+_RECONNECT_SECONDS = 1.0
 #: Seconds between two checks whether a paused account is due for its prober.
 _LOOK_SECONDS = 1.0
-#: Seconds after which a route limiter that nobody uses is forgotten.
+#: Seconds after which an unused route limiter is forgotten.
 _FORGET_SECONDS = 600.0
 
 
@@ -48,8 +48,8 @@ class Admission:
         limits: per route (`STOCKPOT_MAX_IN_FLIGHT`, `_RPM`, `_TPM`); what is None is learned or unlimited.
         permit_ttl: seconds until a dead worker's permits are free again.
         worker: a name no other worker has; random by default.
-        balance: asks whether the key of this id can pay: True resumes, False does not, None = it does not know, so one
-            call is let out to see. It does not raise. Without it calls are the probes.
+        balance: asks whether the key of this id can pay. True resumes; False does not; None means unknown, so one
+            call goes out as a probe. It does not raise. Without it, calls are the probes.
         on_change: called once in the fleet when an account or a route is paused or resumed.
         rng: for jitter.
         connect: makes the limiter from the URL and `permit_ttl`.
@@ -82,7 +82,7 @@ class Admission:
         self._pauses = Pauses(balance, on_change, self._rng, hurry=self._ask_now, spawn=self._spawn)
         self._workers = 1
         self._named = 0
-        self._beat_at = self._look_at = self._knock_at = 0.0
+        self._beat_at = self._look_at = self._reconnect_at = 0.0
         self._stopped = True
         self.away = redis_url is None
         self.trouble = ""  # why Redis was last taken for away
@@ -90,21 +90,21 @@ class Admission:
     # ── for the engine ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> asyncio.Task[None]:
-        """Begin to talk to Redis, which need not be there yet; the task that does lasts until `aclose`."""
+        """Start the pump, which lasts until `aclose`. Redis need not be reachable yet."""
         if self._url is not None:
             self._open()
         self._stopped = False
         return self._spawn(self._pump())
 
     async def aclose(self) -> None:
-        """Give back what is held and stop. Calls that are still out keep their permits until those expire."""
+        """Return idle permits and stop. Calls in flight keep their permits until those expire."""
         self._stopped = True
         await end_tasks(self._tasks)
         for route_limiter in self._route_limiters.values():
             route_limiter.close()
         if self._limiter is None:
             return
-        with contextlib.suppress(*AWAY):  # what cannot be given back expires
+        with contextlib.suppress(*AWAY):  # a permit that cannot be returned expires
             if not self.away:
                 await self._sync(self._limiter, list(self._active))
                 await self._limiter.leave(self._worker)
@@ -120,10 +120,10 @@ class Admission:
         *,
         urgent: bool = False,
     ) -> Permit | Held:
-        """Ask to make one call of about `tokens` tokens; wait in line for up to `timeout_hint` seconds.
+        """Ask to make one call of about `tokens` tokens; wait in the queue for up to `timeout_hint` seconds.
 
-        → a `Permit`, whose `done` must be called, or `Held`, at the latest `GRACE_SECONDS` after the time is up. All of
-        `scopes` must have room, too. Who is `urgent` waits before everybody who is not.
+        Returns a `Permit`, whose `done` must be called, or `Held`, at the latest `GRACE_SECONDS` after that time. All
+        `scopes` must have room, too. `urgent` calls are admitted before the others.
         """
         if self._stopped:
             return Held("concurrency", 1.0, "this worker's admission is not open")
@@ -146,7 +146,7 @@ class Admission:
             latest.cancel()
 
     def closed(self, route: Route) -> Held | None:
-        """What this worker knows to be paused, without asking: a reason not to claim jobs of the route."""
+        """The pause of this route as far as this worker knows, without asking Redis: its jobs are not claimed then."""
         if route.key_id in self._pauses.paused:
             return Held("paused", _LOOK_SECONDS)
         now = asyncio.get_running_loop().time()
@@ -160,7 +160,7 @@ class Admission:
         return await self._open().states()
 
     async def pause(self, route: Route, detail: str = "") -> bool:
-        """Stop a route by hand until `resume`; True if it was open. Raises `redis.RedisError` without Redis."""
+        """Pause a route by hand until `resume`; True if it was open. Raises `redis.RedisError` without Redis."""
         limiter = self._open()
         await limiter.register(route)
         first = await limiter.pause(limiter.keys.state(route), Pause("manual", detail))
@@ -170,7 +170,7 @@ class Admission:
         return first
 
     async def resume(self, route: Route) -> bool:
-        """Let a route and its key's account go on, whatever stopped them; True if something had."""
+        """End every pause of a route and of its key's account; True if one was paused."""
         limiter = self._open()
         lifted = False
         if await limiter.resume(limiter.keys.state(route), by_hand=True):
@@ -211,19 +211,19 @@ class Admission:
         return found
 
     def _wake_for(self, route_limiter: RouteLimiter) -> None:
-        """A route limiter has something to report by its `due`."""
+        """Mark a route limiter as active and wake the pump by its `due`."""
         self._active[route_limiter] = None
         if route_limiter.due < self._next_wake:
             self._wake.set()
 
     def _ask_now(self) -> None:
-        """All route limiters ask now: something was paused or resumed."""
+        """Make all route limiters ask Redis now: something was paused or resumed."""
         for route_limiter in self._active:
             route_limiter.due = 0.0
         self._wake.set()
 
     def _apply_end(self, route_limiter: RouteLimiter, permit: Permit, ended: Ended, failing: bool) -> None:
-        """A call's end bears on the account or the route as a whole."""
+        """Stop what the end of a call stops (its route, or all routes of its account), at once on this worker."""
         closing = Closing(route_limiter, permit, ended, failing)
         self._active[route_limiter] = None
         for other in self._active:
@@ -241,7 +241,7 @@ class Admission:
 
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
-        # Asked each time: before Python 3.12 `asyncio.wait_for`, which redis-py sends with, may swallow a cancellation.
+        # The flag is checked each time: before Python 3.12, `asyncio.wait_for` in redis-py may swallow a cancellation.
         while not self._stopped:
             self._wake.clear()
             now = loop.time()
@@ -263,9 +263,9 @@ class Admission:
     async def _round(self, limiter: Limiter, now: float) -> None:
         if self.away:
             self._serve_in_fallback(now)
-            if now >= self._knock_at:
-                self._knock_at = now + _KNOCK_SECONDS + ANSWER_SECONDS
-                self._spawn(self._knock(limiter))
+            if now >= self._reconnect_at:
+                self._reconnect_at = now + _RECONNECT_SECONDS + ANSWER_SECONDS
+                self._spawn(self._reconnect(limiter))
             return
         try:
             while self._closings:
@@ -297,7 +297,7 @@ class Admission:
     def _go_away(self, error: Exception) -> None:
         self.away, self.trouble = True, f"{type(error).__name__}: {error}"
         now = asyncio.get_running_loop().time()
-        self._knock_at = now + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
+        self._reconnect_at = now + _RECONNECT_SECONDS * self._rng.uniform(0.5, 1.0)
         self._serve_in_fallback(now)
 
     def _serve_in_fallback(self, now: float) -> None:
@@ -309,12 +309,12 @@ class Admission:
             if not route_limiter.in_fallback or route_limiter.due <= now:
                 route_limiter.fall_back(self._workers, now)
 
-    async def _knock(self, limiter: Limiter) -> None:
-        """See whether Redis is back, beside the pump, so that nobody waits for the answer."""
+    async def _reconnect(self, limiter: Limiter) -> None:
+        """Check whether Redis is back, in a task of its own, so that the pump does not wait for the answer."""
         try:
             self._workers = await limiter.beat(self._worker)
         except AWAY:
-            self._knock_at = asyncio.get_running_loop().time() + _KNOCK_SECONDS * self._rng.uniform(0.5, 1.0)
+            self._reconnect_at = asyncio.get_running_loop().time() + _RECONNECT_SECONDS * self._rng.uniform(0.5, 1.0)
             return
         self.away = False
         self._ask_now()

@@ -1,4 +1,4 @@
-"""The Redis keys of the limits. Owner: `worker.limits`; nobody else writes them, and each one has a TTL.
+"""The Redis keys of the limits. Owner: `worker.limits`, the only writer; each key has a TTL.
 
     <namespace>:route:<digest>:state      hash    learned limit, its open window, breaker, manual pause     7 days
     <namespace>:route:<digest>:holders    hash    holder → permits held, wanted, until when                 2 leases

@@ -1,6 +1,6 @@
 """What a route takes at once, found out: additive increase, multiplicative decrease, decided per window. Pure.
 
-    ramp        a fresh route doubles from one short window to the next while all of its limit is used and nobody objects
+    ramp        a fresh route doubles from one short window to the next while its limit is fully used without a refusal
     probe       a raised limit is on trial for one window: the first overload ends it and takes it back to where it was
     hold        after a decrease or a failed probe nothing is tried for some windows; the nearer the ceiling, the longer
     rest        at the ceiling each overload is paid for with 25 answers before the next trial: under 4 % of 429s,
@@ -23,7 +23,7 @@ import random
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-#: Calls at once that a route nobody knows starts with: below the tiers that providers sell, above one by one.
+#: Calls at once that an unknown route starts with: below the tiers that providers sell, above one by one.
 START = 16
 #: Seconds a window lasts at least and at most; between the two it is as long as a call.
 MIN_WINDOW, MAX_WINDOW = 1.0, 2.0

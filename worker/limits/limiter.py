@@ -208,7 +208,7 @@ class Limiter:
         await self.redis.expire(self.keys.routes, STATE_TTL)
 
     async def states(self) -> list[RouteState]:
-        """All routes of the last days, by name; one that nobody has called for `STATE_TTL` is forgotten."""
+        """All routes of the last days, by name. A route without a call for `STATE_TTL` is forgotten."""
         listed = await cast("Any", self.redis.hgetall(self.keys.routes))
         routes = [Route(*orjson.loads(parts)) for parts in listed.values()]
         found = [state for route in routes if (state := await self._state(route)) is not None]

@@ -1,4 +1,4 @@
-"""The scripts that keep the limits in Redis, from the `.lua` files beside this one, which say what each takes and gives.
+"""The scripts that keep the limits in Redis, from the `.lua` files beside this one; each begins with its arguments and reply.
 
 Each is one atomic step on Redis' own clock; times are milliseconds. Requests and replies are JSON: the scripts are read
 more often than they are changed, and parsing costs a few microseconds against a round trip of some hundred. Absolute

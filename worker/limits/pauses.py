@@ -1,6 +1,6 @@
-"""What one worker decides for the whole fleet: a window's next limit, pauses of accounts and routes, their probes.
+"""Decisions that one worker makes for the whole fleet: the next limit, pauses of accounts and routes, their probes.
 
-Each decision is a compare-and-set in Redis, so that of many workers which see the same, one makes the transition and
+Each decision is a compare-and-set in Redis: of many workers that see the same cause, one makes the transition and
 announces it.
 """
 
@@ -29,7 +29,7 @@ Balance = Callable[[str], Awaitable[bool | None]]
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """A pause that this worker has seen the reason for."""
+    """A call's end that may pause its route or account, and is not written to Redis yet."""
 
     route_limiter: RouteLimiter
     permit: Permit
@@ -37,7 +37,7 @@ class Closing:
     failing: bool  # most of this worker's last calls to the route failed
 
     def stops(self, other: RouteLimiter) -> bool:
-        """Whether calls of a route limiter wait until this is written down."""
+        """Whether calls of a route limiter wait until this is written to Redis."""
         if self.ended.kind == "account":
             return other.route.key_id == self.route_limiter.route.key_id
         return other is self.route_limiter and (self.ended.maintenance or self.failing)
@@ -45,7 +45,7 @@ class Closing:
 
 @dataclass(slots=True)
 class Pauses:
-    """See the module. `paused` are the ids of keys whose account this worker knows to be paused, each with a route of it."""
+    """See the module. `paused` has the keys whose account this worker knows to be paused, by id, each with one route."""
 
     balance: Balance | None
     on_change: Callable[[Transition], None] | None
@@ -75,7 +75,7 @@ class Pauses:
         counted = breaker.Breaker(**orjson.loads(due.breaker)) if due.breaker else breaker.Breaker(since=reply.now)
         opens = counted.count(due.ok, due.bad, reply.now)
         was = learned.Learned.from_json(orjson.loads(due.learned))
-        # A window of mostly failures is the breaker's: an upstream that is down is not an upstream that is full.
+        # A window of mostly failures is for the breaker: an upstream that is down is not an overloaded one.
         down = due.bad >= breaker.SHARE * (due.ok + due.bad) and due.bad > 0
         seen = learned.Window(due.ok, 0 if down else due.overloaded, due.pressed and not due.bad)
         now = was if down else learned.step(was, seen, route_limiter.limits.concurrency, self.rng)
@@ -112,7 +112,7 @@ class Pauses:
             self.announce("paused", "route", route_limiter.route, why, detail)
 
     async def close(self, limiter: Limiter, closing: Closing) -> None:
-        """Write down what a call's end meant for the account or the route."""
+        """Write to Redis what a call's end changes for the account or the route."""
         route_limiter, permit, ended = closing.route_limiter, closing.permit, closing.ended
         if permit.probe == "route":
             await self._route_probed(limiter, route_limiter, permit, ended)
@@ -138,7 +138,7 @@ class Pauses:
     async def _account_probed(
         self, limiter: Limiter, route_limiter: RouteLimiter, permit: Permit, ended: Ended
     ) -> None:
-        if not ended.alive:  # it shows nothing about the account: look again soon, but not more and more rarely
+        if not ended.alive:  # no news of the account: look again soon, without a longer wait each time
             wait = account.look_seconds(1, datetime.now(UTC), self.rng)
             pause = Pause("credits", "", wait, permit.trips, permit.account_epoch, probed=True)
             await limiter.pause(limiter.keys.account(route_limiter.route.key_id), pause)
@@ -155,7 +155,7 @@ class Pauses:
         await self._trip(limiter, route_limiter, why, ended.detail, permit.route_epoch, max(0, trips), probed=True)
 
     async def look(self, limiter: Limiter) -> None:
-        """Stand for prober of each paused account that this worker knows of."""
+        """Try to become the elected prober of each paused account that this worker knows."""
         for key_id in list(self.paused):
             if self.balance is None:
                 trips = -2 if not await limiter.is_paused(key_id) else -1

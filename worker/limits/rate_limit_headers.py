@@ -13,7 +13,7 @@ from collections.abc import Mapping
 #: Seconds that an answer may keep a route closed; the best clients take no more either (upstream/README).
 MOST_WAIT = 120.0
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
-#: A bare number as large as this is a moment, not a duration, and nobody knows on whose clock.
+#: A bare number as large as this is a moment, not a duration, on an unknown clock.
 _EPOCH = 1e8
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, None: 1.0}
 

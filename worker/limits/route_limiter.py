@@ -1,8 +1,8 @@
-"""One worker's side of one route: who waits, what is held, what is still to be reported to Redis.
+"""One worker's part of one route: its waiting calls, its permits, and the reports that Redis has not received yet.
 
-Permits are leased in a block and passed from a finished call to the next one without a round trip; the block shrinks
-and grows with each reply. Where calls are counted per minute, each one is granted by Redis, many in one ask.
-While Redis is away the route limiter is `in_fallback` and keeps this worker's share of the last limits it knew.
+Permits are leased in blocks. A finished call passes its permit to the next call without a round trip; each reply resizes
+the block. Where calls are counted per minute, Redis grants each one, many in one request.
+While Redis is unreachable the route limiter is `in_fallback` and keeps this worker's share of the last known limits.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from worker.limits.waiter import Waiter
 REPORT_SECONDS = 0.1
 #: Seconds between reports while nothing changes; they renew the permits.
 QUIET_SECONDS = 1.0
-#: Seconds until a worker that found all permits taken asks again.
+#: Seconds until a worker asks again after it found all permits taken.
 EXHAUSTED_SECONDS = 0.05
 #: Seconds for which a permit refused with 429 stays out of use: as long as a call, within these bounds. A slot too many
 #: would else be refused hundreds of times a second, since a refusal takes no time.
 _LEAST_COOL, _MOST_COOL = 0.5, 5.0
-#: Of a route that refuses a share of calls whatever the load is: there a permit at rest is throughput lost.
+#: Of a route that refuses a share of calls whatever the load is: there an idle permit is lost throughput.
 _BACKGROUND_COOL = 0.25
-#: Waiting calls named in one ask: at least, and at most.
+#: Waiting calls named in one request: at least, and at most.
 _FEW, _MANY = 16, 256
-#: The longest that a held job stays away: a pause may end early, by hand or by a probe.
+#: The longest time, in seconds, for which a job is postponed: a pause may end early, by hand or by a probe.
 _MOST_HELD = 15.0
 _REASONS: dict[str, WaitingOn] = {"concurrency": "concurrency", "rpm": "rpm", "tpm": "tpm"}
 
 
 class RouteLimiter:
-    """See the module. `now` arguments are the loop's seconds; `on_end` takes what one call's end means beyond its route."""
+    """See the module. `now` is the loop's time in seconds; `on_end` is called where a call's end pauses its route or account."""
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class RouteLimiter:
         self.waiting: deque[Waiter] = deque()
         self.in_use = self.hold = self._peak = self._cooling_down = 0
         self.due = 0.0  # when Redis is to be asked next
-        self._next_request_at = 0.0  # until then a newcomer need not ask: those before it have to wait
+        self._next_request_at = 0.0  # until then a new call does not ask Redis: the calls before it have to wait
         self.route_epoch = self.account_epoch = self.cuts = 0
-        self._why: WaitingOn = "concurrency"  # what was last waited for
+        self._why: WaitingOn = "concurrency"  # the last reason to wait
         self.has_replied = False  # whether Redis has ever answered
         self._closed: tuple[float, str] | None = None
         self.known = start(limits.concurrency).limit
@@ -76,7 +76,7 @@ class RouteLimiter:
         self._trial = False  # the limit is a raised one on trial: the first overload ends it
         self._background = False  # the route refuses a share of calls whatever the load is
         self._exhausted = False  # all permits were taken when Redis was last asked
-        self.paused_locally = False  # a pause is on its way to Redis; until it is there nothing goes out
+        self.paused_locally = False  # a pause is being written to Redis; until then no call goes out
         self.call_seconds = 0.0
         self._seq = self._ack = 0
         self._asked: list[Waiter] = []
@@ -91,7 +91,7 @@ class RouteLimiter:
     # ── admission ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def admit_now(self, tokens: int, now: float) -> Permit | None:
-        """A permit from the block in hand, or None when the call must wait its turn."""
+        """A permit of this worker's block, or None when the call must wait."""
         if self.waiting or self.in_use >= self.hold or self.paused_locally:
             return None
         if self.in_fallback:
@@ -101,7 +101,7 @@ class RouteLimiter:
         return self._grant(tokens, now, 0, None)
 
     def queue(self, tokens: int, deadline: float, now: float, *, urgent: bool = False) -> asyncio.Future[Permit | Held]:
-        """Wait in line until `deadline`; the urgent stand before the others, each among themselves in order."""
+        """Wait in the queue until `deadline`; urgent calls stand before the others, each kind in order of arrival."""
         waiter = Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
         if not urgent or not self.waiting or self.waiting[-1].urgent:
             self.waiting.append(waiter)
@@ -112,18 +112,18 @@ class RouteLimiter:
         return waiter.future
 
     def give_up(self, future: asyncio.Future[Permit | Held]) -> None:
-        """One in line got no answer although its time is over: it may ask again."""
+        """End the wait of a call that got no answer in its time: it may ask again."""
         if not future.done():
             future.set_result(Held(self._why, self._rng.uniform(0.5, 1.0)))
 
     def closed(self, now: float) -> Held | None:
-        """The pause of the last reply; forgotten after a second, so that somebody asks again."""
+        """The pause of the last reply; forgotten after a second, so that a next call asks again."""
         if self._closed is None or now >= self._closed[0]:
             return None
         return Held("paused", self._closed[0] - now, self._closed[1])
 
     def close(self) -> None:
-        """The worker stops: nobody waits any longer, and permits at rest are given back."""
+        """Stop: end all waits and return the permits that cool down."""
         for waiter in self.waiting:
             if not waiter.future.done():
                 waiter.future.set_result(Held("concurrency", 1.0, "the worker is stopping"))
@@ -140,7 +140,7 @@ class RouteLimiter:
         return Permit(self, tokens, booked, now, probe)
 
     def _pass_on(self, now: float) -> None:
-        """Give permits of the block to the first in line."""
+        """Give permits of the block to the first calls in the queue."""
         while self.waiting and self.in_use < self.hold and not self.paused_locally:
             if self.waiting[0].future.done():
                 self.waiting.popleft()
@@ -156,7 +156,7 @@ class RouteLimiter:
     # ── the end of a call ────────────────────────────────────────────────────────────────────────────────────────
 
     def end(self, permit: Permit, ended: Ended) -> None:
-        """Account for a call that is over, and pass its permit on (a refused one only after a rest)."""
+        """Account for a call that ended and pass its permit on (after a refusal only when it has cooled down)."""
         now = self._loop.time()
         if ended.ok:
             took = now - permit.granted
@@ -174,7 +174,7 @@ class RouteLimiter:
         if self.in_fallback:
             self._own.end(ended, now, probe=permit.probe == "fallback")
         else:
-            # The fleet's window closes once a second; a worker whose calls all fail at once does not wait for it.
+            # The fleet's window closes once a second; a worker on which all calls fail at once does not wait for that.
             failing = self._own.failing(ended, now)
             if failing or permit.probe or ended.kind == "account" or ended.maintenance:
                 self._on_end(self, permit, ended, failing)
@@ -193,7 +193,7 @@ class RouteLimiter:
         self._seen[what] = self._seen.get(what, 0) + count
 
     def _true_up(self, permit: Permit, ended: Ended, now: float) -> None:
-        """Book what was really spent, and when: see `lateness`."""
+        """Correct the booked tokens and minute by what the provider counted: see `provider_clock`."""
         spent = ended.spent(permit.tokens)
         if ended.requests or self._clock.offset is None:
             self._amend(permit.bucket, ended.requests, spent - permit.tokens)
@@ -230,7 +230,7 @@ class RouteLimiter:
 
     @property
     def idle(self) -> bool:
-        """Nobody waits, nothing is held and nothing is left to report. A limiter that is paused locally still waits for its pause to end."""
+        """Whether no call waits, no permit is held, nothing is left to report and no local pause lasts."""
         return not (self.waiting or self.in_use or self.hold or self._seen or self._back or self.paused_locally)
 
     def ask(self, *, calls_probe: bool) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class RouteLimiter:
             self.waiting.popleft()
         self._seq += 1
         if self.rated and len(self.waiting) > 1 and self.waiting[0].urgent:
-            # One that stood behind a newcomer when it was served is done within the line, not at its head.
+            # An urgent call enters before calls that end their wait behind it: those are removed here.
             self.waiting = deque(waiter for waiter in self.waiting if not waiter.future.done())
         self._asked = list(islice(self.waiting, min(_MANY, max(_FEW, 2 * self._last_n)))) if self.rated else []
         want = self.in_use + len(self.waiting)
@@ -264,7 +264,7 @@ class RouteLimiter:
         }
 
     def _seed(self) -> dict[str, Any]:
-        """The route's first state, for a Redis that has none: a fresh one, or what this worker still knows."""
+        """The route's first state for a Redis that has none: a fresh one, or the limit that this worker knows."""
         fresh = start(self.limits.concurrency)
         if fresh.limit != self.known:
             fresh = known(self.known)
@@ -287,7 +287,7 @@ class RouteLimiter:
         self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch
         self.hold = 0 if self.paused_locally else reply.hold
         if self.in_use > self.hold and self._cooling_down:
-            # The limit fell below what is in use: permits at rest are the first to go.
+            # The limit fell below what is in use: permits that cool down are the first to go.
             absorbed = min(self._cooling_down, self.in_use - self.hold)
             self._cooling_down -= absorbed
             self.in_use -= absorbed
@@ -300,7 +300,7 @@ class RouteLimiter:
         self._plan(reply, now)
 
     def _grant_probe(self, reply: Reply, now: float) -> None:
-        """One call may go out to see whether others may; with nobody left to make it, it is given back."""
+        """Let one call go out as a probe; without a waiting call the permit is returned."""
         permit = self._grant(0, now, reply.now, reply.probe)
         permit.trips = reply.trips
         while self.waiting and not self.paused_locally:
@@ -338,7 +338,7 @@ class RouteLimiter:
             return
         pause = 0.0
         if reply.why is not None:
-            # Not longer than a second: who comes next may have less time, and what is spent may be given back.
+            # Not longer than a second: the next call may have less time, and spent tokens may be returned.
             pause = EXHAUSTED_SECONDS if reply.why == "concurrency" else min(wait, QUIET_SECONDS)
         self._next_request_at = self.due = now + pause * self._rng.uniform(1.0, 1.1)
         if reply.why is not None:
@@ -363,7 +363,7 @@ class RouteLimiter:
     # ── fallback: Redis is away ──────────────────────────────────────────────────────────────────────────────────
 
     def reply_lost(self) -> None:
-        """The reply to the last request did not come: its reports go out again, but no refund twice."""
+        """The reply to the last request was lost: its reports are sent again, but no refund twice."""
         seen, back = self._sent
         for what, count in seen.items():
             self._seen[what] = (
@@ -374,7 +374,7 @@ class RouteLimiter:
         self._sent, self._asked = ({}, {}), []
 
     def fall_back(self, workers: int, now: float) -> None:
-        """Redis is away: keep this worker's share of what was last known. Called again, it serves who waits."""
+        """Keep this worker's share of the last known limits while Redis is away. Each further call serves the queue."""
         if not self.in_fallback:
             self.in_fallback = True
             share = max(1, workers, self.holders)

@@ -71,9 +71,9 @@ local function allowance(limit, mine, others, want)
 end
 
 local function open_rates(key)
-  local said = redis.call('HMGET', key, 'low', 'requests', 'tokens', 'request_pace', 'token_pace')
-  local rates = {key = key, low = tonumber(said[1] or oldest), requests = tonumber(said[2] or 0),
-    tokens = tonumber(said[3] or 0), request_pace = tonumber(said[4] or 0), token_pace = tonumber(said[5] or 0)}
+  local fields = redis.call('HMGET', key, 'low', 'requests', 'tokens', 'request_pace', 'token_pace')
+  local rates = {key = key, low = tonumber(fields[1] or oldest), requests = tonumber(fields[2] or 0),
+    tokens = tonumber(fields[3] or 0), request_pace = tonumber(fields[4] or 0), token_pace = tonumber(fields[5] or 0)}
   if rates.low > bucket or rates.low <= oldest - BUCKETS then
     redis.call('DEL', key)
     rates.low, rates.requests, rates.tokens = oldest, 0, 0

@@ -34,7 +34,7 @@ def publish_cancel(redis: SyncRedis, job_id: str) -> bool:
 
 
 def publish_wake(redis: SyncRedis) -> None:
-    """Let idle workers look at once: something was written that no doorbell says. Errors are ignored."""
+    """Let idle workers look at once: something was written that no doorbell announces. Errors are ignored."""
     with contextlib.suppress(RedisError):
         redis.publish(control_channel(namespace(redis)), dumps({"wake": True}))
 

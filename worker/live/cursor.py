@@ -1,12 +1,12 @@
-"""A reader's place in a job's stream: pure, so that every order of loss and repetition can be tried.
+"""A reader's position in a job's stream. Pure, so that tests can try every order of loss and repetition.
 
-A cursor takes events as they come (from the log or live, doubled, late, with holes) and gives those to show: each
-once, in order, never mixed between attempts. After a hole that the log cannot fill it shows no more chunks of that
-attempt, so that a reader's last seq stays before the hole and a reader who comes back meets it again.
+A cursor takes events as they arrive (from the log or live, repeated, late, with gaps) and yields those to show: each
+once, in order, never mixed between attempts. After a gap that the log cannot fill it shows no more chunks of that
+attempt, so the reader's last seq stays before the gap, and a resumed reader finds the gap again.
 
-The end is the database's: the terminal event is made from its row, and before it comes the whole text, unless the text
-that the reader has is provably the same. A reader who comes back is proven, too: the log is read again from where the
-attempt began, and what the reader had is counted without being shown.
+The database decides the end: the terminal event is made from the job's row. The whole text comes before it, unless the
+reader's text is provably the same. A resumed reader's text is proven, too: the log is read again from the start of the
+attempt, and events that the reader already had are hashed without being shown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Step(enum.Enum):
     SHOW = "show"
     DROP = "drop"  # seen before
     GAP = "gap"  # something before it is missing: ask the log, then `skip`
-    END = "end"  # a terminal event: ask the database, then `ending`, or `void` if it says otherwise
+    END = "end"  # a terminal event: ask the database, then `ending`, or `void` if the job goes on
 
 
 class Cursor:
@@ -40,12 +40,12 @@ class Cursor:
         self.seq = after  # of the last event that the reader has
         self.read = block_start(after)  # of the last event that was taken in, shown or not
         self.lost = False  # chunks of this attempt are missing for good
-        self._proven = after == 0  # `_text` is what the reader has on its screen
+        self._proven = after == 0  # `_text` is the hash of what the reader shows
         self._text = hashlib.blake2b(digest_size=16)
-        self._blank = after == 0  # nothing is on its screen
+        self._blank = after == 0  # the reader shows nothing
 
     def step(self, event: Event) -> Step:
-        """Say what an event is, without taking it."""
+        """Classify an event, without taking it."""
         seq, end = event["seq"], event["type"] in TERMINAL_TYPES
         if seq <= self.read:
             return Step.DROP
@@ -59,21 +59,21 @@ class Cursor:
         return before + 1 + (KEPT_FREE if end else 0)
 
     def skip(self, event: Event) -> None:
-        """Accept that what is missing before this event cannot be had."""
+        """Accept that the events missing before this one are lost."""
         self._proven = False
         if self.read < self.seq:
             self._blank = False
-        # What is missing may be what the reader has: then it goes on without a hole.
+        # The reader may already have the missing events: then there is no gap.
         self.lost = event["seq"] > self.seq + 1 or block_start(event["seq"]) != block_start(self.seq)
         self.read = event["seq"] - 1 - (KEPT_FREE if event["type"] in TERMINAL_TYPES else 0)
 
     def show(self, event: Event) -> Iterator[Event]:
-        """Take an event of step SHOW; yields what to show: nothing after a loss, and nothing that the reader has."""
+        """Take an event of step SHOW; yields what to show: nothing after a loss, and nothing that the reader already has."""
         seq = event["seq"]
         if opens_block(seq):
             self._begin()
         elif block_start(seq) > self.seq and not self._blank:
-            # The reset itself was lost: what the reader has belongs to an attempt that is over.
+            # The reset itself was lost: the reader's text belongs to an earlier attempt.
             self.seq = block_start(seq)
             yield self._made(self.seq, "attempt.reset", {"at": event["at"], "reason": "log_lost", "attempt": None})
             self._forget()
@@ -93,10 +93,10 @@ class Cursor:
         self.read = max(self.read, event["seq"])
 
     def ending(self, final: Standing) -> Iterator[Event]:
-        """Close the stream with the terminal event that the database gives; who has it already gets it again.
+        """Close the stream with the terminal event from the database; a reader that already has it gets it again.
 
-        When the text that the reader has is not provably the final one, a reset and the whole text go first, under the
-        two numbers that are kept free for them.
+        Unless the reader's text is provably the final one, a reset and the whole text come first, under the
+        two numbers reserved for them.
         """
         reset, whole, end = final.seq - 2, final.seq - 1, final.seq
         if self.seq < reset and not (self._proven and self._text.digest() == _digest(final.text)):
@@ -109,7 +109,7 @@ class Cursor:
         yield self._made(end, f"job.{final.status}", {"at": final.at, **_outcome(final)})
 
     def _begin(self) -> None:
-        """An attempt begins, and whatever was shown of an earlier one is void."""
+        """Begin an attempt: the text of an earlier one is void."""
         self.lost = False
         self._proven = True
         self._forget()

@@ -37,7 +37,7 @@ class Signal(enum.Enum):
     """What a reader gets instead of an envelope."""
 
     REPLAY = "replay"  # read the log: it holds whatever is missing here
-    OVER = "over"  # the database says that the job is over
+    OVER = "over"  # the database has the job's end
     SILENCE = "silence"  # nothing for as long as was asked
     END = "end"  # the process ends its readers; the job goes on
 

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | `<namespace>:job:<id>` | stream, the job's replay log; entry id `<seq>-<epoch>`, one field `e` | `append.lua` | set at each write: the job's longest life while it runs, `live_ttl_seconds` after its terminal event |
 | `<namespace>:job:<id>` | pub/sub channel with the same envelopes | `append.lua` | none, a channel keeps nothing |
-| `<namespace>:job:` | pub/sub channel that nobody publishes to | `feed`, to hold its connection open | none |
+| `<namespace>:job:` | pub/sub channel without a publisher | `feed`, to hold its connection open | none |
 | `<namespace>:control` | pub/sub channel: cancellations | `control` | none |
 """
 

@@ -1,10 +1,10 @@
 """The publisher: all live events of one worker process, one flush per window for all its jobs.
 
-Trouble with Redis costs live tokens, never the job: nothing here raises into the caller or makes it wait. An event has
-its number (`event_numbers`) before it is sent, and keeps it. While Redis is away events are kept up to a bound; beyond
-it chunks are dropped and counted, and their numbers are missing, so that every reader sees the gap and turns to the
-database. A flush whose reply was lost is repeated, and `append.lua` skips what it had already written, so no token is
-doubled. At most one flush is in flight: when Redis is slow, the next one carries more.
+An unavailable Redis costs live tokens, never the job: nothing here raises into the caller or blocks it. An event gets
+its number (`event_numbers`) before it is sent, and keeps it. While Redis is away, events are buffered up to a bound;
+beyond it, chunks are dropped and counted. Their numbers are missing then, so every reader sees the gap and reads the
+database. A flush without a reply is repeated, and `append.lua` skips what it had already written, so no token is
+doubled. At most one flush is in flight: when Redis is slow, the next one is larger.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from worker.live.keys import job_key
 
 #: One script call blocks Redis for about 2 ms at this many jobs.
 JOBS_PER_CALL = 256
-#: A flush that has no answer by then has failed; readers notice the pause before that.
+#: A flush without an answer in that time has failed.
 SOCKET_LIMIT = timedelta(seconds=2)
 #: The wait after a failed flush doubles from the first to the second.
 FIRST_PAUSE, LONGEST_PAUSE = timedelta(milliseconds=50), timedelta(seconds=1)
-#: What may be held while Redis is away, for all jobs of the process.
+#: Bytes buffered while Redis is away, for all jobs of the process.
 HELD_BYTES = 32 * 1024 * 1024
-#: Finished jobs whose terminal event still waits; beyond it the oldest is dropped and the database answers.
+#: Finished jobs with a buffered terminal event; beyond it the oldest is dropped, and readers find it in the database.
 HELD_FINISHED = 10_000
-#: How long `aclose` tries to get the last events out.
+#: How long `aclose` tries to send the last events.
 CLOSE_LIMIT = timedelta(seconds=2)
 
 
@@ -99,14 +99,14 @@ class LiveStream:
         self._publisher.hold(self, len(raw) + len(text))
 
     def end(self) -> int:
-        """The place in its block that the terminal event has; the row of the job keeps it. No chunk follows."""
+        """The terminal event's place in its block, which the job's row keeps. No chunk follows."""
         if self._end is None:
             self._fold(script.timestamp().encode())
             self._end = self._place + 1 + KEPT_FREE
         return self._end
 
     def emit(self, event_type: str, fields: Mapping[str, Any]) -> None:
-        """Add an event of another type, after the chunks so far. Of an unlogged job only the terminal one counts."""
+        """Add an event of another type after the chunks so far. A job without a log has only the terminal event."""
         terminal = event_type in TERMINAL_TYPES
         if self.fenced or self._finished or not (self.log or terminal):
             return
@@ -121,7 +121,7 @@ class LiveStream:
         self._publisher.hold(self, len(self._tails[-1]))
 
     def _taken(self, last: int) -> None:
-        """Redis has the events up to number `last`. What was shed meanwhile is not among those that are left."""
+        """Remove the events up to number `last`, which Redis has. Events shed meanwhile are gone already."""
         events = bisect.bisect_right(self._numbers, last)
         del self._tails[:events], self._numbers[:events], self._wanted[:events]
         self.seq = last
@@ -149,7 +149,7 @@ class LiveStream:
             self._texts = []
 
     def _shed(self) -> int:
-        """Drop the chunks held; their numbers stay theirs. Returns how many events went."""
+        """Drop the buffered chunks; their numbers are not given again. Returns how many events were dropped."""
         dropped = int(bool(self._raws))
         self._place += dropped
         self._raws, self._texts = [], []
@@ -219,7 +219,7 @@ class Publisher:
         await self._redis.aclose()
 
     def open(self, job_id: str, epoch: int, *, log: bool) -> LiveStream:
-        """Begin the stream of one fence, the caller's own: nobody else numbers events of this epoch."""
+        """Begin the stream of one fence, the caller's own: no other process numbers events of this epoch."""
         return LiveStream(self, job_id, epoch, log=log)
 
     def hold(self, stream: LiveStream, size: int) -> None:
@@ -250,7 +250,7 @@ class Publisher:
         pause, due = FIRST_PAUSE, 0.0
         while True:
             await self._wake.wait()
-            # What comes after a silence goes out at once, what comes thick is gathered: for a window from flush to flush,
+            # The first event after a silence is sent at once. A dense stream is gathered: for a window from flush to flush,
             # and for half a window at least when flushes take long.
             await asyncio.sleep(max(0.0, due - loop.time()))
             began = loop.time()
@@ -263,7 +263,7 @@ class Publisher:
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _flush(self) -> bool:
-        """Send everything due. Streams that could not be sent stay due; False when there was one."""
+        """Send all due streams. Those that could not be sent stay due; False when there was one."""
         due, self._due = self._due, []
         self._wake.clear()
         well = True
@@ -272,16 +272,16 @@ class Publisher:
             if well:
                 part = await self._send(part)
                 well = not part
-            # A stream that got more to say meanwhile is not due twice: it stayed `_queued`.
+            # A stream that got more events meanwhile is not due twice: it stayed `_queued`.
             self._due.extend(part)
         if self._due:
             self._wake.set()
         return well
 
     async def _send(self, streams: list[LiveStream]) -> list[LiveStream]:
-        """Send one script call; returns the streams that must be sent again because it failed.
+        """Send one script call; returns the streams to send again because it failed.
 
-        Nothing is removed before the answer, and the streams stay `_queued`, so `hold` makes none of them due twice.
+        Events are removed only after the answer, and the streams stay `_queued`, so `hold` makes none of them due twice.
         """
         at = script.timestamp().encode()
         args: list[Any] = [*self._limits]
@@ -307,7 +307,7 @@ class Publisher:
         ]
 
     def _take(self, stream: LiveStream, events: int, last: int, reply: int) -> bool:
-        """Book one job's reply; False when its events must be sent again."""
+        """Apply one job's reply; False when its events must be sent again."""
         if reply == script.REFUSED:
             return False
         if reply == script.FENCED:

@@ -1,6 +1,6 @@
 """The database's side of following: one look per job and second for all the readers of a process, many jobs in one look.
 
-A reader wants two things of the database: to notice that its job is over although no event said so (Redis is away, its
+A reader wants two things of the database: to notice that its job is over without an event (Redis is away, its
 log is gone), and the end itself. Both go through here: what is asked at the same time is read together, in one
 transaction, and a job that has been quiet for long is looked at less often.
 """

@@ -1,4 +1,4 @@
-"""The demo: real jobs through the real parts on this machine, then what the database says about them.
+"""The demo: real jobs through the real parts on this machine, then what the database has of them.
 
     a streamed job  →  five in parallel  →  one over HTTP  →  a batch file  →  a signed webhook  →  a kill -9  →  the bill
 
@@ -247,8 +247,8 @@ def _bill(console: Console, details: dict[str, list[JobDetail]]) -> None:
         bad = next((job for job in of_kind if job.status != "completed"), None)
         shown = bad or of_kind[-1]
         words = shown.text or (shown.error.message if shown.error else "")
-        said = one_line(f"{shown.status}: {words}" if bad else words)
-        table.add_row(kind, *(f"{count:,}" for count in counts), usd(spent), said)
+        last = one_line(f"{shown.status}: {words}" if bad else words)
+        table.add_row(kind, *(f"{count:,}" for count in counts), usd(spent), last)
     console.print(table)
 
 

@@ -1,6 +1,6 @@
 """Run a module as a program that ends with its parent: `python -P -m worker.local.leash MODULE ARGUMENTS…`.
 
-Standard input is a pipe whose other end only the parent (and whoever needs this program) holds open. However they end,
+Standard input is a pipe whose other end only the parent (and each process that needs this one) holds open. However they end,
 with `kill -9` too, the pipe ends with them, and this program stops as after SIGTERM: a worker drains.
 """
 

@@ -56,7 +56,7 @@ class Child:
         command: a module that is a program, and its arguments.
         env: variables on top of ours.
         needs: children that must not end before this one does, should we be killed.
-        awaited: part of the line by which it says that it is ready.
+        awaited: part of the line by which it reports that it is ready.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Child:
     started_at: float = 0.0
     due_at: float | None = None  # when it is started again
     process: subprocess.Popen[str] | None = None
-    #: A pipe of which it reads one end; the other is closed when we are gone, and whoever needs it.
+    #: A pipe of which it reads one end; the other is closed when we, and every other holder, are gone.
     life: list[int] = field(default_factory=lambda: list(os.pipe()))
 
     @property
@@ -93,7 +93,7 @@ class Child:
             os.close(self.life.pop())
 
     def wait_before_restart(self, now: float) -> float:
-        """Count a crash and say how many seconds to wait, doubling up to a limit."""
+        """Count a crash and return how many seconds to wait, doubling up to a limit."""
         if now - self.started_at >= SETTLED.total_seconds():
             self.crashes = 0
         self.crashes += 1
@@ -169,10 +169,10 @@ class Supervisor:
         self._events.put(_Event("ended", child))
 
     def await_line(self, child: Child) -> str | None:
-        """The line by which a child says that it is ready; None if a signal came first.
+        """The line by which a child reports that it is ready; None if a signal came first.
 
         Raises:
-            Unreachable: it ended, or said nothing in time.
+            Unreachable: it ended, or printed nothing in time.
         """
         deadline = time.monotonic() + START_LIMIT.total_seconds()
         while child.ready_line is None:
@@ -198,7 +198,7 @@ class Supervisor:
                 self._events.put(event)
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Keep the children running until a signal comes; `ready` is called once when all have said so."""
+        """Keep the children running until a signal comes; `ready` is called once when all have reported it."""
         announced = False
         while True:
             if not announced and all(child.ready_line is not None or child.awaited is None for child in self._children):

@@ -79,7 +79,7 @@ class Access:
         return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
 
     def open(self) -> bool:
-        """Whether nobody needs to sign in: there are no keys."""
+        """Whether no sign-in is needed: there are no keys."""
         return not self._keys.exist()
 
     def sign_in(self, secret: str) -> tuple[str, Viewer] | None:

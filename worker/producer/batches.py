@@ -162,7 +162,7 @@ class Batches:
         idempotency_key: str | None = None,
         models: Collection[str] | None = None,
     ) -> BatchRow:
-        """Make a batch of a stored file (`pot.files`); a worker reads it, and what is wrong with it the batch says.
+        """Make a batch of a stored file (`pot.files`); a worker reads it, and the batch reports what is wrong with it.
 
         Args:
             models: those that its lines may name; None: any.
@@ -216,7 +216,7 @@ class Batches:
     ) -> Iterator[ResultLine]:
         """The lines of a batch that are over, behind the first `offset` of them; with `follow` until the batch is over.
 
-        Each has the `offset` behind it: whoever goes on from the last one that it has kept, at any time, gets each
+        Each has the `offset` behind it: a reader that goes on from the last one that it has kept, at any time, gets each
         `custom_id` once. `order="file"` is the order of the input: a line waits until all before it are over.
 
         Raises:
@@ -248,7 +248,7 @@ class Batches:
             errors: the error file's path; beside the output when left out.
             offset: leave out the first so many lines, and append the rest.
             follow: go on writing lines as they come, until the batch is over or `stop` is set.
-            shared: make the files readable by whoever the umask lets, and not by their owner alone.
+            shared: make the files readable as the umask allows, and not by their owner alone.
             overwrite: replace an output file that is there, unless it holds more answers than are written now.
             force: replace whatever is there.
             order: the order of the input, or (the default with `follow` or `offset`) that in which lines end.
@@ -256,7 +256,7 @@ class Batches:
         Raises:
             NotFound: no such batch of this tenant.
             InvalidRequest: a path cannot be written, or something there would be lost.
-            NotWritten: the disk is full, or nobody reads; says from where to go on.
+            NotWritten: the disk is full, or the reader has gone; has the offset to go on from.
             OSError: a file cannot be made.
         """
         wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))

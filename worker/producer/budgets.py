@@ -11,11 +11,11 @@ from worker.base.errors import InvalidRequest, NotFound
 from worker.base.money import PICO, dollars
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Budget
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.producer.faces import awaited
 from worker.producer.scope import Scope
 
-__all__ = ["EVERYBODY", "AsyncBudgets", "Budget", "Budgets", "Period", "dollars"]
+__all__ = ["ALL_TENANTS", "AsyncBudgets", "Budget", "Budgets", "Period", "dollars"]
 
 Period = Literal["day", "total"]
 
@@ -44,7 +44,7 @@ class Budgets:
     def list(self, *, all_tenants: bool = False) -> builtins.list[Budget]:
         """The budgets that govern this tenant; with `all_tenants` every budget there is."""
         every = self._scope.read(reservations.every)
-        return [one for one in every if all_tenants or one.tenant in {self._scope.tenant, EVERYBODY}]
+        return [one for one in every if all_tenants or one.tenant in {self._scope.tenant, ALL_TENANTS}]
 
     def remove(self, *, period: Period = "day", all_tenants: bool = False) -> None:
         """Forget a budget; jobs that waited for it go on. Raises NotFound."""
@@ -54,7 +54,7 @@ class Budgets:
             raise NotFound(f"there is no budget of {whose} {'per day' if period == 'day' else 'in all'}")
 
     def _name(self, *, all_tenants: bool) -> str:
-        return EVERYBODY if all_tenants else self._scope.tenant
+        return ALL_TENANTS if all_tenants else self._scope.tenant
 
 
 class AsyncBudgets:

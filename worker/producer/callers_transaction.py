@@ -1,7 +1,7 @@
 """A job in the caller's own transaction: it exists when the caller commits, and never if the caller rolls back.
 
 Nothing of the caller's transaction is changed: no setting, no row factory, no savepoint. A connection that commits each
-statement is refused, and so is one to another database than the settings name: nobody would find the job there.
+statement is refused, and so is one to another database than the settings name: no worker would find the job there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def insert(connections: Connections, given: Any, jobs: Sequence[JobRequest], rin
     """Insert jobs in the transaction of a blocking session or connection.
 
     Args:
-        ring: called after the commit, where the framework says that there was one.
+        ring: called after the commit, where the framework reports that there was one.
 
     Raises:
         TypeError: it is none that Stockpot knows, or one that is awaited.

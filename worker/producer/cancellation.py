@@ -49,7 +49,7 @@ def announce_lines_cancelled(settings: Settings, job_ids: Sequence[str]) -> None
 
 
 def wake_workers(settings: Settings) -> None:
-    """Let idle workers look for what was written just now and no doorbell says, within the publish budget."""
+    """Let idle workers look for what was written just now and no doorbell announces, within the publish budget."""
     _try(settings, publish_wake)
 
 

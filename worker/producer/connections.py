@@ -190,7 +190,7 @@ def end_all_readers() -> None:
 
 
 def _on_loop() -> None:
-    """Somebody reads on an event loop of the application's, which may be a server's."""
+    """A reader started on an event loop of the application's, which may be a server's."""
     before_shutdown(end_all_readers)
 
 

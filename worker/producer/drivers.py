@@ -4,7 +4,7 @@
     connection=    SQLAlchemy's Connection and AsyncConnection, Django's `connection`, connections of psycopg (awaited ones,
                    too), psycopg2, asyncpg, sqlite3 and aiosqlite
 
-No driver is imported here: whoever gives a connection has its own.
+No driver is imported here: a caller with a connection has its own.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def blocked(verb: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Call
 
 
 def warn_of_a_running_loop() -> None:
-    """Say that a blocking verb was called where an event loop runs. A notebook is such a place, so it is no error."""
+    """Warn that a blocking verb was called where an event loop runs. A notebook is such a place, so it is no error."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

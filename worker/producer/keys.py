@@ -49,7 +49,7 @@ class Keys:
         admin: bool = False,
         read_only: bool = False,
     ) -> tuple[Key, str]:
-        """Make a key; gives it and its secret, which nobody can read again.
+        """Make a key; returns it and its secret, which cannot be read again.
 
         Args:
             tenant: whose jobs, files and batches its callers see.
@@ -171,7 +171,7 @@ class Keys:
         self._database.write(lambda conn: records.touch(conn, key.id))
 
     def exist(self) -> bool:
-        """Whether there is, or was, any key: from then on nobody is served without one."""
+        """Whether there is, or was, any key: from then on calls without one are refused."""
         return self._database.read(records.any_key)
 
 

@@ -1,6 +1,6 @@
 """An event loop in a thread, for blocking callers of what is asynchronous.
 
-The thread is a daemon and ends with `close`, which also runs when the process ends: nobody has to close anything for
+The thread is a daemon and ends with `close`, which also runs when the process ends: no `close` is needed for
 a script to end. A loop that was inherited over a `fork` has no thread; `forget` makes it refuse instead of hang.
 """
 
@@ -129,7 +129,7 @@ class Loop:
                 self._give_up_calls()
 
     def abandon(self) -> None:
-        """End the loop without waiting for anything, for whoever may not wait (a finalizer)."""
+        """End the loop without waiting for anything, for callers that may not wait (a finalizer)."""
         if self._alive:
             self._alive = False
             self._loop.call_soon_threadsafe(self._stop.set)

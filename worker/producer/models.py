@@ -83,7 +83,7 @@ class Models:
         return self._known[model_id]
 
     def estimate(self, model: str, body: str) -> tuple[int, Decimal | None]:
-        """The tokens that a call with this body (JSON) may take, and what it may cost; None when nobody knows."""
+        """The tokens that a call with this body (JSON) may take, and what it may cost; None when unknown."""
         expected = self.prices.expected(model, body)
         tokens = -(-len(body.encode()) // 4) + (asked_output(body) or DEFAULT_OUTPUT)
         return tokens, None if expected.guess else expected.cost_usd

@@ -117,7 +117,7 @@ class Follower:
         self._prepare()
         with contextlib.suppress(Unreachable):
             return embedded.redis_url(self._settings)
-        return "redis://127.0.0.1:1/0"  # nobody listens there: the database answers
+        return "redis://127.0.0.1:1/0"  # no server listens there: the database answers
 
 
 class Events(AsyncIterator[Event]):

@@ -43,7 +43,7 @@ class Scope:
         return self.database.write(verb)
 
     def announce(self, verb: Callable[[Connection], T]) -> T:
-        """As `write`, for what idle workers shall find at once and no doorbell says."""
+        """As `write`, for what idle workers shall find at once and no doorbell announces."""
         done = self.database.write(verb)
         self.wake()
         return done

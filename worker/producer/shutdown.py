@@ -1,8 +1,8 @@
 """A server that is asked to stop waits for its open streams, which last as long as their jobs: so they end first.
 
-uvicorn and its like say that they stop with SIGTERM or SIGINT, and to nobody else before their last response is
-sent. So whoever reads on the main thread's event loop puts itself before the server's handler: readers end there, can be
-resumed, and the server goes on as it would. A signal that nobody handles is left alone: the process ends anyway.
+uvicorn and its like stop on SIGTERM or SIGINT, and give no other sign before their last response is
+sent. So a reader on the main thread's event loop puts itself before the server's handler: readers end there, can be
+resumed, and the server goes on as it would. A signal without a handler is left alone: the process ends anyway.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 No `event:` line: a browser's `onmessage` gets them all. Silence is filled with comments, so that proxies keep the
 connection and a server notices a client that left. The provider's raw objects and prices are left out unless asked for:
-a frame goes to somebody's browser.
+a frame goes to a user's browser.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.producer.reader import Events
 HEARTBEAT = 15.0
 #: Sent at once, so that the response's headers go out; after a loss a browser comes back in a second.
 OPENING = "retry: 1000\n\n"
-#: What a response with these frames says in its headers. The last is for nginx, which else gathers what should flow.
+#: The headers of a response with these frames. The last is for nginx, which else gathers what should flow.
 SSE_HEADERS: Mapping[str, str] = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",

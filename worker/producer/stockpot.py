@@ -154,7 +154,7 @@ class Stockpot(Streams):
     def submit_many(self, requests: Iterable[Request], **options: Unpack[JobOptions]) -> builtins.list[str]:
         """Submit many requests, `SLICE` to a transaction, one doorbell per slice; the job ids, in order.
 
-        Bulk lane unless `lane` says otherwise. A request that cannot be accepted stops the run at its slice: those
+        Bulk lane unless `lane` is given. A request that cannot be accepted stops the run at its slice: those
         before it are accepted, and the error's message counts them.
 
         Raises:

@@ -30,7 +30,7 @@ def order(
     idempotency_key: str | None = None,
     models: Collection[str] | None = None,
 ) -> Order:
-    """What is to be made of a stored file. What is wrong with the file, the batch says later.
+    """What is to be made of a stored file. The batch reports later what is wrong with the file.
 
     Args:
         models: those that its lines may name; None: any.

@@ -4,7 +4,7 @@
 
 The signature (HMAC-SHA256) covers the job, its tenant and the time, under a key derived from `STOCKPOT_SECRET_KEY` or the
 home's key file: a token opens the events of one job of one tenant until it expires, and nothing else. Every process that
-makes or checks one needs the same key. Whoever has the URL can read the job: it is as secret as the text.
+makes or checks one needs the same key. The URL is enough to read the job: it is as secret as the text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def verify(keys: Sequence[bytes], job_id: str, token: str) -> str:
     """The tenant whose job may be followed with this token.
 
     Raises:
-        NotAllowed: it is none of ours, of another job, or has expired; which of these is not said.
+        NotAllowed: it is none of ours, of another job, or has expired; which of these is not revealed.
     """
     try:
         until, spelled, signature = token.split(".")

@@ -38,7 +38,7 @@ class Streams:
     def text(self, job_id: str, *, again: str = AGAIN) -> Iterator[str]:
         """A job's text, piece by piece: `for text in pot.text(job.id): print(text, end="")` prints the answer.
 
-        After an attempt that broke it goes on where the next one says more. Where the next one differs, `again` comes,
+        After an attempt that broke it goes on where the next one goes further. Where the next one differs, `again` comes,
         and the new text from its beginning (`worker.producer.text`).
 
         Raises NotCompleted where the job ends otherwise, NotFound, Unreachable.

@@ -23,7 +23,7 @@ class Pieces:
     def __init__(self, again: str = AGAIN) -> None:
         self._again = again
         self._shown = ""  # since `again` was last yielded
-        self._at = 0  # how much of it this attempt has said
+        self._at = 0  # how much of it this attempt has sent
 
     def of(self, event: Event) -> Iterator[str]:
         """The text to show for this event. Raises NotCompleted at an end that is not `job.completed`."""

@@ -16,7 +16,7 @@ from worker.base.settings import Settings
 from worker.batches.progress import Look, look
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Budget
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.jobs import lookup
 from worker.db.workers import registry
 from worker.db.workers.registry import WorkerRow
@@ -49,8 +49,8 @@ class Waiting:
     Attributes:
         reason: the job's `waiting_on`, or `workers` (none lives), `turn` (others are before it), `batch`, `running`.
         text: the reason in words, for people; it may quote the provider.
-        then: what happens next ("looks again", "tries again", "starts"), empty where nobody can know.
-        seconds: until then, None where nobody can know.
+        then: what happens next ("looks again", "tries again", "starts"), empty where that is unknown.
+        seconds: until then, None where that is unknown.
     """
 
     reason: str
@@ -97,7 +97,7 @@ def _facts(conn: Connection, tenant: str, job_id: str) -> tuple[JobDetail, Facts
     if job.status != "queued":
         return job, Facts()
     return job, Facts(
-        budgets=[one for one in reservations.every(conn) if one.tenant in {tenant, EVERYBODY}],
+        budgets=[one for one in reservations.every(conn) if one.tenant in {tenant, ALL_TENANTS}],
         workers=registry.listed(conn),
         batch=None if job.batch_id is None else look(conn, job.batch_id, tenant=tenant),
     )
@@ -134,7 +134,7 @@ def _held(job: JobDetail, reason: str, facts: Facts, now: datetime) -> Waiting:
     if reason == "budget":
         return Waiting(reason, _spent(facts.budgets or ()))
     if reason == "price":
-        words = f"a budget governs it, and nobody knows what {job.model} costs: give its price (STOCKPOT_PRICES) to the workers"
+        words = f"a budget governs it, and {job.model} has no known price: give one (STOCKPOT_PRICES) to the workers"
         return Waiting(reason, words, "looks again", due)
     if reason == "scheduled":
         return Waiting(reason, "it is scheduled for later", "starts", due)
@@ -190,7 +190,9 @@ def _spent(budgets: Sequence[Budget]) -> str:
     shut = next((one for one in budgets if one.shut), None)
     if shut is None:
         return "its most likely cost does not fit into what its budget has left"
-    whose = "the budget of all tenants together" if shut.tenant == EVERYBODY else f"the budget of tenant {shut.tenant}"
+    whose = (
+        "the budget of all tenants together" if shut.tenant == ALL_TENANTS else f"the budget of tenant {shut.tenant}"
+    )
     return f"{whose} is used up (${shut.spent_usd:.2f} of ${shut.limit_usd:.2f} {_PERIOD[shut.period]})"
 
 

@@ -156,7 +156,7 @@ class Webhooks:
         return self._scope.read(lambda conn: admin.events(conn, wanted, limit=limit))
 
     def replay(self, event: str | None = None, **which: Unpack[EventFilter]) -> builtins.list[str]:
-        """Deliver one event again, or all that match (dead and blocked ones unless `status` says otherwise).
+        """Deliver one event again, or all that match (dead and blocked ones unless `status` is given).
 
         The ids of those that will be delivered; they keep them.
 

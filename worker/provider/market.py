@@ -1,4 +1,4 @@
-"""What the provider says of its models now: prices, and how long an answer takes. Either may be unknown."""
+"""What the provider publishes of its models: prices, and how long an answer takes. Either may be unknown."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def _ask(settings: Settings) -> Market:
 
 
 def missing_models(settings: Settings, names: Collection[str]) -> set[str]:
-    """Which of these models the upstream says that it does not have; none when it does not answer."""
+    """Which of these models the upstream does not have; none when it does not answer."""
     return asyncio.run(_missing(settings, names))
 
 

@@ -1,4 +1,4 @@
-"""Prices of models, from the provider's own list (`GET /v1/models?include=pricing`): what a call costs when nobody said.
+"""Prices of models (`GET /v1/models?include=pricing`): the cost of calls whose answers do not state it.
 
 A price is an estimate and is marked as one; the provider's word for a call always wins. Without a list, or for a model
 that is not in it, there is no estimate: an invented cost would be worse than none.
@@ -35,7 +35,7 @@ _DEFAULT_OUTPUT = 512
 _SLOWLY = 10
 #: Models whose cost is remembered in a process; the one unused for longest goes first.
 _MODELS = 1_000
-#: Where a body says how many tokens it wants at most.
+#: The fields in which a body bounds its output tokens.
 _BOUNDS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
@@ -47,9 +47,9 @@ def cost_of(price: Price, usage: Usage) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a call may cost in US dollars; None when nobody knows.
+    """What a call may cost in US dollars; None when unknown.
 
-    A `guess` has no experience behind it. `unpriced`: a call of the model was answered, and nobody said what it cost.
+    A `guess` has no experience behind it. `unpriced`: a call of the model was answered without a known cost.
     `least_usd`: what one like it was billed that ended without its answer; a guess costs that much at least.
     """
 
@@ -105,14 +105,14 @@ class Prices:
         )
 
     def learn_billed(self, model: str, cost: Decimal) -> None:
-        """Take note of what the provider's log says that a call cost whose answer is not known: a whole one costs no less."""
+        """Take the logged cost of a call whose answer is not known: a whole answer costs no less."""
         self._billed[model] = max(cost, self._billed.get(model, cost))
         self._billed.move_to_end(model)
         if len(self._billed) > _MODELS:
             self._billed.popitem(last=False)
 
     def learn(self, model: str, cost: Decimal | None) -> None:
-        """Take note of what a call that was answered cost; None when nobody said and the list does not know either.
+        """Take note of what a call that was answered cost; None when neither the answer nor the list has it.
 
         A dearer call counts at once, cheaper ones little by little.
         """
@@ -190,7 +190,7 @@ def _price(entry: dict[str, Any]) -> Price | None:
 
 
 def _rate(unit: dict[str, Any]) -> tuple[str | None, Decimal | None]:
-    """One rate, per single token: `price` says nothing without `per`."""
+    """One rate, per single token: `price` means nothing without `per`."""
     name = str(unit.get("name", "")).lower()
     try:
         rate = Decimal(str(unit["price"])) / Decimal(str(unit.get("per", 1)))

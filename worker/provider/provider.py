@@ -1,6 +1,6 @@
 """AI/ML API's own side of an upstream: what it answers beyond chat completions and responses.
 
-Every answer may be "nobody knows" (None): any other provider has none of it, and nothing here may keep a job from
+Every answer may be unknown (None): any other provider has none of it, and nothing here may keep a job from
 running. The paths: `/v2/billing` (the balance), `/v2/logs` and `/v2/billing/transactions` (the books),
 `/v1/models?include=pricing` (prices), `/models/metrics` (latencies).
 """
@@ -22,7 +22,7 @@ from worker.upstream.client import UpstreamClient
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What the provider says of a key: whether it is refused (401, 403), and the US dollars that are left."""
+    """The provider's state of a key: whether it is refused (401, 403), and the US dollars that are left."""
 
     status: int
     usd: float | None = None

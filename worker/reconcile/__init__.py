@@ -1,6 +1,6 @@
 """The provider's books against our ledger.
 
-compare  What the provider's books say of an attempt
+compare  What the provider's log has of an attempt
 walk     The walk through the provider's books
 """
 

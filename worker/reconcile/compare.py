@@ -1,4 +1,4 @@
-"""What the provider's books say of an attempt."""
+"""What the provider's log has of an attempt."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from worker.provider.log import LogRow, ProviderLog
 
 #: The provider's clock and ours may differ by that much.
 SKEW = timedelta(seconds=60)
-#: What is not there by then does not come any more: an answer that nobody waits for is generated to its end and billed.
+#: What is not there by then does not come any more: an answer whose client has left is generated to its end and billed.
 LATEST = timedelta(minutes=15)
 
 
 def compare(entry: Entry, row: LogRow | None, now: datetime, latest: timedelta = LATEST) -> Mark:
-    """What the log says of an attempt; `row` is None when it is not there.
+    """What the log has of an attempt; `row` is None when it is not there.
 
     What is not there `latest` after its end cost nothing. (An answer that we have is not taken for free because of
     that: its estimate stands.)

@@ -152,7 +152,7 @@ class Walk:
 
     def _by_charge(self, entry: Entry, usd: Decimal) -> Mark:
         if entry.cost_usd is not None and entry.cost_source == "provider" and entry.cost_usd != usd:
-            self._report(f"{entry.client_request_id}: charged {usd} USD, the answer said {entry.cost_usd}")
+            self._report(f"{entry.client_request_id}: charged {usd} USD, the answer stated {entry.cost_usd}")
         verdict = "matched" if entry.outcome == "completed" else "orphaned"
         return Mark(entry.job_id, entry.attempt, verdict, cost_usd=usd)
 

@@ -13,7 +13,7 @@
     faults       Faults below HTTP
     fitting      What a model makes of tools and schemas
     frames       Frames: the events of a stream before they are bytes, and how a step writes them down
-    generation   What the simulated model says: a pure function of the request and the script's step
+    generation   The simulated model's text: a pure function of the request and the script's step
     journal      The journal: one line when a request was read, one when it ended
     keys         API keys with their balances, rows and charges
     limits       The simulated rate limits: requests and tokens a window, calls in flight
@@ -21,7 +21,7 @@
     models       `GET /v1/models` and `GET /models/metrics`
     oddities     Streams and answers as some providers write them, each kind as a step
     oracle       What the simulator will answer and charge, for tests to compare with what a client stored
-    process      The simulator as a process: it says where it listens, and stops on SIGTERM or SIGINT
+    process      The simulator as a process: it prints where it listens, and stops on SIGTERM or SIGINT
     refuse       Error responses: the provider's body shape, and OpenAI's for the steps that ask for it
     responses    Responses: a generation as the response object, or as the events of a stream
     script       Scripts

@@ -2,11 +2,11 @@
 
     read      the body is read to its end; the journal gets `received` before anything else happens
     admit     key, body, model, balance, limits, maintenance, in the provider's order; then the script's step
-    answer    `whole` or `stream` answers as the step says
+    answer    `whole` or `stream` answers as the step describes
     settle    the journal gets `done`, the key its row and charge; exactly once, before the client sees the end
 
 A whole answer whose client has left is generated to its end and billed, as the provider does; a stream whose
-client has left ends there and is not. A step that breaks the answer off bills nothing unless it says `billed`.
+client has left ends there and is not. A step that breaks the answer off bills nothing unless it has `billed`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CLIENT_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(slots=True)
 class Call:
-    """One request and all that becomes known of it. Times are from `time.monotonic` unless the name says `at`."""
+    """One request and all that becomes known of it. Times are from `time.monotonic` unless the name has `at`."""
 
     state: State
     request: web.Request
@@ -71,7 +71,7 @@ class Call:
 
     @property
     def streamed(self) -> bool:
-        """Whether the answer is a stream: as the request asks, unless the step says otherwise."""
+        """Whether the answer is a stream: as the request asks, unless the step overrides it."""
         if "twolengths" in self.step or "badhead" in self.step:
             return False  # such a head is written by hand, before one object
         return "jsonforstream" not in self.step if self.stream else "streamforjson" in self.step

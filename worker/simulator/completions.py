@@ -111,7 +111,7 @@ def _limit(call: Call) -> web.Response | None:
 
 
 async def _answer(call: Call, refused: web.Response | None) -> web.StreamResponse:
-    """Answer as the step says."""
+    """Answer as the step describes."""
     step = call.step
     if refused is not None:
         await call.think_before_refusal()

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\w)")
 _QUOTED = re.compile(r"""(?<!\w)(?:'([^'\n]+)'|"([^"\n]+)"|“([^”\n]+)”)""")
 _NAMED = re.compile(r"`(\w+)`")
 _WORD = re.compile(r"[a-z]{4,}")
-#: Words of tools' names that say nothing of what they are for.
+#: Words of tools' names that do not describe a purpose.
 _GENERIC = frozenset({"tool", "function", "call", "with", "from", "args"})
 #: Schemas that refer to themselves end here.
 _DEEPEST = 6

@@ -1,4 +1,4 @@
-"""What the simulated model says: a pure function of the request and the script's step.
+"""The simulated model's text: a pure function of the request and the script's step.
 
 The words come from a hash of the model and the prompt, so that the same request always gets the same answer and
 a test can compute it (`oracle`). Nothing here knows how an answer is framed; `chat` and `responses` do.
@@ -73,7 +73,7 @@ class Generation:
 
 
 def generate(body: Mapping[str, Any], step: Step, length: int = 40) -> Generation:
-    """Make the answer to a request body under a step; `length` is the answer's tokens when nothing else says."""
+    """Make the answer to a request body under a step; `length` is the answer's tokens when nothing else decides."""
     model = str(body.get("model", ""))
     turns = body.get("messages", body.get("input"))
     seed = _canonical([model, turns])

@@ -65,7 +65,7 @@ class Limits:
             traffic.requests.add(now, 1)
 
     def leave(self, route: Route, now: float, *, tokens: int) -> None:
-        """A call ended; its tokens count from now on (0: there is no tpm, or nothing was said)."""
+        """A call ended; its tokens count from now on (0: there is no tpm, or no usage is known)."""
         traffic = self._traffic[route]
         traffic.in_flight -= 1
         if tokens:

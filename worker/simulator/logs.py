@@ -21,7 +21,7 @@ _LONGEST_DAYS = 92
 
 
 class BadQuery(ValueError):
-    """A query parameter that the provider refuses; the message says why."""
+    """A query parameter that the provider refuses; the message has the reason."""
 
 
 def account_of(state: State, request: web.Request) -> tuple[str, Account] | None:

@@ -32,7 +32,7 @@ def models(request: web.Request) -> web.Response:
         for model in catalog.CATALOG.values()
         if not ids or ids & {model.id, *model.aliases}
     ]
-    # A scripted model is served though nobody lists it: who asks for it by its id finds it.
+    # A scripted model is served though no list has it: a request by its id finds it.
     scripted = [name for name in query.getall("id", []) if script_of(name, "") is not None]
     shown += [catalog.listing(replace(catalog.DEFAULT, id=name, aliases=()), wanted) for name in scripted]
     body = orjson.dumps({"object": "list", "data": shown})

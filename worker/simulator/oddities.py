@@ -1,6 +1,6 @@
-"""Streams and answers as some providers write them: each kind as a step, so that anybody can try what his program does.
+"""Streams and answers as some providers write them: each kind as a step, so that a user can try what his program does.
 
-The frames of a good stream go in, those of an odd one come out. What is whole stays whole, but for the steps that say
+The frames of a good stream go in, those of an odd one come out. What is whole stays whole, but for the steps documented
 that it broke. Pure.
 """
 

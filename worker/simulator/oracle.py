@@ -37,7 +37,7 @@ def expected(body: Mapping[str, Any], script: str | Step | None = None, *, token
 def expected_text(
     endpoint: str, body: Mapping[str, Any], script: str | Step | None = None, *, tokens: int = DEFAULT_TOKENS
 ) -> str:
-    """The visible text of all choices, joined. Both endpoints say the same; `endpoint` is there for the reader."""
+    """The visible text of all choices, joined. Both endpoints give the same; `endpoint` is there for the reader."""
     del endpoint
     return "".join(choice.text for choice in expected(body, script, tokens=tokens).choices)
 
@@ -59,6 +59,6 @@ def expected_usage(
 def expected_cost_usd(
     endpoint: str, body: Mapping[str, Any], script: str | Step | None = None, *, tokens: int = DEFAULT_TOKENS
 ) -> Decimal:
-    """The charge in USD, exactly as `usd_spent` says it."""
+    """The charge in USD, exactly as `usd_spent` has it."""
     del endpoint
     return catalog.usd(expected(body, script, tokens=tokens).credits)

@@ -1,4 +1,4 @@
-"""The simulator as a process: it says where it listens, and stops on SIGTERM or SIGINT."""
+"""The simulator as a process: it prints where it listens, and stops on SIGTERM or SIGINT."""
 
 from __future__ import annotations
 

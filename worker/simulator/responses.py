@@ -101,13 +101,13 @@ def _shell(head: Head, request: Mapping[str, Any], status: str) -> dict[str, Any
 
 
 def _given(request: Mapping[str, Any], name: str, default: Any) -> Any:
-    """What the request says, or the API's default; null says nothing."""
+    """The request's value, or the API's default; null means absent."""
     value = request.get(name)
     return default if value is None else value
 
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    """A tool as it is echoed: a function says whether it is strict."""
+    """A tool as it is echoed: a function has whether it is strict."""
     if tool.get("type") != "function":
         return tool
     return {"description": None, "parameters": None, "strict": True, **tool}

@@ -118,7 +118,7 @@ STEPS: Mapping[str, Takes] = {
     "code": "number",
 }
 
-#: Steps whose call never becomes a finished answer: billed nothing unless `billed` is said too.
+#: Steps whose call never becomes a finished answer: billed nothing unless `billed` is set too.
 _UNFINISHED = frozenset(
     {"hangup", "rst", "rst@headers", "cut", "end", "silent", "stall", "pings", "endless", "error", "errorevent"}
 ) | {"finisherror", "html", "empty", "gzip"}

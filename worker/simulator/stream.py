@@ -70,7 +70,7 @@ class Stream:
             call.first_token = time.monotonic()
 
     async def write(self, data: bytes) -> None:
-        """Write bytes, one at a time or compressed when the step says so."""
+        """Write bytes, one at a time or compressed when the step asks for it."""
         if self._zip is not None:
             data = self._zip.compress(data) + self._zip.flush(zlib.Z_SYNC_FLUSH)
         if "onebyte" not in self.call.step:
@@ -148,7 +148,7 @@ def _place(frames: Sequence[Frame], tokens: int) -> int:
 
 
 async def _break(stream: Stream, fault: str) -> web.StreamResponse:
-    """End the stream in the way that the fault says."""
+    """End the stream in the fault's way."""
     call = stream.call
     if fault == "stall":
         await faults.wait_for_goodbye()

@@ -1,4 +1,4 @@
-"""Body validation as the provider does it: the first problem, said with what was expected and what came. Pure.
+"""Body validation as the provider does it: the first problem, with what was expected and what came. Pure.
 
 Only what the provider documents for its models (the OpenAPI files of chat completions and responses) is checked;
 unknown fields pass, since other models accept more.
@@ -75,7 +75,7 @@ def _tools(tools: Any) -> Iterator[str]:
 
 
 def _kind(value: Any) -> str:
-    """The JSON name of a value's type; `undefined` for what is absent, as the provider says it."""
+    """The JSON name of a value's type; `undefined` for what is absent, as the provider names it."""
     if value is None:
         return "undefined"
     if isinstance(value, bool):

@@ -91,7 +91,7 @@ async def _headers_only(call: Call, headers: dict[str, str], length: int) -> web
 
 
 async def _half(call: Call, fault: str, headers: dict[str, str], body: bytes) -> web.StreamResponse:
-    """Half of the body. `end` says so politely (a chunked body that ends); the others had promised the whole."""
+    """Half of the body. `end` closes a chunked body in good order; the others had announced the whole length."""
     length = {} if fault == "end" else {"Content-Length": str(len(body))}
     if fault == "rst" and call.step.parts["rst"] is None:
         return await hang_up(call, rst=True)

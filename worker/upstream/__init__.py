@@ -5,16 +5,16 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     accumulate            Events of a stream in, the finished response object out
     accumulate_chat       Chat completion chunks in, one `chat.completion` object out
     accumulate_responses  Events of the Responses API in, one `response` object out
-    answer                Reading a 2xx answer for what it is: events or one object, whatever its labels say
-    blame                 Whom a refusal speaks of: the request, the account behind the key, or nobody
+    answer                Reading a 2xx answer for what it is: events or one object, independent of its labels
+    blame                 What a refusal blames: the request, the account behind the key, or nothing
     call                  What one upstream call asks for, and what can be seen of it while it runs
     chunk_template        The shape of a stream's ordinary chunk, so that the next one of the same shape need not be
     classify              From a status, headers and an error object to the decision they call for (a `Failure`); pure
     client                The upstream client: one call, one HTTP request, one outcome
     connections           The aiohttp session that carries httpx, and the truth about what happened on the wire
-    cost                  What the provider says that a call cost; in decimals, never in floats
+    cost                  The cost of a call as the provider states it; in decimals, never in floats
     decoding              A body made plain: compression that was not asked for is undone, within bounds
-    finish_reasons        What the word for an answer's end means: most end one, some say that it broke
+    finish_reasons        What a finish reason means: most end an answer, some mean that it broke
     heads                 Heads of answers that aiohttp's parser refuses and others read, put right before it sees them
     merge                 How the pieces of a streamed object add up; the rules that no field has for itself
     outcome               What one upstream call came to
@@ -29,5 +29,5 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     tool_calls            Fragments of tool calls in, whole tool calls out
     transport             httpx over one aiohttp session: the only module that imports httpx
     watch                 The timers of one call: total, and a window that starts again with every event
-    whole_body            An answer that came in one piece: is it one, and what does it say?
+    whole_body            An answer that came in one piece: whether it is one, and its content
 """

@@ -1,7 +1,7 @@
 """Events of a stream in, the finished response object out: what both endpoints have in common.
 
-An accumulator gives what the same call would have returned without streaming, so that nobody downstream needs to know
-how an answer came. It says whether the answer is whole: a stream that ends politely in the middle looks like success
+An accumulator builds what the same call would have returned without streaming, so that later code does not depend on
+how an answer came. It decides whether the answer is whole: a stream that ends early in good order looks like success
 to the SDKs, and `finished` is how it is noticed here.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class StreamBroken(Exception):
-    """The stream says that it failed, or says something that is no event.
+    """The stream contains an error, or something that is no event.
 
     `error` is the provider's error object (any shape), None when the event could not be read.
     """
@@ -26,7 +26,7 @@ class Accumulator(Protocol):
 
     usage: dict[str, Any] | None  # the provider's own usage object, of all events together
     meta: dict[str, Any] | None  # the provider's `meta`, which carries the cost
-    money: int  # how many events have said something of usage or cost
+    money: int  # how many events had usage or cost
     mended: bytes | None  # the last event as strictly valid JSON where it was not; None where its own bytes are
     finished: bool  # the answer has ended: every choice seen has a finish reason, or the terminal event came
     failure: Any  # what ended it as a failure (a finish reason `abort`, a status `failed`); None where nothing did
@@ -44,7 +44,7 @@ class Accumulator(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether the answer is whole although nothing said so, if the stream ends here in good order."""
+        """Whether the answer is whole although no event marked its end, if the stream ends here in good order."""
 
     @property
     def finish_reason(self) -> str | None:

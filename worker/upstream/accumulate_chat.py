@@ -3,7 +3,7 @@
 Who asked for one choice gets one, whatever index its pieces have: a few servers count their chunks there.
 
 The visible text of a call is the content of its first choice (index 0): with `n` > 1 the other choices are in the
-response object, but text that jumps between alternatives would help nobody who watches it.
+response object, but text that jumps between alternatives would be unreadable.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ChatAccumulator:
         return text
 
     def _is_plain(self, choices: list[Any]) -> bool:
-        """Whether all that a chunk said is one more piece of the text of choice 0."""
+        """Whether a chunk holds nothing but one more piece of the text of choice 0."""
         first = choices[0] if len(choices) == 1 else None
         return isinstance(first, dict) and (self._only or first.get("index") == 0) and self._choices[0].is_plain(first)
 
@@ -139,11 +139,11 @@ class ChatAccumulator:
         return body
 
     def _take_top(self, chunk: dict[str, Any]) -> bool:
-        """Take what stands beside the choices; say whether it only repeats what the chunk before said."""
+        """Take what stands beside the choices; return whether it only repeats the chunk before."""
         usage = chunk.pop("usage", None)
         chunk.pop("choices", None)
         chunk.pop("obfuscation", None)  # padding against traffic analysis, only meaningful while streaming
-        if usage is None and chunk == self._last_top:  # nearly every chunk repeats what the one before it said
+        if usage is None and chunk == self._last_top:  # nearly every chunk repeats the one before it
             return True
         self._last_top = chunk
         top = self._top
@@ -177,7 +177,7 @@ class ChatAccumulator:
 
     def _take_choices(self, choices: list[Any]) -> str:
         entries = [entry for entry in choices if isinstance(entry, dict)]
-        if self._only and len(entries) > 1:  # alternatives that nobody asked for
+        if self._only and len(entries) > 1:  # alternatives that were not requested
             first = min(_index(entry) for entry in entries)
             entries = [entry for entry in entries if _index(entry) == first]
         text = ""
@@ -204,7 +204,7 @@ class ChatAccumulator:
 
 
 class _Choice:
-    """One choice: its message so far and what else was said about it."""
+    """One choice: its message so far and its other fields."""
 
     __slots__ = (
         "_content_parts",
@@ -229,7 +229,7 @@ class _Choice:
         self._logprobs: dict[str, Any] | None = None
         self._tools = ToolCalls()
         self._extra: dict[str, Any] = {}
-        self._deltas = False  # some delta said something
+        self._deltas = False  # some delta had content
 
     @property
     def began(self) -> bool:

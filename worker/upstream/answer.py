@@ -1,4 +1,4 @@
-"""Reading a 2xx answer for what it is: events, or one object, whatever its labels say and whatever was asked for.
+"""Reading a 2xx answer for what it is: events or one object, independent of its labels and of the request.
 
 Providers and the proxies before them answer a request for a stream with one object and the other way round, label
 either as the other, or compress what they were asked to leave plain. All of it was paid for. So the first bytes decide.
@@ -52,7 +52,7 @@ class AnswerReading:
         encoding: str = "",
         events: bool = False,
     ) -> None:
-        """`encoding` and `events` are what the labels say: `Content-Encoding`, and whether the type is an event stream."""
+        """`encoding` and `events` are the labels: `Content-Encoding`, and whether the type is an event stream."""
         self.stage = Stage.WAITING
         self.inflated = 0  # bytes that compressed ones have come to
         self._call = call
@@ -86,7 +86,7 @@ class AnswerReading:
             self._events.end()
 
     def outcome(self, cut: Failure | None = None) -> Outcome:
-        """What it came to; `cut` says why reading stopped when it was not the answer's own end."""
+        """The outcome; `cut` is the reason why reading stopped before the answer's own end."""
         if self._broken is not None:
             return self._broken
         if self._events is not None:

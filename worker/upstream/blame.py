@@ -1,4 +1,4 @@
-"""Whom a refusal speaks of: the request, the account behind the key, or nobody. Pure; in the words that providers use.
+"""What a refusal blames: the request, the account behind the key, or nothing. Pure; in the words that providers use.
 
 A 402 or 403 about one request (moderation, a firewall, a model that the key may not use, more tokens than the rest of
 the credits pays for) must not stop all other requests of the key, and a key that is refused must not fail them one by
@@ -20,9 +20,9 @@ class Blame(StrEnum):
     KEY = "key"  # likewise: the key itself is refused
     MODEL = "model"  # the key may not use the model, or there is none
     REQUEST = "request"  # this request asks for more than there is
-    CONTENT = "content"  # what this request says is not allowed
+    CONTENT = "content"  # the content of this request is not allowed
     PACE = "pace"  # too much at once
-    NOBODY = "nobody"  # it gives no reason
+    UNKNOWN = "unknown"  # it gives no reason
 
 
 #: Codes and types that settle it.
@@ -104,7 +104,7 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
         ),
     ),
 )
-#: Words that say it of an account even with a status that is about the request (Anthropic refuses empty accounts with 400).
+#: Words that blame the account even with a status that is about the request (Anthropic refuses empty accounts with 400).
 _SURELY_ACCOUNT = re.compile(
     r"credit balance is too low|insufficient (account )?(balance|credits?|funds)|run out of credits|余额不足|欠费"
 )
@@ -116,10 +116,10 @@ def blame(words: UpstreamError) -> Blame:
         if word is not None and (found := _OF_CODE.get(word.lower())):
             return found
     message = words.message.lower()
-    return next((found for found, pattern in _PATTERNS if pattern.search(message)), Blame.NOBODY)
+    return next((found for found, pattern in _PATTERNS if pattern.search(message)), Blame.UNKNOWN)
 
 
 def is_account(words: UpstreamError) -> bool:
-    """Whether an error of any other status says without doubt that the account cannot pay."""
+    """Whether an error of any other status shows without doubt that the account cannot pay."""
     coded = any(word is not None and _OF_CODE.get(word.lower()) is Blame.ACCOUNT for word in (words.code, words.type))
     return coded or bool(_SURELY_ACCOUNT.search(words.message.lower()))

@@ -37,7 +37,7 @@ class Call:
 class Progress:
     """What has happened so far. The caller makes one, passes it along, and may read it at any time.
 
-    It outlives the call, so after a cancellation it still says what was sent, what arrived and what that cost.
+    It outlives the call, so after a cancellation it still holds what was sent, what arrived and what that cost.
     Times are seconds since the start of the call; None for what has not happened.
     """
 

@@ -6,7 +6,7 @@
 | 401, 402, 403 about the request or its model   | TERMINAL  | refused, invalid_request, not_found  |
 | 403 that gives no reason                       | TERMINAL  | refused; `unexplained`               |
 | 401, 402 that give none                        | ACCOUNT   | authentication, account              |
-| any status whose code says the quota is spent  | ACCOUNT   | account                              |
+| any status whose code means a spent quota     | ACCOUNT   | account                              |
 | 404                                            | TERMINAL  | not_found                            |
 | 413                                            | TERMINAL  | too_large                            |
 | other 4xx but those below                      | TERMINAL  | invalid_request                      |
@@ -178,7 +178,7 @@ def _without_words(status: int) -> tuple[Kind, ErrorClass]:
 
 
 def _is_unexplained(status: int, kind: Kind, words: UpstreamError) -> bool:
-    return status == 403 and kind is Kind.TERMINAL and blame(words) is Blame.NOBODY
+    return status == 403 and kind is Kind.TERMINAL and blame(words) is Blame.UNKNOWN
 
 
 def _code(status: int, words: UpstreamError) -> str | None:

@@ -10,7 +10,7 @@ Whether a failed call may have been paid is never guessed from an exception's ty
     sent, and no headers came       AMBIGUOUS
     headers came, the body broke    PARTIAL
 
-Whatever an answer says of its usage and cost is in its outcome, an answer's or a failure's: it is booked.
+An outcome, success or failure, holds all usage and cost that the answer stated, so that they are booked.
 
 Four timers: connect; first event (from sending to the first event of a stream); idle (between pieces); total. Comments
 and pings feed both middle ones: a slow reasoning model lives behind them, and the total bounds it. Without streaming a
@@ -114,9 +114,9 @@ class UpstreamClient:
         )
 
     async def call(self, call: Call, on_chunk: ChunkSink | None = None, progress: Progress | None = None) -> Outcome:
-        """Make the call and say what it came to. An exception of `on_chunk` ends the call and is raised.
+        """Make the call and return its outcome. An exception of `on_chunk` ends the call and is raised.
 
-        Cancelling closes the connection at once; `progress` then says what had been sent and received.
+        Cancelling closes the connection at once; `progress` then holds what had been sent and received.
         """
         progress = progress if progress is not None else Progress()
         if call.key is not None and not (call.key.isascii() and call.key.isprintable()):
@@ -358,7 +358,7 @@ def _refuses_usage(call: Call, outcome: Outcome) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _headers(key: str | None, accept: str, more: Headers) -> Headers:
-    """What each request says. `br` and `zstd` are not asked for; what comes compressed all the same is read if it can be."""
+    """The headers of each request. `br` and `zstd` are not requested; an answer in them is still read where possible."""
     own: Headers = (("user-agent", "stockpot"), ("accept-encoding", "identity"), ("accept", accept))
     if key and not any(name == "authorization" for name, _ in more):
         own = (*own, ("authorization", f"Bearer {key}"))

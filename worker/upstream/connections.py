@@ -55,7 +55,7 @@ WIRE: ContextVar[Wire | None] = ContextVar("stockpot_upstream_wire", default=Non
 
 
 class _Request(aiohttp.ClientRequest):
-    """A request that says when its bytes begin to leave. aiohttp's traces do too, at 50 µs of CPU a request."""
+    """A request that reports when its bytes begin to leave. aiohttp's traces do too, at 50 µs of CPU a request."""
 
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         """Send it over a connection that stands; nothing has been written to it before."""
@@ -69,7 +69,7 @@ class _Request(aiohttp.ClientRequest):
 def open_session(*, connect_timeout: float, tls: ssl.SSLContext, proxy: str | None = None) -> aiohttp.ClientSession:
     """A session without limits, cookies, redirects or decompression of its own; needs a running loop.
 
-    `proxy` is the one to use. What the environment says is not looked at here: aiohttp would read `.netrc` along with it.
+    `proxy` is the one to use. The environment is not read here: aiohttp would read `.netrc` along with it.
     """
     return aiohttp.ClientSession(
         # Our slots bound the number of calls; a second limit here would only make them queue unseen.
@@ -93,7 +93,7 @@ def open_session(*, connect_timeout: float, tls: ssl.SSLContext, proxy: str | No
 
 
 def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, str, str]:
-    """Kind, code and words for a call that broke; `sent` and `headers` say how far it had come."""
+    """Kind, code and words for a call that broke; `sent` and `headers` are how far it had come."""
     root = _root(error)
     unreadable = _parser_words(error)
     if headers:
@@ -102,7 +102,7 @@ def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, s
     if isinstance(root, aiohttp.ClientHttpProxyError):
         return Kind.NOT_SENT, "proxy", f"the proxy answered {root.status} instead of connecting to the upstream"
     if sent and isinstance(root, aiohttp.ClientResponseError):
-        # An answer came, so the connection was not lost: nobody needs to look it up in the provider's log.
+        # An answer came, so the connection was not lost: no look-up in the provider's log is needed.
         return Kind.RETRYABLE, UNREADABLE, f"the upstream's answer is no HTTP: {unreadable or 'it cannot be read'}"
     if isinstance(root, aiohttp.ClientConnectionResetError):
         # aiohttp raises it while it writes: the connection was gone before the whole request had left.
@@ -120,7 +120,7 @@ def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, s
 #: The error code of an answer that HTTP's rules do not allow to be read.
 UNREADABLE = "unreadable_answer"
 
-#: The error code of a call for which this process had no file descriptor left: that says nothing about the upstream.
+#: The error code of a call for which this process had no file descriptor left: no sign of trouble upstream.
 NO_FILES = "no_file_descriptors"
 
 #: Most specific first: a certificate error is also a connector error.
@@ -135,7 +135,7 @@ _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int, touch: Callable[[], None]) -> tuple[bytes, bool]:
-    """Read a body of at most `limit` bytes; also say whether that was all of it.
+    """Read a body of at most `limit` bytes; also return whether that was all of it.
 
     Of a larger one only the beginning is returned: a copy of what is refused would double what it costs.
     """
@@ -157,7 +157,7 @@ def lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parser_words(error: BaseException) -> str:
-    """What the HTTP parser said of an answer, in one line; empty when it was not the parser that gave up."""
+    """The HTTP parser's error for an answer, in one line; empty when it was not the parser that gave up."""
     step: BaseException | None = error
     while step is not None:
         if isinstance(step, aiohttp.http.HttpProcessingError) and step.message:

@@ -1,4 +1,4 @@
-"""What the provider says that a call cost; in decimals, never in floats.
+"""The cost of a call as the provider states it; in decimals, never in floats.
 
 AI/ML API reports it in the headers `x-aimlapi-usd-spent` and `x-aimlapi-credits-used`, or under `meta.usage` in the
 body or in the last chunk of a stream (https://docs.aimlapi.com/capabilities/request-tracing-and-cost). OpenRouter
@@ -19,13 +19,13 @@ _MOST = Decimal(1_000_000)
 
 
 def cost_from_headers(headers: Mapping[str, str]) -> Decimal | None:
-    """USD from response headers (lower-case names); None when they say nothing usable."""
+    """USD from response headers (lower-case names); None when they have nothing usable."""
     cost = _usd(headers.get("x-aimlapi-usd-spent"), headers.get("x-aimlapi-credits-used"))
     return cost if cost is not None else _usd(headers.get("x-litellm-response-cost"), None)
 
 
 def cost_from_meta(meta: Any) -> Decimal | None:
-    """USD from a `meta` object; None when it says nothing usable."""
+    """USD from a `meta` object; None when it has nothing usable."""
     usage = meta.get("usage") if isinstance(meta, dict) else None
     if not isinstance(usage, dict):
         return None
@@ -33,7 +33,7 @@ def cost_from_meta(meta: Any) -> Decimal | None:
 
 
 def cost_from_usage(usage: Any) -> Decimal | None:
-    """USD from a `usage` object; None when it says nothing usable."""
+    """USD from a `usage` object; None when it has nothing usable."""
     cost = usage.get("cost") if isinstance(usage, dict) else None
     return _usd(cost.get("total_cost") if isinstance(cost, dict) else cost, None)
 

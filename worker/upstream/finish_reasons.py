@@ -1,4 +1,4 @@
-"""What the word for an answer's end means: most end one, some say that there is none."""
+"""What a finish reason means: most end an answer, some mean that it broke."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 #: Placeholders of servers that write an absent reason as text.
 _NONE = frozenset({"", "null", "none", "nil", "undefined"})
 #: Words for an answer that broke: vLLM and SGLang, Zhipu, DeepSeek, OpenRouter, and what gateways make of them. An
-#: unknown word stays an answer's, so that a new one costs nobody a call that was paid for.
+#: unknown word stays an answer's, so that a new one does not waste a call that was paid for.
 _FAILED = frozenset(
     {
         "error",
@@ -40,7 +40,7 @@ def reason_of(value: Any) -> str | None:
 
 
 def is_failure(reason: str) -> bool:
-    """Whether a reason says that the answer broke."""
+    """Whether a reason means that the answer broke."""
     word = reason.strip().lower().replace("-", "_")
     return word in _FAILED or word.endswith("_error")
 

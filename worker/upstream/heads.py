@@ -1,6 +1,6 @@
 """Heads of answers that other clients read and aiohttp's parser refuses, put right before it sees them.
 
-A proxy that repeats `Content-Length` with the same value says one thing twice (RFC 9110, 8.6 allows to read it as one).
+A proxy that repeats `Content-Length` with the same value repeats itself (RFC 9110, 8.6 allows to read it as one).
 Beside `Transfer-Encoding` a `Content-Length` means nothing (RFC 9112, 6.3); such a connection is not used again.
 """
 
@@ -26,7 +26,7 @@ def mend_head_of(conn: aiohttp.connector.Connection) -> None:
 
 
 def mended(head: bytes) -> bytes:
-    """A head (without its empty line) that says the length of its body once."""
+    """A head (without its empty line) that states the length of its body once."""
     lower = head.lower()
     if lower.count(_LENGTH) < 2 and (_LENGTH not in lower or _ENCODING not in lower):
         return head

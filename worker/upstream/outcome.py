@@ -1,6 +1,6 @@
 """What one upstream call came to: an `Answer`, or a `Failure` that names the decision it calls for.
 
-These are values, not exceptions: `retry.decide` reads a `Failure` and says retry, wait or fail.
+These are values, not exceptions: `retry.decide` reads a `Failure` and returns retry, wait or fail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Kind(StrEnum):
     RETRYABLE = "retryable"  # 408, 409, 425, 498, 5xx, wrong content: try again
     PARTIAL = "partial"  # the answer began and broke: keep what came, try again as a new epoch
     AMBIGUOUS = "ambiguous"  # the request was sent and nothing came back: it may have been paid
-    TERMINAL = "terminal"  # the request is wrong, or the upstream said not to try again
+    TERMINAL = "terminal"  # the request is wrong, or the upstream forbids to try again
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Answer:
     """A finished answer: the response body as the provider gave it, or as its stream adds up to.
 
     `body` is JSON text (UTF-8) and goes to the database unchanged. `text` is the visible text of all
-    output, joined. `cost_usd` is the provider's own word, None when it said none.
+    output, joined. `cost_usd` is the provider's figure, None when it gave none.
     """
 
     status: int
@@ -71,7 +71,7 @@ class Failure:
     inference_id: str | None = None
     request_id: str | None = None
     partial_text: str = ""  # what had arrived of a broken stream
-    usage: Usage | None = None  # whatever the answer said of its usage and cost: it is booked, whoever is to blame
+    usage: Usage | None = None  # all usage and cost that the answer stated: booked for failures, too
     cost_usd: Decimal | None = None
     begun: bool = False  # a part of an answer had come, or was billed: the attempt counts whatever the kind
     unexplained: bool = False  # refused (403) without a reason: several in a row mean the account

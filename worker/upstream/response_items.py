@@ -1,7 +1,7 @@
 """The output items of a streamed response, put together from their own events.
 
 Needed only where the terminal event does not carry them. Items are distinguished by their id: some proxies give all of
-them the same `output_index`. What `response.output_item.done` says is the item; else it is what was added, with the
+them the same `output_index`. The item of `response.output_item.done` counts; else it is what was added, with the
 text, the arguments and the summaries that came in deltas.
 """
 
@@ -70,7 +70,7 @@ class ResponseItems:
 
     @property
     def all_done(self) -> bool:
-        """Whether there are items, and each was said to be done."""
+        """Whether there are items, and each was marked as done."""
         return bool(self._items) and all(item.done is not None for item in self._items)
 
     def add(self, kind: str | None, event: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 The rules are those of the HTML standard, section 9.2.6 (https://html.spec.whatwg.org/multipage/server-sent-events.html):
 lines end with LF, CRLF or CR and with nothing else, so U+2028 or U+0085 inside a JSON text stay what they are. Text
-stays bytes: a character cut in two by a packet is whole again before anybody decodes it.
+stays bytes: a character cut in two by a packet is whole again before it is decoded.
 
 Three deviations, on purpose, each for streams that are in use and whole:
 
@@ -178,7 +178,7 @@ class EventParser:
                 self._dispatch(events)
             self._raw = True
             self._add(line)
-        # A comment (no name), `id`, `retry` and unknown fields say nothing that a call needs.
+        # A comment (no name), `id`, `retry` and unknown fields hold nothing that a call needs.
 
     def _add(self, value: bytes) -> None:
         self._open = True

@@ -3,7 +3,7 @@
     WAITING ── the first event ──▶ RUNNING ── a finish reason ──▶ FINISHED ── usage or [DONE] ──▶ ENDING
     RUNNING ── an error, a cut event ──▶ ENDING         any ── more bytes than allowed ──▶ FULL
 
-Once the answer is whole it is an answer: what follows is counted and ignored. Once it has failed, only what it says of
+Once the answer is whole it is an answer: what follows is counted and ignored. Once it has failed, only what it states of
 usage and cost is still taken. In either case the connection is not waited for much longer. What cannot be a piece of an
 answer (`ping`, a time, `""`) is counted and skipped; half a JSON text breaks the stream.
 """
@@ -48,7 +48,7 @@ class Stage(IntEnum):
 
 
 class StreamReading:
-    """One streamed answer. Feed `take`, look at `stage` when it says so, then ask for the `outcome`."""
+    """One streamed answer. Feed `take`, look at `stage` when it returns True, then ask for the `outcome`."""
 
     __slots__ = (
         "_asked",
@@ -80,8 +80,8 @@ class StreamReading:
         self._asked = choices_asked(call)
         self._parser = EventParser(max_bytes)
         self._sum = accumulator_for(call.endpoint, self._asked)
-        self._done = False  # the server said that it was done
-        self._goes_on = False  # text came behind a finish reason: it stands in each chunk and says nothing
+        self._done = False  # the server sent its end marker
+        self._goes_on = False  # text came behind a finish reason: it stands in each chunk and means nothing
         self._header_cost = progress.cost_usd
         self._money = 0
         self._broken: Failure | None = None
@@ -109,7 +109,7 @@ class StreamReading:
             self._take_events(self._parser.close())
 
     def outcome(self, cut: Failure | None = None) -> Outcome:
-        """What the stream came to. `cut` says why reading stopped when it was not the stream's own end.
+        """The outcome of the stream. `cut` is the reason why reading stopped before the stream's own end.
 
         A whole answer stays one even when the connection broke behind it: asking again would pay again.
         """
@@ -128,7 +128,7 @@ class StreamReading:
             return self._failed(Failure(Kind.RETRYABLE, "upstream", "wrong_content", message))
         message = "the stream ended before the answer did: no finish reason came"
         if self._words:
-            message = f"{message}; the upstream said: {self._words}"
+            message = f"{message}; the upstream sent: {self._words}"
         return self._failed(Failure(Kind.PARTIAL, "truncated", "no_finish_reason", message))
 
     @property
@@ -230,7 +230,7 @@ class StreamReading:
         return Failure(Kind.PARTIAL, "upstream", reason[:100], failure_words(reason), begun=True)
 
     def _take_money(self) -> None:
-        """Take what the answer says of usage and cost so far."""
+        """Take the usage and cost that the answer has stated so far."""
         usage, progress = self._sum.usage, self._progress
         self._money = self._sum.money
         if usage is not None:

@@ -19,9 +19,9 @@ Gate = Callable[[Callable[[], None]], bool]
 
 
 async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], bool], gate: Gate) -> None:
-    """Give `take` each piece of the body as it arrives, until the body ends or `take` says that it has enough.
+    """Give `take` each piece of the body as it arrives, until the body ends or `take` returns that it has enough.
 
-    While `gate` says no, nothing is read, and aiohttp's own flow control soon stops the sender.
+    While `gate` is closed, nothing is read, and aiohttp's own flow control soon stops the sender.
 
     Raises:
         aiohttp.ClientError: the body broke off; and whatever `take` raises.
@@ -62,7 +62,7 @@ class _Tap(asyncio.Protocol):
         if self.ended.done():
             return
         try:
-            # What has all come already is read whatever the gate says: its connection belongs to others by now.
+            # A body that has arrived whole is read while the gate is closed, too: its connection serves other calls by now.
             while (self._gate(self._drain) or self._content.is_eof()) and (data := self._content.read_nowait()):
                 if self._take(data):
                     self.ended.set_result(None)
@@ -92,7 +92,7 @@ class _Tap(asyncio.Protocol):
         return keeps_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone: aiohttp ends the body or says what broke it."""
+        """The connection is gone: aiohttp ends the body or sets the exception that broke it."""
         self._inner.connection_lost(exc)
         self._drain()
         self._lose()

@@ -1,6 +1,6 @@
 """Fragments of tool calls in, whole tool calls out.
 
-Which call a fragment belongs to is said in many ways, and some providers say it wrongly. So, in this order:
+Providers mark in many ways, some wrongly, to which call a fragment belongs. So, in this order:
 
 - An id that is known continues its call, whatever the index.
 - A new id with a name begins a call. So does a new id without an index.

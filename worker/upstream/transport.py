@@ -92,7 +92,7 @@ class _OverAiohttp(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """An answer's body, for whoever reads it through httpx."""
+    """An answer's body, for code that reads it through httpx."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._answer = answer

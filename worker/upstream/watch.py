@@ -45,7 +45,7 @@ class Watch:
         return self._loop.time() - self.started
 
     def phase(self, name: str, window: float) -> None:
-        """From now on at most `window` seconds may pass between touches; `name` is what `fired` will say."""
+        """From now on at most `window` seconds may pass between touches; `name` becomes the value of `fired`."""
         self._phase = name
         self._window = window
         self._since = self._loop.time()

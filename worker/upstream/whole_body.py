@@ -1,4 +1,4 @@
-"""An answer that came in one piece: is it one, and what does it say?"""
+"""An answer that came in one piece: whether it is one, and its content."""
 
 from __future__ import annotations
 
@@ -169,8 +169,8 @@ def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
     except ValueError as error:
         words = read_error(body).message
         looks_like_json = body.lstrip()[:1] in (b"{", b"[")
-        said = "" if looks_like_json or not words else f"; it says: {words}"
-        return {}, b"", f"the upstream's body is no JSON: {error}{said}"
+        quoted = "" if looks_like_json or not words else f"; it is: {words}"
+        return {}, b"", f"the upstream's body is no JSON: {error}{quoted}"
     if isinstance(value, list) and is_error(value):
         value, mended = value[0], None
         return value, jsontext.dumps(value), ""

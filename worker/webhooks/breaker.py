@@ -81,7 +81,7 @@ class Breaker:
         self.closed_again_at = 0.0
 
     def failed(self, now: float) -> None:
-        """The destination did not answer, or said that it cannot."""
+        """The destination did not answer, or answered that it cannot."""
         self.failures += 1
         if self.is_open:
             cool = min(COOL_SECONDS * 2.0 ** min(self.failures - THRESHOLD, 10), MAX_COOL_SECONDS)

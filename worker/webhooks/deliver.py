@@ -49,10 +49,10 @@ _CLAIM_PAUSE = 0.01
 """Seconds between two claims in a row, so that a claim takes what many finished sends have made room for."""
 
 COUNT_SECONDS = 15.0
-"""A usual interval of scraping: counting what waits more often shows nobody more."""
+"""A usual interval of scraping: counting what waits more often shows nothing new."""
 
 AT_MOST = 100_000
-"""Events counted: some ten milliseconds within an index. Beyond that a count changes nobody's mind."""
+"""Events counted: some ten milliseconds within an index. Beyond that an exact count makes no difference."""
 
 _UNREADABLE_SECONDS = 60.0
 """Until an event whose secret cannot be decrypted is looked at again: mending it takes a person."""
@@ -69,7 +69,7 @@ class Deliverer:
         run_sql: runs a function with a connection in a transaction, off the loop.
         owner: the worker's name in the leases.
         lease_seconds: of a claim; renewed three times in its life.
-        poll_seconds: how often to look for due events when nobody calls `wake`; only so often, too, for leases that
+        poll_seconds: how often to look for due events without a `wake`; only so often, too, for leases that
             ran out.
         retry_scale: multiplies the schedule and the breaker's pauses.
         count_backlog: keep the metrics of what waits and what was given up: queries that only serve who scrapes them.
@@ -147,14 +147,14 @@ class Deliverer:
         self._wake.set()
 
     def ask(self, conn: Connection) -> tuple[float | None, tuple[int, int] | None]:
-        """What somebody asks who looks on our behalf: seconds until an event is due; how many wait and are given up."""
+        """What `Looks` asks on our behalf: seconds until an event is due; how many wait and are given up."""
         counts = None
         if self._count_backlog and time.monotonic() >= self._count_at:
             counts = backlog(conn, at_most=AT_MOST)
         return outbox.seconds_until_due(conn), counts
 
     def take(self, found: tuple[float | None, tuple[int, int] | None]) -> float | None:
-        """What `ask` found. From now on somebody asks regularly, and this does not look by itself any more."""
+        """What `ask` found. From now on `Looks` asks regularly, and this does not look by itself any more."""
         self._polls = False
         seconds, counts = found
         if counts is not None:
@@ -320,8 +320,8 @@ class Deliverer:
             if verdict.status != "delivered":
                 span.fail(str(verdict.status_code or "no_answer"))
         crashpoint("hook.sent", event.job_id)
-        say = log.debug if judgement.health is Health.WELL else log.info
-        say(
+        write = log.debug if judgement.health is Health.WELL else log.info
+        write(
             "webhook_attempted",
             event_id=event.id,
             job_id=event.job_id,

@@ -78,7 +78,7 @@ class Reply:
 
 
 class SystemResolver:
-    """The machine's resolver, on threads of its own: a name server that hangs must not hold up anyone else's work."""
+    """The machine's resolver, on threads of its own: a name server that hangs must not hold up other work."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="webhook-dns")
@@ -90,7 +90,7 @@ class SystemResolver:
         return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     def close(self) -> None:
-        """Let the threads go; what they still look up is nobody's."""
+        """Let the threads go; what they still look up is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @staticmethod
@@ -296,7 +296,7 @@ def _refusal(policy: Policy, text: str, scheme: str, port: int) -> str | None:
 
 
 def in_words(error: Exception) -> str:
-    """Why no answer came, in words that whoever runs the receiver understands."""
+    """Why no answer came, in words that the receiver's operator understands."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return f"its name does not resolve ({error.strerror or error.os_error})"
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
@@ -327,7 +327,7 @@ def _is_ours(text: str, port: int) -> bool:
         try:
             probe.connect((text, port))
         except OSError:
-            return False  # no route: the connection itself will say so
+            return False  # no route: the connection itself will fail with that
         return bool(parse_address(probe.getsockname()[0]) == parse_address(text))
 
 

@@ -32,8 +32,8 @@ class Settled:
         webhook: the URL given with the job or batch.
         batch_id: of a job, the batch that it belongs to.
         request_counts: of a batch: total, completed, failed.
-        seed: of the event's ids. One per ending, so that a transaction that is repeated because nobody knows whether
-            it was committed makes the same events, not new ones.
+        seed: of the event's ids. One per ending, so that a transaction that is repeated after an
+            uncertain commit makes the same events, not new ones.
     """
 
     kind: str

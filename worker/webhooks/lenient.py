@@ -59,7 +59,7 @@ class LenientHandler(ResponseHandler):
         """What has come is no whole head yet: wait for more, unless there is too much of it already."""
         if len(self._received) <= MOST_HEAD_BYTES:
             if status is None and self._received.strip() and not b"HTTP/".startswith(self._received.strip()[:5]):
-                self._head_is_read = True  # no HTTP at all: let aiohttp say so
+                self._head_is_read = True  # no HTTP at all: aiohttp raises its error
                 super().data_received(self._received)
             return
         self._head_is_read = True
@@ -76,7 +76,7 @@ class LenientHandler(ResponseHandler):
         super().connection_lost(exc)
 
     def _hand_on(self, code: int, head: bytes, rest: bytes, *, ends: bool = False, old: bool = False) -> None:
-        """Give aiohttp the head as it reads one, and what came behind it; `old` versions close unless they say otherwise."""
+        """Give aiohttp the head as it reads one, and what came behind it; `old` versions close unless kept alive."""
         fields = dict(_fields(head))
         if old:
             fields.setdefault(b"connection", b"close")
@@ -89,7 +89,7 @@ class LenientHandler(ResponseHandler):
             ends = ends or bool(rest) or bool(length) or b"transfer-encoding" in fields
             fields.pop(b"content-length", None)
             fields.pop(b"transfer-encoding", None)
-        if ends:  # what else comes on this connection belongs to nobody
+        if ends:  # what else comes on this connection belongs to no request
             fields = {name: value for name, value in fields.items() if name == b"retry-after"}
             fields |= {b"connection": b"close", b"content-length": b"0"}
             if code in _WITHOUT_BODY:

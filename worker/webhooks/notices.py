@@ -95,7 +95,7 @@ def announce_used_up(conn: Connection, budgets: Sequence[Budget]) -> int:
 
 
 def trial_row(endpoint_id: str, tenant: str, at: float) -> EventRow:
-    """The event that somebody who tests an endpoint sends to it, whatever its filter says."""
+    """The event of an endpoint's test, sent whatever the endpoint's filter is."""
     return Notice(type=TEST, tenant=tenant, data={"id": endpoint_id, "status": "test"}, at=int(at)).row_for(endpoint_id)
 
 

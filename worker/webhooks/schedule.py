@@ -16,7 +16,7 @@ DELAYS = tuple(
 """The wait after the first, second, … failed attempt. After the last of them the event is dead."""
 
 MAX_RETRY_AFTER = timedelta(hours=24)
-"""The longest wait a receiver may ask for: the schedule's own longest, so that nobody can park events for ever."""
+"""The longest wait a receiver may ask for: the schedule's own longest, so that no receiver can park events for ever."""
 
 JITTER = 0.2
 """Each wait is longer or shorter by up to a fifth, so that events that failed together do not come back together."""

@@ -154,5 +154,5 @@ def _derive(master: bytes, purpose: bytes) -> bytes:
 
 
 def _derive_raw(master: bytes, purpose: bytes) -> bytes:
-    """32 bytes for one purpose (RFC 5869), so that no use of the key says anything of another."""
+    """32 bytes for one purpose (RFC 5869), so that no use of the key reveals anything of another."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"stockpot webhooks 1 " + purpose).derive(master)

@@ -33,7 +33,7 @@ class Subscriptions:
         self._by_tenant: dict[str, list[Subscriber]] = {}
 
     def rows(self, conn: Connection, settled: Sequence[Settled]) -> list[EventRow]:
-        """The outbox rows for a slice of settled jobs and batches; empty when nobody wants to know.
+        """The outbox rows for a slice of settled jobs and batches; empty when no endpoint wants it.
 
         Give them to `db.outbox.enqueue` in the transaction that settles.
         """

@@ -19,7 +19,7 @@ _KEPT_ERROR = 500
 
 
 class Health(StrEnum):
-    """What the outcome says of the destination."""
+    """What the outcome means for the destination."""
 
     WELL = "well"
     REFUSING = "refusing"  # it answers, but does not take this: a failure, yet no reason to leave it alone

@@ -26,7 +26,7 @@ from worker.producer.stockpot import Stockpot
 @options.tenant
 @options.as_json
 def report(batch: str, output: str | None, tenant: str, *, shared: bool, as_json: bool) -> None:
-    """Say what became of BATCH: lines by end, call times, retries, tokens, cost against the quote, failed lines.
+    """Show what became of BATCH: lines by end, call times, retries, tokens, cost against the quote, failed lines.
 
     Best when it is over; of a batch under way it is what there is so far.
     """

@@ -108,7 +108,7 @@ def _name_leftovers(output: str, errors: str | None) -> None:
 
 
 def _not_written(error: NotWritten, batch: str, output: str, errors: str | None, *, order: Order) -> None:
-    """Say why an output takes no more, and the command that goes on."""
+    """Print why an output takes no more, and the command that goes on."""
     silence_stdout()
     say(click.style("Error: ", fg="red", bold=True) + f"{error}.")
     if error.offset is None:

@@ -178,7 +178,7 @@ def _submitted(made: SubmittedBatch, *, as_json: bool) -> None:
 
 
 def _warn(offer: Quote, wanted: BatchOptions) -> None:
-    """Say before it starts what will not fit."""
+    """Print before it starts what will not fit."""
     most = cast("Decimal | None", wanted.get("max_cost_usd"))
     if most is not None and offer.cost_usd is not None and offer.cost_usd > most:
         say(f"The quote is {money(offer.cost_usd)}, more than --max-cost {money(most)}: it will stop there.")

@@ -76,7 +76,7 @@ def _followed(pot: Stockpot, batch: str, writing: Future[Exported] | None, *, as
         return FAILED
     row = last.row
     if writing is not None and row.over:
-        with contextlib.suppress(NotWritten):  # `_written` says it
+        with contextlib.suppress(NotWritten):  # `_written` prints it
             writing.result()  # to the last line
     if as_json:
         put_json(batch_object(row).to_json())
@@ -97,7 +97,7 @@ def _written(
     errors: str | None,
     shared: bool,
 ) -> int:
-    """Say what was written, and how to go on where that is not all."""
+    """Print what was written, and how to go on where that is not all."""
     try:
         written = writing.result()
     except NotWritten as error:
@@ -113,19 +113,19 @@ def _written(
     return code
 
 
-#: Why a batch stands until somebody does something; whoever waits for it waits no longer.
+#: Why a batch stands until its user acts; a command that waits for it waits no longer.
 _STANDS = {
     "max_cost": "{id} has reached its --max-cost of {most}: {left:,} lines are not called."
     " Go on: stockpot batch resume {id} --max-cost USD",
     "failing": "{id} holds itself: its first {failed:,} lines all failed alike ({why})."
     " Mend that, then go on: stockpot batch resume {id}; or end it: stockpot batch cancel {id}",
-    "unpriced": "{id} has a --max-cost, and nobody knows what its calls cost: {left:,} lines are not called."
+    "unpriced": "{id} has a --max-cost, and its calls have no known price: {left:,} lines are not called."
     " Give prices (STOCKPOT_PRICES) to the workers, then go on: stockpot batch resume {id}",
 }
 
 
 def standing(row: BatchRow) -> str | None:
-    """Why a batch that is not over goes on only when somebody does something; None: it goes on, or is over."""
+    """Why a batch that is not over goes on only when its user acts; None: it goes on, or is over."""
     words = _STANDS.get(row.hold_reason or "")
     if words is None or row.over:
         return None

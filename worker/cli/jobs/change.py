@@ -52,7 +52,7 @@ Examples:
 @options.tenant
 @options.as_json
 def retry(job: str | None, where: tuple[str, ...] | None, tenant: str, *, as_json: bool) -> None:
-    """Queue JOB again, or with --where every job that matches (failed ones unless `status` says otherwise).
+    """Queue JOB again, or with --where every job that matches (failed ones unless `status` is given).
 
     Its attempts are given back; the ledger keeps every call that was made. Prints the ids.
     """
@@ -71,7 +71,7 @@ def retry(job: str | None, where: tuple[str, ...] | None, tenant: str, *, as_jso
             try:
                 pot.retry(one)
             except NotAllowed:
-                continue  # somebody else was quicker
+                continue  # another command was quicker
             retried += 1
             _queued(one, as_json=as_json)
     say(f"{retried:,} queued again." if retried else "No jobs match.")

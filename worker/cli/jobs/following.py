@@ -1,7 +1,7 @@
 """A job followed to its end: live tokens while it runs, the answer and what it cost when it is over.
 
 Tokens go where people look: to stdout if that is a terminal, else to stderr if that is one. A file or pipe on stdout
-gets the final answer, once, and never the text of an attempt that broke. Ctrl-C leaves the job running and says how
+gets the final answer, once, and never the text of an attempt that broke. Ctrl-C leaves the job running and prints how
 to watch it again.
 """
 
@@ -152,7 +152,7 @@ def sentence(why: Waiting) -> str:
 
 @contextlib.asynccontextmanager
 async def _words_while_idle(pot: AsyncStockpot, job_id: str) -> AsyncIterator[Callable[[], None]]:
-    """Say why nothing happens, and each change of it; the block calls what it is given when something happens."""
+    """Print why nothing happens, and each change of it; the block calls what it is given when something happens."""
     happened = asyncio.get_running_loop().time()
 
     def note() -> None:
@@ -165,20 +165,20 @@ async def _words_while_idle(pot: AsyncStockpot, job_id: str) -> AsyncIterator[Ca
             await asyncio.sleep(_LOOK_SECONDS)
             if asyncio.get_running_loop().time() - happened < _PATIENCE_SECONDS:
                 continue
-            with contextlib.suppress(Unreachable):  # the events say so, or the wait does
+            with contextlib.suppress(Unreachable):  # the events show it, or the wait does
                 why = await pot.waiting(job_id)
                 if why is None or why.text == last or (why.reason == "running" and last is None):
                     continue
                 last = why.text
                 say(click.style(sentence(why), fg="yellow"))
 
-    saying = asyncio.create_task(words())
+    printing = asyncio.create_task(words())
     try:
         yield note
     finally:
-        saying.cancel()
+        printing.cancel()
         with contextlib.suppress(asyncio.CancelledError, StockpotError):
-            await saying
+            await printing
 
 
 def _terminal(*, quiet: bool) -> TextIO | None:

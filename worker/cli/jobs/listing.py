@@ -19,7 +19,7 @@ from worker.producer.stockpot import Stockpot
 
 #: Rows that one statement reads; a longer list is read page by page, so that nothing is locked for long.
 _PAGE = 500
-#: A list that has not found enough by then says how far it has looked.
+#: A list that has not found enough by then reports how far it has looked.
 LONGEST_SECONDS = 2.0
 
 
@@ -80,7 +80,7 @@ def matching(pot: Stockpot, limit: int | None = None, **which: Any) -> Iterator[
 def _newest(
     pot: Stockpot, limit: int, before: str | None, all_tenants: bool, **which: Unpack[Filters]
 ) -> Iterator[Job]:
-    """As `matching`, but it stops after `LONGEST_SECONDS` without enough, and says where to go on."""
+    """As `matching`, but it stops after `LONGEST_SECONDS` without enough, and prints where to go on."""
     left, began = limit, time.monotonic()
     while left > 0:
         page = pot.page(limit=min(_PAGE, left), before=before, all_tenants=all_tenants, **which)

@@ -22,7 +22,7 @@ Examples:
 @options.tenant
 @options.as_json
 def watch(job: str, after: int, tenant: str, *, as_json: bool) -> None:
-    """Follow JOB to its end: what it has said so far, then live. Ctrl-C leaves it running.
+    """Follow JOB to its end: its text so far, then live. Ctrl-C leaves it running.
 
     Exits 0 if the job completed and 1 if it failed, was cancelled or expired. With --json the events are printed as
     they come, one per line.

@@ -12,7 +12,7 @@ from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import money, put_json, say, screen
 from worker.cli.tables import Table
-from worker.producer.budgets import EVERYBODY, Budget, Period
+from worker.producer.budgets import ALL_TENANTS, Budget, Period
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +83,7 @@ def _period(*, total: bool) -> Period:
 
 
 def _whose(name: str) -> str:
-    return "All tenants together" if name == EVERYBODY else f"Tenant {name}"
+    return "All tenants together" if name == ALL_TENANTS else f"Tenant {name}"
 
 
 def _list(*, as_json: bool) -> None:
@@ -109,7 +109,7 @@ def _table(every: Sequence[Budget]) -> Table:
     for one in every:
         amounts = (one.limit_usd, one.spent_usd, one.reserved_usd, one.left_usd)
         table.add_row(
-            "(all)" if one.tenant == EVERYBODY else one.tenant,
+            "(all)" if one.tenant == ALL_TENANTS else one.tenant,
             _PERIODS[one.period],
             *(money(amount) for amount in amounts),
             one.state,

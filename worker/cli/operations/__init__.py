@@ -1,7 +1,7 @@
-"""Commands for whoever runs it.
+"""Commands for the operator.
 
 check     What one check of `stockpot doctor` found
-checks    The checks of `stockpot doctor`: each says what it found and how to mend it
+checks    The checks of `stockpot doctor`: each returns what it found and how to mend it
 completion  `stockpot completion`: the shell completes commands and options
 database  `stockpot db`: the schema's version, and its upgrade
 demo      `stockpot demo`: see it work

@@ -19,5 +19,5 @@ class Check:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without how to mend it."""
+    """An error's message, without how to mend it."""
     return (str(error).splitlines() or [type(error).__name__])[0]

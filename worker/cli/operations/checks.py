@@ -1,4 +1,4 @@
-"""The checks of `stockpot doctor`: each says what it found and how to mend it. No check shows a key or a password."""
+"""The checks of `stockpot doctor`: each returns what it found and how to mend it. No check shows a key or a password."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _secret_key(opened: Database, settings: Settings) -> Check:
 
 
 def _who(settings: Settings) -> str | None:
-    """Who our database is; None while it cannot say."""
+    """Who our database is; None while that is unknown."""
     opened = Database(settings, pool_size=1)
     try:
         return opened.read(identity.read)

@@ -23,7 +23,7 @@ from worker.files import resealing
 def database() -> None:
     """The database: its schema, and the move to another one.
 
-    A new SQLite file is migrated by whoever opens it first. Every other database is upgraded by `db upgrade`: run it
+    A new SQLite file is migrated by the first command that opens it. Any other needs `db upgrade`: run it
     before the new version's workers start.
     """
 
@@ -107,7 +107,7 @@ def copy(*, to: str | None, schema_name: str | None, reopen: bool, as_json: bool
             say("It takes work again." if copying.reopen(source) else "It was not closed.")
             return
         if to is None:
-            raise click.UsageError("say where to: --to URL")
+            raise click.UsageError("where to is missing: --to URL")
         if source.read(revision) != schema.head():
             raise Unreachable("the database", f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
         target = Database(_target(settings, to, schema_name), pool_size=1, patient=True)

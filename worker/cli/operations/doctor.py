@@ -22,7 +22,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "
 )
 @options.as_json
 def doctor(*, as_json: bool) -> None:
-    """Check names, database, tables, workers, Redis, broker, upstream, key and clock, and say how to mend each.
+    """Check names, database, tables, workers, Redis, broker, upstream, key and clock, and print how to mend each.
 
     Beside `stockpot up --simulate` it looks at the simulator.
 

@@ -46,7 +46,7 @@ Examples:
 """
 )
 def keys() -> None:
-    """Keys of the HTTP gateway. With the first one, nobody is served without; a tenant sees only its own."""
+    """Keys of the HTTP gateway. With the first one, calls without a key are refused; a tenant sees only its own."""
 
 
 @keys.command()
@@ -183,7 +183,7 @@ def limit(
     with producer("default") as pot:
         if tenant is None:
             if (rpm, tpm, max_in_flight) != (None, None, None):
-                raise click.UsageError("Say whose limits these are: --tenant T.")
+                raise click.UsageError("Whose limits these are is missing: --tenant T.")
             _list_limits(pot.keys.tenant_limits(), as_json=as_json)
         elif remove:
             pot.keys.unlimit_tenant(tenant)

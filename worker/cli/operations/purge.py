@@ -29,7 +29,7 @@ _RECENT = timedelta(days=7)
     epilog="""\b
 Examples:
   stockpot purge --older-than 30d                     requests, answers and webhook events; the ledger stays
-  stockpot purge --older-than 30d --dry-run           says what that would forget
+  stockpot purge --older-than 30d --dry-run           shows what that would forget
   stockpot purge --older-than 7d --what payloads      only what was asked; answers stay
   stockpot purge --older-than 1y --what jobs          whole jobs, with every call in the ledger
 """
@@ -43,14 +43,14 @@ Examples:
     metavar="A,B",
     help=f"Of {', '.join(WHAT)}. `jobs` are whole jobs with their calls: the ledger, which goes only when it is named.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be forgotten, and forget nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be forgotten, and forget nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask, on a terminal, before answers of the last week are forgotten.")
 @options.as_json
 def purge(older_than: datetime, what: tuple[str, ...], *, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Forget what finished jobs hold, in small steps that hold no long lock; stop it at any time and run it again.
 
     What was used and cost stays in `usage`, and each call in the ledger unless `jobs` are named. Unfinished batches are
-    left alone; `batch status`, `report` and `results` say what was purged of a batch.
+    left alone; `batch status`, `report` and `results` show what was purged of a batch.
     """
     unknown = sorted(set(what) - set(WHAT))
     if unknown or not what:
@@ -76,7 +76,7 @@ def purge(older_than: datetime, what: tuple[str, ...], *, dry_run: bool, yes: bo
 
 
 def _ask(opened: Database, before: datetime) -> None:
-    """Ask before answers go that somebody may not have fetched yet."""
+    """Ask before answers go that may not have been fetched yet."""
     answers, batches = opened.read(lambda conn: purging.recent(conn, before, datetime.now(UTC) - _RECENT))
     if answers:
         of = f", {batches:,} batches among them," if batches else ""

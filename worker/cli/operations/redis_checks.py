@@ -113,7 +113,7 @@ def _neighbours(client: Redis, database: str | None) -> Iterator[Check]:
     elif others:
         yield Check("redis neighbours", "ok", f"namespace {ours}; beside it {', '.join(others)}")
     else:
-        yield Check("redis neighbours", "ok", f"namespace {ours}; nobody beside it")
+        yield Check("redis neighbours", "ok", f"namespace {ours}; no other keys beside it")
 
 
 def _others(client: Redis, ours: str) -> list[str]:
@@ -137,7 +137,7 @@ def _bound_queue(key: str) -> str | None:
 
 
 def broker(settings: Settings) -> Iterator[Check]:
-    """Where the doorbells go, over the connection that sends them: Redis again unless STOCKPOT_BROKER_URL says otherwise."""
+    """Where the doorbells go, over the connection that sends them: Redis, unless STOCKPOT_BROKER_URL names another."""
     where = "the same Redis" if settings.broker_url is None else urls.without_credentials(settings.broker_url)
     with contextlib.ExitStack() as stack:
         try:

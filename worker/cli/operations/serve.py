@@ -65,7 +65,7 @@ def serve(host: str, port: int | None, processes: int) -> None:
             supervisor.start(child)
         for child in children:
             supervisor.await_line(child)
-        # Ours only held the port: what waits in its queue nobody would accept.
+        # Ours only held the port: connections in its queue would never be accepted.
         sock.close()
         supervisor.run(lambda: _listening(settings, url))
 

@@ -16,12 +16,12 @@ from worker.base.figures import money, span
 from worker.cli.opening import database, producer
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.limits.limiter import RouteState
 from worker.producer.fleet import LATELY, Fleet, FleetState, Rates, WorkerRow
 from worker.producer.waiting import again, paused_words
 
-#: An interactive job that is due waits for longer than this: somebody looks at a page that stands. In seconds.
+#: An interactive job that is due waits for longer than this: its user looks at a page that stands. In seconds.
 INTERACTIVE_SECONDS = 60.0
 #: A webhook that waits longer than the first two retries take.
 WEBHOOK_SECONDS = 900.0
@@ -58,7 +58,7 @@ class Standing:
 
     @property
     def well(self) -> bool:
-        """Whether nobody is needed."""
+        """Whether no operator is needed."""
         return not any(concern.urgent for concern in self.concerns)
 
     @property
@@ -121,7 +121,7 @@ def looking() -> Iterator[Callable[[], Standing]]:
 
 
 def concerns(now: Standing) -> Iterator[Concern]:
-    """What somebody should know, the worst first, each with the command that helps."""
+    """What the operator should know, the worst first, each with the command that helps."""
     yield from _of_workers(now)
     if now.routes is None:
         yield Concern(f"{now.away}: live events and shared limits rest; `stockpot doctor`")
@@ -131,7 +131,7 @@ def concerns(now: Standing) -> Iterator[Concern]:
             yield Concern(paused_words(route) + (f"; {then} in {span(seconds)}" if then else ""))
     for budget in now.state.budgets:
         if budget.shut:
-            whose = "the budget of all tenants" if budget.tenant == EVERYBODY else f"tenant {budget.tenant}'s budget"
+            whose = "the budget of all tenants" if budget.tenant == ALL_TENANTS else f"tenant {budget.tenant}'s budget"
             of = f"{money(budget.spent)} of {money(budget.limit)}, {'today' if budget.period == 'day' else 'in all'}"
             yield Concern(f"{whose} is used up ({of}): `stockpot budget set` raises it")
     for batch in now.batches:
@@ -149,7 +149,7 @@ def _of_workers(now: Standing) -> Iterator[Concern]:
     if not state.workers_alive:
         yield Concern("no worker is running: `stockpot worker` starts one")
     elif state.sweeper_seconds is not None and state.sweeper_seconds < 0:
-        yield Concern("nobody sweeps: no worker has reached the database for a term; see StockpotNobodySweeps")
+        yield Concern("no sweeper: no worker has reached the database for a term; see StockpotNobodySweeps")
     if state.workers_silent:
         yield Concern(f"{state.workers_silent} workers went without a word: `stockpot workers`", urgent=False)
     versions = sorted({worker.version for worker in now.workers if worker.alive})

@@ -23,7 +23,7 @@ BATCHES_AT_MOST = 8
 @click.command(epilog="\b\nExamples:\n  stockpot status\n  stockpot status --json | jq .well\n")
 @options.as_json
 def status(*, as_json: bool) -> None:
-    """Say whether all is well, what waits and why, and how far the open batches are.
+    """Show whether all is well, what waits and why, and how far the open batches are.
 
     Exits 1 if something stands until a person acts, or people wait.
     """

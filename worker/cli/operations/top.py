@@ -30,7 +30,7 @@ ROWS = 8
 def top(interval: float, *, once: bool) -> None:
     """Watch the whole live: lanes, ages, rates, routes, cost, workers, failures. Ctrl-C ends it.
 
-    A database that goes away is said, and looked for again.
+    A database that goes away is shown as such, and asked again.
     """
     with looking() as look:
         if once or not sys.stdout.isatty():

@@ -92,7 +92,7 @@ def up(workers: int, *, simulate: bool) -> None:
 
 
 def _wait(supervisor: Supervisor, error: Unreachable, seconds: float) -> None:
-    """Say that the database is awaited, and wait; Ctrl-C gives up."""
+    """Print that the database is awaited, and wait; Ctrl-C gives up."""
     first, *_ = str(error).splitlines()
     say(f"{first}\n  Asking it again in {seconds:g} s; Ctrl-C gives up.")
     if supervisor.pause(seconds):

@@ -16,7 +16,7 @@
     }
   }
 
-  // ── one look a second, none while nobody sees the page ──
+  // ── one look a second, none while the tab is hidden ──
   let asked = 0;
   function look() {
     if (document.hidden || !live || !live.hasAttribute("hx-get")) return;
@@ -73,7 +73,7 @@
     try {
       const answer = await fetch("/ui/rates/" + here[0].dataset.span, { headers: { accept: "application/json" } });
       if (answer.ok) { const d = await answer.json(); here.forEach((at) => draw(at, d)); }
-    } catch (error) { /* the next look says so */ }
+    } catch (error) { /* the next look shows it */ }
   }
   setInterval(plots, 10000);
   addEventListener("resize", () => drawn.forEach((plot, at) => plot.setSize({ width: at.clientWidth, height: at.clientHeight - 34 })));

@@ -18,7 +18,7 @@ from worker.db.jobs import claim
 _OPEN = "status IN ('in_progress', 'cancelling') AND status = 'in_progress' AND held IS NULL AND due_at <= {now} AND expires_at > {now}"
 _AFFORDED = f"NOT {SHUT.format(tenant='batches.tenant')}"
 #: A batch none of whose lines was answered yet may be one whose lines all fail: its first are called alone. Not of a
-#: stored file: whoever made that through the gateway expects OpenAI's batch, which calls them all.
+#: stored file: a user of the gateway expects OpenAI's batch, which calls them all.
 _UNPROVEN = "(completed = 0 AND input_file_id IS NULL)"
 _BOUND = f"most IS NOT NULL OR max_cost_picousd IS NOT NULL OR {_UNPROVEN}"
 #: Calls in flight, and failed lines, before the first line is answered: enough to know, and a moment's work.

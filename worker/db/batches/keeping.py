@@ -19,7 +19,7 @@ def now(conn: Connection) -> datetime:
 def hold(
     conn: Connection, batch: str, reason: str | None, *, instead_of: str | None, detail: str | None = None
 ) -> None:
-    """Hold a batch, or let it go on, unless somebody has changed that meanwhile; `detail` says more than the word."""
+    """Hold a batch, or let it go on, unless that was changed meanwhile; `detail` is the reason in a sentence."""
     same = "held IS NULL" if instead_of is None else "held = :before"
     conn.execute(
         text(

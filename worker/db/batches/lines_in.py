@@ -41,7 +41,7 @@ class ImportLine(NamedTuple):
 
 
 class SkippedLine(NamedTuple):
-    """A bad line that is not called for; `message` says what is wrong with it."""
+    """A bad line that is not called for; `message` is what is wrong with it."""
 
     number: int
     custom_id: str | None
@@ -77,14 +77,14 @@ def insert(
         The skipped lines among them, which have failed: what follows from their ends is the caller's to write.
 
     Raises:
-        NotAllowed: somebody else imports the same batch, or it was cancelled meanwhile.
+        NotAllowed: another process imports the same batch, or it was cancelled meanwhile.
     """
     good = [line for line in lines if isinstance(line, ImportLine)]
     if good:
         (_copy if is_postgres(conn) else _executemany)(conn, batch, good, on_ambiguous)
     skipped = [line for line in lines if isinstance(line, SkippedLine)]
     ended = _insert_skipped(conn, batch, skipped, on_ambiguous) if skipped else []
-    if skipped:  # what was never called says nothing of the calls
+    if skipped:  # lines that were never called do not count as failed calls
         conn.execute(
             text("UPDATE batches SET failures_excused = failures_excused + :lines WHERE id = :id"),
             {"lines": len(skipped), "id": batch.id},
@@ -145,7 +145,7 @@ def insert_copies(conn: Connection, batch: BatchRow, copies: Sequence[ImportCopy
     Raises:
         NotAllowed: as `insert`.
     """
-    _move(conn, batch, "copies", len(copies), after)  # first: whoever is second waits here, and is refused
+    _move(conn, batch, "copies", len(copies), after)  # first: a second importer waits here, and is refused
     target = "batch_copies (batch_id, line, first_line, custom_id)"
     if is_postgres(conn):
         rows = [b"%b\t%d\t%d\t%b\n" % (batch.id.encode(), n, first, _field(name)) for n, first, name in copies]

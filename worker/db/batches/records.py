@@ -1,7 +1,7 @@
 """Batches: made, read, counted, ended. The caller commits.
 
 `add` is called in the transaction that ends lines. It raises the counters, notes which jobs ended (`batch_ends`) and,
-with the last line, ends the batch: whoever commits that transaction has ended it, once.
+with the last line, ends the batch: the transaction that commits that has ended it, once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """A batch as its row says; money is in 1e-12 US dollars, times are aware."""
+    """A batch as in its row; money is in 1e-12 US dollars, times are aware."""
 
     id: str
     tenant: str
@@ -123,7 +123,7 @@ class BatchRow:
     def cost_usd(self) -> Decimal | None:
         """What its calls have cost so far, as far as is known (`unpriced` counts the others), in US dollars.
 
-        None when nobody knows of any.
+        None when none is known.
         """
         return None if self.unpriced and not self.cost_picousd else Decimal(self.cost_picousd) / PICO
 
@@ -294,7 +294,7 @@ _COLUMNS = ", ".join(
 
 
 def get(conn: Connection, batch: str, *, tenant: str | None) -> BatchRow:
-    """A batch. `tenant` None: whoever's it is.
+    """A batch. `tenant` None: of any tenant.
 
     Raises:
         NotFound: no such batch of this tenant.

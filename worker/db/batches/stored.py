@@ -162,7 +162,7 @@ def to_write(conn: Connection) -> list[BatchRow]:
 
 
 def advance(conn: Connection, batch: str, before: int, after: int) -> bool:
-    """The ended lines `before` … `after` stand in the files now. False when somebody else has written them."""
+    """The ended lines `before` … `after` stand in the files now. False when another process has written them."""
     moved = conn.execute(
         text("UPDATE batches SET written = :after WHERE id = :id AND written = :before"),
         {"id": batch, "before": before, "after": after},

@@ -12,12 +12,12 @@ A batch that is made from a stored file (`input_file_id`) begins earlier and end
     validating ──a worker has read the file──> in_progress ──all lines over──> finalizing ──its files are whole──> over
          └──a line is bad, or the file is not there──> failed
 
-The counters are raised in the very transaction that ends a line, so they are exact whatever crashes; nobody ever
+The counters are raised in the very transaction that ends a line, so they are exact whatever crashes; no query ever
 counts a million rows. They are in no index, so that raising one is a heap-only update on PostgreSQL.
 
-`held` says why no line is admitted now (`paused`, `window`, `max_cost`, `failing`, `unpriced`), `hold_detail` more of it;
+`held` is why no line is admitted now (`paused`, `window`, `max_cost`, `failing`, `unpriced`), `hold_detail` more of it;
 `most` bounds the calls in flight of the batch, over all workers. A file that the command line reads and finds bad makes no batch; a stored one makes a `failed`
-one, whose `errors` say why. `written` counts the ended lines that stand in the batch's files.
+one, whose `errors` have the reason. `written` counts the ended lines that stand in the batch's files.
 
 Counters count lines. A job with copies counts for all of them (`jobs.answers`), so that a copy needs no state of its
 own: it has ended exactly when its job has, in the same way.
@@ -93,10 +93,8 @@ batches = Table(
     Column("began_at", Instant),  # when its lines began to be imported
     Column("finalizing_at", Instant),
     Column("file_sha256", Text),  # of what its file holds: the same file with other options is noticed
-    Column("hold_detail", Text),  # what `held` says in a word, in a sentence
-    Column(
-        "unpriced", Integer, nullable=False, server_default=_ZERO
-    ),  # calls with tokens of which nobody knows the cost
+    Column("hold_detail", Text),  # the reason `held` in a sentence
+    Column("unpriced", Integer, nullable=False, server_default=_ZERO),  # calls with tokens and no known cost
     Column("failures_excused", Integer, nullable=False, server_default=_ZERO),  # failed lines that hold it no more
     Column("unpriced_excused", Integer, nullable=False, server_default=_ZERO),  # and calls of unknown cost
     Column("requests_purged_at", Instant),

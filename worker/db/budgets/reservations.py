@@ -1,16 +1,16 @@
-"""Budgets: money is set aside before a call, and what the call cost is counted with its result.
+"""Budgets: money is reserved before a call, and the call's cost is charged with its result.
 
-    reserve    before the call: it fits into every budget that governs it, or it does not, and those shut
-    charge     with the end of the call, in its transaction: what the ledger says that it cost
-    tend       once in each sweep: a budget opens again when what was lacking is free
+    reserve    before the call: it fits into every budget that governs it, or those that lack room become shut
+    charge     with the end of the call, in its transaction: adds its cost in the ledger
+    tend       once in each sweep: opens a shut budget that has room again
     use_up     once in each sweep: which budgets are used up and were not announced yet
-    put        by people: set, raise, lower, remove
+    put        by an operator: set, raise, lower, remove
 
-A reservation is a number in the row of its attempt and counts while the job is in progress under that very claim. It
-ends with the claim, whatever ended it: an answer, a failure, a cancellation, or a sweep after its worker's death. If
-nobody knows then what the call cost, the transaction that ends the claim writes the reservation into the ledger as
-the call's estimated cost, and charges it: it counts as spent until the provider's log says otherwise.
-Reservations of one budget are decided one after the other, under a lock on its row. The order of locks is everywhere
+A reservation is a number in the row of its attempt. It counts while the job is in progress under that claim, and
+ends with the claim: by an answer, a failure, a cancellation, or a sweep after the worker's death. If the cost is unknown
+then, the transaction that ends the claim writes the reservation to the ledger as the call's estimated cost and charges
+it: it counts as spent until the provider's log has the real cost.
+A lock on a budget's row makes its reservations one after the other. All code takes locks in the order
 jobs, attempts, budgets (by tenant and period).
 """
 
@@ -27,7 +27,7 @@ import orjson
 from sqlalchemy import Connection, bindparam, text
 
 from worker.base.money import PICO
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
 from worker.db.jobs import usage_days
 from worker.db.jobs.lookup import moment
@@ -39,10 +39,10 @@ UNAWARE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A call for which money is to be set aside.
+    """A call for which money is to be reserved.
 
-    `picousd` is None when nobody knows what it may cost; with `guess` it takes what is left when that is less, but not
-    less than `least`. `bound`: its job has a bound of its own, so that the amount is noted although no budget may govern
+    `picousd` is None when its cost is unknown. With `guess` it takes what is left when that is less, but not
+    less than `least`. `bound`: its job has a bound of its own, so the amount is noted even where no budget governs
     it.
     """
 
@@ -65,7 +65,7 @@ class Reserved(NamedTuple):
 
 @dataclass(slots=True)
 class Budget:
-    """A budget as it stands. `reserved_picousd` is what calls in flight have set aside."""
+    """A budget as it stands. `reserved_picousd` is what calls in flight have reserved."""
 
     tenant: str
     period: str
@@ -94,12 +94,12 @@ class Budget:
 
     @property
     def reserved_usd(self) -> Decimal:
-        """What calls in flight have set aside."""
+        """What calls in flight have reserved."""
         return Decimal(self.reserved_picousd) / PICO
 
     @property
     def left_usd(self) -> Decimal:
-        """What is neither spent nor set aside."""
+        """What is neither spent nor reserved."""
         return Decimal(max(0, self.room)) / PICO
 
     @property
@@ -125,13 +125,13 @@ class Budget:
 
 
 def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
-    """Set money aside for calls. The caller commits.
+    """Reserve money for calls. The caller commits.
 
-    What fits is decided in the order of `asks`. A call of which nobody knows the cost takes all that is left, so that it
-    is made, and no other beside it.
+    Calls are decided in the order of `asks`. A call of unknown cost takes all that is left, so that it
+    is made and no other runs beside it.
     """
     governed = _governed(conn, {ask.tenant for ask in asks})
-    ours = [ask for ask in asks if EVERYBODY in governed or ask.tenant in governed]
+    ours = [ask for ask in asks if ALL_TENANTS in governed or ask.tenant in governed]
     noted = [(ask, ask.picousd) for ask in asks if ask.bound and ask.picousd is not None and ask not in ours]
     if not ours:
         _write_reserved(conn, noted)
@@ -142,7 +142,7 @@ def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
     fits: list[tuple[Ask, int]] = []
     refused: set[str] = set()
     for ask in ours:
-        over = [budget for budget in budgets if budget.tenant in {ask.tenant, EVERYBODY}]
+        over = [budget for budget in budgets if budget.tenant in {ask.tenant, ALL_TENANTS}]
         room = min(budget.room for budget in over)
         wanted = room if ask.picousd is None else min(ask.picousd, room) if ask.guess else ask.picousd
         least = max(1, ask.least) if ask.guess else max(1, ask.picousd or 0)
@@ -161,13 +161,13 @@ def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
 
 
 def _governed(conn: Connection, tenants: set[str]) -> set[str]:
-    """Those of the tenants, and of everybody, that have a budget."""
+    """Those of the tenants that have a budget, and ALL_TENANTS if that has one."""
     statement = text("SELECT DISTINCT tenant FROM budgets WHERE tenant IN :tenants").bindparams(_listed("tenants"))
-    return {row[0] for row in conn.execute(statement, {"tenants": sorted({*tenants, EVERYBODY})})}
+    return {row[0] for row in conn.execute(statement, {"tenants": sorted({*tenants, ALL_TENANTS})})}
 
 
 def _lock_attempts(conn: Connection, asks: Sequence[Ask]) -> None:
-    """Before the budgets: a settlement, too, takes its attempts first."""
+    """Lock attempts before budgets, as a settlement does."""
     if is_postgres(conn):
         statement = text(
             "SELECT 1 FROM attempts WHERE job_id IN :ids AND outcome = 'running' ORDER BY job_id FOR UPDATE"
@@ -207,7 +207,7 @@ def _budget(row: Any) -> Budget:
 
 
 def _add_reserved(conn: Connection, budgets: Sequence[Budget], but: Collection[str] = ()) -> None:
-    """Add up what the claims that stand, `but` these jobs', have set aside: as many rows as there are calls in flight."""
+    """Add up the reservations of all claims in force, except (`but`) these jobs': one row per call in flight."""
     hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
     rows = conn.execute(
         text(f"""
@@ -221,8 +221,8 @@ def _add_reserved(conn: Connection, budgets: Sequence[Budget], but: Collection[s
         if row.id not in but:
             reserved[row.tenant] += row.reserved_picousd
     for budget in budgets:
-        everybody = budget.tenant == EVERYBODY
-        budget.reserved_picousd = reserved.total() if everybody else reserved[budget.tenant]
+        of_all = budget.tenant == ALL_TENANTS
+        budget.reserved_picousd = reserved.total() if of_all else reserved[budget.tenant]
 
 
 def _write_reserved(conn: Connection, fits: Sequence[tuple[Ask, int]]) -> None:
@@ -246,7 +246,7 @@ def _shut(conn: Connection, budgets: Sequence[Budget]) -> None:
 
 
 def charge(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
-    """Count what calls (job id, attempt) that have just been written to the ledger cost. The caller commits."""
+    """Charge the cost of calls (job id, attempt) that have just been written to the ledger. The caller commits."""
     if not calls:
         return
     rows = conn.execute(
@@ -261,7 +261,7 @@ def charge(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
 
 
 def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
-    """Count costs, in 1e-12 US dollars by tenant and UTC day; below 0 where less was spent than was counted.
+    """Charge costs, in 1e-12 US dollars by tenant and UTC day; below 0 where less was spent than was charged.
 
     A day that is over has its budget no more; the total has it. The caller commits.
     """
@@ -269,7 +269,7 @@ def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
         return
     budgets = _read(conn, governed, lock=True)
     for (tenant, day), cost in sorted(costs.items()):
-        if not any(budget.tenant in {tenant, EVERYBODY} for budget in budgets):
+        if not any(budget.tenant in {tenant, ALL_TENANTS} for budget in budgets):
             continue
         conn.execute(
             text("""
@@ -284,7 +284,7 @@ def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
 
 
 def tend(conn: Connection) -> None:
-    """Open what has room again, and count once what began before anybody counted. The caller commits."""
+    """Open what has room again, and count once what began before the counting. The caller commits."""
     rows = conn.execute(text("SELECT tenant FROM budgets WHERE needs_picousd IS NOT NULL OR recount")).all()
     if not rows:
         return
@@ -332,8 +332,8 @@ def use_up(conn: Connection) -> list[Budget]:
 
 
 def _unaware(conn: Connection, budget: Budget) -> bool:
-    """Whether calls may be in flight that began before this budget, so that nobody will count them."""
-    mine = "" if budget.tenant == EVERYBODY else "AND j.tenant = :tenant"
+    """Whether calls may be in flight that began before this budget, so that no reservation counts them."""
+    mine = "" if budget.tenant == ALL_TENANTS else "AND j.tenant = :tenant"
     hint = "" if is_postgres(conn) else "INDEXED BY ix_jobs_running"
     margin = after_sql(conn, f"-{UNAWARE_SECONDS}")
     found = conn.execute(
@@ -360,14 +360,14 @@ def _plus(conn: Connection, at: str, seconds: float) -> str:
 
 
 def _recount(conn: Connection, tenant: str, period: str, *, final: bool) -> None:
-    """Take what the days have, under a lock on the budget's row: who settles now either is in the sum or adds to it.
+    """Read the days' sum under a lock on the budget's row: a settlement of now is in the sum or adds to it later.
 
-    While the days are not complete (after an upgrade), what was spent before is not known, and is counted later.
+    While the days are incomplete (after an upgrade), earlier costs are unknown and counted later.
     """
     key = {"tenant": tenant, "period": period}
     if is_postgres(conn):
         conn.execute(text("SELECT 1 FROM budgets WHERE tenant = :tenant AND period = :period FOR UPDATE"), key)
-    spent = usage_days.spent_picousd(conn, None if tenant == EVERYBODY else tenant, today=period == "day")
+    spent = usage_days.spent_picousd(conn, None if tenant == ALL_TENANTS else tenant, today=period == "day")
     if spent is None:
         return
     today = day_sql(conn, now_sql(conn))
@@ -422,8 +422,8 @@ def every(conn: Connection) -> list[Budget]:
 
 
 def governing(conn: Connection, tenant: str) -> list[Budget]:
-    """The budgets that govern a tenant, locked, with what the claims that stand have set aside."""
-    budgets = _read(conn, {tenant, EVERYBODY}, lock=True)
+    """The budgets that govern a tenant, locked, with the reservations of the claims in force."""
+    budgets = _read(conn, {tenant, ALL_TENANTS}, lock=True)
     if budgets:
         _add_reserved(conn, budgets)
     return budgets

@@ -29,7 +29,7 @@ from worker.db.keys.records import Key
 
 #: The window of requests and tokens per minute, in seconds; it slides.
 WINDOW_SECONDS = 60
-#: When a call in flight ends nobody knows; whoever waits for its place looks again after so long, in seconds.
+#: The end of a call in flight is not known ahead; a call that waits for its place looks again after so many seconds.
 SOON_SECONDS = 1.0
 
 
@@ -92,7 +92,7 @@ class _Minute(NamedTuple):
 
 
 def admit(conn: Connection, *, tenant: str, key_id: str | None, tokens: int, picousd: int | None) -> Standing:
-    """Let one more call pass, which may take `tokens` and cost `picousd` (None: nobody knows).
+    """Let one more call pass, which may take `tokens` and cost `picousd` (None: unknown).
 
     Args:
         key_id: its key, when that has limits.
@@ -223,7 +223,7 @@ def _key_budget(conn: Connection, key: Key, left: int, picousd: int | None) -> I
         {"key": key.id},
     ).all()
     room = left - sum(max(int(row.spent), int(row.reserved or 0)) for row in rows)
-    # Of whose call nobody knows the cost takes all that is left, and none runs beside it.
+    # A call of unknown cost takes all that is left, and none runs beside it.
     unknown = any(row.reserved is None for row in rows)
     if room <= 0 or (picousd or 1) > room or (rows and (unknown or picousd is None)):
         message = f"You exceeded the budget of this key: {key.budget_usd:.6g} USD."

@@ -1,6 +1,6 @@
 """Accept a call or join one, find and list them, forget their contents. The caller commits.
 
-A repeat is the same call: by its idempotency key, or, without one, when an SDK says that it repeats (its retry count)
+A repeat is the same call: by its idempotency key, or, without one, when an SDK marks it as a repeat (its retry count)
 and sends the same body with the same key to the same path. A repeat joins the job that runs, or its answer.
 """
 
@@ -31,7 +31,7 @@ JOIN_RUNNING_SECONDS = 3_600
 
 @dataclass(frozen=True, slots=True)
 class NewCall:
-    """A call to be accepted, beside its job. `retry_count` is what the SDK says of itself."""
+    """A call to be accepted, beside its job. `retry_count` is the SDK's own count."""
 
     job_id: str
     tenant: str
@@ -97,7 +97,7 @@ def find_repeated(conn: Connection, new: NewCall) -> str | None:
 
 
 def _join(conn: Connection, new: NewCall) -> str | None:
-    """Of equal calls that ran at once each repeat takes another: the first repeat one that nobody has joined yet."""
+    """Of equal calls that ran at once each repeat takes another: the first repeat one that no other has joined yet."""
     lock = "FOR UPDATE OF c SKIP LOCKED" if is_postgres(conn) else ""
     job_id = conn.execute(
         text(f"""

@@ -33,7 +33,7 @@ api_calls = Table(
     Column("background", Boolean, nullable=False),
     Column("metadata", RawJSON),  # as changed since
     Column("tokens", BigInteger, nullable=False, server_default="0"),  # what it may take, until it has ended
-    Column("reserved_picousd", BigInteger),  # what it may cost, likewise; null: nobody knows
+    Column("reserved_picousd", BigInteger),  # what it may cost, likewise; null: unknown
     Column("counted", Boolean, nullable=False, server_default=text("false")),  # its cost is in its key's sum
     Column("over", Boolean, nullable=False, server_default=text("false")),  # seen to be over, where its tenant's count
     Column("created_at", Instant, nullable=False),

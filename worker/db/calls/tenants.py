@@ -62,7 +62,7 @@ def get(conn: Connection, tenant: str) -> TenantLimits | None:
 
 
 def lock(conn: Connection, tenant: str) -> TenantLimits | None:
-    """The limits of a tenant with a lock on their row: whoever counts its calls does so alone."""
+    """The limits of a tenant with a lock on their row: its calls are counted by one transaction at a time."""
     suffix = "FOR UPDATE" if is_postgres(conn) else ""
     row = conn.execute(
         text(f"SELECT {_COLUMNS} FROM tenant_limits WHERE tenant = :tenant {suffix}"), {"tenant": tenant}
@@ -71,7 +71,7 @@ def lock(conn: Connection, tenant: str) -> TenantLimits | None:
 
 
 def mark_over(conn: Connection, tenant: str) -> int:
-    """Mark calls that are over, so that nobody looks at them again; how many."""
+    """Mark calls that are over, so that they are not looked at again; returns how many."""
     done = conn.execute(
         text(f"""
         UPDATE api_calls SET over = {"true" if is_postgres(conn) else "1"} WHERE job_id IN (

@@ -22,7 +22,7 @@ ui_actions = Table(
     metadata,
     Column("id", Id, primary_key=True),  # act_…, in the order of time
     Column("at", Instant, nullable=False),
-    Column("key_id", Id),  # null: nobody had to sign in
+    Column("key_id", Id),  # null: no sign-in was needed
     Column("who", Text, nullable=False),  # the key's name, as it was
     Column("role", Text, nullable=False),
     Column("tenant", Text),  # whose things were changed; null: no tenant's

@@ -33,7 +33,7 @@ def add(conn: Connection, file: str, start: int, data: bytes | None, size: int, 
     """Write the piece that follows the first `start` bytes, which has so many lines.
 
     Raises:
-        NotFound: the file was given up, or somebody else writes to it.
+        NotFound: the file was given up, or another upload writes to it.
     """
     _move(conn, file, start, size, lines, state)
     conn.execute(
@@ -76,7 +76,7 @@ def _move(conn: Connection, file: str, before: int, more: int, lines: int, state
         {"id": file, "before": before, "more": more, "lines": lines, "state": state},
     ).rowcount
     if moved != 1:
-        raise NotFound(f"{file} was given up, or somebody else writes to it")
+        raise NotFound(f"{file} was given up, or another upload writes to it")
 
 
 def at(conn: Connection, file: str, byte: int) -> Piece | None:

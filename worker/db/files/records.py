@@ -20,7 +20,7 @@ SLICE = 100
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """A file as its row says."""
+    """A file as in its row."""
 
     id: str
     tenant: str
@@ -64,7 +64,7 @@ def begin(
 
 
 def touch(conn: Connection, file: str) -> None:
-    """Say that an upload still goes on."""
+    """Record that an upload still goes on."""
     conn.execute(
         text(f"UPDATE files SET touched_at = {now_sql(conn)} WHERE id = :id AND state = 'uploading'"), {"id": file}
     )
@@ -99,7 +99,7 @@ def finish(
 
 
 def get(conn: Connection, file: str, *, tenant: str | None) -> FileRow:
-    """A visible file. `tenant` None: whoever's it is.
+    """A visible file. `tenant` None: of any tenant.
 
     Raises:
         NotFound: no such file of this tenant, or it was deleted, or its time is up.
@@ -200,7 +200,7 @@ def expire(conn: Connection, *, idle_seconds: float) -> int:
 
 
 def collectable(conn: Connection) -> list[tuple[str, str | None]]:
-    """Ids and places of deleted files whose bytes nobody needs: no batch is importing them."""
+    """Ids and places of deleted files whose bytes are no longer needed: no batch is importing them."""
     rows = conn.execute(
         text(f"""
         SELECT id, place FROM files WHERE {_LEFT} AND state = 'deleted' AND NOT EXISTS (

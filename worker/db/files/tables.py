@@ -7,7 +7,7 @@
         └──its owner is gone──> deleted
 
 Only `ready` and `growing` files are visible. An upload that breaks leaves `uploading` behind; the sweeper finds it by
-`touched_at` and collects it. `place` says where the bytes are: NULL is `file_pieces.data`, else the URL of the object
+`touched_at` and collects it. `place` is where the bytes are: NULL is `file_pieces.data`, else the URL of the object
 storage that was set when the file was made, so that a later change of the setting loses no file.
 """
 

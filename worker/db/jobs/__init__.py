@@ -3,7 +3,7 @@
 cancel           Cancel and retry: what a caller may ask of a job that already exists
 claim            Claim
 costs            Costs that change after they were counted
-ended            Ended: the one value that says what came to its end, whoever ended it
+ended            Ended: the one value that describes a job's end, for every kind of end
 failures         What failed of late, grouped by why, each with a sample
 leases           Leases
 ledger           The ledger against the provider's books

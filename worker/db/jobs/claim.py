@@ -109,7 +109,7 @@ def claim_ids(
     held: Sequence[str] = (),
     any_lane: bool = False,
 ) -> list[ClaimedJob]:
-    """Claim those of `ids` that are interactive, queued and due; the others are somebody else's or finished.
+    """Claim those of `ids` that are interactive, queued and due; the others are claimed or finished.
 
     A line of a batch that admits none now, or only so many, waits for its batch's turn; jobs of the models in `held`
     wait for their route. `any_lane` claims bulk jobs, too: the one that is sent ahead to a route that was shut.

@@ -1,4 +1,4 @@
-"""Ended: the one value that says what came to its end, whoever ended it.
+"""Ended: the one value that describes a job's end, for every kind of end.
 
 A settlement, a sweep, a cancellation and an expiry each return it from the transaction that wrote the end; all that
 follows from an end (`worker.job.consequences`) is derived from it. `status` is where the job stands now: `queued` when
@@ -60,8 +60,8 @@ class Ended:
         answers: lines of its batch that it answers.
         metadata: a JSON object as text, verbatim.
         response: the answer's JSON text, verbatim.
-        seed: of its webhook events' ids. One per ending, so that a transaction that is repeated because nobody knows
-            whether it was committed makes the same events, not new ones.
+        seed: of its webhook events' ids. One per ending, so that a transaction that is repeated after an
+            uncertain commit makes the same events, not new ones.
     """
 
     job_id: str
@@ -100,7 +100,7 @@ RETURNED = (
 
 
 def ended(row: Any, call: EndedCall | None = None) -> Ended:
-    """What the row of a job (`RETURNED`) says of its end."""
+    """The end of a job from its row (`RETURNED`)."""
     over = row.status != "queued"
     error = None
     if over and row.error_class is not None:

@@ -20,7 +20,7 @@ from worker.db.jobs.ledger import DUE
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A claim that still stands; `cancel` says that its cancellation was asked for."""
+    """A claim that still stands; `cancel` is whether its cancellation was requested."""
 
     job_id: str
     fence: int
@@ -30,7 +30,7 @@ class Renewed:
 def renew(conn: Connection, owner: str, ids: Sequence[str], *, lease: float) -> list[Renewed]:
     """Renew the leases of these jobs of `owner` in one statement; what is missing in the answer is lost.
 
-    Only what the worker says it holds: a claim whose acknowledgement was lost, or whose story crashed, shall run out.
+    Only what the worker reports to hold: a claim whose acknowledgement was lost, or whose story crashed, shall run out.
     A row that another transaction has locked stands as it is: it is renewed with the next heartbeat, and the others do
     not wait for it. Without that one held row would let all leases of a living worker run out.
     """
@@ -170,16 +170,16 @@ def _steady(conn: Connection) -> str:
 
 
 def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: float = 0.0) -> bool:
-    """Take or keep the lease called `name` for `seconds`; False while somebody else holds it. The caller commits.
+    """Take or keep the lease called `name` for `seconds`; False while another worker holds it. The caller commits.
 
-    With `lease`, a job's in seconds, whoever stands for it notes that the database answers, writing to `jobs` included.
+    With `lease`, a job's in seconds, each candidate notes that the database answers, writing to `jobs` included.
     After a silence longer than `SILENT_PART` of such a lease the database is steady only from now on.
 
     Who cannot have it and has nothing new to note writes nothing: an update that finds its row taken would lock it, and
     flush that to the disk.
     """
     if lease:
-        # Changes nothing, and waits while somebody holds a lock that keeps heartbeats from renewing leases.
+        # Changes nothing, and waits while another transaction holds a lock that keeps heartbeats from renewing leases.
         conn.execute(text("UPDATE jobs SET lease_until = lease_until WHERE id = ''"))
     now = now_sql(conn)
     if is_held(conn, name, owner, lease=lease):
@@ -203,7 +203,7 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: flo
 
 
 def is_held(conn: Connection, name: str, owner: str, *, lease: float = 0.0) -> bool:
-    """Whether somebody other than `owner` has the lease called `name` and has noted with it that the database answers.
+    """Whether another worker than `owner` has the lease called `name` and has noted with it that the database answers.
 
     `lease` as in `elect`: what is noted there may be a fourth of it old.
     """
@@ -216,7 +216,7 @@ def is_held(conn: Connection, name: str, owner: str, *, lease: float = 0.0) -> b
 
 
 def unclaimed(conn: Connection, claims: Mapping[str, int]) -> set[str]:
-    """Those of these claims (fence by job) that were taken back although nobody has claimed their job since."""
+    """Those of these claims (fence by job) that were taken back although their job was not claimed since."""
     rows = conn.execute(
         text("SELECT id, fence FROM jobs WHERE id IN :ids AND status = 'queued'").bindparams(
             bindparam("ids", expanding=True)

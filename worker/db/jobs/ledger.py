@@ -1,12 +1,12 @@
 """The ledger against the provider's books: which attempts are still to be compared, and what came of it.
 
-`attempts.reconciled` says how an attempt stands in the provider's log:
+`attempts.reconciled` is how an attempt stands in the provider's log:
 
-    matched     it is there, and we have its answer (and now its cost, if the answer did not say it)
+    matched     it is there, and we have its answer (and now its cost, if the answer did not state it)
     orphaned    it was billed, and its answer is lost
     unbilled    it is not there, or at no cost
     late        it is not there yet, and the provider may still be writing it: to be asked for again
-    due         it was sent, the provider has not said what it cost, and nobody has asked the log yet
+    due         it was sent, its cost is unknown, and the log was not asked yet
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from worker.db.jobs import costs, usage_days
 from worker.db.jobs.costs import Correction
 from worker.db.jobs.lookup import moment
 
-#: The mark of a call whose cost the provider has not said: the workers look it up by themselves.
+#: The mark of a call whose cost the provider has not stated: the workers look it up by themselves.
 DUE = "due"
 LATE = "late"
 #: What has no final mark yet. A call that still runs has no end to compare.
@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the comparison said. Tokens and cost are the provider's; None leaves what the ledger has."""
+    """The result of the comparison. Tokens and cost are the provider's; None leaves what the ledger has."""
 
     job_id: str
     attempt: int
@@ -157,7 +157,7 @@ def _moment(value: Any) -> datetime:
 
 
 def mark(conn: Connection, marks: Sequence[Mark]) -> None:
-    """Write marks. A cost that the provider said is not overwritten; an estimate, or nothing, is.
+    """Write marks. A cost that the provider stated is not overwritten; an estimate, or nothing, is.
 
     What that changes in the ledger is counted in batches, days and budgets, in the order in which an end counts it. The
     caller commits.

@@ -26,7 +26,7 @@ from worker.db.jobs.lookup import LISTED, PAGE, fields
 
 #: Jobs that one page looks at, and one statement: some 20 ms and 5 ms.
 LOOK, STEP = 10_000, 2_500
-#: An id is made by the clock of whoever submits, the row's time is the database's.
+#: An id is made by the submitter's clock, the row's time is the database's.
 _CLOCKS = timedelta(hours=1)
 _BAD = ("failed", "cancelled", "expired")
 

@@ -39,10 +39,10 @@ _TOKENS = tuple(Usage.model_fields)
 
 
 def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
-    """A job with its response, usage, cost and attempts. `tenant` None: whoever's it is.
+    """A job with its response, usage, cost and attempts. `tenant` None: of any tenant.
 
     `usage` is that of the call that completed it; `cost_usd` is what all of its calls cost, exactly, and None while
-    no call has a price; `error` says why it ended otherwise.
+    no call has a price; `error` is why it ended otherwise.
 
     Raises:
         NotFound: no such job of this tenant.

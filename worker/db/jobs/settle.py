@@ -2,8 +2,8 @@
 
 One settlement closes the attempt row (`counted`: its use is in `usage_days` with this transaction's commit) and moves the job to a terminal state or back to `queued`; the result and the
 webhook outbox rows are written in the same transaction. A settlement whose fence is old finds no row: its worker had
-lost the lease, and somebody else owns the job now. Settling twice is safe: the second time finds its own mark.
-A job that the sweeper has put back and nobody has claimed since has nobody else who owns it: the answer of its last
+lost the lease, and another worker owns the job now. Settling twice is safe: the second time finds its own mark.
+A job that the sweeper has put back and no worker has claimed since has no other owner: the answer of its last
 claim is taken all the same (`reinstate`), since it was paid for.
 A job that goes back to `queued` although its cancellation was asked for has no time left: `leases.expire` ends it.
 """
@@ -64,7 +64,7 @@ class Settlement:
     total_seconds: float | None = None
     partial_text: str | None = None
     guessed: bool = False  # its cost is a guess, not made from its tokens
-    owed: bool = False  # it was sent, and the provider has not said what it cost: to be looked up in its log
+    owed: bool = False  # it was sent, and the provider has not stated its cost: to be looked up in its log
 
     @property
     def terminal(self) -> bool:
@@ -159,7 +159,7 @@ _TYPES = _OWN_TYPES | column_types(attempts, _LEDGER) | column_types(jobs, _ERRO
 
 
 def _assigned(given: str, own: str) -> str:
-    """What a settlement says of a job. One that goes back without a call keeps the error of its last one."""
+    """What a settlement writes to a job. One that goes back without a call keeps the error of its last one."""
     kept = [
         f"{name} = CASE WHEN {given}uncall = 1 AND {given}status = 'queued' THEN {own}{name} ELSE {given}{name} END"
         for name in _ERROR
@@ -207,7 +207,7 @@ class Reinstated:
 
 
 def reinstate(conn: Connection, settlements: Sequence[Settlement]) -> list[Reinstated]:
-    """Put claims back into force that the sweeper took for lost and that nobody has followed: then `write` takes them.
+    """Put claims back into force that the sweeper took for lost and no worker has claimed since: then `write` takes them.
 
     The caller commits.
     """

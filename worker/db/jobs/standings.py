@@ -24,7 +24,7 @@ _TOKENS = tuple(Usage.model_fields)
 def standings(conn: Connection, ids: Sequence[str]) -> dict[str, Standing]:
     """Where these jobs stand; a job that is not there is not in the answer.
 
-    Of those that run only the status is read. Of those that are over also all that the terminal event says.
+    Of those that run only the status is read. Of those that are over also all that the terminal event has.
     """
     postgres = is_postgres(conn)
     these = "id = ANY(CAST(:ids AS text[]))" if postgres else "id IN (SELECT value FROM json_each(:ids))"

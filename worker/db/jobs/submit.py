@@ -59,8 +59,8 @@ class Answer(NamedTuple):
     written: int
 
 
-#: Statements, each answered with what it brought, and in the end what was inserted. Whoever has a connection, of whatever
-#: driver, blocking or not, runs them.
+#: Statements, each answered with what it brought, and in the end what was inserted. A connection of any
+#: driver, blocking or not, can run them.
 Insertion: TypeAlias = Generator[Statement, Answer, list[Submitted]]
 
 

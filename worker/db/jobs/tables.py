@@ -5,7 +5,7 @@
          1──n attempts    every upstream call, on record before it is sent: the ledger
 
 The CHECK constraints are the state machine: a job has `finished_at` exactly when it is terminal and a lease exactly
-while it is in progress, so that no code path can leave a row that nobody owns.
+while it is in progress, so that no code path can leave a row without an owner.
 
 There are no foreign keys to `jobs`: the rows beside a job are written in the very statement that writes the job, and
 a key would cost a lookup per row on the hottest paths (import, claim, settle). Purge deletes all four together.
@@ -84,7 +84,7 @@ jobs = Table(
     ),
     CheckConstraint("attempts >= 0 AND attempts <= calls", name="attempts_within_calls"),
     # The claim's order. Partial, so that it holds only what waits. Lines of batches have their own, batch by batch: a
-    # million lines of a paused batch stand in nobody's way.
+    # million lines of a paused batch do not slow other claims.
     # Tenant and model come before the due time, so that tenants take turns and held models are skipped (`turns`).
     Index(
         "ix_jobs_queued",

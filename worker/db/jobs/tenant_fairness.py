@@ -1,8 +1,8 @@
 """Whose turn it is: the jobs of a lane that belong to no batch are claimed in turns, tenant by tenant.
 
     each claim of n jobs      is dealt out by weight among the tenants that have work, and a tenant's part evenly among its
-                              models; all weigh 1 where `STOCKPOT_TENANT_WEIGHTS` says nothing else
-    what one cannot use       goes to the others in the same claim: no slot stays empty while anybody has work
+                              models; all weigh 1 where `STOCKPOT_TENANT_WEIGHTS` does not set another weight
+    what one cannot use       goes to the others in the same claim: no slot stays empty while any tenant has work
 
 The bound: while a tenant of weight w among tenants of weight W has due work, it has had its w / W of all that one worker
 claimed, less two jobs at most, however small the claims are: the job goes to whom most is owed. Where all weigh the same
@@ -11,7 +11,7 @@ looks at that many at a time, and goes on to the next ones after `REFRESH_SECOND
 queue delays another's by no more than one with ten.
 
 Which pairs there are is read from the index by skipping from one to the next, not by counting rows: its cost does not
-depend on how many jobs wait. Jobs of a held route stand in nobody's way for the same reason.
+depend on how many jobs wait. Jobs of a held route do not delay others for the same reason.
 """
 
 from __future__ import annotations

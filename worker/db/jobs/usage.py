@@ -4,7 +4,7 @@ Every call with tokens or a price counts, those of failed attempts too: they wer
 is stored in whole 1e-12 US dollars. Days are UTC and those of the call's end.
 
 A report is read from the days (`usage_days`), whatever the history; only what the days do not have is added up from the
-calls: single jobs, metadata keys that nobody asked to keep (`STOCKPOT_USAGE_KEYS`), and less than `WHOLE_DAYS`. What
+calls: single jobs, metadata keys that are not configured to be kept (`STOCKPOT_USAGE_KEYS`), and less than `WHOLE_DAYS`. What
 became of jobs and calls (status, error class, worker) and how long calls took is read from the newest calls, so many at
 most that a report takes a second or two: `bounds` says from when on that was all of them.
 """
@@ -59,7 +59,7 @@ _OF_CALLS = frozenset({"status", "error_class", "owner"})
 CALLS_AT_MOST = 500_000
 #: Calls of which it is read how long they took: sorting them takes a fifth of a second.
 TIMED_AT_MOST = 50_000
-#: Groupings at most: beyond that nobody reads the table.
+#: Groupings at most: beyond that the table is unreadable.
 _MAX_DIMENSIONS = 8
 #: What reaches further back begins with a whole day.
 WHOLE_DAYS = timedelta(days=2)
@@ -96,8 +96,8 @@ class UsageRow:
     output_tokens: int
     reasoning_tokens: int
     total_tokens: int
-    cost_provider_usd: Decimal  # as the provider said
-    cost_estimated_usd: Decimal  # as priced by us, where it said nothing
+    cost_provider_usd: Decimal  # as the provider stated
+    cost_estimated_usd: Decimal  # as priced by us, where it stated none
     unpriced: int  # calls with tokens and no price at all
     p50_seconds: float | None = None  # how long whole calls took; None where it was not asked for
     p95_seconds: float | None = None
@@ -359,7 +359,7 @@ def _expression(conn: Connection, name: str, key: str) -> str:
         return day if name == "day" else f"substr({day}, 1, 7)"
     if is_postgres(conn):
         return f"(j.metadata ->> CAST(:{key} AS text))"
-    # Not a JSON path, in which a key could say more than its name.
+    # Not a JSON path, in which a key could be more than a name.
     return f"(SELECT value FROM json_each(j.metadata) WHERE key = :{key})"
 
 

@@ -2,7 +2,7 @@
 
     count     in the transaction that writes the calls, each call once (`attempts.counted` is set by the same writer)
     count_ended  as `count`, for what has just ended: a job's first call is added up here, and the tables are not asked
-    recount   the calls that nobody has counted yet: those of older versions; in slices, its place is kept in a bookmark
+    recount   the calls that are not counted yet: those of older versions; in slices, its place is kept in a bookmark
 
 A day is the UTC day on which a call ended. A job counts once, with the first of its calls that was counted. Workers that
 settle at once write to rows of their own (`shard`), so that none waits for another's commit.
@@ -89,7 +89,7 @@ def _add_known(conn: Connection, known: Sequence[tuple[Ended, EndedCall]]) -> se
     """Add first calls to their days; the jobs whose calls were added. None with metadata that is kept by day."""
     if not known:
         return set()
-    # Whoever has no metadata has no tags; for the others the statement finds out whether any key is kept.
+    # A job without metadata has no tags; for the others the statement finds out whether any key is kept.
     plain = [(one, call) for one, call in known if one.metadata is None]
     done: set[str] = set()
     for some, are_plain in ((plain, True), ([pair for pair in known if pair[0].metadata is not None], False)):
@@ -173,7 +173,7 @@ def complete(conn: Connection) -> bool:
 
 
 def recount(conn: Connection, *, wait: bool = True) -> bool:
-    """Count one slice of what nobody has counted; True while there is more to do now. The caller commits.
+    """Count one slice of what is not counted; True while there is more to do now. The caller commits.
 
     Args:
         wait: leave what is unfinished for later, as long as older workers may be about. The days are complete only then.

@@ -132,7 +132,7 @@ def in_force(conn: Connection, key_id: str) -> Key | None:
 
 
 def any_key(conn: Connection) -> bool:
-    """Whether there ever was a key: with the first one, nobody is served without."""
+    """Whether there ever was a key: with the first one, calls without a key are refused."""
     return conn.execute(text("SELECT 1 FROM api_keys LIMIT 1")).first() is not None
 
 
@@ -186,7 +186,7 @@ def rotate(conn: Connection, key_id: str, key_hash: str, hint: str, *, grace: fl
 
 
 def lock(conn: Connection, key_id: str) -> Key:
-    """The key with a lock on its row: whoever counts its calls does so alone. On SQLite a writer is alone anyway."""
+    """The key with a lock on its row: one transaction at a time counts its calls. SQLite has one writer anyway."""
     suffix = "FOR UPDATE" if is_postgres(conn) else ""
     row = conn.execute(text(f"SELECT * FROM api_keys WHERE id = :id {suffix}"), {"id": key_id}).mappings().one()
     return _key(row)

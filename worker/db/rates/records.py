@@ -18,9 +18,9 @@ LEVEL = "max:"
 
 
 def add(conn: Connection, amounts: Mapping[str, int]) -> None:
-    """Add amounts to the steps of now, in one order for all workers; forget the steps that nobody plots any more."""
+    """Add amounts to the steps of now, in one order for all workers; forget the steps that are too old for any plot."""
     now = int(unix_seconds(conn))
-    # Rows are locked in this order by everyone.
+    # All workers lock the rows in this order.
     rows = [
         {"step": step, "at": now // step * step, "name": name, "amount": amount}
         for step in STEPS

@@ -1,8 +1,8 @@
 """Which webhook endpoints answer, as SQL: the row of failures, disable, enable. Synchronous; the caller commits.
 
-An endpoint is disabled once: whoever changes its row from enabled to disabled gets it back from `disable`, and notifies
-of it in the same transaction. A transaction that is repeated because nobody knows whether it was committed finds the
-endpoint disabled already, and notifies nobody twice.
+An endpoint is disabled once: the caller that disables its row gets it back from `disable`, and notifies
+of it in the same transaction. A transaction that is repeated because its commit is uncertain finds the
+endpoint disabled already, and notifies no owner twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _e = webhook_endpoints.c
 FAILING = "failing"
 GONE = "gone"
 MANUAL = "manual"
-"""Why an endpoint is disabled: it did nothing but fail for too long, it answered 410, or somebody said so."""
+"""Why an endpoint is disabled: it did nothing but fail for too long, it answered 410, or its owner asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Disabled:
 def note_health(
     conn: Connection, *, well: Collection[str], failing: Collection[str], gone: Collection[str], patience_seconds: float
 ) -> list[Disabled]:
-    """Keep account of which endpoints answer, and disable those that said 410 or failed for too long.
+    """Keep account of which endpoints answer, and disable those that answered 410 or failed for too long.
 
     Args:
         well: endpoints that took an event; their row of failures is over.

@@ -243,7 +243,7 @@ def record(conn: Connection, verdicts: Sequence[Verdict]) -> dict[Held, float | 
 
     Returns the claims that were recorded; the events of others had been claimed again, and their verdict is dropped.
     With each comes how many seconds the event took from its making to its delivery; None when it is not delivered,
-    or only since somebody replayed it.
+    or only since it was replayed.
     """
     if not verdicts:
         return {}

@@ -1,4 +1,4 @@
-"""The webhook tables: who is called (endpoints), what is to be said (events, the outbox), what came of it (attempts).
+"""The webhook tables: who is called (endpoints), what is to be sent (events, the outbox), what came of it (attempts).
 
 An event's life; `delivering` means that one worker holds a lease on it:
 

@@ -12,13 +12,13 @@ from worker.db.columns import Instant
 
 #: Heartbeats that a living worker may miss before it is shown as silent: a lease has three as well.
 MISSED = 3
-#: Rows of workers that ended without a word are kept this long, in seconds, for whoever looks what happened.
+#: Rows of workers that ended without a word are kept this long, in seconds, for an operator who looks what happened.
 KEPT_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a worker says of itself. Seconds and bytes; `memory_bytes` is the resident size, None where unknown."""
+    """What a worker reports of itself. Seconds and bytes; `memory_bytes` is the resident size, None where unknown."""
 
     owner: str
     host: str

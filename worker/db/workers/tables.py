@@ -23,6 +23,6 @@ workers = Table(
     Column("concurrency", Integer, nullable=False),
     Column("in_flight", Integer, nullable=False),
     Column("loop_lag_seconds", Double, nullable=False),
-    Column("memory_bytes", BigInteger),  # resident; null where the system does not say
+    Column("memory_bytes", BigInteger),  # resident; null where the system does not show it
     Column("drain_requested_at", Instant),
 )
