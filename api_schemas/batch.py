@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from api_schemas import jsontext
-from api_schemas.bodies import Endpoint, body_problems
+from api_schemas.bodies import EXPECTED, Endpoint, body_problems
 from api_schemas.errors import FieldProblem, InvalidRequest
 from api_schemas.jobs import MAX_REQUEST_BYTES, parse_document
 from api_schemas.plain import plain_body, plain_document
@@ -62,8 +62,7 @@ class BatchLine(NamedTuple):
         if document.get("method") != "POST":
             problems.append(FieldProblem(field="method", message=f'expected "POST", {_given(document, "method")}'))
         if url is None:
-            message = 'missing; give "/v1/chat/completions" or "/v1/responses"'
-            problems.append(FieldProblem(field="url", message=message))
+            problems.append(FieldProblem(field="url", message=f"missing; give {EXPECTED}"))
         if not isinstance(body, dict):
             message = f"expected an object, {_given(document, 'body')}"
             problems.append(FieldProblem(field="body", message=message))

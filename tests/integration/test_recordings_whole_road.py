@@ -18,7 +18,7 @@ from worker.base.settings import Settings
 from worker.db import schema
 from worker.engine.engine import Engine
 from worker.producer.async_stockpot import AsyncStockpot
-from worker.upstream.stream import accumulator_for
+from worker.upstream.endpoints import ENDPOINTS
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +77,7 @@ async def test_a_recording_is_stored_and_shown_as_its_events_say(
         assert job.attempts == 0
         assert job.attempt_log[0].error_code == "insufficient_quota"
         return
-    whole = accumulator_for(recordings.endpoint(name))
+    whole = ENDPOINTS[recordings.endpoint(name)].accumulator(1)
     for event in recordings.events(name):
         whole.add(None, event)
     assert (job.status, job.attempts, job.text) == ("completed", 1, whole.text)

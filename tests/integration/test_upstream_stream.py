@@ -12,7 +12,7 @@ from tests.rig.scripted_upstream import CHUNKED, JSON, SSE, Peer, Request
 from tests.rig.upstream_calls import data, new_call, one, piece, talking
 from worker.upstream.call import RESPONSES
 from worker.upstream.outcome import Answer, Failure, Kind
-from worker.upstream.stream import accumulator_for
+from worker.upstream.endpoints import ENDPOINTS
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def test_a_recorded_stream_comes_out_whole_however_it_is_cut(name: str, si
         assert (outcome.kind, outcome.error_class, outcome.code) == (Kind.ACCOUNT, "account", "insufficient_quota")
         assert "quota" in outcome.message
         return
-    whole = accumulator_for(recordings.endpoint(name))
+    whole = ENDPOINTS[recordings.endpoint(name)].accumulator(1)
     for event in recordings.events(name):
         whole.add(None, event)
     assert isinstance(outcome, Answer)

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from worker.upstream.call import CHAT, RESPONSES, Call, Progress, choices_asked, whole_text, wire_body
+from worker.upstream.endpoints import ENDPOINTS
 from worker.upstream.outcome import Answer, Failure, Kind
 from worker.upstream.whole_body import whole_outcome
 
@@ -59,7 +60,8 @@ def test_halves_of_a_pair_are_joined_and_lone_ones_are_left() -> None:
 
 
 def whole(body: bytes, endpoint: str = CHAT) -> Answer | Failure:
-    return whole_outcome(call(b"{}", stream=False, endpoint=endpoint), Progress(status=200), body)
+    asked = call(b"{}", stream=False, endpoint=endpoint)
+    return whole_outcome(asked, Progress(status=200), body, ENDPOINTS[endpoint])
 
 
 def test_a_whole_chat_answer_is_kept_byte_for_byte() -> None:

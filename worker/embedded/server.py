@@ -207,7 +207,7 @@ def _start(directory: Path, binary: Path) -> str:
         start_of_log = log.stat().st_size if log.exists() else 0
         with _try_lock(directory / "server.lock") as lock:
             refused = _launch(binary, listen + _config(directory), lock) if lock is not None else "its lock is taken"
-if refused is None and _becomes_ready(directory, url):
+        if refused is None and _becomes_ready(directory, url):
             return url
         tail = refused or _tail(log, start_of_log)
         if "Address already in use" not in tail:

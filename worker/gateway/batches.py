@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api_schemas.bodies import ENDPOINTS
 from api_schemas.ids import FILE
 from api_schemas.webhook_urls import check_url
 from worker.base.errors import InvalidRequest, NotAllowed
@@ -24,7 +25,6 @@ from worker.gateway.routing import route
 from worker.gateway.state import Gateway
 from worker.producer.async_batches import AsyncBatches
 from worker.producer.files import LONGEST_SECONDS, SHORTEST_SECONDS
-from worker.producer.stored_batches import ENDPOINTS
 
 MOST, DEFAULT = 100, 20
 _WINDOW = "24h"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from api_schemas.bodies import ENDPOINTS
+
 Schema = dict[str, Any]
 #: What a stream is.
 EVENTS = "text/event-stream"
@@ -76,7 +78,7 @@ _METADATA: Schema = {
 _EXPIRY: Schema = _object(
     {"anchor": {"const": "created_at"}, "seconds": {"type": "integer", "minimum": 3600, "maximum": 2592000}}, more=False
 )
-_ENDPOINT: Schema = _enum("/v1/chat/completions", "/v1/responses")
+_ENDPOINT: Schema = _enum(*ENDPOINTS)
 _DELETED: Schema = _object({"id": _TEXT, "object": _TEXT, "deleted": {"const": True}})
 
 ERROR: Schema = _object(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Unpack
 
 from api_schemas.batch import BatchProblem, BatchStatus
+from api_schemas.bodies import ENDPOINTS
 from worker.base.errors import WaitTimeout
 from worker.base.money import PICO
 from worker.batches import importing, output_paths, results
@@ -33,7 +34,6 @@ from worker.producer import stored_batches
 from worker.producer.batch_options import BatchOptions, read_options
 from worker.producer.batch_values import BadBatch, QuotedFile, SubmittedBatch
 from worker.producer.scope import Scope
-from worker.producer.stored_batches import ENDPOINTS
 from worker.provider.market import Market, ask, missing_models
 
 __all__ = [

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from typing import get_args
 
 from api_schemas import jsontext
-from api_schemas.bodies import Endpoint
+from api_schemas.bodies import ENDPOINTS
 from api_schemas.errors import FieldProblem
 from worker.base.errors import InvalidRequest, NotFound
 from worker.db.batches.stored import Order
 from worker.db.files import records as files
 from worker.producer.scope import Scope
 
-ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
 #: A batch's completion window, in seconds; OpenAI has no other.
 WINDOW_SECONDS = 86_400.0
 

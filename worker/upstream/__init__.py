@@ -14,6 +14,7 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     connections           The aiohttp session that carries httpx, and the truth about what happened on the wire
     cost                  The cost of a call as the provider states it; in decimals, never in floats
     decoding              A body made plain: compression that was not asked for is undone, within bounds
+    endpoints             How the answers of each endpoint are read
     finish_reasons        What a finish reason means: most end an answer, some mean that it broke
     heads                 Heads of answers that aiohttp's parser refuses and others read, put right before it sees them
     merge                 How the pieces of a streamed object add up; the rules that no field has for itself

@@ -1,4 +1,4 @@
-"""Events of a stream in, the finished response object out: what both endpoints have in common.
+"""Events of a stream in, the finished response object out: what all endpoints have in common.
 
 An accumulator builds what the same call would have returned without streaming, so that later code does not depend on
 how an answer came. It decides whether the answer is whole: a stream that ends early in good order looks like success

@@ -12,6 +12,7 @@ from functools import partial
 
 from worker.upstream.call import Call, ChunkSink, Progress
 from worker.upstream.decoding import Decoder, Undecodable
+from worker.upstream.endpoints import ENDPOINTS
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.stream import Stage, StreamReading
 from worker.upstream.whole_body import whole_outcome, wrong_content
@@ -92,7 +93,8 @@ class AnswerReading:
         if self._events is not None:
             return self._events.outcome(cut)
         body = bytes(self._body or self._start)
-        outcome = whole_outcome(self._call, self._progress, body, self._on_chunk if self._call.stream else None)
+        sink = self._on_chunk if self._call.stream else None
+        outcome = whole_outcome(self._call, self._progress, body, ENDPOINTS[self._call.endpoint], sink)
         if cut is not None:  # it is whole, or it was cut off
             return outcome if isinstance(outcome, Answer) else cut
         if isinstance(outcome, Failure) and outcome.code == "wrong_content" and b"\n" in body.strip():

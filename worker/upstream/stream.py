@@ -18,23 +18,17 @@ from api_schemas import jsontext
 from api_schemas.text import storable
 from api_schemas.upstream_errors import is_error
 from api_schemas.usage import Usage
-from worker.upstream.accumulate import Accumulator, StreamBroken
-from worker.upstream.accumulate_chat import ChatAccumulator
-from worker.upstream.accumulate_responses import ResponsesAccumulator
-from worker.upstream.call import RESPONSES, Call, ChunkSink, Progress, choices_asked
+from worker.upstream.accumulate import StreamBroken
+from worker.upstream.call import Call, ChunkSink, Progress, choices_asked
 from worker.upstream.classify import classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
+from worker.upstream.endpoints import ENDPOINTS
 from worker.upstream.finish_reasons import failure_words
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.sse import EventParser, EventTooLarge, ServerSentEvent
 
 #: Characters kept of a text that is no event, for the message of a stream that held nothing else.
 _KEPT_WORDS = 300
-
-
-def accumulator_for(endpoint: str, asked: int = 1) -> Accumulator:
-    """The accumulator of an endpoint's events; `asked` is how many choices were asked for."""
-    return ResponsesAccumulator() if endpoint == RESPONSES else ChatAccumulator(asked)
 
 
 class Stage(IntEnum):
@@ -56,6 +50,7 @@ class StreamReading:
         "_call",
         "_done",
         "_elapsed",
+        "_endpoint",
         "_goes_on",
         "_header_cost",
         "_money",
@@ -79,7 +74,8 @@ class StreamReading:
         self._room = max_bytes
         self._asked = choices_asked(call)
         self._parser = EventParser(max_bytes)
-        self._sum = accumulator_for(call.endpoint, self._asked)
+        self._endpoint = ENDPOINTS[call.endpoint]
+        self._sum = self._endpoint.accumulator(self._asked)
         self._done = False  # the server sent its end marker
         self._goes_on = False  # text came behind a finish reason: it stands in each chunk and means nothing
         self._header_cost = progress.cost_usd
@@ -193,7 +189,7 @@ class StreamReading:
         if not self._is_whole or self._goes_on:
             return Stage.RUNNING
         counted = self._progress.usage is not None and self._progress.usage.output_tokens > 0
-        return Stage.ENDING if counted or isinstance(self._sum, ResponsesAccumulator) else Stage.FINISHED
+        return Stage.ENDING if counted or not self._endpoint.done else Stage.FINISHED
 
     def _is_stray(self, data: bytes) -> bool:
         """Whether an event cannot be a piece of an answer: `[DONE]` in any spelling, a keep-alive, words of a proxy."""
@@ -256,9 +252,8 @@ class StreamReading:
             return self._failed(
                 Failure(Kind.RETRYABLE, "upstream", "wrong_content", f"the answer cannot be kept: {error}")
             )
-        chat = self._call.endpoint != RESPONSES
         flags = {
-            "no_done": chat and not self._done,
+            "no_done": self._endpoint.done and not self._done,
             "cut": cut and not self._done,
             "choices_missing": self._sum.choices < self._asked,
         }

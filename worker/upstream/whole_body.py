@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api_schemas import jsontext
 from api_schemas.upstream_errors import is_error, read_error, speaks
 from api_schemas.usage import Usage, merge_usage
 from worker.upstream.accumulate_responses import finish_reason, output_text
-from worker.upstream.call import RESPONSES, Call, ChunkSink, Progress
+from worker.upstream.call import Call, ChunkSink, Progress
 from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
 from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
@@ -18,9 +19,14 @@ from worker.upstream.received import read_json
 from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.tool_calls import one_or_more
 
+if TYPE_CHECKING:
+    from worker.upstream.endpoints import Endpoint
 
-def whole_outcome(call: Call, progress: Progress, body: bytes, on_chunk: ChunkSink | None = None) -> Outcome:
-    """What a 2xx answer of one JSON object came to. Who watches a stream is shown it as one chunk (`on_chunk`)."""
+
+def whole_outcome(
+    call: Call, progress: Progress, body: bytes, endpoint: Endpoint, on_chunk: ChunkSink | None = None
+) -> Outcome:
+    """The outcome of a 2xx answer of one JSON object. Readers of a stream get it as events (`on_chunk`)."""
     value, clean, wrong = _read_object(body)
     if wrong:
         return wrong_content(wrong, body, call.key)
@@ -28,10 +34,11 @@ def whole_outcome(call: Call, progress: Progress, body: bytes, on_chunk: ChunkSi
     if is_error(value):
         begun = progress.usage is not None and progress.usage.output_tokens > 0
         return _with_body(classify_in_answer(value, began=begun, key=call.key), body, call.key)
-    read = _responses if call.endpoint == RESPONSES else _chat
-    outcome = read(call, progress, value, clean)
+    outcome = endpoint.read(call, progress, value, clean)
     if on_chunk is not None and isinstance(outcome, Answer):
-        _show(call, progress, value, outcome.text, on_chunk)
+        progress.parts.append(outcome.text)
+        for event, text in endpoint.events(value, outcome.text):
+            on_chunk(jsontext.dumps(event), text)
     return outcome
 
 
@@ -69,7 +76,8 @@ def _take_money(progress: Progress, value: dict[str, Any]) -> None:
         progress.cost_usd = cost
 
 
-def _responses(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
+def responses(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
+    """The outcome of a `response` object."""
     status = value.get("status")
     text = output_text(value)
     if status in ("failed", "cancelled"):
@@ -80,10 +88,11 @@ def _responses(call: Call, progress: Progress, value: dict[str, Any], body: byte
         return Failure(Kind.TERMINAL, "upstream", "background", message)
     if not isinstance(value.get("output"), list):
         return wrong_content("the upstream's body has no `output` list", body, call.key)
-    return _answer(progress, value, body, text, finish_reason(value))
+    return answer_of(progress, value, body, text, finish_reason(value))
 
 
-def _chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
+def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
+    """The outcome of a `chat.completion` object."""
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices:
         return wrong_content("the upstream's body has no `choices`", body, call.key)
@@ -98,7 +107,7 @@ def _chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) ->
         failure = _failure_of(choice, call.key)
         if failure is not None:
             return replace(_with_body(failure, body, call.key), partial_text=text)
-    return _answer(progress, value, body, text, reason_of(first.get("finish_reason")))
+    return answer_of(progress, value, body, text, reason_of(first.get("finish_reason")))
 
 
 def _mend_tool_calls(choices: list[dict[str, Any]]) -> bool:
@@ -128,7 +137,8 @@ def _failure_of(choice: dict[str, Any], key: str | None) -> Failure | None:
     return Failure(Kind.PARTIAL, "upstream", reason[:100], failure_words(reason), begun=True)
 
 
-def _answer(progress: Progress, value: dict[str, Any], body: bytes, text: str, reason: str | None) -> Answer:
+def answer_of(progress: Progress, value: dict[str, Any], body: bytes, text: str, reason: str | None) -> Answer:
+    """The answer that an object of this text and finish reason is."""
     provider_id, model = value.get("id"), value.get("model")
     return Answer(
         status=progress.status or 200,
@@ -145,19 +155,20 @@ def _answer(progress: Progress, value: dict[str, Any], body: bytes, text: str, r
     )
 
 
-def _show(call: Call, progress: Progress, value: dict[str, Any], text: str, on_chunk: ChunkSink) -> None:
-    """Show an answer that came whole to those who watch it as a stream."""
-    progress.parts.append(text)
-    if call.endpoint == RESPONSES:
-        begun = {**value, "status": "in_progress", "output": [], "usage": None}
-        on_chunk(jsontext.dumps({"type": "response.created", "sequence_number": 0, "response": begun}), "")
-        on_chunk(jsontext.dumps({"type": "response.completed", "sequence_number": 1, "response": value}), text)
-        return
+def responses_events(value: dict[str, Any], text: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A `response` object as two events of its stream."""
+    begun = {**value, "status": "in_progress", "output": [], "usage": None}
+    yield {"type": "response.created", "sequence_number": 0, "response": begun}, ""
+    yield {"type": "response.completed", "sequence_number": 1, "response": value}, text
+
+
+def chat_events(value: dict[str, Any], text: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A `chat.completion` object as one chunk of its stream."""
     choices = [
         {**{key: held for key, held in choice.items() if key != "message"}, "delta": choice["message"]}
         for choice in value["choices"]
     ]
-    on_chunk(jsontext.dumps({**value, "object": "chat.completion.chunk", "choices": choices}), text)
+    yield {**value, "object": "chat.completion.chunk", "choices": choices}, text
 
 
 def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from api_schemas.bodies import ENDPOINTS
+from api_schemas.bodies import ENDPOINTS, body_for
 from api_schemas.jobs import LANES, parse_document
 from worker.base.errors import WaitTimeout
 from worker.base.settings import load
@@ -16,7 +16,6 @@ from worker.cli.jobs.following import Follower, exit_code
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
 from worker.cli.webhooks import reach
-from worker.upstream.call import RESPONSES
 
 
 @click.command(
@@ -120,5 +119,4 @@ def _request(
     if model is None:
         raise click.UsageError("Give the model: -m MODEL, e.g. -m openai/gpt-5-1-chat-latest.")
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if prompt == "-" else prompt
-    asked = {"input": text} if endpoint == RESPONSES else {"messages": [{"role": "user", "content": text}]}
-    return {"model": model, **asked, **({"stream": True} if stream else {})}
+    return {"model": model, **body_for(endpoint, str(text)), **({"stream": True} if stream else {})}
