@@ -150,7 +150,7 @@ def producer(of: type, name: str, heading: str, *, full: bool) -> Iterator[str]:
 
 def reference() -> str:
     """The whole of it."""
-    pot, exported = Stockpot(Settings()), {name: getattr(worker, name) for name in worker.__all__}
+    pot, exported = Stockpot(Settings()), {name: getattr(worker, name) for name in worker._HOMES}
     out = ["## Producers", ""]
     out += ["```python", f"Stockpot{signature(Stockpot.__init__)}", "```", ""]
     out += producer(Stockpot, "pot", "Stockpot", full=True)

@@ -42,16 +42,22 @@ if TYPE_CHECKING:
     )
     from worker.base.settings import Settings
     from worker.db.jobs.submit import Submitted
-    from worker.db.jobs.usage import UsageRow
+    from worker.db.jobs.usage import UsageRow as UsageRow
     from worker.producer.async_stockpot import AsyncStockpot
-    from worker.producer.batches import BadBatch, BatchOptions, BatchRow, QuotedFile, ResultLine, SubmittedBatch
-    from worker.producer.budgets import Budget
-    from worker.producer.routes import RouteState
+    from worker.producer.batches import BadBatch, BatchOptions
+    from worker.producer.batches import BatchRow as BatchRow
+    from worker.producer.batches import QuotedFile as QuotedFile
+    from worker.producer.batches import ResultLine as ResultLine
+    from worker.producer.batches import SubmittedBatch as SubmittedBatch
+    from worker.producer.budgets import Budget as Budget
+    from worker.producer.routes import RouteState as RouteState
     from worker.producer.sse import SSE_HEADERS, stockpot_js
     from worker.producer.stockpot import Stockpot
-    from worker.producer.webhooks import WebhookEvent
+    from worker.producer.webhooks import WebhookEvent as WebhookEvent
 
-#: The public names, each with the module that has it. What is not here is private.
+#: What can be imported, each with the module that has it. What is not here is private. `__all__` has what a program
+#: names; the others are values that the verbs of `pot.batches`, `.budgets`, `.routes`, `.webhooks` and `pot.usage` return,
+#: named only in annotations.
 _HOMES = {
     "AsyncStockpot": "worker.producer.async_stockpot",
     "Attempt": "api_schemas.jobs",
@@ -94,8 +100,6 @@ __all__ = [
     "Attempt",
     "BadBatch",
     "BatchOptions",
-    "BatchRow",
-    "Budget",
     "FieldProblem",
     "IdempotencyConflict",
     "InvalidRequest",
@@ -107,20 +111,14 @@ __all__ = [
     "NotAllowed",
     "NotCompleted",
     "NotFound",
-    "QuotedFile",
-    "ResultLine",
-    "RouteState",
     "Settings",
     "SettingsError",
     "Status",
     "Stockpot",
     "StockpotError",
     "Submitted",
-    "SubmittedBatch",
     "Unreachable",
-    "UsageRow",
     "WaitTimeout",
-    "WebhookEvent",
     "stockpot_js",
 ]
 

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from tests.admissions import KEY, KEYS, ROUTE, admission, permits
 from tests.rig.servers import ValkeyServer
 from tests.rig.waiting import eventually_async
 from worker.limits.account import Transition
 from worker.limits.admission import Admission
-from worker.limits.keys import Keys
 from worker.limits.permit import Held, Permit
-from worker.limits.route import Limits, Route, Scope, key_id
+from worker.limits.route import Limits, Route, Scope
 
 pytestmark = pytest.mark.anyio
-
-KEY = key_id("sk-test")
-ROUTE = Route("http://upstream/v1", KEY, "m")
-KEYS = Keys()
-
-
-@asynccontextmanager
-async def admission(url: str | None, limits: Limits | None = None, **more: Any) -> AsyncIterator[Admission]:
-    """A gate that is started, and closed in the end."""
-    made = Admission(url, limits, **more)
-    await made.start()
-    try:
-        yield made
-    finally:
-        await made.aclose()
-
-
-async def permits(of: Admission, count: int, route: Route = ROUTE, wait: float = 0.3, **more: Any) -> list[Permit]:
-    """Ask for many at once; those that were given."""
-    given = await asyncio.gather(*(of.admit(route, 10, wait, **more) for _ in range(count)))
-    return [one for one in given if isinstance(one, Permit)]
 
 
 class Upstream:
@@ -310,72 +286,6 @@ async def test_retry_after_keeps_every_worker_away(redis_url: str) -> None:
 
         await eventually_async(held)
         assert isinstance(await other.admit(ROUTE, 1, 10.0), Permit)
-
-
-async def within(seconds: float, what: Callable[[], Awaitable[Any]]) -> Any:
-    """The answer, which must not take longer."""
-    return await asyncio.wait_for(what(), seconds)
-
-
-async def test_a_frozen_redis_does_not_hold_up_a_job(own_valkey: ValkeyServer) -> None:
-    """Redis stops answering: jobs go on within the local share after a second, and the fleet's limit holds again later."""
-    async with (
-        admission(own_valkey.url, Limits(concurrency=6)) as one,
-        admission(own_valkey.url, Limits(concurrency=6)) as other,
-    ):
-        mine, theirs = await permits(one, 1, wait=5.0), await permits(other, 1, wait=5.0)
-
-        async def both_known() -> bool:
-            return one._route_limiter(ROUTE, ()).holders == other._route_limiter(ROUTE, ()).holders == 2
-
-        await eventually_async(both_known)
-        own_valkey.freeze()
-        started = time.monotonic()
-        mine += await permits(one, 10, wait=5.0)
-        assert one.away
-        assert len(mine) == 3
-        assert time.monotonic() - started < 20
-        own_valkey.thaw()
-
-        async def back() -> bool:
-            return not one.away and not other.away
-
-        await eventually_async(back)
-        theirs += await permits(other, 10, wait=3.0)
-        assert len(mine) + len(theirs) == 6
-
-
-async def test_without_any_redis_a_worker_keeps_to_the_limits_by_itself() -> None:
-    """No Redis at all: concurrency, requests per minute and the account's pause hold within the process."""
-    async with admission(None, Limits(concurrency=3, rpm=5)) as one:
-        given = await permits(one, 10, wait=0.1)
-        assert len(given) == 1  # five a minute go out one by one
-        given[0].done("account", status=403)
-        held = await one.admit(ROUTE, 1)
-        assert isinstance(held, Held)
-        assert held.reason == "paused"
-    async with admission("redis://127.0.0.1:1/0", Limits(concurrency=3)) as one:
-        assert len(await within(20, lambda: permits(one, 10, wait=0.5))) == 3
-
-
-async def test_an_emptied_redis_keeps_the_learned_limit(redis_url: str, valkey: ValkeyServer) -> None:
-    """FLUSHALL: the workers bring back what they know, and the limit holds on."""
-    async with admission(redis_url) as one:
-        (permit,) = await permits(one, 1, wait=5.0)
-        with valkey.client() as client:
-            client.hset(KEYS.state(ROUTE), "limit", 77)
-
-            async def known() -> bool:
-                return one._route_limiter(ROUTE, ()).known == 77
-
-            await eventually_async(known)
-            client.flushall()
-
-            async def restored() -> bool:
-                return bool(client.hget(KEYS.state(ROUTE), "limit") == "77")
-
-            await eventually_async(restored)
-        permit.done("answer")
 
 
 async def test_routes_show_what_was_learned_and_what_is_paused(redis_url: str) -> None:

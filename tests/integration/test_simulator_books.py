@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.rig.procs import Process
 from tests.rig.waiting import eventually_async
 from worker.simulator import Simulator, SimulatorConfig, oracle
 from worker.simulator.journal import Call, Done, Received, calls, calls_by_job, read_journal
@@ -382,47 +379,3 @@ async def test_a_reset_leaves_calls_in_flight_alone(simulator: Simulator, http: 
     assert (await held)[0] == 200
     assert state.stats.in_flight == 0
     assert (await post(http, chat()))[0] == 200
-
-
-async def test_a_process_of_its_own_says_where_it_listens_and_stops_on_sigterm(
-    launch: Callable[..., Process], journal: Path
-) -> None:
-    """The journal survives, and its lines are those that the route shows."""
-    command = [sys.executable, "-m", "worker.simulator", "--instant", "--journal", str(journal)]
-    process = launch(command, name="simulator")
-    url = json.loads(process.wait_for_line(r"^\{.*\}$")[0])["url"]
-    async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer k"}) as http:
-        assert (await post(http, chat()))[0] == 200
-        async with http.get("/_sim/journal") as response:
-            shown = await response.read()
-        stalled = asyncio.create_task(post(http, chat("stall@1", stream=True)))
-
-        async def stalls() -> bool:
-            return bool((await get(http, "/_sim/stats"))["in_flight"])
-
-        await eventually_async(stalls)
-        process.term()
-        assert process.wait() == 0
-        await asyncio.gather(stalled, return_exceptions=True)
-    assert journal.read_bytes().startswith(shown)
-    assert [call.done is not None for call in calls(read_journal(journal))] == [True, True]
-
-
-async def test_a_killed_simulator_leaves_the_arrival_in_the_journal(
-    launch: Callable[..., Process], journal: Path
-) -> None:
-    """What was received is known, and that it never ended."""
-    process = launch([sys.executable, "-m", "worker.simulator", "--journal", str(journal)], name="simulator")
-    url = json.loads(process.wait_for_line(r"^\{.*\}$")[0])["url"]
-    async with aiohttp.ClientSession(url, headers={"Authorization": "Bearer k"}) as http:
-        held = asyncio.create_task(post(http, chat("hold")))
-
-        async def received() -> bool:
-            return journal.exists() and bool(read_journal(journal))
-
-        await eventually_async(received)
-        process.kill9()
-        assert await held == (0, "")
-    (call,) = calls(read_journal(journal))
-    assert call.done is None
-    assert call.received.at <= time.time()

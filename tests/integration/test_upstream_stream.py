@@ -11,8 +11,8 @@ from tests.rig import recordings
 from tests.rig.scripted_upstream import CHUNKED, JSON, SSE, Peer, Request
 from tests.rig.upstream_calls import data, new_call, one, piece, talking
 from worker.upstream.call import RESPONSES
-from worker.upstream.outcome import Answer, Failure, Kind
 from worker.upstream.endpoints import ENDPOINTS
+from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
 

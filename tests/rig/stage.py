@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import secrets
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,12 +30,12 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from tests.rig import canary, checker
-from tests.rig.environment import TEST_API_KEY, environment
+from tests.rig import canary, stage_checks
+from tests.rig.environment import environment
 from tests.rig.evidence import UpstreamCall, upstream_calls
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.hookd import HookReceiver
-from tests.rig.invariants import QUIET_KEYS, TERMINAL, Violation, shown_text
+from tests.rig.invariants import TERMINAL
 from tests.rig.nursery import Nursery
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.procs import Process
@@ -51,21 +49,10 @@ from worker.webhooks.signing import new_secret
 
 Proxied = Literal["redis", "database", "upstream"]
 
-#: What kombu keeps: of a worker that died with a message in hand, until the visibility timeout takes it back (minutes),
-#: and which of its queues are declared to last. Nothing depends on either.
-BROKER_KEYS = ("stockpot.unacked", "stockpot.unacked_index", "stockpot.unacked_mutex", "_kombu.binding_permanent.*")
-#: A quiet system may take this long to write its last live events and bookkeeping after the last commit, in seconds.
-SETTLING_SECONDS = 30.0
 #: How long a load may take to end on a busy machine, faults and all, in seconds.
 QUIESCE_SECONDS = 180.0
 #: The simulator of a stage: an answer of 40 tokens takes about a quarter of a second.
 SIMULATOR: dict[str, Any] = {"first_token_delay": 20, "token_delay": 5}
-#: Lines that tell the world's faults, not ours: Celery prints a traceback when its broker goes away.
-BROKER_ERRORS = (
-    r"^(kombu|redis|amqp)\.exceptions\.",
-    r"^redis\.\w+\.",
-    r"^(ConnectionResetError|ConnectionRefusedError|BrokenPipeError|TimeoutError|OSError|ConnectionError)\b",
-)
 
 
 class SetStage(Protocol):
@@ -405,108 +392,9 @@ class Stage:
             tails = "\n".join(f"--- {worker.name} ({worker.returncode})\n{worker.tail(15)}" for worker in self.workers)
             raise AssertionError(f"not over within {timeout:g} s: {left()[:10]}\n{tails}") from None
 
-    def check(
-        self,
-        *,
-        gaps_allowed: bool = False,
-        gone: Sequence[Process] = (),
-        allowed_errors: Sequence[str] = (),
-        all_completed: bool = True,
-        redis: bool = True,
-    ) -> None:
-        """Assert I1 to I9 of what was left behind; what may still be on its way gets a moment.
-
-        Args:
-            gaps_allowed: Redis was harmed: streams may have holes, and broker errors in the logs are expected.
-            gone: workers that were meant to end.
-            allowed_errors: patterns of last lines of tracebacks that may stand in the logs.
-            all_completed: every job must be `completed`.
-            redis: False: there is none to look at.
-        """
-        killed = (
-            gaps_allowed or bool(self.supervisors) or any(each.returncode == -signal.SIGKILL for each in self.workers)
-        )
-        errors = [*allowed_errors, *(BROKER_ERRORS if gaps_allowed else ())]
-
-        def broken() -> list[Violation]:
-            found = checker.check(
-                self.database_url,
-                journals=[self.journal] if self.journal.exists() else [],
-                hooks=self.hooks.journal,
-                hook_secrets=self.hooks.secrets,
-                redis_url=self.valkey.url if redis else None,
-                submitted=self.submitted,
-                gaps_allowed=gaps_allowed,
-                allowed_keys=[*QUIET_KEYS, *BROKER_KEYS],
-            )
-            if killed:
-                # Who died between the commit and the terminal event told nobody: readers learn it from the database.
-                ends = _endless(found)
-                found = [one for one in found if one.subject not in {"unacked", *ends}]
-                found += [one for job_id in ends for one in self._read_to_its_end(job_id)]
-            return found
-
-        with contextlib.suppress(NeverHappened):
-            eventually(lambda: not broken(), SETTLING_SECONDS, "no promise is broken")
-        alive = [each for each in self.workers if each not in gone and each.returncode != -signal.SIGKILL]
-        alive += [supervisor.process for supervisor in self.supervisors]
-        found = [*broken(), *checker.check_processes(alive), *self._tracebacks(errors), *self._leaks(redis=redis)]
-        if all_completed:
-            found += [
-                Violation("I1", row["id"], f"is {row['status']}: {row['error_class']} {row['error_message']}")
-                for row in self.rows("SELECT * FROM jobs_v WHERE status <> 'completed'")
-            ]
-        assert not found, "\n".join(str(one) for one in found[:20])
-
-    def _read_to_its_end(self, job_id: str) -> list[Violation]:
-        """I6 as a reader of the product sees it, from the log and the database together."""
-        job = self.job(job_id)
-        seen = list(self.pot.events(job_id))
-        if seen[-1]["type"] != f"job.{job['status']}":
-            return [Violation("I6", job_id, f"is {job['status']}; a reader ends with {seen[-1]['type']}")]
-        if job["status"] == "completed" and shown_text(seen) != job["text"]:
-            return [Violation("I6", job_id, f"a reader shows {shown_text(seen)!r:.80}, stored {job['text']!r:.80}")]
-        return []
-
-    def _tracebacks(self, allowed: Sequence[str]) -> list[Violation]:
-        """I9: what the workers logged as JSON, whose tracebacks are one line each."""
-        found = []
-        for path in self.worker_logs():
-            for line in path.read_text(errors="replace").splitlines():
-                error = _exception(line)
-                if error and not any(re.search(pattern, error) for pattern in allowed):
-                    found.append(Violation("I9", path.stem, f"traceback: {error}"))
-        return found
-
-    def _leaks(self, *, redis: bool) -> list[Violation]:
-        """I8: no prompt and no key in logs, command lines, or Redis outside of the replay logs."""
-        tokens = {"prompt": self.canaries.prompt, "api_key": TEST_API_KEY, "webhook_secret": self.secret}
-        pids = [each.pid for each in self.workers if each.running]
-        places: list[Path | tuple[str, bytes]] = [*self.worker_logs(), *canary.command_lines(pids)]
-        if redis:
-            keys = canary.redis_keys(self.valkey.url)
-            places += [(name, content) for name, content in keys if not name.startswith("redis key stockpot:job:")]
-        return [Violation("I8", leak.where, f"shows a {leak.kind}") for leak in canary.scan(places, tokens)]
-
-
-def _endless(found: Sequence[Violation]) -> list[str]:
-    """The jobs whose replay log has no terminal event."""
-    return sorted(
-        {one.subject for one in found if one.invariant == "I6" and one.what.endswith("its stream ends with None")}
-    )
+    check = stage_checks.check
 
 
 def _pid_of(owner: str) -> int:
     """The pid in an engine's name: host, pid, random."""
     return int(owner.split(":")[1])
-
-
-def _exception(line: str) -> str | None:
-    """The last line of the traceback in a line of a JSON log."""
-    if '"exception"' not in line or not line.startswith("{"):
-        return None
-    try:
-        told = json.loads(line).get("exception", "")
-    except ValueError:
-        return None  # torn by a kill
-    return str(told).strip().rsplit("\n", 1)[-1] if "Traceback" in str(told) else None

@@ -27,8 +27,9 @@ def pot(tmp_path: Path) -> Stockpot:
 
 def test_every_exported_name_is_there_and_says_what_it_is() -> None:
     """A literal or an alias has no docstring of its own."""
-    assert sorted(worker.__all__) == sorted(worker._HOMES)
-    for name in worker.__all__:
+    assert len(worker.__all__) <= 25
+    assert set(worker.__all__) < set(worker._HOMES)
+    for name in worker._HOMES:
         value = getattr(worker, name)
         if inspect.isclass(value):
             assert value.__doc__, name
