@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ops.bench import page
 from ops.bench.figures import Figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SIZE = (7.0, 4.0)
-
 
 def draw(figures: Figures, home: Path) -> dict[str, list[str]]:
     """Draw what there are figures for. Returns the plots' names per scenario."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    # A fixed salt and no date: the same figures give the same file.
-    mpl.rcParams["svg.hashsalt"] = "stockpot"
-    home.mkdir(exist_ok=True)
     drawn: dict[str, list[str]] = {}
     for scenario, name, picture in (
         ("streaming", "cpu-per-chunk", _cpu_per_chunk),
@@ -29,19 +23,9 @@ def draw(figures: Figures, home: Path) -> dict[str, list[str]]:
         ("backlog", "claim", _claim),
     ):
         if figures.rows(scenario):
-            _save(home / f"{name}.svg", picture, figures)
+            page.plot(home / f"{name}.svg", partial(picture, figures=figures))
             drawn.setdefault(scenario, []).append(name)
     return drawn
-
-
-def _save(path: Path, picture: Any, figures: Figures) -> None:
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=_SIZE, layout="constrained")
-    picture(axes, figures)
-    axes.grid(visible=True, alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def _cpu_per_chunk(axes: Axes, figures: Figures) -> None:

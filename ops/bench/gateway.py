@@ -28,8 +28,9 @@ from typing import Any
 import orjson
 import psutil  # type: ignore[import-untyped]
 
-from ops.bench import wire
+from ops.bench import page, wire
 from ops.bench.children import raise_file_limit
+from ops.bench.measure import cpu_seconds
 from ops.bench.rig import Rig
 from tests.rig.environment import environment
 from tests.rig.ports import free_port
@@ -144,14 +145,14 @@ async def streams(name: str, port: int, count: int, processes: list[int]) -> Non
             *whole, kept = kept.split(b"\n\n")
             for event in whole:
                 if not began and b'"content"' in event:  # the upstream held all first chunks until all calls were there
-                    before, began = cpu(processes), time.monotonic()
+                    before, began = sum(map(cpu_seconds, processes)), time.monotonic()
                 chunks += b'"content"' in event
                 if found := wire.STAMP_PATTERN.search(event):
                     lags.append((now - int(found[1], 16)) / 1e6)
 
     await asyncio.gather(*(one(10**6 + number) for number in range(count)))
     seconds = time.monotonic() - began
-    used = cpu(processes) - before
+    used = sum(map(cpu_seconds, processes)) - before
     lags.sort()
     put(
         "streams",
@@ -182,16 +183,6 @@ async def idle(port: int, pid: int) -> None:
         call.writer.close()
 
 
-def cpu(pids: list[int]) -> float:
-    """Seconds of CPU that processes and their children have used."""
-    total = 0.0
-    for pid in pids:
-        for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:2])
-    return total
-
-
 def rounded(values: dict[str, float]) -> dict[str, float]:
     """To a tenth."""
     return {name: round(value, 1) for name, value in values.items()}
@@ -199,8 +190,7 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
 
 def put(measurement: str, **figures: object) -> None:
     """Print one line, with what else the machine was doing."""
-    line = {"measurement": measurement, **figures, "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
-    print(orjson.dumps(line).decode(), flush=True)
+    page.line({"measurement": measurement, **figures, "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()})
 
 
 @contextlib.contextmanager

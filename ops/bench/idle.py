@@ -14,9 +14,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-import orjson
-
-from ops.bench import wire
+from ops.bench import page, wire
 from ops.bench.children import ROOT, end_process
 from ops.bench.rig import Rig
 from worker import Stockpot
@@ -93,7 +91,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--http", action="store_true", help="with a status port: the fleet's gauges are read, too")
     given = parser.parse_args()
-    sys.stdout.write(orjson.dumps(measure(given.workers, given.seconds, http=given.http)).decode() + "\n")
+    page.line(measure(given.workers, given.seconds, http=given.http))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import orjson
 
 from api_schemas.jobs import Lane, parse_job
-from ops.bench import limits_capacity, limits_report
+from ops.bench import limits_capacity, limits_report, page
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.servers import ValkeyServer
@@ -168,8 +166,7 @@ def main() -> None:
     records: dict[str, dict[str, Any]] = {}
     for name in chosen:
         records[name] = SCENARIOS[name]()
-        sys.stdout.write(orjson.dumps(records[name]).decode() + "\n")
-        sys.stdout.flush()
+        page.line(records[name])
     if set(chosen) == set(SCENARIOS):
         limits_report.write(records, load)
 

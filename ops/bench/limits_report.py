@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ops.bench import page
 from ops.bench.limits_capacity import CALL_SECONDS, END, HERD_SECONDS, STEADY, STEPS
+from ops.bench.page import percent, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
 PLOT = HERE / "plots" / "capacity-curve.svg"
@@ -17,27 +21,18 @@ Records = dict[str, dict[str, Any]]
 
 def write(records: Records, load: float) -> None:
     """Write the report of one whole run. `load` is the machine's load average when it began."""
-    _draw(records["curve"])
+    page.plot(PLOT, partial(_draw, record=records["curve"]))
     parts = [_head(load), _rates(records), _curve(records["curve"]), _herd(records["herd"])]
     parts += [_lanes(records["lanes"]), _credits(records["credits"])]
-    (HERE / "LIMITS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write(HERE / "LIMITS.md", parts)
 
 
 def _head(load: float) -> str:
     return (
         "# Limits: what is used, what is refused, who waits\n\n"
         "`python -m ops.bench.limits` writes this file; about eight minutes. One run, on"
-        f" {os.cpu_count()} cores, CPython {platform.python_version()}, load {load:.1f} before it began."
+        f" {page.here(load)}."
     )
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
 
 
 def _rates(records: Records) -> str:
@@ -45,38 +40,38 @@ def _rates(records: Records) -> str:
     for name in ("rpm", "tpm", "both"):
         one = records[name]
         limits = ", ".join(f"{one[key]:,} {key}" for key in ("rpm", "tpm") if key in one)
-        rows.append([limits, one["workers"], one["calls"], one["tokens"], _percent(one["used"]), one["refused"]])
+        rows.append([limits, one["workers"], one["calls"], one["tokens"], percent(one["used"]), one["refused"]])
     return (
         "## Limits per minute\n\n"
         "Four workers, more to do than they may, a simulator that counts to the letter: requests when they arrive, tokens"
         " when they are spent. One minute, from the tenth second on; 429s of the whole run. Target: at least 97 %, no 429.\n\n"
-        + _table(["limit", "workers", "calls", "tokens", "used", "429"], rows)
+        + table(["limit", "workers", "calls", "tokens", "used", "429"], rows)
     )
 
 
 def _curve(record: dict[str, Any]) -> str:
     rows = [
-        [one["capacity"], _percent(one["used"]), one["refused"], _percent(one["refused_share"])]
+        [one["capacity"], percent(one["used"]), one["refused"], percent(one["refused_share"])]
         for one in record["steady"]
     ]
     return (
-        "## A capacity that nobody tells\n\n"
+        "## A capacity that is not announced\n\n"
         f"Two workers; the upstream takes 20, then 5, then 40 calls of {CALL_SECONDS} s at once. The last {STEADY:.0f} s of"
         " each. Target: at least 80 % used, under 5 % refused.\n\n"
-        + _table(["capacity", "used", "429", "share of calls"], rows)
+        + table(["capacity", "used", "429", "share of calls"], rows)
         + f"\n\n![learned limit over time](plots/{PLOT.name})"
     )
 
 
 def _herd(record: dict[str, Any]) -> str:
     rows = [
-        [span, _percent(one["used"]), one["refused"], _percent(one["refused_share"])]
+        [span, percent(one["used"]), one["refused"], percent(one["refused_share"])]
         for span, one in ((f"all {HERD_SECONDS:.0f} s", record["whole"]), (f"last {STEADY:.0f} s", record["steady"]))
     ]
     return (
         f"## {record['workers']} workers begin at once\n\n"
-        f"On a route that nobody knows yet; it takes {record['whole']['capacity']} calls at once.\n\n"
-        + _table(["", "used", "429", "share of calls"], rows)
+        f"On a route that is not known yet; it takes {record['whole']['capacity']} calls at once.\n\n"
+        + table(["", "used", "429", "share of calls"], rows)
     )
 
 
@@ -89,7 +84,7 @@ def _lanes(record: dict[str, Any]) -> str:
         "## An interactive job beside a bulk backlog\n\n"
         "One worker with 50 slots, SQLite; simulator and worker share one process. Milliseconds. Target: claimed within"
         " 1,000 ms (p95).\n\n"
-        + _table(["waiting", "due to claimed, p50", "p95", "submit to upstream, p50", "p95"], rows)
+        + table(["waiting", "due to claimed, p50", "p95", "submit to upstream, p50", "p95"], rows)
     )
 
 
@@ -103,15 +98,7 @@ def _credits(record: dict[str, Any]) -> str:
     )
 
 
-def _draw(record: dict[str, Any]) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    # A fixed salt and no date: the same figures give the same file.
-    mpl.rcParams["svg.hashsalt"] = "stockpot"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
+def _draw(axes: Axes, record: dict[str, Any]) -> None:
     since = [at for at, _ in STEPS] + [END]
     axes.step(since, [amount for _, amount in STEPS] + [STEPS[-1][1]], where="post", color="0.6", label="capacity")
     axes.plot([at for at, _ in record["limits"]], [limit for _, limit in record["limits"]], label="learned limit")
@@ -122,8 +109,4 @@ def _draw(record: dict[str, Any]) -> None:
         [at for at, _ in refused], [count for _, count in refused], "x", color="tab:red", label="429s in a second"
     )
     axes.set(xlabel="seconds", ylabel="calls", ylim=(0, None))
-    axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, metadata={"Date": None})
-    pyplot.close(figure)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ops.bench import page
 
 REDIS_MB = 50.0
 SUBMIT_MB = 200.0
@@ -104,10 +104,14 @@ def write(outcome: Outcome, path: Path, command: str) -> None:
         "export": f"{outcome.export.seconds:,.1f} s, peak {outcome.export.peak_mb:,.0f} MB",
         "promises broken": "; ".join(outcome.broken()) or "none",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end"
-    path.write_text(
-        f"# {outcome.lines:,} lines overnight: {outcome.database}\n\n"
-        f"`{command}` on a machine with {machine}; everything (database, Redis,"
-        f" upstream, workers, commands) shares its cores.\n\n| | |\n|---|---|\n{table}\n"
+    page.write(
+        path,
+        [
+            f"# {outcome.lines:,} lines overnight: {outcome.database}",
+            (
+                f"`{command}` on a machine with {page.here()}; everything (database, Redis, upstream, workers, commands)"
+                " shares its cores."
+            ),
+            page.table(("", ""), list(facts.items())),
+        ],
     )

@@ -11,6 +11,7 @@ from typing import Self
 import psutil  # type: ignore[import-untyped]
 import redis
 
+from ops.bench.measure import cpu_seconds
 from tests.rig.servers import ValkeyServer
 
 LOOK_SECONDS = 1.0
@@ -58,17 +59,7 @@ class Vitals:
 
     def server_cpu(self) -> float | None:
         """CPU seconds of the database server so far, backends that have ended included."""
-        if self._server is None:
-            return None
-        total = 0.0
-        parent = psutil.Process(self._server)
-        for process in (parent, *parent.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                used = process.cpu_times()
-                total += used.user + used.system
-                if process is parent:
-                    total += used.children_user + used.children_system
-        return total
+        return None if self._server is None else cpu_seconds(self._server)
 
     def _sample(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ops.bench import page
 from ops.bench.recovery_celery import (
     HALF_OPEN_SECONDS,
     celery_emptied,
@@ -40,6 +41,7 @@ from worker.db.schema import upgrade
 SLOW = "slow=200"
 #: Jobs in hand when a worker is hit.
 IN_HAND = 8
+HEAD = ("fault", "work goes on after, s", "doorbells work after, s", "extra calls", "plain Celery, `acks_late`")
 #: A row that needs longer than this has failed.
 PATIENCE = 90.0
 #: What the rig makes quick for tests, left at its default here.
@@ -204,8 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     scrub()
     failed = 0
-    print("| fault | work goes on after, s | doorbells heard after, s | extra calls | plain Celery, `acks_late` |")
-    print("|---|---|---|---|---|", flush=True)
+    print(page.table(HEAD, []), flush=True)
     try:
         for name in given.only:
             try:
@@ -213,9 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 beside = CELERY[name]()
             except AssertionError as error:
                 failed += 1
-                print(f"| {name} | failed: {str(error)[:500]} | | | |", flush=True)
+                print(page.row([name, f"failed: {str(error)[:500]}", "", "", ""]), flush=True)
                 continue
-            print(f"| {row.fault} | {row.again} | {row.doorbells} | {row.extra_calls} | {beside} |", flush=True)
+            print(page.row([row.fault, row.again, row.doorbells, row.extra_calls, beside]), flush=True)
     finally:
         procs.close_all()
     return 1 if failed else 0

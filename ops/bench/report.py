@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ops.bench import drawing
+from ops.bench import drawing, page
 from ops.bench.figures import Figures
 from ops.bench.measure import median
+from ops.bench.page import shown, table
 from ops.bench.targets import target_rows
-
-Cell = str | float | int | None
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(map(shown, row)) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def shown(value: Cell) -> str:
-    """A number as people read it: three significant digits, thousands separated."""
-    if value is None or value != value:  # noqa: PLR0124  NaN
-        return "–"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
 
 
 def _streaming(figures: Figures) -> str:
@@ -171,34 +152,22 @@ def write(home: Path) -> None:
     data: dict[str, Any] = orjson.loads((home / "results.json").read_bytes())
     figures = Figures(data["records"])
     pictures = drawing.draw(figures, home / "plots")
-    parts = ["# Benchmark results", "", f"`{data['command']}`, {data['options']['runs']} rounds.", ""]
-    parts += [table(("machine", ""), list(data["machine"].items())), ""]
-    parts += ["## Against the targets", "", table(("figure", "target", "measured", ""), target_rows(figures)), ""]
+    parts = ["# Benchmark results", f"`{data['command']}`, {data['options']['runs']} rounds."]
+    parts += [table(("machine", ""), list(data["machine"].items()))]
+    parts += ["## Against the targets", table(("figure", "target", "measured", ""), target_rows(figures))]
     for scenario, title, section in _SECTIONS:
         if figures.rows(scenario):
-            parts += [f"## {title}", "", section(figures), ""]
-            parts += [f"![{title}: {name}](plots/{name}.svg)\n" for name in pictures.get(scenario, ())]
+            parts += [f"## {title}", section(figures)]
+            parts += [f"![{title}: {name}](plots/{name}.svg)" for name in pictures.get(scenario, ())]
     failed = [row for row in data["records"] if "failed" in row]
     if failed:
         rows = [[row["scenario"], row["contender"], row["failed"].splitlines()[0][:160]] for row in failed]
-        parts += ["## Runs that failed", "", table(("scenario", "contender", "reason"), rows), ""]
-    parts += [
-        "## How it was measured",
-        "",
-        _HOW,
-        "",
-        "### The upstream is not what is measured",
-        "",
-        _upstream(figures),
-        "",
-    ]
+        parts += ["## Runs that failed", table(("scenario", "contender", "reason"), rows)]
+    parts += ["## How it was measured", _HOW, "### The upstream is not what is measured", _upstream(figures)]
     strangers = [row["strangers_cores"] for row in data["records"] if "strangers_cores" in row]
     if strangers:
-        text = (
-            f"Cores that other processes of the machine kept busy meanwhile: median {median(strangers):.2f}, at most "
+        parts.append(
+            f"Cores that other processes of the machine kept busy meanwhile: median {median(strangers):.2f}, at most"
+            f" {max(strangers):.2f} in a run. Where that is more than a tenth, times and lags are too high."
         )
-        parts += [
-            f"{text}{max(strangers):.2f} in a run. Where that is more than a tenth, times and lags are too high.",
-            "",
-        ]
-    (home / "RESULTS.md").write_text("\n".join(parts), encoding="utf-8")
+    page.write(home / "RESULTS.md", parts)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import multiprocessing
 import statistics
-import sys
 import time
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
@@ -22,6 +20,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import Connection
 
+from ops.bench import page
 from tests.rig.ports import fresh_directory
 from tests.rig.servers import PostgresServer
 from worker.base.settings import load
@@ -168,7 +167,7 @@ def main() -> None:
         receiver.terminate()
         if server is not None:
             server.close()
-    sys.stdout.write(json.dumps(result) + "\n")
+    page.line(result)
 
 
 if __name__ == "__main__":
