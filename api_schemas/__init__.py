@@ -3,7 +3,7 @@
     jobs, job_views    a submission and the gate it passes (`parse_job`); a job as it is read back
     broker             the message of a producer that has no database
     bodies             a request body: which endpoint, what is wrong with it
-    chat, responses    the two endpoints' requests, results and stream events
+    chat, responses    the two endpoints' requests
     events             live events of a job
     event_numbers      which number (`seq`) an event has
     batch              OpenAI's batch files and batch object

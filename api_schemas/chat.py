@@ -1,4 +1,4 @@
-"""Chat completions: the request, the result and the chunks of its stream.
+"""Chat completions: the request. Results and chunks are the provider's own objects, kept as they come.
 
 Typed where Stockpot reads a field, open everywhere else: a provider's additions pass through. Nothing is coerced and
 validating never changes a body: what is stored and sent is the caller's own JSON, not a dump of these models.
@@ -73,72 +73,3 @@ class ChatRequest(BaseModel):
     metadata: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-
-
-class Open(BaseModel):
-    """What a provider answers: read leniently, unknown fields kept, absent ones distinguished from null."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class Message(Open):
-    """The message of a finished choice."""
-
-    role: str | None = None
-    content: Any = None
-    refusal: str | None = None
-    tool_calls: Objects | None = None
-
-
-class Choice(Open):
-    """One of the `n` answers of a completion."""
-
-    index: int = 0
-    message: Message | None = None
-    finish_reason: str | None = None
-    logprobs: Any = None
-
-
-class Delta(Message):
-    """What a chunk adds to a choice."""
-
-
-class ChunkChoice(Open):
-    """A choice's part in one chunk."""
-
-    index: int = 0
-    delta: Delta | None = None
-    finish_reason: str | None = None
-    logprobs: Any = None
-
-
-class ChatCompletion(Open):
-    """The result of a chat completion. `usage` is the provider's own object; `Usage.read` normalises it."""
-
-    id: str | None = None
-    object: str | None = None
-    created: int | float | None = None
-    model: str | None = None
-    choices: list[Choice] = Field(default_factory=list)
-    usage: dict[str, Any] | None = None
-    meta: dict[str, Any] | None = Field(default=None, description="AI/ML API: `meta.usage.usd_spent` is the cost")
-
-    def wire(self) -> dict[str, Any]:
-        """The object as it came: only the fields that were given, unknown ones included."""
-        return self.model_dump(exclude_unset=True)
-
-
-class ChatChunk(Open):
-    """One event of a streamed completion. The last may have no choices and bring `usage` and `meta.usage`."""
-
-    id: str | None = None
-    object: str | None = None
-    created: int | float | None = None
-    model: str | None = None
-    choices: list[ChunkChoice] = Field(default_factory=list)
-    usage: dict[str, Any] | None = None
-    meta: dict[str, Any] | None = None
-
-    def wire(self) -> dict[str, Any]:
-        """The object as it came: only the fields that were given, unknown ones included."""
-        return self.model_dump(exclude_unset=True)

@@ -20,7 +20,6 @@ _HEX = "[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}"
 _JOB_ID = re.compile(JOB + _HEX)
 _BATCH_ID = re.compile(BATCH + _HEX)
 _EVENT_ID = re.compile(EVENT + _HEX)
-_FILE_ID = re.compile(FILE + _HEX)
 
 
 class _Clock:
@@ -101,8 +100,3 @@ def is_batch_id(text: object) -> bool:
 def is_event_id(text: object) -> bool:
     """Whether this is an event id as `event_id` makes them."""
     return isinstance(text, str) and _EVENT_ID.fullmatch(text) is not None
-
-
-def is_file_id(text: object) -> bool:
-    """Whether this is a file id as `file_id` makes them."""
-    return isinstance(text, str) and _FILE_ID.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""Responses: the request, the result and the events of its stream.
+"""Responses: the request. Results and events are the provider's own objects, kept as they come.
 
 As open as `api_schemas.chat`. Source: `POST /v1/responses` of the provider's OpenAPI file, and OpenAI's own.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel
 from pydantic_core import PydanticCustomError
 
-from api_schemas.chat import OPEN, Count, ModelId, Objects, Open
+from api_schemas.chat import OPEN, Count, ModelId, Objects
 
 
 def _input(value: Any) -> Any:
@@ -43,34 +43,3 @@ class ResponsesRequest(BaseModel):
     reasoning: dict[str, Any] | None = None
     truncation: str | None = None
     metadata: dict[str, Any] | None = None
-
-
-class Response(Open):
-    """A response. `status` shows whether it is whole; `usage` is the provider's own object."""
-
-    id: str | None = None
-    object: str | None = None
-    created_at: int | float | None = None
-    model: str | None = None
-    status: str | None = None
-    output: Objects | None = Field(default=None, description="Items: messages, function calls, reasoning, …")
-    error: dict[str, Any] | None = None
-    incomplete_details: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
-    meta: dict[str, Any] | None = Field(default=None, description="AI/ML API: `meta.usage.usd_spent` is the cost")
-
-    def wire(self) -> dict[str, Any]:
-        """The object as it came: only the fields that were given, unknown ones included."""
-        return self.model_dump(exclude_unset=True)
-
-
-class ResponseEvent(Open):
-    """One event of a response's stream; events that close one carry the whole `response`."""
-
-    type: str
-    sequence_number: int | None = None
-    response: Response | None = None
-
-    def wire(self) -> dict[str, Any]:
-        """The object as it came: only the fields that were given, unknown ones included."""
-        return self.model_dump(exclude_unset=True)

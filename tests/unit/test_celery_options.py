@@ -27,6 +27,31 @@ VALUES = {
     "schedule_filename": "x",
     "scheduler": "x",
 }
+#: Without any effect, and harmless: their features are off anyway.
+WITHOUT_EFFECT = {
+    "statedb": "holds revoked tasks, and none can be revoked: `stockpot cancel`",
+    "optimization": "about a pool of processes",
+    "include": "the modules are imported, and messages for their tasks are not taken",
+    "without_gossip": "always so",
+    "without_mingle": "always so",
+    "without_heartbeat": "always so",
+    "heartbeat_interval": "workers send no events",
+}
+#: As Celery documents them.
+HONOURED = {
+    "hostname": "the worker's name",
+    "detach": "in the background, with `--pidfile` and `--logfile`",
+    "loglevel": "wins over STOCKPOT_LOG_LEVEL",
+    "pool": "`threads` (the default) or `solo`; any other is refused",
+    "queues": "the lanes that this worker claims: `interactive`, `bulk`",
+    "exclude_queues": "the lanes that it leaves to others",
+    "logfile": "mode 0600",
+    "pidfile": "removed at the end",
+    "uid": "the user to become",
+    "gid": "the group to become",
+    "umask": "of the process",
+    "executable": "Python, with `--detach`",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +74,7 @@ def start(*arguments: str) -> str:
 
 def test_every_option_of_celery_has_one_row_that_says_what_it_does() -> None:
     """Also those that another version of Celery may bring."""
-    tables = [options.REFUSED, options.WITHOUT_EFFECT, options.HONOURED]
+    tables = [options.REFUSED, WITHOUT_EFFECT, HONOURED]
     names = [str(one.name) for one in worker.params if one.name != "help"]
     known = [name for table in tables for name in table]
     assert len(known) == len(set(known))

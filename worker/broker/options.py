@@ -36,31 +36,6 @@ REFUSED = {
     "schedule_filename": _BEAT,
     "scheduler": _BEAT,
 }
-#: Without any effect, and harmless: their features are off anyway.
-WITHOUT_EFFECT = {
-    "statedb": "holds revoked tasks, and none can be revoked: `stockpot cancel`",
-    "optimization": "about a pool of processes",
-    "include": "the modules are imported, and messages for their tasks are not taken",
-    "without_gossip": "always so",
-    "without_mingle": "always so",
-    "without_heartbeat": "always so",
-    "heartbeat_interval": "workers send no events",
-}
-#: As Celery documents them.
-HONOURED = {
-    "hostname": "the worker's name",
-    "detach": "in the background, with `--pidfile` and `--logfile`",
-    "loglevel": "wins over STOCKPOT_LOG_LEVEL",
-    "pool": "`threads` (the default) or `solo`; any other is refused",
-    "queues": "the lanes that this worker claims: `interactive`, `bulk`",
-    "exclude_queues": "the lanes that it leaves to others",
-    "logfile": "mode 0600",
-    "pidfile": "removed at the end",
-    "uid": "the user to become",
-    "gid": "the group to become",
-    "umask": "of the process",
-    "executable": "Python, with `--detach`",
-}
 _POOLS = ("threads", "solo")
 
 
