@@ -56,18 +56,8 @@ def _changed(state: RouteState | None, what: str) -> Response:
 
 
 def _route(state: RouteState) -> dict[str, Any]:
-    return {
-        "object": "route",
-        "route": state.route.name,
-        "model": state.route.model,
-        "limit": state.limit,
-        "in_flight": state.in_flight,
-        "paused": state.paused,
-        "paused_by": state.paused_by,
-        "detail": state.detail,
-        "since": state.since,
-        "until": state.until,
-    }
+    hidden = {"upstream", "key"}  # the operator's own
+    return {"object": "route"} | {name: value for name, value in state.to_json().items() if name not in hidden}
 
 
 ROUTES = [

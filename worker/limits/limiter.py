@@ -111,6 +111,22 @@ class RouteState:
     since: float | None = None
     until: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "route": self.route.name,
+            "upstream": self.route.upstream_url,
+            "key": self.route.key_id,
+            "model": self.route.model,
+            "limit": self.limit,
+            "in_flight": self.in_flight,
+            "paused": self.paused,
+            "paused_by": self.paused_by,
+            "detail": self.detail,
+            "since": self.since,
+            "until": self.until,
+        }
+
 
 @dataclass(slots=True)
 class Limiter:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from worker.cli import options
@@ -33,7 +31,7 @@ def routes(ctx: click.Context, *, as_json: bool) -> None:
         states = pot.routes.list()
     if as_json:
         for state in states:
-            put_json(_fields(state))
+            put_json(state.to_json())
     elif states:
         screen().print(table_of(states))
     else:
@@ -47,7 +45,7 @@ def routes(ctx: click.Context, *, as_json: bool) -> None:
 def pause(route: str, reason: str, *, as_json: bool) -> None:
     """Stop calls on ROUTE (its name or its model) until `resume`. Running calls end as they would."""
     with producer() as pot:
-        _tell(pot.routes.pause(route, reason=reason), "paused", as_json=as_json)
+        _put(pot.routes.pause(route, reason=reason), "paused", as_json=as_json)
 
 
 @routes.command()
@@ -56,31 +54,15 @@ def pause(route: str, reason: str, *, as_json: bool) -> None:
 def resume(route: str, *, as_json: bool) -> None:
     """Let ROUTE (its name or its model) go on, whatever paused it or its key's account."""
     with producer() as pot:
-        _tell(pot.routes.resume(route), "resumed", as_json=as_json)
+        _put(pot.routes.resume(route), "resumed", as_json=as_json)
 
 
-def _tell(state: RouteState | None, what: str, *, as_json: bool) -> None:
+def _put(state: RouteState | None, what: str, *, as_json: bool) -> None:
     if state is None:
         return
     if as_json:
-        put_json(_fields(state))
+        put_json(state.to_json())
     say(cell(f"{state.route.name} {what}."))
-
-
-def _fields(state: RouteState) -> dict[str, Any]:
-    return {
-        "route": state.route.name,
-        "upstream": state.route.upstream_url,
-        "key": state.route.key_id,
-        "model": state.route.model,
-        "limit": state.limit,
-        "in_flight": state.in_flight,
-        "paused": state.paused,
-        "paused_by": state.paused_by,
-        "detail": state.detail,
-        "since": state.since,
-        "until": state.until,
-    }
 
 
 def table_of(states: list[RouteState]) -> Table:
