@@ -11,7 +11,8 @@ import redis
 
 from api_schemas.event_numbers import BLOCK, FIRST_END, KEPT_FREE, number
 from api_schemas.job_views import Standing
-from tests.rig.live import JOB, RUNNING, Reader, assembled, completed, over, publishing, say, sent, until
+from tests.rig.invariants import shown_text
+from tests.rig.live import JOB, RUNNING, Reader, completed, over, publishing, say, sent, until
 from tests.rig.servers import ValkeyServer
 from worker.live.control import Control, publish_cancel
 from worker.live.feed import Feed
@@ -42,7 +43,7 @@ async def test_a_late_reader_gets_everything_once_and_in_order(redis_url: str) -
     assert events[-1]["seq"] == len(events) + KEPT_FREE
     assert [event["type"] for event in events][-1] == "job.completed"
     assert events[1]["data"] == [{"choices": [{"delta": {"content": "a"}}]}]
-    assert assembled(events) == "abc"
+    assert shown_text(events) == "abc"
 
 
 async def test_a_reader_that_comes_back_continues_where_it_was(redis_url: str) -> None:
@@ -75,9 +76,9 @@ async def test_a_flushed_log_costs_a_late_reader_tokens_and_never_the_text(own_v
         say(stream, "c")
         early.final = late.final = over("abc", stream.end())
         completed(stream)
-        assert assembled(await early.end()) == "abc"
+        assert shown_text(await early.end()) == "abc"
         events = await late.end()
-    assert assembled(events) == "abc"
+    assert shown_text(events) == "abc"
     assert [event["type"] for event in events] == ["chunk", "job.completed"]
     assert events[0]["seq"] < events[1]["seq"]
 
@@ -86,10 +87,10 @@ async def test_no_log_and_no_redis_end_with_the_databases_text(own_valkey: Valke
     """A log that is gone, then a server that is gone: the database answers both."""
     final = over("all of it")
     events = await Reader(own_valkey.url, final=final).end()
-    assert assembled(events) == "all of it"
+    assert shown_text(events) == "all of it"
     own_valkey.kill9()
     events = await Reader(own_valkey.url, final=final).end()
-    assert assembled(events) == "all of it"
+    assert shown_text(events) == "all of it"
     assert events[-1]["finish_reason"] == "stop"
 
 
@@ -114,7 +115,7 @@ async def test_a_frozen_server_delays_tokens_and_doubles_none(own_valkey: Valkey
         await other.sees("x")
         reader.final = over("abc", stream.end())
         completed(stream)
-        assert assembled(await reader.end()) == "abc"
+        assert shown_text(await reader.end()) == "abc"
         await other.leave()
         assert publisher.dropped == 0
 
@@ -132,7 +133,7 @@ async def test_a_killed_server_comes_back_and_no_token_is_missing(own_valkey: Va
         await reader.sees("ab")
         reader.final = over("ab", stream.end())
         completed(stream)
-        assert assembled(await reader.end()) == "ab"
+        assert shown_text(await reader.end()) == "ab"
 
 
 async def test_readers_whose_connections_are_killed_miss_nothing(own_valkey: ValkeyServer) -> None:
@@ -153,7 +154,7 @@ async def test_readers_whose_connections_are_killed_miss_nothing(own_valkey: Val
             reader.final = over(text, stream.end())
         completed(stream)
         for reader in readers:
-            assert assembled(await reader.end()) == text
+            assert shown_text(await reader.end()) == text
     client.close()
 
 
@@ -182,7 +183,7 @@ async def test_a_slow_reader_is_kept_short_and_still_gets_all(redis_url: str) ->
         await watch.aclose()
     await publisher.aclose()
     assert [event["seq"] for event in events] == [*range(1, len(text) + 1), stream.end()]
-    assert assembled(events) == text
+    assert shown_text(events) == text
 
 
 async def test_a_new_attempt_resets_and_the_zombie_is_refused(redis_url: str) -> None:
@@ -202,7 +203,7 @@ async def test_a_new_attempt_resets_and_the_zombie_is_refused(redis_url: str) ->
         completed(stream)
         events = await reader.end()
         assert publisher.fenced == 1
-    assert assembled(events) == "new"
+    assert shown_text(events) == "new"
     assert [event["seq"] for event in events] == [1, BLOCK + 1, BLOCK + 2, BLOCK + 5]
 
 
@@ -231,7 +232,7 @@ async def test_a_zombie_whose_log_was_lost_harms_no_reader(redis_url: str) -> No
         completed(stream)
         for each in (reader, late):
             events = await each.end()
-            assert assembled(events) == "newer"
+            assert shown_text(events) == "newer"
             assert {event["epoch"] for event in events} == {2}
     client.close()
 
@@ -251,7 +252,7 @@ async def test_an_unlogged_job_publishes_its_end_and_leaves_no_key(redis_url: st
         assert client.keys() == []
         client.close()
     assert events[-1]["seq"] == number(3, FIRST_END)
-    assert assembled(events) == "text"
+    assert shown_text(events) == "text"
 
 
 async def test_every_log_expires_also_one_that_was_lost(redis_url: str) -> None:
@@ -320,7 +321,7 @@ async def test_two_thousand_cancelled_flushes_never_cross_replies(redis_url: str
     client = redis.Redis.from_url(redis_url)
     for n, stream in enumerate(streams):
         events = [json.loads(fields[b"e"]) for _, fields in client.xrange(stream.key)]  # type: ignore[index, union-attr]
-        assert assembled(events) == "".join(f"{turn}," for turn in range(2_000))
+        assert shown_text(events) == "".join(f"{turn}," for turn in range(2_000))
         assert {event["job"] for event in events} == {f"job_{n}"}
         assert stream.seq == events[-1]["seq"] == number(n + 1, len(events))
     client.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -13,7 +12,7 @@ import redis
 from api_schemas.ids import job_id
 from tests.factories import chat
 from tests.fakes import Provider, Workplace, workplace
-from tests.rig.invariants import check_stream
+from tests.rig.invariants import check_stream, shown_text
 from worker.base.errors import NotFound, WaitTimeout
 from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.stockpot import Stockpot
@@ -31,17 +30,6 @@ def pot(place: Workplace) -> Iterator[Stockpot]:
         yield pot
 
 
-def shown(events: list[dict[str, Any]]) -> str:
-    """What a reader that follows the rules has on its screen at the end."""
-    text = ""
-    for event in events:
-        if event["type"] == "attempt.reset":
-            text = ""
-        elif event["type"] == "chunk":
-            text += event["text"]
-    return text
-
-
 def test_events_come_live_and_end_with_the_terminal_one(place: Workplace, pot: Stockpot) -> None:
     """In order over a retry, with a gap between two claims and before the end only; the text is the final one."""
     place.start()
@@ -51,7 +39,7 @@ def test_events_come_live_and_end_with_the_terminal_one(place: Workplace, pot: S
     kinds = [event["type"] for event in events]
     assert (kinds[0], kinds[-1], kinds.count("attempt.reset")) == ("job.started", "job.completed", 1)
     done = pot.wait(job.id, timeout=60)
-    assert shown(events) == done.text
+    assert shown_text(events) == done.text
     assert events[-1]["usage"] == (done.usage and done.usage.model_dump())
     assert {event["job"] for event in events} == {job.id}
 
@@ -74,7 +62,7 @@ def test_when_the_log_is_gone_the_database_gives_the_text_and_the_end(place: Wor
         client.flushall()
     events = list(pot.events(job.id))
     assert events[-1]["type"] == "job.completed"
-    assert shown(events) == done.text
+    assert shown_text(events) == done.text
 
 
 def test_leaving_the_events_early_is_fine(place: Workplace, pot: Stockpot) -> None:
@@ -131,7 +119,7 @@ def test_a_retried_job_is_followed_to_its_new_end(place: Workplace, pot: Stockpo
     pot.retry(job.id)
     events = list(pot.events(job.id))
     assert events[-1]["type"] == "job.completed"
-    assert shown(events) == pot.get(job.id).text
+    assert shown_text(events) == pot.get(job.id).text
 
 
 def test_a_whole_answer_is_followed_to_its_end_from_every_number(place: Workplace, pot: Stockpot) -> None:
@@ -157,7 +145,7 @@ def test_who_comes_back_after_a_retry_drops_what_it_has_shown(place: Workplace, 
         assert new[0]["seq"] > event["seq"]
         assert "attempt.reset" in [one["type"] for one in new]
         assert [one["type"] for one in new if one["type"].startswith("job.")] == ["job.completed"]
-        assert shown(old[: at + 1] + new) == pot.get(job.id).text
+        assert shown_text(old[: at + 1] + new) == pot.get(job.id).text
 
 
 def test_waiting_returns_only_what_is_over(place: Workplace, pot: Stockpot) -> None:
@@ -205,7 +193,7 @@ async def test_the_awaiting_face_does_the_same(place: Workplace) -> None:
         assert not (await pot.submit(chat("hi", model="m@sim:ok", stream=True), idempotency_key="k")).created
         events = [event async for event in pot.events(job.id)]
         done = await pot.wait(job.id, timeout=60)
-        assert (events[-1]["type"], shown(events)) == ("job.completed", done.text)
+        assert (events[-1]["type"], shown_text(events)) == ("job.completed", done.text)
         [sums] = await pot.usage()
         assert sums.cost_usd == done.cost_usd
         many = await pot.submit_many([chat("a"), chat("b")], delay_seconds=600)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from api_schemas.event_numbers import FIRST_END
 from api_schemas.job_views import Standing
+from tests.rig.invariants import shown_text
 from tests.rig.waiting import eventually_async
 from worker.live.cursor import Event
 from worker.live.feed import Feed
@@ -48,17 +49,6 @@ def say(stream: LiveStream, text: str) -> None:
     stream.chunk(json.dumps({"choices": [{"delta": {"content": text}}]}).encode(), text)
 
 
-def assembled(events: list[Event]) -> str:
-    """What a reader who obeys the contract has on its screen."""
-    text = ""
-    for event in events:
-        if event["type"] == "attempt.reset":
-            text = ""
-        elif event["type"] == "chunk":
-            text += event["text"]
-    return text
-
-
 class Reader:
     """A follower that runs in the background, with a database that can be told the outcome."""
 
@@ -85,7 +75,7 @@ class Reader:
         return dict.fromkeys(ids, self.final)
 
     async def sees(self, text: str) -> None:
-        await until(lambda: assembled(self.events) == text, what=f"the reader sees {text!r}")
+        await until(lambda: shown_text(self.events) == text, what=f"the reader sees {text!r}")
 
     async def end(self) -> list[Event]:
         async with asyncio.timeout(20):
