@@ -98,7 +98,7 @@ class EndpointDisabled(WebhookEvent):
 
 
 class BudgetUsedUpData(BaseModel):
-    """The `data` of `budget.used_up`: jobs under this budget wait until its day turns or somebody raises it.
+    """The `data` of `budget.used_up`: jobs under this budget wait until its day turns or it is raised.
 
     Attributes:
         id: the budget: its tenant and period, as `acme/day`.

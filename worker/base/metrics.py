@@ -169,7 +169,7 @@ _models: set[str] = set()
 
 
 def model_label(model: str) -> str:
-    """A model as a label: the first hundred of a process by name, so that names that somebody makes up cost no series."""
+    """A model as a label: the first hundred of a process by name, so that made-up names cost no series."""
     if model in _models:
         return model
     if len(_models) < MOST_MODELS:

@@ -141,7 +141,7 @@ class Payloads:
 
 
 def missing(key_id: str, have: Sequence[str]) -> str:
-    """What to say where a key is not here."""
+    """The words for a key that is not here."""
     here = f"it lists {', '.join(have)}" if have else "it is not set"
     return (
         f"STOCKPOT_PAYLOAD_KEY: payloads here are encrypted with the key {key_id}, and {here};"

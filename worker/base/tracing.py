@@ -27,11 +27,11 @@ Value = str | int | float | bool | tuple[str, ...] | None
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
-_api: Any = None  # `opentelemetry.trace`, once somebody has begun
+_api: Any = None  # `opentelemetry.trace`, once tracing has begun
 
 
 def begin(settings: Settings, *, service: str | None = None) -> None:
-    """Trace from now on in this process, if the setting says so.
+    """Trace from now on in this process, if the setting asks for it.
 
     Args:
         service: a process of our own, by what it does: unless the process has a tracer provider, one is made that sends to
@@ -82,7 +82,7 @@ class Span:
         self._span = span
 
     def set(self, attributes: Mapping[str, Value]) -> None:
-        """Say more of it; what is None is left out."""
+        """Add attributes to it; those that are None are left out."""
         if self._span is not None:
             self._span.set_attributes({name: value for name, value in attributes.items() if value is not None})
 
@@ -160,7 +160,7 @@ def current() -> Span:
 
 
 def _context(traceparent: str | None) -> Any:
-    """The context that a `traceparent` names; None where it is none: it may be anybody's header."""
+    """The context that a `traceparent` names; None where it is none: it may be any client's header."""
     found = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
     if found is None:
         return None

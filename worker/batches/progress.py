@@ -26,7 +26,7 @@ class Look:
         waits_on: why the next queued line waits, in few words.
         next_line: the job of that line.
         held: how many of the `running` are of which model.
-        refused: what the provider says, when every line that it was asked for so far is to be tried again.
+        refused: the provider's refusal, when every line that it was asked for so far is to be tried again.
     """
 
     row: BatchRow
@@ -56,7 +56,7 @@ def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
 
 
 def _refused(conn: Connection, batch: str) -> str | None:
-    """What the provider says to lines that are tried again, in the words of the one that is due last."""
+    """The provider's refusal of lines that are tried again, in the words of the one that is due last."""
     last = conn.execute(
         text("""
         SELECT waiting_on, error_class, error_message FROM jobs WHERE batch_id = :id AND status = 'queued'

@@ -1,4 +1,4 @@
-"""What each option of `celery worker` does here. Celery's own list has a row for each in `docs/celery.md` (a test compares).
+"""Options of `celery worker` that are refused, and the lanes that `-Q` and `-X` mean. `docs/celery.md` has all options (a test compares).
 
 An option that would mean something else than its user thinks is refused, with the setting that means it.
 """

@@ -62,7 +62,7 @@ def cell(text: str) -> str:
 
 
 def at_least(usd: Decimal | float | None, unpriced: int) -> str:
-    """A cost in a table: never a zero for calls of which nobody knows it."""
+    """A cost in a table: never a zero for calls of unknown cost."""
     return money(usd) if not unpriced else f"≥ {money(usd)}" if usd else money(None)
 
 

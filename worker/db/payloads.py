@@ -64,7 +64,7 @@ def agree(conn: Connection) -> str | None:
 
 
 def remember(conn: Connection) -> None:
-    """Keep the name of the key that encrypts, so that nobody without it writes in clear beside it. The caller commits.
+    """Keep the name of the key that encrypts, so that no process without it writes in clear beside it. The caller commits.
 
     Raises:
         SettingsError: the database goes by a key that is not here.
@@ -79,7 +79,7 @@ def remember(conn: Connection) -> None:
 def reseal(conn: Connection, column: Sealed, after: tuple[Any, ...] | None) -> tuple[tuple[Any, ...] | None, int]:
     """Encrypt a slice of a column with the first key, where it is not yet; the caller commits, and calls again.
 
-    A row that somebody changes at the same time is left alone: whoever changes it has the first key.
+    A row that changes at the same time is left alone: the process that changes it has the first key.
 
     Returns:
         The last row that was looked at (None: there are no more), and how many were encrypted.

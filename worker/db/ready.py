@@ -88,7 +88,7 @@ def ensure_schema(settings: Settings) -> None:
 
 
 def _share_payload_key(database: Database) -> None:
-    """Whoever has not the key of this database's payloads keeps out: what it wrote would stand there in clear."""
+    """A process without the key of this database's payloads keeps out: what it wrote would stand there in clear."""
     if (why := database.read(payloads.agree)) is not None:
         raise SettingsError(why)
     if database.payloads.key_ids:

@@ -12,5 +12,5 @@ retry         Retry policy, pure: what follows from a failed call
 run_job       The story of one claimed job: admit, call, decide, settle
 settlements   Settlements: one writer commits those of all jobs together, each with its consequences
 slots         Slots: the jobs in hand, each an asyncio task, and how they are stopped
-traces        What a trace says of a job's attempt
+traces        The trace of a job's attempt
 """

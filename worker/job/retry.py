@@ -88,7 +88,7 @@ def decide(
     )
     if waits and seconds_left <= 0:
         return Fail(expired=True)
-    if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):
+    if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):  # a 429 is BUSY: it spends no attempt
         return Wait(_within(asked, backoff(calls_made, policy.base, policy.cap, rng), seconds_left), "retry")
     if waits:
         own = MAINTENANCE_SECONDS

@@ -1,4 +1,4 @@
-"""What a trace says of a job's attempt: one span for each claim, with the call and the settlement in it.
+"""The trace of a job's attempt: one span for each claim, with the call and the settlement in it.
 
 The attributes are OpenTelemetry's for generative AI where it has a name, else our own. Nothing of a prompt or an answer is among them.
 """

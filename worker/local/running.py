@@ -1,6 +1,6 @@
 """What `stockpot up` runs in a home, for commands beside it: a note in a file while it runs.
 
-The file names the process, so that one that a killed `up` has left says nothing.
+The file names the process, so that one that a killed `up` has left is ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def running(home: Path) -> Running | None:
         note = jsontext.loads((home / _FILE).read_bytes())
         pid, began, simulator = int(note["pid"]), note["began"], note["simulator"]
         os.kill(pid, 0)
-    except PermissionError:  # it runs, as somebody else
+    except PermissionError:  # it runs, as another user
         return Running(simulator)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,7 +6,7 @@
 
 While it is open nothing is sent there and no event spends an attempt. A destination that answers again begins slowly:
 what waited for it comes at `SLOW_PER_SECOND`, then twice as fast every `SLOW_DOUBLES_SECONDS`, until it is fast enough
-that nobody would notice a bound.
+that a bound would not be noticed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events of no job: an endpoint was disabled, somebody tests one, a budget is used up. They are the tenant's business.
+"""Events of no job: an endpoint was disabled or is tested, a budget is used up. They are the tenant's business.
 
 `announce` runs in the transaction that disables, so that a disabled endpoint and the notices of it are one fact;
 `announce_used_up` in the one that marks a budget as announced.
@@ -19,7 +19,7 @@ from api_schemas.webhook_urls import read_target
 from api_schemas.webhooks import BudgetUsedUpData, EndpointDisabledData, WebhookType
 from worker.base.errors import InvalidRequest
 from worker.db.budgets.reservations import Budget
-from worker.db.budgets.tables import EVERYBODY
+from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.clock import unix_seconds
 from worker.db.webhooks import outbox
 from worker.db.webhooks.endpoints import subscribers
@@ -87,7 +87,7 @@ def announce_used_up(conn: Connection, budgets: Sequence[Budget]) -> int:
         _of_budget(budget, endpoint.tenant, at).row_for(endpoint.id)
         for budget in budgets
         for endpoint in listening
-        if (USED_UP in endpoint.events and budget.tenant in {endpoint.tenant, EVERYBODY})
+        if (USED_UP in endpoint.events and budget.tenant in {endpoint.tenant, ALL_TENANTS})
         or (not endpoint.events and budget.tenant == endpoint.tenant)
     ]
     outbox.enqueue(conn, rows)

@@ -31,7 +31,7 @@ class Health(StrEnum):
 class Judgement:
     """The verdict to record, the destination's health, and the pause it asked for (seconds).
 
-    `unreachable`: no connection was made, which says something of the whole host, not of one path there.
+    `unreachable`: no connection was made, which is about the whole host, not of one path there.
     """
 
     verdict: Verdict

@@ -68,16 +68,16 @@ class Line(ProgressColumn):
 
 
 class Reasons:
-    """Says in a sentence each change of what a batch waits on, and when it goes on."""
+    """Prints in a sentence each change of what a batch waits on, and when it goes on."""
 
-    def __init__(self, pot: Stockpot, say: Callable[[str], object]) -> None:
-        self._pot, self._say = pot, say
+    def __init__(self, pot: Stockpot, put: Callable[[str], object]) -> None:
+        self._pot, self._put = pot, put
         self._last: str | None = None
         self._done = -1
         self._moved = self._asked = time.monotonic()
 
     def see(self, found: Look) -> None:
-        """Look at where the batch stands, and say what is new of it."""
+        """Look at where the batch stands, and print what is new of it."""
         now = time.monotonic()
         if found.row.done != self._done:
             self._done, self._moved = found.row.done, now
@@ -87,7 +87,7 @@ class Reasons:
             self._tell(found.waits_on, f"It waits on {found.waits_on}.")
         elif standing < PATIENCE_SECONDS:
             if self._last is not None and standing == 0 and not found.row.over:
-                self._say("It goes on.")
+                self._put("It goes on.")
                 self._last = None
         elif found.next_line is not None and now - self._asked >= _ASK_SECONDS:
             self._asked = now
@@ -106,7 +106,7 @@ class Reasons:
     def _tell(self, text: str, sentence: str) -> None:
         if text != self._last:
             self._last = text
-            self._say(shown(sentence))
+            self._put(shown(sentence))
 
 
 def calls_in_flight(pot: Stockpot, found: Look) -> int:

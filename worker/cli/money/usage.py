@@ -65,8 +65,8 @@ def usage(
     """Tokens and true cost of every call, failed attempts included. With --json one object per line.
 
     What reaches further back than two days begins and ends with a whole day (UTC). A job counts on the day of its first
-    call. By `model` it also says how long the newest calls took (p50, p95). `status` is the job's, `error_class` the
-    call's, `owner` the worker that called; these look at the newest calls, and say so where that is not all.
+    call. By `model` it also shows how long the newest calls took (p50, p95). `status` is the job's, `error_class` the
+    call's, `owner` the worker that called; these look at the newest calls, and report where that is not all.
     """
     if plot + as_csv + as_json > 1:
         raise click.UsageError("give one of --plot, --csv and --json")
@@ -92,11 +92,11 @@ def usage(
         unpriced = sum(row.unpriced for row in rows)
         if unpriced:
             calls = "one call" if unpriced == 1 else f"{unpriced:,} calls"
-            say(f"Of {calls} nobody knows the cost: the provider does not say it. STOCKPOT_PRICES gives prices.")
+            say(f"Of {calls} the cost is unknown: the provider does not report it. STOCKPOT_PRICES gives prices.")
 
 
 def _say_bounds(bounds: using.Bounds, until: datetime | None) -> None:
-    """Say what is left out of what was asked for."""
+    """Print what is left out of what was asked for."""
     if bounds.until is not None and bounds.until != until:
         say(f"Whole days: calls until {bounds.until:%Y-%m-%d %H:%M} UTC.")
     if bounds.cut_at is not None:

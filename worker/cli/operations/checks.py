@@ -105,7 +105,7 @@ def _tables(conn: Connection) -> Check:
     if not missing:
         return Check("schema", "ok", f"of this version, {len(metadata.tables)} tables")
     words = f"of this version, but without {', '.join(missing)}"
-    return Check("schema", "failed", words, "Somebody dropped them: restore the database (docs/recover.md).")
+    return Check("schema", "failed", words, "They were dropped: restore the database (docs/recover.md).")
 
 
 def _secret_key(opened: Database, settings: Settings) -> Check:
@@ -238,7 +238,7 @@ def _answered(client: UpstreamClient, where: str, outcome: Outcome, listed: str)
 
 
 def _refused(key: str | None, outcome: Failure) -> Check:
-    """A refusal for the key's sake: the URL is right, since somebody there asks for keys."""
+    """A refusal for the key's sake: the URL is right, since a server there asks for keys."""
     if key is None:
         mend = "Set AIMLAPI_API_KEY (or STOCKPOT_API_KEY, STOCKPOT_API_KEY_FILE), or use `stockpot up --simulate`."
         return Check("key", "failed", f"there is none, and the upstream asks for one ({outcome.status})", mend)

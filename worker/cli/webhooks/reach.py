@@ -9,7 +9,7 @@ from worker.cli.output import say, shown
 
 
 def warn(url: str) -> None:
-    """Say why nothing would be delivered to this URL, as far as this machine can see; nothing where it would.
+    """Print why nothing would be delivered to this URL, as far as this machine can see; nothing where it would.
 
     A warning and no error: the workers may be set up otherwise, and stand in another network.
 

@@ -6,7 +6,7 @@ is stored in whole 1e-12 US dollars. Days are UTC and those of the call's end.
 A report is read from the days (`usage_days`), whatever the history; only what the days do not have is added up from the
 calls: single jobs, metadata keys that are not configured to be kept (`STOCKPOT_USAGE_KEYS`), and less than `WHOLE_DAYS`. What
 became of jobs and calls (status, error class, worker) and how long calls took is read from the newest calls, so many at
-most that a report takes a second or two: `bounds` says from when on that was all of them.
+most that a report takes a second or two: `bounds` has from when on that was all of them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class UsageRow:
 
     @property
     def known_usd(self) -> Decimal | None:
-        """What the calls cost; None when nobody knows it of any of them."""
+        """What the calls cost; None when it is unknown of all of them."""
         return None if self.unpriced and not self.cost_usd else self.cost_usd
 
     def exact(self) -> dict[str, str | int | None]:
