@@ -12,7 +12,7 @@ starts it again. No order, and no "exactly once": a receiver keeps the ids that 
     envelope       What is sent
     lenient        A receiver's answer is read for its status line
     listen         A local receiver for development: verifies what comes and prints it
-    notices        Events about endpoints themselves: one was disabled, or is being tested
+    notices        Events of no job: an endpoint was disabled or is tested, a budget is used up
     recording      Group commit
     schedule       When to try again: pure, the clock and the dice are the caller's
     secrets        Webhook secrets at rest, and the secret that signs a tenant's per-job URLs
