@@ -98,6 +98,9 @@ def test_every_connection_is_reset_again_and_again(stage: SetStage) -> None:
     on.quiesce()
     on.check(gaps_allowed=True)
     assert on.extra_calls() == 0
+    logged = "".join(worker.output for worker in on.workers)
+    assert "Connection to broker lost" in logged
+    assert "DeprecationWarning" not in logged
 
 
 def test_a_doorbell_dies_in_the_hands_of_a_worker(stage: SetStage) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from typing import Any
 
 import structlog
 from celery import signals
-from celery.exceptions import WorkerTerminate
+from celery.exceptions import CPendingDeprecationWarning, WorkerTerminate
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
@@ -89,6 +90,8 @@ class StockpotConsumer(Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection is lost."""
+        # At each loss it warns that what acknowledges late will be cancelled one day. A submission goes on: it is idempotent.
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         super().on_connection_error_after_connected(exc)
         self._pause()
 
