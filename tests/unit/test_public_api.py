@@ -16,7 +16,7 @@ from worker import AsyncStockpot, InvalidRequest, Settings, Stockpot
 from worker.producer.batch_options import BatchOptions, read_options
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
-OBJECTS = ("batches", "webhooks", "budgets", "routes")
+OBJECTS = ("batches", "files", "webhooks", "budgets", "routes", "keys", "calls")
 
 
 @pytest.fixture

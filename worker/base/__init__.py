@@ -8,6 +8,7 @@ figures      Figures for people: money, durations, ages
 genai        The field's names for what a call of a model is
 headers      Headers as a setting
 healthy      The image's health check
+log          Loggers that cost nothing until something is logged
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
 payloads     Payloads, encrypted where they are kept: the one codec
@@ -18,7 +19,7 @@ redis_urls   Redis URLs: checked, and in the one form from which every client is
 settings     The configuration: one frozen object, the only reader of the environment
 sources      Where settings come from: the environment, `.env`, `stockpot.toml`
 tasks        Ending tasks
-telemetry    Logs
+telemetry    Logs of workers and commands
 tracing      OpenTelemetry traces, where they are on
 urls         URLs of settings: checked, and shown without credentials
 webhook_settings  What the webhook settings mean

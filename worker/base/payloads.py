@@ -23,11 +23,6 @@ import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 
@@ -133,6 +128,9 @@ class Payloads:
         master = self._masters.get(key_id)
         if master is None:
             raise Unreadable(missing(key_id, self.key_ids))
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # who has no key imports nothing of it
+
         aad = place.encode()
         try:
             return AESGCM(_subkey(master, aad)).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], aad)
@@ -156,6 +154,8 @@ def _damaged(key_id: str, place: str) -> Unreadable:
 
 
 def _encrypt(master: bytes, value: bytes, place: bytes) -> bytes:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + AESGCM(_subkey(master, place)).encrypt(nonce, value, place)
 
@@ -165,6 +165,9 @@ def _subkey(master: bytes, place: bytes) -> bytes:
 
 
 def _master(key: str) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"stockpot payloads 1").derive(key.encode())
 
 

@@ -31,30 +31,6 @@ _QUIET = (  # they log URLs, which carry tokens, what is in a message, or a line
 )
 
 
-def configure_library(settings: Settings) -> None:
-    """Send our own logs through `logging`, of an application that has not configured structlog itself.
-
-    structlog's default prints to stdout, where the application's data may go; without a handler `logging` shows
-    warnings and worse on stderr.
-    """
-    if structlog.is_configured():
-        return
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.format_exc_info,
-            _as_message,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-    )
-
-
-def _as_message(_logger: Any, _name: str, event: Any) -> str:
-    name = event.pop("event")
-    return " ".join([str(name), *(f"{key}={value!r}" for key, value in event.items())])
-
-
 def configure(settings: Settings, *, level: int | None = None, file: str | None = None) -> None:
     """Send everything, ours and the libraries', to stderr or a file in one form.
 

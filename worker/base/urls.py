@@ -10,8 +10,6 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-from worker.base.base_url import BaseUrl
-
 #: Query options with one of these in their names are credentials (`password`, `sslpassword`, `passfile`, `token` …).
 _SECRET = ("pass", "secret", "token", "key")
 #: What `key` also stands in and is no credential: a file's name, a certificate's option.
@@ -105,6 +103,8 @@ def upstream(url: str) -> str:
         raise ValueError("its query must hold no key and no token; STOCKPOT_UPSTREAM_HEADERS can carry one")
     if not parts.hostname:
         raise ValueError("it names no host")
+    from worker.base.base_url import BaseUrl
+
     return str(BaseUrl.parse(parts.geturl()))
 
 

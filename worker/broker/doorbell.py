@@ -8,6 +8,7 @@ broker that does not answer is left alone for a moment while the workers find th
 from __future__ import annotations
 
 import codecs
+import concurrent.futures.thread as _registers_at_fork
 import os
 import queue
 import threading
@@ -15,8 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
+from worker.base import log as logs
 from worker.base import tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.settings import Settings
@@ -24,11 +24,13 @@ from worker.base.settings import Settings
 if TYPE_CHECKING:
     from worker.broker.app import StockpotCelery
 
-log = structlog.get_logger(__name__)
+log = logs.get_logger(__name__)
 
 #: Held while a doorbell imports Celery and the broker's transport, and taken by every fork: a child must not begin with
 #: modules that are half imported, and that the thread which imports them cannot finish there.
 _imports = threading.Lock()
+# What a fork meets only halfway would release a lock that it never took: this module of Python's has such a lock.
+_ = _registers_at_fork
 os.register_at_fork(before=_imports.acquire, after_in_parent=_imports.release, after_in_child=_imports.release)
 
 #: Ids in one message: what a worker claims at once.

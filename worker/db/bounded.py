@@ -30,13 +30,21 @@ class BoundedConnection(psycopg.Connection[Any]):
             psycopg.OperationalError: there was none in time. The connection is closed; whether a transaction was
                 committed is unknown.
         """
-        if timeout is not None or self.answer_within is None:
+        if timeout is not None:
             return super().wait(gen, interval, timeout)
-        began = time.monotonic()
+        # Older versions of psycopg have no `timeout`; all of them wake the generator after each interval.
+        return super().wait(gen if self.answer_within is None else self._bounded(gen, self.answer_within), interval)
+
+    def _bounded(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
+        until = time.monotonic() + seconds
         try:
-            return super().wait(gen, interval, self.answer_within)
-        except psycopg.OperationalError as error:
-            if time.monotonic() - began < self.answer_within:
-                raise
-            self.pgconn.finish()
-            raise psycopg.OperationalError(f"no answer within {self.answer_within:g} s") from error
+            waits_for = next(gen)
+            while True:
+                ready = yield waits_for
+                if not ready and time.monotonic() >= until:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no answer within {seconds:g} s")
+                waits_for = gen.send(ready)
+        except StopIteration as over:
+            answer: T = over.value
+            return answer

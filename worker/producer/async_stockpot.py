@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from anyio import to_thread
 
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import JobDetail, JobOptions, Request
 from worker.base.settings import Settings
-from worker.batches.results import Order, ResultLine
 from worker.db.jobs.submit import Submitted
-from worker.producer.async_batches import AsyncBatches
-from worker.producer.budgets import AsyncBudgets
 from worker.producer.callers_transaction import insert_awaited, one_of
 from worker.producer.faces import awaited
-from worker.producer.files import AsyncFiles
-from worker.producer.reader import Events
-from worker.producer.routes import AsyncRoutes
 from worker.producer.stockpot import Stockpot
 from worker.producer.streams import AsyncStreams
-from worker.producer.waiting import Waiting, waiting
-from worker.producer.webhooks import AsyncWebhooks
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session
+
+    from worker.batches.results import Order, ResultLine
+    from worker.producer.async_batches import AsyncBatches
+    from worker.producer.budgets import AsyncBudgets
+    from worker.producer.calls import AsyncCalls
+    from worker.producer.files import AsyncFiles
+    from worker.producer.keys import AsyncKeys
+    from worker.producer.reader import Events
+    from worker.producer.routes import AsyncRoutes
+    from worker.producer.waiting import Waiting
+    from worker.producer.webhooks import AsyncWebhooks
 
 
 class AsyncStockpot(AsyncStreams):
@@ -41,13 +44,52 @@ class AsyncStockpot(AsyncStreams):
         self._blocking = Stockpot(settings, tenant=tenant)
         self.settings = self._blocking.settings
         self.tenant = self._blocking.tenant
-        scope = self._scope = self._blocking._scope  # noqa: SLF001 -- the other face
-        self._shared = scope.connections
-        self.batches = AsyncBatches(scope)
-        self.webhooks = AsyncWebhooks(scope)
-        self.budgets = AsyncBudgets(scope)
-        self.files = AsyncFiles(scope)
-        self.routes = AsyncRoutes(scope)
+        self._scope = self._blocking._scope  # noqa: SLF001 -- the other face
+        self._shared = self._scope.connections
+
+    @cached_property
+    def batches(self) -> AsyncBatches:  # noqa: D102 -- the class of the other face names it
+        from worker.producer.async_batches import AsyncBatches
+
+        return AsyncBatches(self._scope)
+
+    @cached_property
+    def files(self) -> AsyncFiles:  # noqa: D102
+        from worker.producer.files import AsyncFiles
+
+        return AsyncFiles(self._scope)
+
+    @cached_property
+    def webhooks(self) -> AsyncWebhooks:  # noqa: D102
+        from worker.producer.webhooks import AsyncWebhooks
+
+        return AsyncWebhooks(self._scope)
+
+    @cached_property
+    def budgets(self) -> AsyncBudgets:  # noqa: D102
+        from worker.producer.budgets import AsyncBudgets
+
+        return AsyncBudgets(self._scope)
+
+    @cached_property
+    def routes(self) -> AsyncRoutes:  # noqa: D102
+        from worker.producer.routes import AsyncRoutes
+
+        return AsyncRoutes(self._scope)
+
+    @property
+    def calls(self) -> AsyncCalls:
+        """As `Stockpot.calls`."""
+        from worker.producer.calls import AsyncCalls
+
+        return AsyncCalls(self._blocking.calls)
+
+    @property
+    def keys(self) -> AsyncKeys:
+        """As `Stockpot.keys`; the database is looked at with the first verb."""
+        from worker.producer.keys import AsyncKeys
+
+        return AsyncKeys(self._shared)
 
     @property
     def blocking(self) -> Stockpot:
@@ -101,10 +143,17 @@ class AsyncStockpot(AsyncStreams):
 
     async def waiting(self, job_id: str) -> Waiting | None:
         """As `Stockpot.waiting`."""
+        from worker.producer.waiting import waiting
+
         return await waiting(self._scope, job_id)
 
     def batch_lines(
-        self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED
+        self,
+        batch: str,
+        *,
+        offset: int = 0,
+        follow: bool = False,
+        order: Order | Literal["file", "ended"] = "ended",
     ) -> AsyncIterator[ResultLine]:
         """As `batches.results`, its newer name."""
         return self.batches.results(batch, offset=offset, follow=follow, order=order)

@@ -15,9 +15,10 @@ from worker.db.calls import limits, records, tenants
 from worker.db.calls.limits import Refused, Standing
 from worker.db.calls.records import Call, Kind, NewCall
 from worker.db.jobs import lookup, submit
+from worker.producer.faces import awaited
 from worker.producer.scope import Scope
 
-__all__ = ["Accepted", "Call", "Calls", "Kind", "NewCall", "Refused", "Standing"]
+__all__ = ["Accepted", "AsyncCalls", "Call", "Calls", "Kind", "NewCall", "Refused", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +158,18 @@ class Calls:
             records.delete(conn, job_id, tenant=self._tenant)
 
         self._scope.write(write)
+
+
+class AsyncCalls:
+    """As `Calls`, awaitable."""
+
+    def __init__(self, blocking: Calls) -> None:
+        self._blocking = blocking
+
+    accept = awaited(Calls.accept)
+    limited = awaited(Calls.limited)
+    get = awaited(Calls.get)
+    whole = awaited(Calls.whole)
+    list = awaited(Calls.list)
+    set_metadata = awaited(Calls.set_metadata)
+    delete = awaited(Calls.delete)

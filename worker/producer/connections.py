@@ -8,12 +8,12 @@ touches a socket, a selector or a lock that is its parent's.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -24,11 +24,13 @@ from worker.db import identity
 from worker.db.connect import Database
 from worker.db.ownership import own_schema
 from worker.db.ready import ensure_schema
-from worker.job.consequences import Consequences
 from worker.producer.faces import warn_of_a_running_loop
-from worker.producer.loop import Loop, LoopClosed
-from worker.producer.reader import Follower
 from worker.producer.shutdown import before_shutdown
+
+if TYPE_CHECKING:
+    from worker.job.consequences import Consequences
+    from worker.producer.loop import Loop
+    from worker.producer.reader import Follower
 
 __all__ = ["Connections", "acquire"]
 
@@ -45,10 +47,10 @@ class Connections:
         self.settings = settings
         self.database = Database(settings, pool_size=POOL_SIZE)
         self.doorbell = Doorbell(settings)
-        self.follower = Follower(settings, self.database, self.prepare, _on_loop)
-        self.consequences = Consequences()
         self.users = 0
+        self._follower: Follower | None = None
         self._loop: Loop | None = None
+        self._no_readers = False
         self._lock = threading.Lock()
         self._ready = False
         self._schema: str | None = None
@@ -60,6 +62,24 @@ class Connections:
             ensure_schema(self.settings)
             self.doorbell.database = self.database.read(identity.read)
             self._ready = True
+
+    @property
+    def follower(self) -> Follower:
+        """What reads live events; made when it is first needed."""
+        with self._lock:
+            if self._follower is None:
+                from worker.producer.reader import Follower
+
+                self._follower = Follower(self.settings, self.database, self.prepare, _on_loop)
+                self._follower.ended = self._no_readers
+            return self._follower
+
+    @cached_property
+    def consequences(self) -> Consequences:
+        """What follows from an end that a producer writes."""
+        from worker.job.consequences import Consequences
+
+        return Consequences()
 
     def whereabouts(self) -> tuple[str, str | None]:
         """The schema of our tables (empty on SQLite), and who the database is, where a worker has named it."""
@@ -84,13 +104,15 @@ class Connections:
         """The loop that blocking readers borrow; started when it is first needed."""
         with self._lock:
             if self._loop is None:
+                from worker.producer.loop import Loop
+
                 self._loop = Loop()
             return self._loop
 
     async def leave_loop(self) -> None:
         """The running loop's last user ends its subscription."""
-        if self.users <= 1:
-            await self.follower.aclose()
+        if self.users <= 1 and self._follower is not None:
+            await self._follower.aclose()
 
     def release(self) -> None:
         """One user less; the last one closes: what doorbells wait is sent first, within the publish budget."""
@@ -118,18 +140,20 @@ class Connections:
         self.doorbell.close()
         loop, self._loop = self._loop, None
         if loop is not None:
-            with contextlib.suppress(LoopClosed, TimeoutError):
-                loop.call(self.follower.aclose, timeout=CLOSE_SECONDS)
+            if self._follower is not None:
+                loop.end(self._follower.aclose, CLOSE_SECONDS)
             loop.close()
         self.database.close()
 
     def end_readers(self, *, for_good: bool = False) -> None:
         """End every reader of this process at its next step, without an error; `for_good`: also those to come."""
-        self.follower.end_readers(for_good=for_good)
+        self._no_readers = self._no_readers or for_good
+        if self._follower is not None:
+            self._follower.end_readers(for_good=for_good)
 
     def begin_anew(self) -> None:
         """In a child after `fork`: new sockets, threads and locks. The parent's are kept, untouched, until the end."""
-        _inherited.append((self.database.engine.pool, self.doorbell, self.follower, self._loop))
+        _inherited.append((self.database.engine.pool, self.doorbell, self._follower, self._loop))
         self.database.engine.dispose(close=False)
         if self._loop is not None:
             self._loop.forget()
@@ -137,8 +161,8 @@ class Connections:
         self._lock = threading.Lock()
         rung_for, self.doorbell = self.doorbell.database, Doorbell(self.settings)
         self.doorbell.database = rung_for
-        self.follower = Follower(self.settings, self.database, self.prepare, _on_loop)
-        self.consequences = Consequences()
+        self._follower = None
+        self.__dict__.pop("consequences", None)
 
 
 #: How long closing waits for the end of its Redis subscriptions, in seconds.

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from api_schemas.errors import FieldProblem
 from api_schemas.ids import uuid7_hex
@@ -22,8 +23,12 @@ from worker.db.calls.tenants import TenantLimits
 from worker.db.connect import Database
 from worker.db.keys import records
 from worker.db.keys.records import Key
+from worker.producer.faces import awaited
 
-__all__ = ["Key", "Keys", "TenantLimits"]
+if TYPE_CHECKING:
+    from worker.producer.connections import Connections
+
+__all__ = ["AsyncKeys", "Key", "Keys", "TenantLimits"]
 
 PREFIX = "sk-sp-"
 _SECRET = re.compile(r"sk-sp-[A-Za-z0-9_-]{43}")
@@ -32,7 +37,7 @@ _SECRET = re.compile(r"sk-sp-[A-Za-z0-9_-]{43}")
 class Keys:
     """The keys in a database, of all tenants."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database | Connections) -> None:
         self._database = database
 
     def create(
@@ -173,6 +178,25 @@ class Keys:
     def exist(self) -> bool:
         """Whether there is, or was, any key: from then on calls without one are refused."""
         return self._database.read(records.any_key)
+
+
+class AsyncKeys:
+    """As `Keys`, awaitable."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._blocking = Keys(connections)
+
+    create = awaited(Keys.create)
+    list = awaited(Keys.list)
+    get = awaited(Keys.get)
+    revoke = awaited(Keys.revoke)
+    rotate = awaited(Keys.rotate)
+    limit_tenant = awaited(Keys.limit_tenant)
+    unlimit_tenant = awaited(Keys.unlimit_tenant)
+    tenant_limits = awaited(Keys.tenant_limits)
+    find = awaited(Keys.find)
+    touch = awaited(Keys.touch)
+    exist = awaited(Keys.exist)
 
 
 def _check_limits(**limits: int | None) -> list[FieldProblem]:

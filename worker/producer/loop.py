@@ -92,6 +92,11 @@ class Loop:
         finally:
             self._calls.discard(answer)
 
+    def end(self, verb: Callable[[], Awaitable[object]], seconds: float) -> None:
+        """Run a last coroutine function, for so long at most; a loop that is closed has nothing left to end."""
+        with contextlib.suppress(LoopClosed, TimeoutError):
+            self.call(verb, timeout=seconds)
+
     def soon(self, callback: Callable[[], object]) -> None:
         """Have the loop call something; does not wait. Safe in a signal handler."""
         if self._alive:

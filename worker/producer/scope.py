@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from worker.base.settings import Settings
 from worker.db.connect import Database
-from worker.producer.cancellation import wake_workers
 from worker.producer.connections import Connections
 
 T = TypeVar("T")
@@ -50,4 +49,6 @@ class Scope:
 
     def wake(self) -> None:
         """Let idle workers look at once, within the publish budget; errors are ignored."""
+        from worker.producer.cancellation import wake_workers
+
         wake_workers(self.settings)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from importlib import resources
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from api_schemas import jsontext
 from worker.live.cursor import Event
-from worker.producer.loop import Loop
-from worker.producer.reader import Events
+
+if TYPE_CHECKING:
+    from worker.producer.loop import Loop
+    from worker.producer.reader import Events
 
 #: Seconds of silence after which a comment is sent.
 HEARTBEAT = 15.0

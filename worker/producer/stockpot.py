@@ -4,6 +4,9 @@ What concerns batches, webhooks, budgets and routes has objects of its own: `pot
 `pot.routes`. A submission is one transaction: when `submit` returns, the job is a promise. The doorbell is rung afterwards, by a
 thread of its own; a Redis that is frozen or absent delays nothing. All producers of a process share their connections
 (see `connections`), so one for each tenant costs nothing.
+
+Importing this module costs what submitting needs. What is only needed to follow a job, or for batches, webhooks and the
+like, is imported when it is first used (`tests/unit/test_imports.py`).
 """
 
 from __future__ import annotations
@@ -11,40 +14,42 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 from api_schemas.errors import ErrorClass, FieldProblem
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import Job, JobDetail, JobOptions, JobRequest, Lane, Request, Status, check_tenant, parse_job
-from worker.base import telemetry, tracing
+from worker.base import log, tracing
 from worker.base.errors import InvalidRequest
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
-from worker.batches.results import Order, ResultLine
 from worker.db.jobs import cancel as cancelling
 from worker.db.jobs import listing, lookup
 from worker.db.jobs import usage as using
 from worker.db.jobs.failures import Failures, failures
 from worker.db.jobs.submit import Submitted, insert
 from worker.producer import connections
-from worker.producer.batches import Batches
-from worker.producer.budgets import Budgets
 from worker.producer.callers_transaction import insert as insert_in
 from worker.producer.callers_transaction import one_of
-from worker.producer.calls import Calls
-from worker.producer.cancellation import announce_cancelled
-from worker.producer.files import Files
-from worker.producer.keys import Keys
-from worker.producer.loop import Loop
-from worker.producer.routes import Routes
 from worker.producer.scope import Scope
 from worker.producer.streams import Streams
-from worker.producer.waiting import Waiting, waiting
-from worker.producer.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
+
+    from worker.batches.results import Order, ResultLine
+    from worker.producer.batches import Batches
+    from worker.producer.budgets import Budgets
+    from worker.producer.calls import Calls
+    from worker.producer.files import Files
+    from worker.producer.keys import Keys
+    from worker.producer.loop import Loop
+    from worker.producer.reader import Follower
+    from worker.producer.routes import Routes
+    from worker.producer.waiting import Waiting
+    from worker.producer.webhooks import Webhooks
 
 #: Jobs in one transaction of `submit_many`: large enough to share a commit, small enough to lose nothing on Ctrl-C.
 SLICE = 500
@@ -59,6 +64,7 @@ class Stockpot(Streams):
 
     Attributes:
         batches: files of requests.
+        files: files that all workers see.
         webhooks: endpoints, their secrets, the delivery log.
         budgets: what tenants may cost.
         routes: the limits of each model; they are no tenant's.
@@ -66,17 +72,60 @@ class Stockpot(Streams):
 
     def __init__(self, settings: Settings | None = None, *, tenant: str = "default") -> None:
         self.settings = settings or process_settings()
-        telemetry.configure_library(self.settings)
+        log.configure_library(self.settings.log_level)
         self.tenant = check_tenant(tenant)
         self._shared = connections.acquire(self.settings)
         self._unwatch = connections.watch(self, self._shared)
         self._scope = Scope(self._shared, self.tenant)
-        self.follower = self._shared.follower
-        self.batches = Batches(self._scope)
-        self.webhooks = Webhooks(self._scope)
-        self.budgets = Budgets(self._scope)
-        self.files = Files(self._scope)
-        self.routes = Routes(self._scope)
+
+    @cached_property
+    def batches(self) -> Batches:  # noqa: D102 -- the class names it
+        from worker.producer.batches import Batches
+
+        return Batches(self._scope)
+
+    @cached_property
+    def files(self) -> Files:  # noqa: D102
+        from worker.producer.files import Files
+
+        return Files(self._scope)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:  # noqa: D102
+        from worker.producer.webhooks import Webhooks
+
+        return Webhooks(self._scope)
+
+    @cached_property
+    def budgets(self) -> Budgets:  # noqa: D102
+        from worker.producer.budgets import Budgets
+
+        return Budgets(self._scope)
+
+    @cached_property
+    def routes(self) -> Routes:  # noqa: D102
+        from worker.producer.routes import Routes
+
+        return Routes(self._scope)
+
+    @property
+    def calls(self) -> Calls:
+        """This tenant's calls over OpenAI's wire, for the gateway."""
+        from worker.producer.calls import Calls
+
+        return Calls(self._scope, self._shared.doorbell.ring)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of the gateway, of all tenants."""
+        from worker.producer.keys import Keys
+
+        return Keys(self._shared)
+
+    @property
+    def follower(self) -> Follower:
+        """What reads live events for all producers of the process; another one after a `fork`."""
+        return self._shared.follower
 
     def _reading(self) -> Loop:
         return self._shared.loop()
@@ -103,17 +152,6 @@ class Stockpot(Streams):
         WaitTimeout. The end of the process does it by itself.
         """
         self._shared.end_readers()
-
-    @property
-    def calls(self) -> Calls:
-        """This tenant's calls over OpenAI's wire, for the gateway."""
-        return Calls(self._scope, self._shared.doorbell.ring)
-
-    @property
-    def keys(self) -> Keys:
-        """The keys of the gateway, of all tenants."""
-        self.prepare()
-        return Keys(self._shared.database)
 
     # ── submit ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,6 +243,8 @@ class Stockpot(Streams):
 
     def waiting(self, job_id: str) -> Waiting | None:
         """Why a job is not over, in words, and when that is looked at again; None when it is. Raises NotFound, Unreachable."""
+        from worker.producer.waiting import waiting
+
         self.prepare()
         return self._shared.loop().call(waiting, self._scope, job_id)
 
@@ -290,7 +330,12 @@ class Stockpot(Streams):
         return self._scope.read(lambda conn: failures(conn, tenant=tenant, since=since))
 
     def batch_lines(
-        self, batch: str, *, offset: int = 0, follow: bool = False, order: Order = Order.ENDED
+        self,
+        batch: str,
+        *,
+        offset: int = 0,
+        follow: bool = False,
+        order: Order | Literal["file", "ended"] = "ended",
     ) -> Iterator[ResultLine]:
         """As `batches.results`, its newer name."""
         return self.batches.results(batch, offset=offset, follow=follow, order=order)
@@ -312,6 +357,8 @@ class Stockpot(Streams):
 
         done = self._scope.write(write)
         if done.changed:
+            from worker.producer.cancellation import announce_cancelled
+
             announce_cancelled(self.settings, done)
         return cast("Status", done.status)
 

@@ -16,7 +16,6 @@ from worker.base.settings import Settings
 from worker.producer.sse import HEARTBEAT, Frames, frames
 from worker.producer.stream_urls import EXPIRES, sign, verify
 from worker.producer.text import AGAIN, Pieces
-from worker.webhooks.secrets import Vault
 
 if TYPE_CHECKING:
     from worker.producer.loop import Loop
@@ -30,10 +29,13 @@ class Streams:
     if TYPE_CHECKING:
         settings: Settings
         tenant: str
-        follower: Follower
         prepare: Callable[[], None]
         events: Callable[[str], Iterator[dict[str, Any]]]
         _reading: Callable[[], Loop]
+
+        @property
+        def follower(self) -> Follower:
+            """What reads live events."""
 
     def text(self, job_id: str, *, again: str = AGAIN) -> Iterator[str]:
         """A job's text, piece by piece: `for text in pot.text(job.id): print(text, end="")` prints the answer.
@@ -89,6 +91,8 @@ class Streams:
 
     @cached_property
     def _stream_keys(self) -> Sequence[bytes]:
+        from worker.webhooks.secrets import Vault
+
         return Vault.of(self.settings).stream_keys()
 
 
