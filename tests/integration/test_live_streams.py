@@ -106,9 +106,9 @@ async def test_a_frozen_server_delays_tokens_and_doubles_none(own_valkey: Valkey
         say(fresh, "x")
         say(stream, "b")
         # The second window finds the first flush without an answer: its events are folded apart from the later ones.
-        await until(lambda: len(stream._tails) == 1, what="a flush in flight")
+        await until(lambda: len(stream._events) == 1, what="a flush in flight")
         say(stream, "c")
-        await until(lambda: len(stream._tails) == 2, what="a flush that failed, and its repetition")
+        await until(lambda: len(stream._events) == 2, what="a flush that failed, and its repetition")
         own_valkey.thaw()
         await reader.sees("abc")
         other = Reader(own_valkey.url, JOB + "b", final=RUNNING)

@@ -16,6 +16,7 @@ from tests.rig.scripted_upstream import CHUNKED, SSE, Peer, Request, scripted
 from tests.rig.upstream_calls import data, new_call, new_client, piece, talking
 from worker.upstream.call import Progress
 from worker.upstream.outcome import Answer, Failure, Kind
+from worker.upstream.room import Room
 from worker.upstream.tap import _Tap, take_all
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +89,7 @@ async def test_a_session_that_is_closed_before_the_first_piece_ends_the_stream_n
         await session.close()
         async with asyncio.timeout(20):
             with pytest.raises(aiohttp.ServerDisconnectedError):
-                await take_all(response, lambda _: False, lambda _: True)
+                await take_all(response, lambda _: False, Room(1).share(), lambda _: True)
 
 
 async def test_a_large_answer_waits_for_room_longer_than_any_timer_and_is_whole() -> None:

@@ -20,12 +20,12 @@ async def test_an_end_that_comes_while_chunks_in_flight_are_shed_is_kept() -> No
     stream = await opened()
     stream.chunk(b"{}", "a")
     stream._fold(b"")
-    in_flight = stream._numbers[-1]
+    in_flight = stream._events[-1][0]
     end = stream.end()
     stream.emit("job.completed", {})
     stream._publisher._shed()
     stream._publisher._take(stream, 1, in_flight, 0)
-    assert stream._numbers == [number(2, end)]
+    assert [seq for seq, _, _ in stream._events] == [number(2, end)]
     assert end == 1 + 1 + KEPT_FREE
 
 
@@ -36,7 +36,7 @@ async def test_no_chunk_follows_the_end_that_is_being_stored() -> None:
     stream.chunk(b"{}", "late")
     assert stream.end() == end
     stream.emit("job.completed", {})
-    assert [number(2, 1), number(2, end)] == stream._numbers
+    assert [number(2, 1), number(2, end)] == [seq for seq, _, _ in stream._events]
 
 
 async def test_a_block_that_is_full_keeps_a_place_for_the_end() -> None:

@@ -42,6 +42,8 @@ POINTS = frozenset(
     }
 )
 
+#: Whether a point may be armed: who passes one for each chunk looks here first.
+may_die = True
 _armed: tuple[str, int, str | None] | bool | None = False  # False: not read yet
 _passed = 0
 
@@ -61,11 +63,12 @@ def _read() -> tuple[str, int, str | None] | None:
 
 def crashpoint(name: str, job_id: str | None = None) -> None:
     """Die here if this point is armed (for this job, where one is named)."""
-    global _armed, _passed
+    global _armed, _passed, may_die
     if _armed is None:
         return
     if _armed is False:
         _armed = _read()
+        may_die = _armed is not None
         if _armed is None:
             return
     armed, count, job = _armed  # type: ignore[misc]

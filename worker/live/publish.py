@@ -10,7 +10,6 @@ doubled. At most one flush is in flight: when Redis is slow, the next one is lar
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -23,6 +22,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from api_schemas.event_numbers import FIRST_END, KEPT_FREE, MOST_EVENTS, number
 from api_schemas.events import TERMINAL_TYPES
+from worker.base import crashpoints
 from worker.base.crashpoints import crashpoint
 from worker.base.payloads import CLEAR, Payloads
 from worker.base.redis import AWAY, asynchronous, namespace
@@ -49,19 +49,18 @@ class LiveStream:
     """One attempt's events, in order. Its methods only append to lists."""
 
     __slots__ = (
+        "_before",
         "_bytes",
         "_end",
+        "_events",
         "_finished",
         "_has_ttl",
         "_job_id",
-        "_numbers",
         "_place",
         "_publisher",
         "_queued",
         "_raws",
-        "_tails",
         "_texts",
-        "_wanted",
         "epoch",
         "fenced",
         "key",
@@ -76,13 +75,13 @@ class LiveStream:
         self.epoch = epoch
         self.log = log
         self.fenced = False
-        self.seq = number(epoch, 0)  # of the last event that Redis has taken
+        self._before = self.seq = number(epoch, 0)  # `seq`: of the last event that Redis has taken
         self._place = 0  # of the last event that has a number
         self._end: int | None = None
         self._has_ttl = False  # the log has its TTL
-        self._tails: list[bytes] = []
-        self._numbers: list[int] = []  # of the tails
-        self._wanted: list[bool] = []  # for each tail: it is no chunk and outlives shedding
+        self._events: list[
+            tuple[int, bytes, bool]
+        ] = []  # number, tail, and whether it is no chunk and outlives shedding
         self._raws: list[bytes] = []
         self._texts: list[str] = []
         self._bytes = 0
@@ -93,7 +92,8 @@ class LiveStream:
         """Add one of the upstream's event objects, verbatim JSON, and its visible text."""
         if self.fenced or self._end is not None or not self.log or self._place >= MOST_EVENTS:
             return
-        crashpoint("call.chunk", self._job_id)
+        if crashpoints.may_die:
+            crashpoint("call.chunk", self._job_id)
         self._raws.append(raw)
         self._texts.append(text)
         self._publisher.hold(self, len(raw) + len(text))
@@ -116,49 +116,50 @@ class LiveStream:
         else:
             self._fold(at.encode())
             self._place += 1
-        self._add(script.event_tail(event_type, at, fields), wanted=True)
+        tail = script.event_tail(event_type, at, fields)
+        self._events.append((self._before + self._place, tail, True))
         self._finished = terminal
-        self._publisher.hold(self, len(self._tails[-1]))
+        self._publisher.hold(self, len(tail))
 
     def _taken(self, last: int) -> None:
         """Remove the events up to number `last`, which Redis has. Events shed meanwhile are gone already."""
-        events = bisect.bisect_right(self._numbers, last)
-        del self._tails[:events], self._numbers[:events], self._wanted[:events]
+        events = self._events
+        if events and events[-1][0] <= last:
+            events.clear()
+        else:
+            self._events = [event for event in events if event[0] > last]
         self.seq = last
         self._has_ttl = self.log
 
     def _size(self) -> int:
-        return sum(map(len, self._tails)) + sum(map(len, self._raws)) + sum(map(len, self._texts))
-
-    def _add(self, tail: bytes, *, wanted: bool) -> None:
-        self._tails.append(tail)
-        self._numbers.append(number(self.epoch, self._place))
-        self._wanted.append(wanted)
+        tails = sum(len(tail) for _, tail, _ in self._events)
+        return tails + sum(map(len, self._raws)) + sum(map(len, self._texts))
 
     def _fold(self, at: bytes) -> None:
         if self._raws:
             self._place += 1
-            payloads = self._publisher.payloads
-            if payloads.key_ids:
-                sealing = payloads, self._job_id, number(self.epoch, self._place)
-                tail = script.sealed_chunk_tail(at, self._raws, self._texts, *sealing)
+            seq, payloads = self._before + self._place, self._publisher.payloads
+            if self._publisher.encrypts:
+                tail = script.sealed_chunk_tail(at, self._raws, self._texts, payloads, self._job_id, seq)
             else:
                 tail = script.chunk_tail(at, self._raws, self._texts)
-            self._add(tail, wanted=False)
-            self._raws = []
-            self._texts = []
+            self._events.append((seq, tail, False))
+            self._raws.clear()
+            self._texts.clear()
 
     def _shed(self) -> int:
         """Drop the buffered chunks; their numbers are not given again. Returns how many events were dropped."""
         dropped = int(bool(self._raws))
         self._place += dropped
         self._raws, self._texts = [], []
-        kept = [at for at, wanted in enumerate(self._wanted) if wanted]
-        dropped += len(self._tails) - len(kept)
-        self._tails = [self._tails[at] for at in kept]
-        self._numbers = [self._numbers[at] for at in kept]
-        self._wanted = [True] * len(kept)
+        kept = [event for event in self._events if event[2]]
+        dropped += len(self._events) - len(kept)
+        self._events = kept
         return dropped
+
+    def _held(self) -> int:
+        """How many events have not been sent."""
+        return len(self._events) + bool(self._raws)
 
 
 class Publisher:
@@ -184,7 +185,7 @@ class Publisher:
             max_ttl_seconds: how long a log outlives its last event while the job is not finished.
             payloads: what encrypts the chunks.
         """
-        self.payloads = payloads
+        self.payloads, self.encrypts = payloads, bool(payloads.key_ids)
         limit = SOCKET_LIMIT.total_seconds()
         # Retries are ours (`append.lua` knows how to repeat), so redis-py makes none.
         self._redis = asynchronous(redis_url, seconds=limit)
@@ -214,7 +215,7 @@ class Publisher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT.total_seconds()):
                 await self._flush()
-        self.dropped += sum(len(stream._tails) + bool(stream._raws) for stream in self._due)
+        self.dropped += sum(stream._held() for stream in self._due)
         self._due = []
         await self._redis.aclose()
 
@@ -241,7 +242,7 @@ class Publisher:
             self._held += stream._bytes
         finished = [stream for stream in self._due if stream._finished]
         for stream in finished[: max(0, len(finished) - HELD_FINISHED)]:
-            self.dropped += len(stream._tails)
+            self.dropped += len(stream._events)
             self._forget(stream)
             self._due.remove(stream)
 
@@ -289,10 +290,11 @@ class Publisher:
         for stream in streams:
             stream._fold(at)
             log = (script.FINISHED if stream._finished else script.RUNNING) if stream.log else script.NO_LOG
-            args += (stream.epoch, log, int(stream._has_ttl), len(stream._tails))
-            for numbered in zip(stream._numbers, stream._tails, strict=True):
-                args += numbered
-            sent.append((len(stream._tails), stream._numbers[-1] if stream._numbers else stream.seq))
+            events = stream._events
+            args += (stream.epoch, log, int(stream._has_ttl), len(events))
+            for seq, tail, _ in events:
+                args += (seq, tail)
+            sent.append((len(events), events[-1][0] if events else stream.seq))
         try:
             replies = await _call(self._redis, [stream.key for stream in streams], args)
         except AWAY:
@@ -313,7 +315,7 @@ class Publisher:
         if reply == script.FENCED:
             stream.fenced = True
             self.fenced += 1
-            self.dropped += len(stream._tails) + bool(stream._raws)
+            self.dropped += stream._held()
             self._forget(stream)
             return True
         self.published += events
@@ -321,7 +323,7 @@ class Publisher:
         self._held -= stream._bytes
         stream._bytes = 0
         stream._queued = False
-        if stream._tails or stream._raws:
+        if stream._events or stream._raws:
             self.hold(stream, stream._size())
         return True
 
@@ -329,7 +331,7 @@ class Publisher:
         self._held -= stream._bytes
         stream._bytes = 0
         stream._queued = False
-        stream._tails, stream._numbers, stream._wanted, stream._raws, stream._texts = [], [], [], [], []
+        stream._events, stream._raws, stream._texts = [], [], []
 
 
 class _Packed:

@@ -34,12 +34,12 @@ class AnswerReading:
         "_max_bytes",
         "_new_stream",
         "_on_chunk",
-        "_plain_events",
         "_progress",
+        "_stage",
         "_start",
         "_streamed",
         "inflated",
-        "stage",
+        "plain_events",
     )
 
     def __init__(
@@ -54,8 +54,10 @@ class AnswerReading:
         events: bool = False,
     ) -> None:
         """`encoding` and `events` are the labels: `Content-Encoding`, and whether the type is an event stream."""
-        self.stage = Stage.WAITING
+        self._stage = Stage.WAITING
         self.inflated = 0  # bytes that compressed ones have come to
+        #: The reading of its events, once there is nothing to decode: what comes may be fed to it alone.
+        self.plain_events: StreamReading | None = None
         self._call = call
         self._progress = progress
         self._on_chunk = on_chunk
@@ -64,10 +66,14 @@ class AnswerReading:
         self._streamed = events or call.stream
         self._new_stream = partial(StreamReading, call, progress, elapsed=elapsed, max_bytes=max_bytes)
         self._events: StreamReading | None = None
-        self._plain_events: StreamReading | None = None  # the same, once there is nothing to decode
         self._start = b""
         self._body: bytearray | None = None
         self._broken: Outcome | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """How far it has come."""
+        return self._stage if self._events is None or self._broken is not None else self._events.stage
 
     @property
     def events(self) -> StreamReading | None:
@@ -110,12 +116,6 @@ class AnswerReading:
 
     def take(self, data: bytes) -> bool:
         """Take the next bytes; return whether `stage` has changed."""
-        events = self._plain_events
-        if events is not None:  # nothing to decode, nothing to find out
-            if events.take(data):
-                self.stage = events.stage
-                return True
-            return False
         before = self.stage
         try:
             for piece in self._decoder.feed(data):
@@ -125,7 +125,7 @@ class AnswerReading:
         except Undecodable as error:
             self._break(error)
         if self._events is not None and self._decoder.plain:
-            self._plain_events = self._events
+            self.plain_events = self._events
         return self.stage is not before
 
     def _take_plain(self, data: bytes) -> None:
@@ -133,7 +133,6 @@ class AnswerReading:
             self.inflated += len(data)
         if self._events is not None:
             self._events.take(data)
-            self.stage = self._events.stage
         elif self._body is None:
             self._begin(self._start + data)
         else:
@@ -148,10 +147,9 @@ class AnswerReading:
         if text.startswith(_FIELDS) or (self._streamed and text[:1] not in (b"{", b"[", b"<", b"")):
             self._events = self._new_stream(on_chunk=self._on_chunk if self._call.stream else None)
             self._events.take(start)
-            self.stage = self._events.stage
         else:
             self._body = bytearray()
-            self.stage = Stage.RUNNING
+            self._stage = Stage.RUNNING
             self._hold(start)
 
     def _hold(self, data: bytes) -> None:
@@ -162,7 +160,7 @@ class AnswerReading:
             self._body.clear()
             message = f"the answer is larger than {self._max_bytes:,} bytes"
             self._broken = Failure(Kind.TERMINAL, "too_large", "response_too_large", message)
-            self.stage = Stage.FULL
+            self._stage = Stage.FULL
 
     def _break(self, error: Undecodable) -> None:
         broken = wrong_content(str(error), b"", None)
@@ -170,4 +168,4 @@ class AnswerReading:
             self._broken = self._events.outcome(replace(broken, kind=Kind.PARTIAL, error_class="truncated"))
         else:
             self._broken = broken
-        self.stage = Stage.FULL
+        self._stage = Stage.FULL

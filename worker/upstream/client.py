@@ -261,22 +261,27 @@ class _Exchange:
         self._answer = answer = AnswerReading(
             call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
         )
-        await take_all(response, self._taker(answer), self._may_go_on)
+        await take_all(response, self._taker(answer), self._share, self._may_go_on)
         answer.end()
         return answer.outcome()
 
     def _taker(self, answer: AnswerReading) -> Callable[[bytes], bool]:
         """What is done with each piece of the body: it is read, and the timers follow how far the answer has come."""
         watch, idle, share = self._watch, self._idle, self._share
+        now = watch.now
         ending = False
 
         def take(data: bytes) -> bool:
             nonlocal ending
             if not ending:
-                watch.touch()
-            inflated = answer.inflated
-            changed = answer.take(data)
-            share.take(len(data) + answer.inflated - inflated)
+                watch.since = now()
+            events = answer.plain_events
+            if events is not None:  # as for nearly every piece
+                changed, size = events.take(data), len(data)
+            else:
+                inflated = answer.inflated
+                changed, size = answer.take(data), len(data) + answer.inflated - inflated
+            share.take(size)
             if not changed:
                 return False
             stage = answer.stage

@@ -84,9 +84,10 @@ class Room:
 class Share:
     """What one call's answer takes."""
 
-    __slots__ = ("_free", "_on_room", "_room", "_taken")
+    __slots__ = ("_free", "_on_room", "_room", "_taken", "large")
 
     def __init__(self, room: Room) -> None:
+        self.large = False  # it has taken more than is free: the gate is asked only then
         self._room = room
         self._free = FREE_BYTES
         self._taken = 0
@@ -105,11 +106,12 @@ class Share:
         size -= self._free
         self._free = 0
         self._taken += size
+        self.large = True
         self._room.take(self, size)
 
     def free(self, on_room: Callable[[], None]) -> bool:
         """Whether the answer may be read on now; else `on_room` is called once, when it may."""
-        if not self._taken or self._room.allows(self):
+        if not self.large or self._room.allows(self):
             return True
         self._on_room = on_room
         return False
@@ -124,7 +126,7 @@ class Share:
         """The answer is written, or will not be. May be called again."""
         self._on_room = None
         if self._taken:
-            taken, self._taken = self._taken, 0
+            taken, self._taken, self.large = self._taken, 0, False
             self._room.give_back(self, taken)
 
 

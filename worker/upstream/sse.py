@@ -21,6 +21,8 @@ from typing import NamedTuple
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"[\r\n]")
 _LF, _CR = 10, 13
+#: Makes an event without the call that a named tuple's own constructor makes, once a chunk.
+_new = tuple.__new__
 _FIELD = re.compile(rb"[A-Za-z][A-Za-z0-9_-]*")
 #: What the data of an event begin with: an object, or `[DONE]`.
 _BEGINS = (b"{", b"[")
@@ -115,7 +117,7 @@ class EventParser:
             payload = data[position + 6 : end]
             if b"\r" in payload:
                 return position
-            events.append(ServerSentEvent(None, payload))
+            events.append(_new(ServerSentEvent, (None, payload)))
             position = end + 2
         return position
 

@@ -41,6 +41,10 @@ class Stage(IntEnum):
     FULL = 4  # nothing more is read
 
 
+#: Looked at for each event; an enum looks its members up in Python (3.11).
+_WAITING, _FINISHED = Stage.WAITING, Stage.FINISHED
+
+
 class StreamReading:
     """One streamed answer. Feed `take`, look at `stage` when it returns True, then ask for the `outcome`."""
 
@@ -137,7 +141,7 @@ class StreamReading:
         for name, data in events:
             if not data.startswith(b"{") and self._is_stray(data):
                 continue
-            if self.stage >= Stage.FINISHED:
+            if self.stage >= _FINISHED:
                 self._take_rest(name, data)
                 continue
             try:
@@ -154,7 +158,7 @@ class StreamReading:
                 progress.parts.append(text)
             if whole.money != self._money:
                 self._take_money()
-            if self.stage is Stage.WAITING:
+            if self.stage is _WAITING:
                 self.stage = Stage.RUNNING
             if whole.finished:
                 self.stage = self._stage_of_end()

@@ -14,19 +14,27 @@ from typing import cast
 
 import aiohttp
 
-#: Asks whether the body may be read on; if not, what it is given is called when it may.
+from worker.upstream.connections import READ_BUFFER_BYTES
+from worker.upstream.room import Share
+
+#: Asks whether a large body may be read on; if not, what it is given is called when it may.
 Gate = Callable[[Callable[[], None]], bool]
 
+#: A shorter piece was all that had come. aiohttp stops reading at `READ_BUFFER_BYTES` × 2 bytes or a sixteenth as many
+#: chunks of HTTP; a read that takes it below half of either lets more in at once. So what it leaves is more than this.
+_SHORT = READ_BUFFER_BYTES // 64
 
-async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], bool], gate: Gate) -> None:
+
+async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], bool], share: Share, gate: Gate) -> None:
     """Give `take` each piece of the body as it arrives, until the body ends or `take` returns that it has enough.
 
-    While `gate` is closed, nothing is read, and aiohttp's own flow control soon stops the sender.
+    Once `share` is large, `gate` is asked before each piece. While it is closed, nothing is read, and aiohttp's own flow
+    control soon stops the sender.
 
     Raises:
         aiohttp.ClientError: the body broke off; and whatever `take` raises.
     """
-    tap = _Tap(response, take, gate)
+    tap = _Tap(response, take, share, gate)
     try:
         tap.begin()
         await tap.ended
@@ -39,11 +47,14 @@ async def take_all(response: aiohttp.ClientResponse, take: Callable[[bytes], boo
 class _Tap(asyncio.Protocol):
     """Stands between a transport and aiohttp's protocol; `ended` is done when nothing more is to be taken."""
 
-    __slots__ = ("_content", "_gate", "_inner", "_take", "_transport", "ended", "error")
+    __slots__ = ("_content", "_gate", "_inner", "_share", "_take", "_transport", "ended", "error")
 
-    def __init__(self, response: aiohttp.ClientResponse, take: Callable[[bytes], bool], gate: Gate) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, take: Callable[[bytes], bool], share: Share, gate: Gate
+    ) -> None:
         self._content = response.content
         self._take = take
+        self._share = share
         self._gate = gate
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: Exception | None = None
@@ -61,17 +72,23 @@ class _Tap(asyncio.Protocol):
     def _drain(self) -> None:
         if self.ended.done():
             return
+        content, share = self._content, self._share
         try:
             # A body that has arrived whole is read while the gate is closed, too: its connection serves other calls by now.
-            while (self._gate(self._drain) or self._content.is_eof()) and (data := self._content.read_nowait()):
+            while not share.large or content.is_eof() or self._gate(self._drain):
+                data = content.read_nowait()
+                if not data:
+                    break
                 if self._take(data):
                     self.ended.set_result(None)
                     return
+                if len(data) < _SHORT:
+                    break
         except Exception as error:  # noqa: BLE001 - it is raised where the stream is awaited
             self.error = error
             self.ended.set_result(None)
             return
-        if self._content.is_eof():
+        if content.is_eof():
             self.ended.set_result(None)
 
     def close(self) -> None:

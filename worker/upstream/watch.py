@@ -10,7 +10,7 @@ from typing import Self
 class Watch:
     """Ends the block it guards with `TimeoutError` when time is up; `fired` then names the timer.
 
-    At ten thousand chunks a second a timer per chunk is too dear. So `touch` only notes the time, and the one timer,
+    At ten thousand chunks a second a timer per chunk is too dear. So `since` only notes the time, and the one timer,
     when it fires, looks whether anything happened since and sleeps on.
     """
 
@@ -20,10 +20,11 @@ class Watch:
         "_phase",
         "_resting",
         "_scope",
-        "_since",
         "_timer",
         "_window",
         "fired",
+        "now",
+        "since",
         "started",
     )
 
@@ -31,11 +32,12 @@ class Watch:
         """`total` is in seconds, counted from here; needs a running loop."""
         self.fired: str | None = None
         self._loop = asyncio.get_running_loop()
-        self.started = self._loop.time()
+        self.now = self._loop.time  # seconds
+        self.started = self.now()
         self._end = self.started + total
         self._phase = "total_timeout"
         self._window: float | None = None
-        self._since = self.started
+        self.since = self.started  # when something happened last: set it to `now()`
         self._resting: float | None = None
         self._scope = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
@@ -48,12 +50,12 @@ class Watch:
         """From now on at most `window` seconds may pass between touches; `name` becomes the value of `fired`."""
         self._phase = name
         self._window = window
-        self._since = self._loop.time()
+        self.since = self._loop.time()
         self._look()
 
     def touch(self) -> None:
         """Something happened: the window starts again."""
-        self._since = self._loop.time()
+        self.since = self._loop.time()
 
     def rest(self) -> None:
         """The answer is not read on for reasons of ours: no timer runs until `wake`."""
@@ -65,8 +67,8 @@ class Watch:
     def wake(self) -> None:
         """It is read on: every timer goes on where it stood, and the window starts again."""
         if self._resting is not None:
-            self._since = self._loop.time()
-            self._end += self._since - self._resting
+            self.since = self._loop.time()
+            self._end += self.since - self._resting
             self._resting = None
             self._look()
 
@@ -88,7 +90,7 @@ class Watch:
             self._timer.cancel()
         if self.fired is not None or self._resting is not None:
             return
-        due = self._end if self._window is None else min(self._end, self._since + self._window)
+        due = self._end if self._window is None else min(self._end, self.since + self._window)
         now = self._loop.time()
         if now < due:
             self._timer = self._loop.call_at(due, self._look)
