@@ -15,6 +15,7 @@ from worker.base.errors import SettingsError
 from worker.base.payloads import CLEAR, Payloads, missing
 from worker.db import bookmarks
 from worker.db.clock import is_postgres
+from worker.db.jobs.answers import text_sql
 
 #: The bookmark with the short name of the key that encrypts now.
 KEY = "payload_key"
@@ -47,6 +48,10 @@ SEALED = (
     Sealed("webhook_events", "body", ("id",), "text"),
     Sealed("file_pieces", "data", ("file_id", "start"), "bytes"),
 )
+
+
+#: Sets the text of an answer apart, before its response is encrypted.
+_APART = "UPDATE results SET text = {text}, text_in_response = NULL WHERE job_id = :job_id AND text_in_response"
 
 
 def of(conn: Connection) -> Payloads:
@@ -100,6 +105,8 @@ def reseal(conn: Connection, column: Sealed, after: tuple[Any, ...] | None) -> t
             value = bytes(row["value"]) if column.kind == "bytes" else row["value"]
             place = column.place(row)
             given = {name: row[name] for name in column.key}
+            if column.table == "results":  # nothing can be read out of it any more
+                conn.execute(text(_APART.format(text=text_sql(conn.dialect.name, "results"))), given)
             changed += conn.execute(update, given | {"old": value, "new": sealed(opened(value, place), place)}).rowcount
     return None if row is None else tuple(row[name] for name in column.key), changed
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from worker.db.batches.tables import BATCH_LINES, BATCHES
 from worker.db.budgets.tables import SHUT
+from worker.db.jobs.answers import text_sql
 from worker.db.webhooks.tables import WEBHOOK_ATTEMPTS_V, WEBHOOK_EVENTS_V
 
 JOBS = f"""
@@ -14,7 +15,7 @@ JOBS = f"""
         CASE WHEN j.status = 'queued' AND j.waiting_on IS NULL AND {SHUT.format(tenant="j.tenant")} THEN 'budget'
             ELSE j.waiting_on END AS waiting_on, j.attempts, j.created_at, j.due_at, j.started_at,
         j.finished_at, j.batch_id, j.custom_id, j.idempotency_key, j.metadata, j.error_class,
-        j.error_message, j.finish_reason, r.text, j.error_code, j.error_status, j.webhook, j.expires_at, j.line,
+        j.error_message, j.finish_reason, {{text}} AS text, j.error_code, j.error_status, j.webhook, j.expires_at, j.line,
         j.cancel_requested_at, j.fence, j.seq
     FROM jobs AS j LEFT JOIN results AS r ON r.job_id = j.id
 """
@@ -53,7 +54,7 @@ def definitions(dialect: str) -> dict[str, str]:
         "saved": f"b.saved_picousd / {dollar}",
     }
     return {
-        "jobs_v": JOBS,
+        "jobs_v": JOBS.format(text=text_sql(dialect, "r")),
         "results_v": RESULTS,
         "usage_v": USAGE.format(cost=cost),
         "attempts_v": ATTEMPTS.format(cost=cost),

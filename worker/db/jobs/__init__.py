@@ -1,5 +1,6 @@
 """Jobs as SQL, by the verbs of their life. The caller commits.
 
+answers          An answer's text is stored once
 cancel           Cancel and retry: what a caller may ask of a job that already exists
 claim            Claim
 costs            Costs that change after they were counted

@@ -24,7 +24,7 @@ from api_schemas.usage import Usage
 from worker.base.money import picousd
 from worker.base.payloads import CLEAR, Payloads
 from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
-from worker.db.jobs import usage_days
+from worker.db.jobs import answers, usage_days
 from worker.db.jobs.ledger import DUE
 from worker.db.jobs.tables import attempts, jobs
 from worker.db.payloads import of as payloads_of
@@ -111,6 +111,7 @@ class Settlement:
             "finish_reason": _clean(self.finish_reason),
             "response": payloads.seal_json(self.response, f"results.response:{result}"),
             "answer": payloads.seal(_clean(self.text), f"results.text:{result}"),
+            "readable": int(self.text is not None and answers.readable(self.response)),
             "provider_id": _clean(self.provider_id),
             "model": _clean(self.model),
             "inference_id": _clean(self.inference_id),
@@ -145,6 +146,7 @@ _OWN_TYPES = {
     "seq": "int",
     "response": "text",
     "answer": "text",
+    "readable": "int",
     "provider_id": "text",
     "model": "text",
 }
@@ -261,23 +263,26 @@ _POSTGRES = f"""
         DELETE FROM attempts AS a USING given AS g JOIN done USING (id, fence)
         WHERE a.job_id = g.id AND a.attempt = g.attempt AND g.uncall = 1
     ), stored AS (
-        INSERT INTO results (job_id, response, text, provider_id, model)
-        SELECT g.id, CAST(g.response AS json), COALESCE(g.answer, ''), g.provider_id, g.model
-        FROM given AS g JOIN done USING (id, fence)
-        WHERE g.status <> 'queued' AND (g.response IS NOT NULL OR g.answer IS NOT NULL)
+        INSERT INTO results (job_id, response, text, provider_id, model, text_in_response)
+        SELECT id, CAST(response AS json), CASE WHEN once THEN '' ELSE COALESCE(answer, '') END, provider_id, model,
+            CASE WHEN once THEN true END
+        FROM (
+            SELECT g.*, {{once}} AS once FROM given AS g JOIN done USING (id, fence)
+            WHERE g.status <> 'queued' AND (g.response IS NOT NULL OR g.answer IS NOT NULL)
+        ) AS answered
     )
     SELECT id, answers FROM done
 """
 
 
 def _postgres(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
-    statement = _statement(now_sql(conn), after_sql(conn, "g.due_in"))
+    statement = _statement(now_sql(conn), after_sql(conn, "g.due_in"), answers.once_sql(conn, "g."))
     return {row[0]: row[1] for row in conn.execute(statement, {"rows": records(rows)})}
 
 
 @functools.cache
-def _statement(now: str, due: str) -> TextClause:
-    return text(_POSTGRES.format(now=now, due=due))
+def _statement(now: str, due: str, once: str) -> TextClause:
+    return text(_POSTGRES.format(now=now, due=due, once=once))
 
 
 def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -300,16 +305,19 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
         WHERE job_id = :id AND attempt = :attempt
     """)
     unsent = text("DELETE FROM attempts WHERE job_id = :id AND attempt = :attempt")
-    stored = text("""
-        INSERT INTO results (job_id, response, text, provider_id, model)
-        VALUES (:id, :response, COALESCE(:answer, ''), :provider_id, :model)
+    once = answers.once_sql(conn, ":")
+    stored = text(f"""
+        INSERT INTO results (job_id, response, text, provider_id, model, text_in_response)
+        SELECT :id, :response, CASE WHEN once THEN '' ELSE COALESCE(:answer, '') END, :provider_id, :model,
+            CASE WHEN once THEN true END
+        FROM (SELECT {once} AS once) AS answered
     """)
     written: dict[str, int] = {}
     done = []
     for row in rows:
-        answers = conn.execute(move, row).scalar()
-        if answers is not None:
-            written[row["id"]] = answers
+        answered = conn.execute(move, row).scalar()
+        if answered is not None:
+            written[row["id"]] = answered
             done.append(row)
     called = [row for row in done if not row["uncall"]]
     if called:
@@ -317,9 +325,9 @@ def _sqlite(conn: Connection, rows: list[dict[str, Any]]) -> dict[str, int]:
     never = [row for row in done if row["uncall"]]
     if never:
         conn.execute(unsent, never)
-    answers = [
+    whole = [
         row for row in done if row["status"] != "queued" and (row["response"] is not None or row["answer"] is not None)
     ]
-    if answers:
-        conn.execute(stored, answers)
+    if whole:
+        conn.execute(stored, whole)
     return written

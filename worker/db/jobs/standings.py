@@ -15,6 +15,7 @@ from api_schemas.job_views import TERMINAL_STATUSES, Standing
 from api_schemas.usage import Usage
 from worker.base.money import PICO
 from worker.db.clock import is_postgres, seconds_until_sql
+from worker.db.jobs.answers import text_sql
 from worker.db.jobs.lookup import error_of, moment
 from worker.db.payloads import of as payloads_of
 
@@ -42,7 +43,7 @@ def _ends(conn: Connection, ids: Sequence[str], these: str) -> dict[str, Standin
     rows = conn.execute(
         text(f"""
         SELECT j.id, j.tenant, j.status, j.fence, j.seq, j.finished_at, j.finish_reason, j.error_class, j.error_code,
-            j.error_message, j.error_status, r.text, -({seconds_until_sql(conn, "j.finished_at")}) AS age,
+            j.error_message, j.error_status, {text_sql(conn.dialect.name, "r")} AS text, -({seconds_until_sql(conn, "j.finished_at")}) AS age,
             {", ".join(f"a.{name}" for name in _TOKENS)},
             (SELECT SUM(c.cost_picousd) FROM attempts AS c WHERE c.job_id = j.id) AS cost_picousd
         FROM jobs AS j LEFT JOIN results AS r ON r.job_id = j.id

@@ -133,9 +133,10 @@ results = Table(
     metadata,
     Column("job_id", Id, primary_key=True),
     Column("response", RawJSON),  # null for what never had one: a cancelled or failed job with partial text
-    Column("text", Text, nullable=False),
+    Column("text", Text, nullable=False),  # empty where `text_in_response`: read it by `answers.TEXT`
     Column("provider_id", Text),
     Column("model", Text),
+    Column("text_in_response", Boolean),  # the text is that of the response's first choice, and stands there only
 )
 
 attempts = Table(
