@@ -68,6 +68,8 @@ def history(conn: Connection) -> None:
                 window_seconds, created_at, due_at, expires_at, finished_at)
             SELECT 'batch_' || n, 't1', 'completed', 'in.jsonl', '/v1/chat/completions', 800, 800, 800, 5, 86400,
                 {at}, {at}, {at}, {at} FROM {numbers} WHERE n <= {HISTORY} / 100""",
+        f"""INSERT INTO batch_ends (batch_id, ended_before, lines, jobs)
+            SELECT 'batch_' || n / 80, n, 1, {"''" if dialect == "postgresql" else "x''"} FROM {numbers} WHERE n <= {HISTORY} / 2""",
         f"""INSERT INTO jobs (id, tenant, endpoint, model, lane, status, fence, calls, attempts, max_attempts,
                 on_ambiguous, created_at, due_at, started_at, finished_at, expires_at, error_class, batch_id, line)
             SELECT {made}, {tenant}, '/v1/chat/completions', {model}, 'bulk', {status}, 1, 1, 1, 5, 'reconcile',
@@ -219,7 +221,7 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "forget results": lambda conn: purge.purge(conn, MONTH, "results"),
     "forget jobs": lambda conn: purge.purge(conn, MONTH),
     "forget events": lambda conn: purge.events(conn, MONTH),
-    "forget nothing": lambda conn: [purge.purge(conn, YEAR, what) for what in ("payloads", "results")],
+    "forget nothing": lambda conn: [purge.purge(conn, YEAR, what) for what in ("payloads", "results", None)],
     "touch a key": lambda conn: keys.touch(conn, "key_7"),
     "look for calls": lambda conn: [ledger.unasked(conn, mark, grace=1, limit=500) for mark in ("due", "late")],
     "look for unreconciled": lambda conn: ledger.first_open(conn, None),

@@ -22,7 +22,7 @@ from worker.producer.fleet import Filters
 
 LISTED = 50
 #: What one press of a button may change, and how many pages are read for it.
-CHANGED, PAGES = 1_000, 30
+CHANGED, PAGES = 1_000, 60
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 #: The parameters of the URL that are filters.
 NAMES = ("status", "lane", "tenant", "batch", "model", "error_class", "metadata", "since", "text")
@@ -78,6 +78,7 @@ async def jobs(view: View) -> Response:
         page=found,
         asked={name: asked[name] for name in NAMES if name in asked},
         before=before,
+        listed=LISTED,
         choices=_CHOICES,
         terminal=TERMINAL_STATUSES,
     )

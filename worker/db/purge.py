@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, bindparam, text
 
-from api_schemas.ids import JOB
+from api_schemas.ids import BATCH, JOB
 from worker.db.clock import now_sql
 from worker.db.columns import Instant
 from worker.db.jobs.submit import drop
@@ -79,11 +79,26 @@ def purge(conn: Connection, before: datetime, what: What | None = None, *, after
 
 
 def _drop_ends(conn: Connection, before: datetime) -> None:
-    """Forget in which order the lines of batches ended that have no line any more."""
+    """Forget in which order the lines of the oldest batches ended that have no line any more.
+
+    From one batch that has such an order to the next: batches that have lost theirs are not looked at.
+    """
     old = text("""
-        DELETE FROM batch_ends WHERE batch_id IN (SELECT id FROM batches WHERE finished_at < :before)
+        WITH RECURSIVE walk(id) AS (
+            SELECT min(batch_id) FROM batch_ends UNION ALL
+            SELECT (SELECT min(e.batch_id) FROM batch_ends AS e WHERE e.batch_id > walk.id AND e.batch_id < :end)
+            FROM walk WHERE walk.id IS NOT NULL
+        ), oldest AS (SELECT id FROM walk WHERE id IS NOT NULL LIMIT :slice)
+        DELETE FROM batch_ends WHERE batch_id IN (
+            SELECT b.id FROM oldest CROSS JOIN batches AS b WHERE b.id = oldest.id AND b.finished_at < :before
+        )
     """).bindparams(bindparam("before", type_=Instant()))
-    conn.execute(old, {"before": before})
+    conn.execute(old, {"before": before, "end": _first_id(BATCH, before), "slice": SLICE})
+
+
+def _first_id(prefix: str, moment: datetime) -> str:
+    """An id that no job or batch made before `moment` is behind."""
+    return f"{prefix}{max(0, int((moment.astimezone(UTC) + _CLOCKS).timestamp() * 1000)):012x}"
 
 
 def finished(conn: Connection, before: datetime, what: What | None = None, *, after: str = "") -> list[str]:
@@ -99,8 +114,8 @@ def finished(conn: Connection, before: datetime, what: What | None = None, *, af
             AND (j.batch_id IS NULL OR (SELECT b.finished_at FROM batches AS b WHERE b.id = j.batch_id) IS NOT NULL)
         ORDER BY {key} LIMIT :limit
     """).bindparams(bindparam("before", type_=Instant()))
-    end = f"{JOB}{max(0, int((before.astimezone(UTC) + _CLOCKS).timestamp() * 1000)):012x}"
-    return [row[0] for row in conn.execute(old, {"after": after, "end": end, "before": before, "limit": SLICE})]
+    given = {"after": after, "end": _first_id(JOB, before), "before": before, "limit": SLICE}
+    return [row[0] for row in conn.execute(old, given)]
 
 
 def recent(conn: Connection, before: datetime, since: datetime) -> tuple[int, int]:

@@ -9,7 +9,7 @@ Older versions read the text from its column: after an upgrade both are stored f
 
 from __future__ import annotations
 
-from worker.db.clock import is_postgres, now_sql, Speaker
+from worker.db.clock import Speaker, is_postgres, now_sql
 
 #: The bookmark that says until when texts are stored twice (Unix seconds); a new database has none.
 BOOKMARK = "answers_once"
