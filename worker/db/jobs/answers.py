@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from worker.db.clock import Speaker, is_postgres, now_sql
 
-#: The bookmark that says until when texts are stored twice (Unix seconds); a new database has none.
+#: The bookmark that holds until when texts are stored twice (Unix seconds); a new database has none.
 BOOKMARK = "answers_once"
 #: Larger responses are not parsed by the database: their text stands in its column.
 LARGEST = 65_536
