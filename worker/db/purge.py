@@ -89,11 +89,12 @@ def _drop_ends(conn: Connection, before: datetime) -> None:
             SELECT (SELECT min(e.batch_id) FROM batch_ends AS e WHERE e.batch_id > walk.id AND e.batch_id < :end)
             FROM walk WHERE walk.id IS NOT NULL
         ), oldest AS (SELECT id FROM walk WHERE id IS NOT NULL LIMIT :slice)
-        DELETE FROM batch_ends WHERE batch_id IN (
-            SELECT b.id FROM oldest CROSS JOIN batches AS b WHERE b.id = oldest.id AND b.finished_at < :before
-        )
+        SELECT b.id FROM oldest CROSS JOIN batches AS b WHERE b.id = oldest.id AND b.finished_at < :before
     """).bindparams(bindparam("before", type_=Instant()))
-    conn.execute(old, {"before": before, "end": _first_id(BATCH, before), "slice": SLICE})
+    ids = [row[0] for row in conn.execute(old, {"before": before, "end": _first_id(BATCH, before), "slice": SLICE})]
+    if ids:
+        listed: Any = bindparam("ids", expanding=True)
+        conn.execute(text("DELETE FROM batch_ends WHERE batch_id IN :ids").bindparams(listed), {"ids": ids})
 
 
 def _first_id(prefix: str, moment: datetime) -> str:
