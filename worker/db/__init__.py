@@ -7,6 +7,7 @@ bounded    A connection to PostgreSQL that waits for an answer for so long, and 
 budgets/   Budgets as SQL
 calls/     Calls of the HTTP gateway as SQL
 clock      The database's clock, as SQL
+compacting  Compacting: the space of purged rows goes back to the disk
 columns    What every table is made of
 copying    Moving to another database: every row, in slices, resumed where it was broken off, and compared at the end
 connect    The connection to the database: PostgreSQL through psycopg 3, or SQLite in WAL mode

@@ -11,7 +11,7 @@ from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.output import margin, put, put_json, say
-from worker.db import copying, schema
+from worker.db import compacting, copying, schema
 from worker.db.connect import Database
 from worker.db.ownership import revision
 from worker.db.ready import ensure_schema
@@ -145,6 +145,29 @@ def reencrypt(*, as_json: bool) -> None:
         put_json({"key": opened.payloads.key_ids[0], "encrypted": counts})
     changed = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count) or "nothing was left to do"
     say(f"Encrypted with the key {opened.payloads.key_ids[0]}: {changed}.")
+
+
+@database.command(epilog="\b\nExample:\n  stockpot purge --older-than 30d && stockpot db compact\n")
+@options.as_json
+def compact(*, as_json: bool) -> None:
+    """Give the space of what was purged back to the disk.
+
+    On PostgreSQL it works in small steps beside running workers, and needs no more disk than the largest index has; stop
+    it at any time and run it again. A SQLite file is rewritten under its lock: end the workers first.
+    """
+    settings = load()
+    ensure_schema(settings)
+    opened = Database(settings, pool_size=1, patient=True)
+    try:
+        found = compacting.compact(opened, lambda table: say(f"{table} …"))
+    finally:
+        opened.close()
+    if as_json:
+        put_json([{"table": one.table, "before": one.before, "after": one.after, "moved": one.moved} for one in found])
+    for one in found:
+        if one.after < one.before:
+            say(f"{one.table}: {one.before / 1e6:,.0f} MB, now {one.after / 1e6:,.0f} MB.")
+    say(f"{sum(max(0, one.before - one.after) for one in found) / 1e6:,.0f} MB went back to the disk.")
 
 
 def _target(settings: Settings, to: str, schema_name: str | None) -> Settings:
