@@ -29,7 +29,7 @@ _VERSIONS = 40
 LEAST_PART, LEAST_PAGES = 0.1, 128
 #: Looks from the end on: rows that came meanwhile may have gone there.
 _PASSES = 3
-#: The last pages, whose rows say how large a row is; what a row takes beside its columns; and what stands beside the table.
+#: The last pages, whose rows show how large a row is; what a row takes beside its columns; and what stands beside the table.
 _SAMPLE_PAGES, _ROW_HEAD, _OUT_OF_LINE = 256, 36, 2_000
 _MEND = "The role must own the tables, as `stockpot db upgrade` asks for; what was done so far stays."
 
@@ -44,13 +44,13 @@ class Compacted:
     moved: int
 
 
-def compact(database: Database, tell: Callable[[str], object] = lambda _: None) -> list[Compacted]:
-    """Give the space of purged rows back; whatever is broken off is whole, and can be run again.
+def compact(database: Database, on_table: Callable[[str], object] = lambda _: None) -> list[Compacted]:
+    """Give the space of purged rows back; a run that was broken off is simply run again.
 
-    `tell` gets the name of each table when its turn comes.
+    `on_table` gets the name of each table when its turn comes.
 
     Raises:
-        Unreachable: PostgreSQL has refused or broken off a statement, or is away.
+        Unreachable: PostgreSQL refuses or breaks off a statement, or is away.
     """
     if database.is_sqlite:
         return [_sqlite(database)]
@@ -66,7 +66,7 @@ def compact(database: Database, tell: Callable[[str], object] = lambda _: None) 
             connection.execute(f'SET search_path = "{database.settings.schema_name}"')
         found = []
         for table in TABLES:
-            tell(table)
+            on_table(table)
             found.append(_Table(connection, table).compacted())
         return found
     except psycopg.Error as error:
