@@ -34,10 +34,21 @@ class Follow(AsyncIterator[Event]):
 
     Args:
         heartbeat: after so many seconds of silence an event `heartbeat`, without a number, is yielded.
+        runs: a moment ago the job was not over; else the database is asked first.
+        unproven: yield the terminal event as it was published: the caller reads the job itself then, and follows it on
+            if it was retried in that moment.
     """
 
     def __init__(
-        self, feed: Feed, watch: Watch, job_id: str, *, after: int = 0, heartbeat: float | None = None
+        self,
+        feed: Feed,
+        watch: Watch,
+        job_id: str,
+        *,
+        after: int = 0,
+        heartbeat: float | None = None,
+        runs: bool = False,
+        unproven: bool = False,
     ) -> None:
         self._feed = feed
         self._watch = watch
@@ -50,7 +61,9 @@ class Follow(AsyncIterator[Event]):
         self._loop = asyncio.get_running_loop()
         self._tail: Tail | None = feed.join(job_id)
         watch.join(job_id, self._tail.over)
-        self._tail.over()  # a job that is over already is not waited for, not even for a subscription
+        self._unproven = unproven
+        if not runs:
+            self._tail.over()  # a job that is over already is not waited for, not even for a subscription
 
     def __aiter__(self) -> Self:
         return self
@@ -155,6 +168,9 @@ class Follow(AsyncIterator[Event]):
             step = self._cursor.step(event)
         if step is Step.SHOW:
             self._ready.extend(self._cursor.show(event))
+        elif step is Step.END and self._unproven:
+            self._done = True
+            self._ready.append(event)
         elif step is Step.END:
             final = await self._watch.look(self._job_id)
             if final.terminal and final.seq <= event["seq"]:

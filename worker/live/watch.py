@@ -25,7 +25,7 @@ Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Standing]]]
 EVERY = 1.0
 #: While a job waits in the queue, it is looked at after each tenth of the time that it was watched, up to this.
 SLOWEST = 5.0
-#: Seconds that asked looks gather: many jobs end at once, and their ends are read together.
+#: Seconds from one look to the next: many jobs end at once, and their ends are read together. The first goes at once.
 GATHER = 0.005
 
 
@@ -94,7 +94,7 @@ class Watch:
     async def _run(self) -> None:
         """Look at what is asked for at once, and at all that is watched in steps of `every`."""
         loop = asyncio.get_running_loop()
-        step = loop.time()
+        step = gathered = loop.time()
         while True:
             if not self._asked:
                 self._wake.clear()
@@ -105,7 +105,7 @@ class Watch:
                 except TimeoutError:
                     pass
             if self._asked:
-                await asyncio.sleep(GATHER)
+                await asyncio.sleep(gathered - loop.time())  # what is asked in this turn of the loop is read together
             now = loop.time()
             due: list[str] = []
             if now >= step:
@@ -113,6 +113,7 @@ class Watch:
                 due = [job for job, watched in self._jobs.items() if watched.due <= now]
             if due or self._asked:
                 await self._look(due, now)
+                gathered = loop.time() + GATHER
 
     async def _look(self, due: Sequence[str], now: float) -> None:
         asked, self._asked = self._asked, {}

@@ -65,6 +65,7 @@ class Calls:
         with tracing.span("stockpot.submit", "producer", {"stockpot.lane": job.lane, "stockpot.jobs": 1}):
             accepted = self._scope.write(lambda conn: self._accept(conn, job, new))
             if isinstance(accepted, Accepted) and accepted.created:
+                self._scope.connections.follower.accepted(accepted.job_id, self._tenant)
                 self._ring([accepted.job_id], job.lane)
         return accepted
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
@@ -23,6 +25,11 @@ from worker.live.cursor import Event
 from worker.live.feed import Feed
 from worker.live.subscribe import Follow
 from worker.live.watch import Watch
+
+#: Jobs that were accepted in this process and that no reader has asked for yet; older ones are looked for.
+_MOST_ACCEPTED = 1_000
+#: For so many seconds a job that was accepted here is taken to be there, and to run.
+_JUST_ACCEPTED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Follower:
         self._database = database
         self._prepare = prepare
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
+        self._accepted: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self.ended = False
 
     def end_readers(self, *, for_good: bool) -> None:
@@ -61,6 +69,13 @@ class Follower:
             await live.watch.aclose()
             await live.feed.aclose()
 
+    def accepted(self, job_id: str, tenant: str) -> None:
+        """Note a job that was just committed: who follows it now need not ask whether there is one."""
+        self._accepted[job_id] = tenant, time.monotonic()
+        if len(self._accepted) > _MOST_ACCEPTED:
+            with contextlib.suppress(KeyError):  # another thread was quicker
+                self._accepted.popitem(last=False)
+
     def events(self, job_id: str, tenant: str, after: int = 0, heartbeat: float | None = None) -> Events:
         """The events after `after`, ending with the terminal one. Raises NotFound, Unreachable at the first step."""
         return Events(self, job_id, tenant, after, heartbeat)
@@ -71,7 +86,7 @@ class Follower:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    async with contextlib.aclosing(self.events(job_id, tenant, after)) as events:
+                    async with contextlib.aclosing(Events(self, job_id, tenant, after, unproven=True)) as events:
                         event = None
                         async for event in events:
                             after = event["seq"]
@@ -86,8 +101,8 @@ class Follower:
                 return detail
             raise WaitTimeout(f"{job_id} is not finished after {timeout:g} s; it goes on") from None
 
-    async def check(self, job_id: str, tenant: str) -> _Live:
-        """What to follow a job with. Raises NotFound where this tenant has no such job, Unreachable."""
+    async def check(self, job_id: str, tenant: str) -> tuple[_Live, bool]:
+        """What to follow a job with, and whether it is not over. Raises NotFound where this tenant has none, Unreachable."""
         unknown = NotFound(f"there is no job {job_id[:64]}" + ("" if tenant == "default" else f" of tenant {tenant}"))
         if not is_job_id(job_id):  # what is no id is not put to the database, beside the jobs of others
             raise unknown
@@ -100,9 +115,13 @@ class Follower:
                 self._on_loop()
                 self._live[loop] = _Live(await Feed(url, self._database.payloads).__aenter__(), Watch(self._read))
         live = self._live[loop]
-        if (await live.watch.look(job_id)).tenant != tenant:
+        owner, accepted_at = self._accepted.pop(job_id, ("", 0.0))
+        if owner == tenant and time.monotonic() - accepted_at < _JUST_ACCEPTED:
+            return live, True
+        standing = await live.watch.look(job_id)
+        if standing.tenant != tenant:
             raise unknown
-        return live
+        return live, not standing.terminal
 
     async def _read(self, ids: Sequence[str]) -> Mapping[str, Standing]:
         return await to_thread.run_sync(lambda: self._database.read(lambda conn: standings(conn, ids)))
@@ -123,7 +142,17 @@ class Follower:
 class Events(AsyncIterator[Event]):
     """A job's events. A step that is cancelled loses nothing; the job is looked for at the first one."""
 
-    def __init__(self, follower: Follower, job_id: str, tenant: str, after: int, heartbeat: float | None) -> None:
+    def __init__(
+        self,
+        follower: Follower,
+        job_id: str,
+        tenant: str,
+        after: int,
+        heartbeat: float | None = None,
+        *,
+        unproven: bool = False,
+    ) -> None:
+        self._unproven = unproven
         self._follower, self._job_id, self._tenant = follower, job_id, tenant
         self._after, self._heartbeat = after, heartbeat
         self._follow: Follow | None = None
@@ -144,8 +173,16 @@ class Events(AsyncIterator[Event]):
     async def open(self) -> None:
         """Begin, unless it has begun. Raises NotFound, Unreachable."""
         if self._follow is None:
-            live = await self._follower.check(self._job_id, self._tenant)
-            self._follow = Follow(live.feed, live.watch, self._job_id, after=self._after, heartbeat=self._heartbeat)
+            live, runs = await self._follower.check(self._job_id, self._tenant)
+            self._follow = Follow(
+                live.feed,
+                live.watch,
+                self._job_id,
+                after=self._after,
+                heartbeat=self._heartbeat,
+                runs=runs,
+                unproven=self._unproven,
+            )
 
     async def aclose(self) -> None:
         """Leave the job."""

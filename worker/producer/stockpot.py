@@ -187,6 +187,8 @@ class Stockpot(Streams):
         with tracing.span("stockpot.submit", "producer", {"stockpot.lane": job.lane, "stockpot.jobs": 1}):
             done = self._scope.write(lambda conn: insert(conn, [job], self.settings))[0]
             self._ring([done], job)
+        if done.created:
+            self._shared.follower.accepted(done.id, self.tenant)
         return done
 
     def submit_many(self, requests: Iterable[Request], **options: Unpack[JobOptions]) -> builtins.list[str]:
