@@ -236,7 +236,13 @@ def main() -> None:
         )
         port = free_port()
         gateway = stack.enter_context(
-            Process(serving.command("127.0.0.1", port), logs=rig.scratch, name="gateway", env=env, cwd=rig.scratch)
+            Process(
+                [sys.executable, "-m", *serving.command("127.0.0.1", port)],
+                logs=rig.scratch,
+                name="gateway",
+                env=env,
+                cwd=rig.scratch,
+            )
         )
         program = Path(sys.executable).with_name("stockpot")
         worker = stack.enter_context(

@@ -33,6 +33,8 @@ from worker.live.keys import job_key
 
 #: One script call blocks Redis for about 2 ms at this many jobs.
 JOBS_PER_CALL = 256
+#: A flush of so many streams takes a whole window: with fewer, a single call would wait for company that does not come.
+FEW_STREAMS = 4
 #: A flush without an answer in that time has failed.
 SOCKET_LIMIT = timedelta(seconds=2)
 #: The wait after a failed flush doubles from the first to the second.
@@ -254,9 +256,10 @@ class Publisher:
             # The first event after a silence is sent at once. A dense stream is gathered: for a window from flush to flush,
             # and for half a window at least when flushes take long.
             await asyncio.sleep(max(0.0, due - loop.time()))
-            began = loop.time()
+            # For few streams the window is shorter.
+            began, window = loop.time(), self._window * min(1.0, len(self._due) / FEW_STREAMS)
             well = await self._flush()
-            due = max(began + self._window, loop.time() + self._window / 2)
+            due = max(began + window, loop.time() + window / 2)
             if well:
                 pause = FIRST_PAUSE
             else:
