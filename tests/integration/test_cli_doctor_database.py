@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
+from tests.factories import sql
 from worker.base.settings import Settings
 from worker.cli.operations import checks
 from worker.db.connect import Database
@@ -34,3 +35,11 @@ def test_a_database_that_may_forget_what_it_confirmed_is_named(database: Databas
         assert "database safety" not in said
     else:
         assert said["database safety"].startswith("note: fsync, full_page_writes")
+
+
+def test_a_missing_table_and_missing_workers_are_named(database: Database) -> None:
+    """A version on record is not enough; no worker is no failure, and a word on what then happens."""
+    assert found(database)["workers"].startswith("note: none is running")
+    assert found(database)["schema"].startswith("ok: of this version, 2")
+    sql(database, "DROP TABLE usage_keys")
+    assert found(database)["schema"] == "failed: of this version, but without usage_keys"

@@ -9,6 +9,7 @@ from worker.base import telemetry
 from worker.base.settings import Settings, load
 from worker.db.connect import Database
 from worker.db.ready import ensure_schema
+from worker.local.running import beside
 from worker.producer.stockpot import Stockpot
 
 
@@ -19,7 +20,7 @@ def producer(tenant: str | None = None) -> Iterator[Stockpot]:
     Raises:
         SettingsError: the configuration is wrong.
     """
-    settings = load()
+    settings = beside(load())
     # Stdout is the command's; what is worth a line of log goes to stderr.
     telemetry.configure(settings.model_copy(update={"log_level": "warning"}))
     with Stockpot(settings, tenant="default" if tenant is None else tenant) as pot:

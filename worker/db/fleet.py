@@ -12,7 +12,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, text
 
 from worker.base.money import PICO
-from worker.db.budgets.tables import ALL_TENANTS
+from worker.db.budgets.tables import ALL_TENANTS, SHUT
 from worker.db.clock import day_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.workers import registry
 
@@ -99,8 +99,9 @@ def read(conn: Connection) -> FleetState:
             row.waiting_on: row.lines
             for row in conn.execute(
                 text(
-                    "SELECT waiting_on, count(*) AS lines FROM (SELECT waiting_on FROM jobs WHERE status = 'queued'"
-                    " AND batch_id IS NULL LIMIT :most) AS seen WHERE waiting_on IS NOT NULL GROUP BY waiting_on"
+                    f"SELECT waiting_on, count(*) AS lines FROM (SELECT COALESCE(j.waiting_on, CASE WHEN {SHUT.format(tenant='j.tenant')}"
+                    " THEN 'budget' END) AS waiting_on FROM jobs AS j WHERE j.status = 'queued'"
+                    " AND j.batch_id IS NULL LIMIT :most) AS seen WHERE waiting_on IS NOT NULL GROUP BY waiting_on"
                 ),
                 {"most": AT_MOST},
             )

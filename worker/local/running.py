@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from api_schemas import jsontext
+from pydantic import SecretStr
 
+from api_schemas import jsontext
+from worker.base.settings import Settings
+
+#: What the simulator gets for a key; it takes any.
+SIMULATED_KEY = "simulated"
 _FILE = "up.json"
 
 
@@ -49,6 +54,14 @@ def running(home: Path) -> Running | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Running(simulator) if _began(pid) == began else None  # another process may have its number by now
+
+
+def beside(settings: Settings) -> Settings:
+    """The settings of commands beside a `stockpot up` of their home: with its simulator, where it has one."""
+    found = running(settings.home)
+    if found is None or found.simulator is None:
+        return settings
+    return settings.model_copy(update={"upstream_url": found.simulator, "api_key": SecretStr(SIMULATED_KEY)})
 
 
 def _began(pid: int) -> str | None:

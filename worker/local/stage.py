@@ -23,6 +23,7 @@ from worker import embedded
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings, load
 from worker.db.ready import ensure_schema
+from worker.local.running import SIMULATED_KEY
 from worker.local.supervise import Child, Supervisor, stopping
 from worker.webhooks.admin import url_secret
 from worker.webhooks.listen import Received, listen
@@ -34,8 +35,6 @@ DRAIN = timedelta(seconds=1)
 _QUICK = {"lease_seconds": 4, "sweep_seconds": 0.5}
 #: Lines of a program's output that are shown when it does not start.
 LAST_LINES = 15
-#: What the simulator gets for a key; it takes any.
-ANY_KEY = "simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def stage() -> Iterator[Stage]:
             **_QUICK,
         }
         if simulated:
-            changes |= {"upstream_url": f"{programs.start_simulator()}/v1", "api_key": ANY_KEY}
+            changes |= {"upstream_url": f"{programs.start_simulator()}/v1", "api_key": SIMULATED_KEY}
         settings = load(**changes)
         ensure_schema(settings)
         received: queue.SimpleQueue[Received] = queue.SimpleQueue()

@@ -265,6 +265,8 @@ def objection(url: str, policy: Policy) -> str | None:
     target = read_target(url)
     if target.address is not None:
         return _refusal(policy, str(target.address), target.scheme, target.port)
+    if not policy.allowed and target.port not in PUBLIC_PORTS.get(target.scheme, frozenset()):
+        return _refused_port(target.scheme, target.port)
     found: list[Any] = []
 
     def look_up() -> None:
@@ -280,6 +282,10 @@ def objection(url: str, policy: Policy) -> str | None:
     return next((why for why in reasons if why is not None), None)
 
 
+def _refused_port(scheme: str, port: int) -> str:
+    return f"{scheme} on port {port} is not allowed to public addresses; use https on 443, 8443 or 8080"
+
+
 def _refusal(policy: Policy, text: str, scheme: str, port: int) -> str | None:
     try:
         address = parse_address(text)
@@ -289,7 +295,7 @@ def _refusal(policy: Policy, text: str, scheme: str, port: int) -> str | None:
     if refusal is not None or policy.is_allowed(address):
         return refusal
     if port not in PUBLIC_PORTS.get(scheme, frozenset()):
-        return f"{scheme} on port {port} is not allowed to public addresses; use https on 443, 8443 or 8080"
+        return _refused_port(scheme, port)
     if _is_ours(text, port):
         return "the address is this machine's own"
     return None

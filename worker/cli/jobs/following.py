@@ -22,6 +22,7 @@ from worker.base.settings import load
 from worker.cli.exit_codes import FAILED, INTERRUPTED
 from worker.cli.output import money, say, shown, span
 from worker.cli.wrapping import Wrapper
+from worker.local.running import beside
 from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.waiting import Waiting
 
@@ -76,7 +77,7 @@ class Follower:
         return detail
 
     async def _follow(self, timeout: float | None) -> JobDetail:
-        async with AsyncStockpot(load(), tenant=self._tenant) as pot:
+        async with AsyncStockpot(beside(load()), tenant=self._tenant) as pot:
             await pot.get(self._job_id)  # an unknown job is refused before Redis is asked, or started
             try:
                 async with (

@@ -20,12 +20,10 @@ from worker.cli.exit_codes import USAGE
 from worker.cli.output import put, say, shown
 from worker.db.ready import await_database
 from worker.db.url import display_url
-from worker.local.running import noted
+from worker.local.running import SIMULATED_KEY, noted
 from worker.local.supervise import Child, Supervisor, stopping
 from worker.local.words import program
 
-#: What the simulator gets for a key; it takes any.
-_ANY_KEY = "simulated"
 _MODEL = "openai/gpt-5-1-chat-latest"
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
@@ -73,7 +71,7 @@ def up(workers: int, *, simulate: bool) -> None:
             # Should it crash, it must come back where the workers look for it.
             simulator.command = [*simulator.command, "--port", address.rpartition(":")[2]]
             upstream = f"{address}/v1"
-            env |= {"STOCKPOT_UPSTREAM_URL": upstream, "AIMLAPI_API_KEY": _ANY_KEY}
+            env |= {"STOCKPOT_UPSTREAM_URL": upstream, "AIMLAPI_API_KEY": SIMULATED_KEY}
         children = [_worker(number, settings, env) for number in range(1, workers + 1)]
         for child in children:
             child.needs = needed
