@@ -32,7 +32,11 @@ def endpoints(tenant: str, *, as_json: bool) -> None:
         for one in found:
             put_json(plain(dataclasses.asdict(one)))
         return
-    table = table_of("endpoint", "url", "events", "state", "description")
+    table = Table("endpoint")
+    table.text("url", least=16)
+    table.text("events", least=10, drop=1)
+    table.whole("state")
+    table.line("description", least=12, drop=2)
     for one in found:
         state = f"disabled: {one.disabled_reason}" if one.disabled_at else "failing" if one.failing_since else "good"
         table.add_row(one.id, shown(one.url), ", ".join(one.events) or "all", state, shown(one.description))
@@ -131,14 +135,6 @@ def delete(endpoint: str, tenant: str) -> None:
     with producer(tenant) as pot:
         pot.webhooks.delete(endpoint)
     say(f"{endpoint} is deleted.")
-
-
-def table_of(*headings: str) -> Table:
-    """A table for people; ids are never broken."""
-    table = Table()
-    for heading in headings:
-        table.whole(heading) if heading in {"endpoint", "event", "of"} else table.text(heading, least=8)
-    return table
 
 
 def plain(value: Any) -> Any:

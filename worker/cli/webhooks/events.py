@@ -10,7 +10,8 @@ import click
 from worker.cli import ids, options
 from worker.cli.opening import producer
 from worker.cli.output import age, put, put_json, say, screen, shown, span
-from worker.cli.webhooks.endpoints import plain, table_of
+from worker.cli.tables import Table
+from worker.cli.webhooks.endpoints import plain
 from worker.db.jobs.lookup import moment
 from worker.producer.webhooks import UNDELIVERABLE, EventFilter, EventStatus
 from worker.webhooks.envelope import EVENT_TYPES
@@ -70,7 +71,13 @@ def show(event: str, tenant: str, *, as_json: bool) -> None:
     for name, value in found.items():
         if name != "attempt_log" and value is not None:
             put(f"{name:<17} {value}")
-    table = table_of("attempt", "at", "took", "status", "error", "answer")
+    table = Table()
+    table.numbers("try")
+    table.whole("at")
+    table.numbers("took")
+    table.whole("status")
+    table.text("error", least=16)
+    table.text("answer", least=10, drop=1)
     for one in found["attempt_log"]:
         table.add_row(
             str(one["attempt"]),
@@ -129,7 +136,12 @@ def _print_events(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         for event in found:
             put_json(plain(event))
         return
-    table = table_of("event", "type", "of", "status", "attempts", "age", "last")
+    table = Table("event", "type")
+    table.whole("of", drop=4)
+    table.whole("status")
+    table.numbers("tries", drop=2)
+    table.whole("age", drop=1)
+    table.line("last", least=12, drop=3)
     for event in found:
         last = event["last_error"] or event["last_status_code"] or ""
         of = event["job_id"] or event["batch_id"] or event["endpoint_id"] or ""
