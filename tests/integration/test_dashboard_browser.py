@@ -95,6 +95,23 @@ def test_a_page_is_read_again_while_it_is_seen(open_page: Callable[..., Page], s
     page.wait_for_selector(f"#{job} .completed")
 
 
+def test_a_hidden_page_is_not_read_again(open_page: Callable[..., Page], served: Workplace) -> None:
+    """Ten looks' time passes without one while the tab is hidden; the first comes as soon as it is seen."""
+    page = open_page("/jobs")
+    page.clock.install()
+    page.reload()
+    looks: list[str] = []
+    page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, get: () => window.away})")
+    page.evaluate("window.away = true")
+    page.wait_for_load_state("networkidle")
+    page.on("request", lambda request: looks.append(request.url))
+    page.clock.run_for(10_000)
+    assert looks == []
+    page.evaluate("window.away = false")
+    with page.expect_request(lambda request: "/ui/jobs" in request.url):
+        page.clock.run_for(1_500)
+
+
 def test_the_playground_streams_its_answer(open_page: Callable[..., Page], served: Workplace) -> None:
     page = open_page("/playground")
     page.fill("[name=model]", "m@sim:tokens=60+slow=20")
@@ -120,6 +137,7 @@ def test_a_file_is_quoted_before_it_runs_and_its_answers_come_back(
     page.click("text=Upload for a quote")
     page.click("text=Run 5 lines")
     page.wait_for_selector("main .status.completed")
+    assert "good.jsonl" in page.inner_text("main")
     with page.expect_download() as download:
         page.click("text=Answers so far")
     lines = Path(download.value.path()).read_text().splitlines()

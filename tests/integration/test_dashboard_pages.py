@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
+from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import pytest
+from sqlalchemy import text
 
+from tests.batch_factories import write_file
 from tests.factories import chat
 from tests.fakes import Workplace
 from tests.rig.gateway import Gateway
+from tests.rig.waiting import eventually
+from worker.db import schema
 from worker.producer.access import Access
+from worker.producer.fleet import Fleet
 from worker.producer.keys import Keys
+from worker.producer.stockpot import Stockpot
 
 SECRET_PROMPT = "the recipe of the house"
 FAILS = "400"
@@ -178,6 +186,61 @@ def test_routes_are_paused_and_go_on_and_only_an_admin_sees_them(
             assert operator.http.get(path).status_code == 403
         for path in ("/routes/pause", "/workers/drain", "/keys/make", "/keys/revoke"):
             assert operator.press(path, form="/").status_code == 403
+
+
+def test_routes_show_what_was_refused_and_the_limit_of_each_minute(admin: Person, served: Workplace) -> None:
+    """As the workers write it: here the one worker ends, and writes what it has."""
+    for _ in range(3):
+        ended(served)
+    model = served.get(ended(served, "429,ok")).model
+    served.engines[0].drain()
+    rates = Fleet(served.database).route_rates()
+    assert (rates[model].calls, rates[model].refused, max(rates[model].limits) > 0) == (2, 1, True)
+    shown = admin.see("/routes")
+    assert "1 of 2 calls of the last hour got a 429" in shown and "50.0 %" in shown
+    assert f"to {max(rates[model].limits)}" in shown
+
+
+def test_money_shows_the_days_budget_as_a_line_and_what_reconcile_found(admin: Person, served: Workplace) -> None:
+    jobs = [served.get(ended(served, model="openai/gpt-4o-mini")) for _ in range(2)]
+    spent = float(sum((job.cost_usd or Decimal(0) for job in jobs), Decimal(0)))
+    with Stockpot(served.settings) as pot:
+        pot.budgets.set(2 * spent, period="day", all_tenants=True)
+        assert "<line " in admin.see("/costs") and "the line" in admin.see("/costs")
+        pot.budgets.set(1_000, period="day", all_tenants=True)
+    served.database.write(
+        lambda conn: conn.execute(
+            text("UPDATE attempts SET reconciled = 'orphaned' WHERE job_id = :id"), {"id": jobs[0].id}
+        )
+    )
+    found = Fleet(served.database).reconciled(tenant=None)
+    assert {one.mark: one.calls for one in found}["orphaned"] == 1
+    assert sum(one.calls for one in Fleet(served.database).reconciled(tenant="default")) == 2
+    assert Fleet(served.database).reconciled(tenant="another") == []
+
+
+def test_lists_come_from_the_replica_and_a_job_from_the_database(served: Workplace, tmp_path: Path, keys: Keys) -> None:
+    """The replica here is a database that has none of the jobs."""
+    job = ended(served)
+    behind = f"sqlite:///{tmp_path / 'replica.db'}"
+    schema.upgrade(behind)
+    with (
+        Gateway(served.settings.model_copy(update={"dashboard_database_url": behind})) as gateway,
+        Person(gateway, keys.create(name="the chef", admin=True)[1]) as admin,
+    ):
+        assert job not in admin.see("/jobs")
+        assert "completed" in admin.see(f"/jobs/{job}")
+
+
+def test_a_batch_that_ends_too_late_says_by_how_much(admin: Person, served: Workplace, tmp_path: Path) -> None:
+    """At the rate of its first lines it is over after its deadline."""
+    write_file(tmp_path / "prompts.jsonl", 400, model="m@sim:slow=5")
+    with Stockpot(served.settings) as pot:
+        batch = pot.batches.submit(
+            tmp_path / "prompts.jsonl", max_in_flight=1, finish_by=datetime.now(UTC) + timedelta(seconds=3)
+        ).id
+        eventually(lambda: "after its deadline" in admin.see(f"/batches/{batch}"), 60, "it is late")
+        pot.batches.cancel(batch)
 
 
 def test_money_is_exact_to_the_ledger(admin: Person, served: Workplace) -> None:

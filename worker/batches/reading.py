@@ -58,7 +58,7 @@ class BatchFile:
         if not isinstance(source, str):
             self.name, self._raw = name, source
         elif source == STDIN and stdin is not None:
-            self.name, self._raw = "stdin", _spooled(stdin, home)
+            self.name, self._raw = name or "stdin", _spooled(stdin, home)
         else:
             self.name, self._raw = Path(source).name, _opened(Path(source), home)
         self._compression = formats.compression(self._raw.read(formats.MAGIC_BYTES))

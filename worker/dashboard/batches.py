@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -56,12 +57,15 @@ async def batch(view: View) -> Response:
     if row.over:
         report = await view.look(f"report {row.id}", partial(pot.blocking.batches.report, row.id), 60.0)
     done = row.completed + row.failed
+    eta = None if row.over else pace.eta(row)
+    ends = ((row.finish_by or row.expires_at) - datetime.now(UTC)).total_seconds()
     return view.render(
         "batch.html",
         look=look,
         row=row,
         rate=pace.lines_per_second,
-        eta=None if row.over else pace.eta(row),
+        eta=eta,
+        late=None if eta is None or eta <= ends else eta - ends,
         cap=None if row.max_cost_picousd is None else row.max_cost_picousd / PICO,
         quoted=None if row.quoted_picousd is None else row.quoted_picousd / PICO,
         forecast=row.cost_usd * row.total / done if row.cost_usd is not None and done and not row.over else None,

@@ -1,9 +1,10 @@
-"""Routes: the limits of each model, in flight, what is paused and why, when it looks again. They are no tenant's."""
+"""Routes: each model's limit now and over the last hour, in flight, refused, paused and why. They are no tenant's."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from anyio import to_thread
 from starlette.responses import Response
 
 from worker.dashboard.view import View, action, page
@@ -14,7 +15,8 @@ from worker.producer.waiting import again, paused_words
 async def routes(view: View) -> Response:
     """`GET /ui/routes`."""
     states = await view.host.looks.at("routes", view.pot("default").routes.list, 1.0)
-    shown = [(state, paused_words(state), *again(state)) for state in states]
+    rates = await view.host.looks.at("route rates", lambda: to_thread.run_sync(view.host.fleet.route_rates), 10.0)
+    shown = [(state, paused_words(state), *again(state), rates.get(state.route.model)) for state in states]
     return view.render("routes.html", routes=shown, settings=view.host.settings)
 
 

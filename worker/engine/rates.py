@@ -6,7 +6,7 @@ One statement each time, whatever was done. What cannot be written is written th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from prometheus_client import Counter, Histogram
@@ -25,9 +25,12 @@ EVERY_SECONDS = 15.0
 class Rates:
     """Writes what was done until cancelled."""
 
-    def __init__(self, database: DatabaseThreads) -> None:
+    def __init__(self, database: DatabaseThreads, routes: Callable[[], Iterable[tuple[str, int, int, int]]]) -> None:
+        """`routes` gives of each route its model, its limit, calls and 429s so far."""
         self._database = database
-        self._written = dict(counted())
+        self._routes = routes
+        self._limits: dict[str, int] = {}
+        self._written = self._counted()
 
     async def run(self) -> None:
         """Write every 15 seconds, for ever."""
@@ -37,7 +40,7 @@ class Rates:
 
     async def write(self) -> None:
         """Write what was done since the last time."""
-        now = dict(counted())
+        now = self._counted()
         done = {name: amount - self._written.get(name, 0) for name, amount in now.items()}
 
         seen = await self._database.try_read(fleet.read, None, "rates_delayed")
@@ -45,6 +48,11 @@ class Rates:
         levels = {
             f"{records.LEVEL}oldest": round(max((lane.oldest_due_seconds for lane in lanes.values()), default=0)),
             f"{records.LEVEL}in_flight": sum(lane.in_progress for lane in lanes.values()),
+            **{
+                f"{records.LEVEL}limit:{model}": limit
+                for model, limit in self._limits.items()
+                if done[f"calls:{model}"]
+            },
         }
         amounts = {name: amount for name, amount in (done | levels).items() if amount > 0}
         if not amounts:
@@ -52,6 +60,16 @@ class Rates:
         added = await self._database.try_write(partial(_add, amounts), 0, "rates_delayed")
         if added:
             self._written = now
+
+    def _counted(self) -> dict[str, int]:
+        found = dict(counted())
+        self._limits = {}
+        for model, limit, calls, refused in self._routes():
+            name = metrics.model_label(model)
+            self._limits[name] = max(limit, self._limits.get(name, 0))
+            found[f"calls:{name}"] = found.get(f"calls:{name}", 0) + calls
+            found[f"refused:{name}"] = found.get(f"refused:{name}", 0) + refused
+        return found
 
 
 def _add(amounts: dict[str, int], conn: Connection) -> int:

@@ -174,7 +174,7 @@ def build(
         ),
         presence=presence,
         gauges=FleetGauges(database, admission.snapshot),
-        rates=Rates(database),
+        rates=Rates(database, admission.used),
         sweeper=sweeper,
         files=files,
         lookups=lookups,

@@ -59,6 +59,7 @@ class StoredFile(io.RawIOBase):
         super().__init__()
         self._database = database
         self._file = file
+        self.name = file.filename  # as of any open file
         self._at = 0
         self._piece: tuple[int, bytes] = (0, b"")
 

@@ -13,7 +13,7 @@ import contextlib
 import random
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -152,6 +152,11 @@ class Admission:
         now = asyncio.get_running_loop().time()
         pauses = (route_limiter.closed(now) for (its, _), route_limiter in self._route_limiters.items() if its == route)
         return next((held for held in pauses if held is not None), None)
+
+    def used(self) -> Iterator[tuple[str, int, int, int]]:
+        """Of each route that this worker uses: its model, its limit now, calls that ended so far, and 429s among them."""
+        for (route, _), limiter in self._route_limiters.items():
+            yield route.model, limiter.known, limiter.ends.total() - limiter.ends["unused"], limiter.ends["busy"]
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from itertools import islice, takewhile
 from typing import Any
@@ -78,6 +78,7 @@ class RouteLimiter:
         self._exhausted = False  # all permits were taken when Redis was last asked
         self.paused_locally = False  # a pause is being written to Redis; until then no call goes out
         self.call_seconds = 0.0
+        self.ends: Counter[str] = Counter()  # how many calls of this worker ended how
         self._seq = self._ack = 0
         self._asked: list[Waiter] = []
         self._last_n = 0
@@ -158,6 +159,7 @@ class RouteLimiter:
     def end(self, permit: Permit, ended: Ended) -> None:
         """Account for a call that ended and pass its permit on (after a refusal only when it has cooled down)."""
         now = self._loop.time()
+        self.ends[ended.kind] += 1
         if ended.ok:
             took = now - permit.granted
             self.call_seconds += (took - self.call_seconds) * (0.1 if self.call_seconds else 1.0)

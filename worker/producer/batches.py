@@ -337,7 +337,9 @@ class Batches:
         home = self._scope.settings.home
         if isinstance(file, str | Path):
             return BatchFile(str(file), home=home)
-        return BatchFile(STDIN, home=home, stdin=file)
+        named = getattr(file, "name", "")  # a number of a descriptor's file, `<stdin>` of standard input
+        name = Path(named).name if isinstance(named, str) and not named.startswith("<") else ""
+        return BatchFile(STDIN, home=home, stdin=file, name=name)
 
     def _surveyed(
         self,

@@ -35,6 +35,8 @@ LATELY = 5
 HELD_AT_MOST = 2_000
 #: Jobs that ended badly and are looked at for why.
 BAD_AT_MOST = 5_000
+#: Newest calls whose marks are counted: some ten milliseconds.
+LOGGED_AT_MOST = 5_000
 _QUANTILES = (("first", 50), ("first", 95), ("call", 50), ("call", 95))
 #: An id of so many milliseconds ago begins with this many.
 _HOUR_MS = 3_600_000
@@ -52,6 +54,24 @@ class Rates:
     in_flight: list[int]
     quantiles: dict[str, list[float | None]]
     lately: dict[str, float | None]  # the quantiles of the last `LATELY` steps together
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRates:
+    """A model's calls within the last hour: its limit in each minute (0: no call), and how many were refused with 429."""
+
+    limits: list[int]
+    calls: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """Calls of one mark in the provider's log (`worker.db.jobs.ledger`), and their cost; None where none is known."""
+
+    mark: str
+    calls: int
+    cost_usd: Decimal | None
 
 
 class Fleet:
@@ -124,6 +144,33 @@ class Fleet:
         """What was done within the last `hour`, `day` or `week`. Raises KeyError."""
         seconds, step = SPANS[span]
         return self._database.read(lambda conn: _rates(conn, step, seconds))
+
+    def route_rates(self) -> dict[str, RouteRates]:
+        """What each model's routes did within the last hour."""
+        seconds, step = SPANS["hour"]
+        first, found = self._database.read(lambda conn: records.read(conn, step, seconds))
+        minutes = range(first, first + seconds, step)
+
+        def rates(model: str) -> RouteRates:
+            limits = found.get(f"{records.LEVEL}limit:{model}", {})
+            refused = sum(found.get(f"refused:{model}", {}).values())
+            return RouteRates([limits.get(at, 0) for at in minutes], sum(found[f"calls:{model}"].values()), refused)
+
+        return {
+            name.removeprefix("calls:"): rates(name.removeprefix("calls:")) for name in found if name[:6] == "calls:"
+        }
+
+    def reconciled(self, *, tenant: str | None) -> list[Reconciled]:
+        """What the provider's log has of the newest `LOGGED_AT_MOST` calls, by mark."""
+        mine = "" if tenant is None else "WHERE (SELECT j.tenant FROM jobs AS j WHERE j.id = a.job_id) = :tenant"
+        query = text(f"""
+            SELECT COALESCE(reconciled, 'open') AS mark, count(*) AS calls, sum(cost_picousd) AS cost
+            FROM (SELECT job_id, reconciled, cost_picousd FROM attempts ORDER BY job_id DESC LIMIT :most) AS a
+            {mine} GROUP BY COALESCE(reconciled, 'open') ORDER BY count(*) DESC
+        """)
+        given = {"tenant": tenant, "most": LOGGED_AT_MOST}
+        rows = self._database.read(lambda conn: conn.execute(query, given).all())
+        return [Reconciled(row.mark, row.calls, None if row.cost is None else Decimal(row.cost) / PICO) for row in rows]
 
 
 def _rates(conn: Connection, step: int, seconds: int) -> Rates:
