@@ -5,6 +5,7 @@ of each name whatever was done in them. Names:
 
     ended:<status>    jobs that ended      call:<s>, first:<s>    whole calls and first tokens that took up to <s> seconds
     cost              1e-12 US dollars     max:<what>             the highest that any worker saw within the step
+    calls:<model>, refused:<model>    calls that ended, and 429s among them; `max:limit:<model>` is the route's limit
 """
 
 from __future__ import annotations
