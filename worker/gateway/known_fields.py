@@ -21,6 +21,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 _Kinds = tuple[str, ...]
 
+_BOTH: Mapping[str, _Kinds] = {
+    "prompt_cache_key": ("a string",),
+    "prompt_cache_options": ("an object",),
+    "prompt_cache_retention": ("a string",),
+    "safety_identifier": ("a string",),
+    "service_tier": ("a string",),
+    "stream_options": ("an object",),
+    "top_logprobs": ("an integer",),
+}
 #: The fields of each wire; null stands for a field that is left out.
 CHAT: Mapping[str, _Kinds] = {
     "store": ("a boolean",),
@@ -35,6 +44,21 @@ CHAT: Mapping[str, _Kinds] = {
     "user": ("a string",),
     "parallel_tool_calls": ("a boolean",),
     "response_format": ("an object",),
+    "audio": ("an object",),
+    "function_call": ("a string", "an object"),
+    "functions": ("an array",),
+    "logit_bias": ("an object",),
+    "logprobs": ("a boolean",),
+    "max_completion_tokens": ("an integer",),
+    "max_tokens": ("an integer",),
+    "modalities": ("an array",),
+    "n": ("an integer",),
+    "prediction": ("an object",),
+    "reasoning_effort": ("a string",),
+    "seed": ("an integer",),
+    "verbosity": ("a string",),
+    "web_search_options": ("an object",),
+    **_BOTH,
 }
 RESPONSES: Mapping[str, _Kinds] = {
     "stream": ("a boolean",),
@@ -52,6 +76,12 @@ RESPONSES: Mapping[str, _Kinds] = {
     "text": ("an object",),
     "reasoning": ("an object",),
     "user": ("a string",),
+    "context_management": ("an array",),
+    "conversation": ("a string", "an object"),
+    "max_output_tokens": ("an integer",),
+    "previous_response_id": ("a string",),
+    "prompt": ("an object",),
+    **_BOTH,
 }
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 
