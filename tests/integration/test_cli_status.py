@@ -71,6 +71,17 @@ def test_the_night_is_shown_with_its_share_and_why_it_stands(database: Database,
     assert "0 of 10 lines are done" in done.stdout
 
 
+@pytest.mark.parametrize("reason", ["failing", "unpriced", "max_cost"])
+def test_a_batch_that_stands_until_a_person_acts_is_not_well(database: Database, tmp_path: Path, reason: str) -> None:
+    """Whatever it holds itself for: nobody has paused it, and the night does not go on."""
+    database.write(lambda conn: registry.announce(conn, PRESENCE))
+    batch, _ = submit(database, write_file(tmp_path / "night.jsonl", 10))
+    database.write(lambda conn: conn.execute(text(f"UPDATE batches SET held = '{reason}'")))
+    done = status()
+    assert done.exit_code == 1
+    assert f"✗ {batch.id} h" in done.stdout
+
+
 def test_a_used_up_budget_makes_a_sound(database: Database) -> None:
     """It is said with its figures, whoever's it is."""
     database.write(lambda conn: registry.announce(conn, PRESENCE))

@@ -29,9 +29,15 @@ WEBHOOK_SECONDS = 900.0
 BAD_SHARE = 0.05
 _HELD = {
     "max_cost": "has reached its --max-cost: `stockpot batch resume {id} --max-cost USD` lets it go on",
+    "failing": "holds itself, its first lines all failed alike: `stockpot batch status {id}` says why",
+    "unpriced": "has a --max-cost, and nobody knows what its calls cost: give prices (STOCKPOT_PRICES), then"
+    " `stockpot batch resume {id}`",
     "paused": "is paused: `stockpot batch resume {id}` lets it go on",
     "window": "waits for its daily window",
 }
+
+#: It stands until a person acts, and not because one has paused it.
+_STANDS = frozenset({"max_cost", "failing", "unpriced"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ def concerns(now: Standing) -> Iterator[Concern]:
     for batch in now.batches:
         if batch.hold_reason is not None:
             why = _HELD.get(batch.hold_reason, f"is held: {batch.hold_reason}").format(id=batch.id)
-            yield Concern(f"{batch.id} {why}", urgent=batch.hold_reason == "max_cost")
+            yield Concern(f"{batch.id} {why}", urgent=batch.hold_reason in _STANDS)
     if now.state.webhooks_oldest_seconds > WEBHOOK_SECONDS:
         age = span(now.state.webhooks_oldest_seconds)
         yield Concern(f"a webhook has waited for {age}: `stockpot webhooks events` shows for whom")
