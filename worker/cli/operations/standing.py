@@ -29,8 +29,8 @@ WEBHOOK_SECONDS = 900.0
 BAD_SHARE = 0.05
 _HELD = {
     "max_cost": "has reached its --max-cost: `stockpot batch resume {id} --max-cost USD` lets it go on",
-    "failing": "holds itself, its first lines all failed alike: `stockpot batch status {id}` says why",
-    "unpriced": "has a --max-cost, and nobody knows what its calls cost: give prices (STOCKPOT_PRICES), then"
+    "failing": "holds itself, its first lines all failed alike: `stockpot batch status {id}` has why",
+    "unpriced": "has a --max-cost, and the cost of its calls is unknown: give prices (STOCKPOT_PRICES), then"
     " `stockpot batch resume {id}`",
     "paused": "is paused: `stockpot batch resume {id}` lets it go on",
     "window": "waits for its daily window",
