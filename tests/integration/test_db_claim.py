@@ -7,10 +7,13 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.factories import (
     attempt_rows,
@@ -28,9 +31,16 @@ from tests.factories import (
 )
 from tests.rig.waiting import eventually
 from worker.db.connect import Database
-from worker.db.jobs import claim
+from worker.db.jobs import claim, tenant_fairness
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.tenant_fairness import TenantFairness
+
+
+@pytest.fixture
+def postgres(postgres_url: str) -> Iterator[Database]:
+    """Where dead rows stay in an index while a snapshot lasts."""
+    with opened(postgres_url) as database:
+        yield database
 
 
 def due(database: Database, lane: str = "interactive", limit: int = 64, held: tuple[str, ...] = ()) -> list[ClaimedJob]:
@@ -171,7 +181,7 @@ def test_a_claim_does_not_wait_for_a_row_that_somebody_else_holds(postgres_url: 
 
 CLAIMER = """
 import sys
-from worker.db.jobs import claim
+from worker.db.jobs import claim, tenant_fairness
 from worker.db.connect import Database
 from worker.base.settings import Settings
 
@@ -263,6 +273,78 @@ def test_a_claim_goes_through_more_groups_than_it_has_jobs(database: Database) -
         seen += [job.tenant for job in jobs]
     assert len(set(seen[:10])) == 10
     assert len(seen) == 12
+
+
+def test_after_a_slow_look_claims_begin_where_they_had_ended(postgres: Database) -> None:
+    """New jobs are found at once, those of known tenants; what was due before that waits for the next whole look."""
+    at = [100.0]
+    turns = TenantFairness(lambda: at[0])
+
+    def claims(limit: int) -> set[str]:
+        verb = lambda conn: claim.claim_due(conn, "interactive", limit, owner="w", lease=30, turns=turns)  # noqa: E731
+        return {job.id for job in postgres.write(verb)}
+
+    first = submitted(postgres, *(request(str(number)) for number in range(3)))
+    taken = claims(2)
+    assert len(taken) == 2
+    turns.looked(at[0] - 0.09)
+    assert turns.short
+    [new] = submitted(postgres, request("new"))
+    [late] = submitted(postgres, request("late"))
+    [stranger] = submitted(postgres, request("stranger", tenant="t9"))
+    sql(postgres, f"UPDATE jobs SET due_at = due_at - interval '1 hour' WHERE id = '{late}'")
+    assert claims(9) == {*first, new} - taken
+    assert claims(9) == set()
+    at[0] += 1.0
+    assert not turns.short
+    assert claims(9) == {late, stranger}
+
+
+def test_a_short_claim_steps_over_no_row_that_a_snapshot_holds(
+    postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thousand claimed jobs that vacuum cannot clear: a whole look reads them all, a short one none."""
+    monkeypatch.setattr(tenant_fairness, "SLACK_SECONDS", 0.0)
+    turns = TenantFairness(lambda: 100.0)
+
+    def reads() -> int:
+        seen: list[tuple[str, Any]] = []
+
+        def note(_conn: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            if "FOR UPDATE SKIP LOCKED" in statement:
+                seen.append((statement, parameters))
+
+        with postgres.engine.connect() as conn:
+            event.listen(postgres.engine, "before_cursor_execute", note)
+            claim.claim_due(conn, "interactive", 4, owner="w", lease=30, turns=turns)
+            event.remove(postgres.engine, "before_cursor_execute", note)
+            conn.rollback()
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {seen[0][0]}"
+            [plan] = conn.exec_driver_sql(explain, seen[0][1]).scalar_one()
+            conn.rollback()
+        found: list[int] = []
+
+        def walk(node: dict[str, Any]) -> None:
+            if node.get("Index Name") == "ix_jobs_queued":
+                found.append(node["Shared Hit Blocks"] + node["Shared Read Blocks"])
+            for child in node.get("Plans", []):
+                walk(child)
+
+        walk(plan["Plan"])
+        return max(found)
+
+    with postgres.engine.connect() as snapshot:
+        snapshot.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        snapshot.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+        snapshot.exec_driver_sql("SELECT count(*) FROM jobs")
+        submitted(postgres, *(request(str(number)) for number in range(2_000)))
+        postgres.write(lambda conn: claim.claim_due(conn, "interactive", 1_999, owner="w", lease=30, turns=turns))
+        submitted(postgres, *(request(str(number)) for number in range(8)))
+        postgres.write(lambda conn: claim.claim_due(conn, "interactive", 4, owner="w", lease=30, turns=turns))
+        whole = reads()
+        turns.looked(99.5)
+        short = reads()
+    assert short * 3 < whole, (short, whole)
 
 
 def test_what_an_earlier_call_cost_comes_with_the_claim(database: Database) -> None:

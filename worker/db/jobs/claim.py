@@ -185,20 +185,35 @@ def _claim_in_turns(
 ) -> list[ClaimedJob]:
     jobs: list[ClaimedJob] = []
     listed = False
+    began, short = turns.now, turns.short and is_postgres(conn)
     while len(jobs) < limit:
-        dealt = [] if turns.stale and not listed else turns.deal(limit - len(jobs), held)
+        dealt = [] if turns.stale and not listed and not short else turns.deal(limit - len(jobs), held)
         if not dealt:
-            if listed and turns.after is None:
+            if listed and (short or turns.after is None):
                 break
             listed = True
-            turns.learn(*groups(conn, lane, turns.after))
+            if short:
+                turns.again()
+            else:
+                turns.learn(*groups(conn, lane, turns.after))
             continue
-        taken = _claim_dealt(conn, lane, dealt, owner, lease)
+        at = turns.now
+        taken = _claim_dealt(conn, lane, turns.shortened(dealt) if short else dealt, owner, lease)
+        newest: dict[tuple[str, str], float] = {}
+        for job in taken:
+            group = job.tenant, job.model
+            newest[group] = min(job.queued_seconds, newest.get(group, job.queued_seconds))
         found = Counter((job.tenant, job.model) for job in taken)
         for turn in dealt:
-            if found[turn.tenant, turn.model] < turn.quota:
+            group = turn.tenant, turn.model
+            if found[group] < turn.quota:
                 turns.dry(turn)
+                turns.reached(turn, at)
+            else:
+                turns.reached(turn, at - newest[group])
         jobs += taken
+    if not short:
+        turns.looked(began)
     return jobs
 
 
@@ -207,10 +222,12 @@ def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str,
     params: dict[str, Any] = {"lane": lane, "owner": owner, "lease": lease}
     if is_postgres(conn):
         due = f"""
-            SELECT d.id FROM unnest(CAST(:tenants AS text[]), CAST(:models AS text[]), CAST(:quotas AS int[]))
-                AS t(tenant, model, quota)
+            SELECT d.id FROM unnest(
+                CAST(:tenants AS text[]), CAST(:models AS text[]), CAST(:quotas AS int[]), CAST(:backs AS float8[])
+            ) AS t(tenant, model, quota, back)
             CROSS JOIN LATERAL (
                 SELECT id FROM jobs WHERE {mine} AND jobs.tenant = t.tenant AND jobs.model = t.model
+                    AND due_at >= {after_sql(conn, "-t.back")}
                 ORDER BY due_at, id LIMIT t.quota FOR UPDATE SKIP LOCKED
             ) AS d LIMIT :limit
         """
@@ -219,6 +236,7 @@ def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str,
         params["tenants"] = [turn.tenant for turn in dealt]
         params["models"] = [turn.model for turn in dealt]
         params["quotas"] = [turn.quota for turn in dealt]
+        params["backs"] = [turn.back for turn in dealt]
         return _postgres(conn, due, params)
     parts = []
     for at, turn in enumerate(dealt):

@@ -20,7 +20,7 @@ import heapq
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sqlalchemy import Connection, text
@@ -32,6 +32,15 @@ from worker.db.clock import is_postgres
 REFRESH_SECONDS = 1.0
 #: Pairs of tenant and model that one listing reads: some 10 ms.
 MOST_GROUPS = 1_000
+#: A claim that takes longer has stepped over rows that vacuum cannot clear, since a snapshot holds them (some 20,000).
+SLOW_SECONDS = 0.02
+#: After a slow one the next claims, for so many times its duration, begin where the ones before ended; at most until
+#: the next listing would be due.
+REST = 10
+#: Jobs that were committed later than others that were due before them: found so much behind where a claim begins.
+SLACK_SECONDS = 0.5
+#: Further back than any job is due.
+EVER_SECONDS = 1e9
 #: What waits and belongs to no batch; the condition of the index `ix_jobs_queued`.
 ALONE = "status = 'queued' AND batch_id IS NULL"
 
@@ -46,6 +55,7 @@ class Turn:
     tenant: str
     model: str
     quota: int
+    back: float = EVER_SECONDS  # what was due longer ago than so many seconds is left to the next whole look
 
 
 class TenantFairness:
@@ -63,16 +73,60 @@ class TenantFairness:
         self._read_at = -REFRESH_SECONDS
         self._served = ""  # the tenant that was dealt to last: the next one is first after a listing
         self.after: Group | None = None  # where the next listing begins; None at the beginning
+        self._listing: tuple[Sequence[Group], Collection[str]] = ((), ())
+        self._short_until = -REFRESH_SECONDS  # until then claims are short
+        self._reached: dict[Group, float] = {}  # what was due before this moment had been claimed
 
     @property
     def stale(self) -> bool:
         """Whether it is time to list again."""
         return self._clock() - self._read_at >= REFRESH_SECONDS
 
+    @property
+    def now(self) -> float:
+        """This moment, by the clock that it measures with."""
+        return self._clock()
+
+    @property
+    def short(self) -> bool:
+        """Whether claims do not look at the whole queue now: a whole look took long, a moment ago."""
+        return self._clock() < self._short_until
+
+    def looked(self, began: float) -> None:
+        """A whole look is over."""
+        took = self._clock() - began
+        if took >= SLOW_SECONDS:
+            self._short_until = began + min(REFRESH_SECONDS, REST * took)
+
+    def again(self) -> None:
+        """Take the last listing in once more, in place of a new one."""
+        self._deal_among(*self._listing)
+
+    def shortened(self, turns: Sequence[Turn]) -> list[Turn]:
+        """These turns, each from where the ones before it have ended."""
+        now = self._clock()
+        return [
+            replace(turn, back=now - reached + SLACK_SECONDS)
+            if (reached := self._reached.get((turn.tenant, turn.model))) is not None
+            else turn
+            for turn in turns
+        ]
+
+    def reached(self, turn: Turn, moment: float) -> None:
+        """A turn has claimed all that was due before a moment."""
+        group = turn.tenant, turn.model
+        self._reached[group] = max(moment, self._reached.get(group, moment))
+
     def learn(self, groups: Sequence[Group], shut: Collection[str] = ()) -> None:
         """Take a listing in, which began behind `after`; tenants whose budget is `shut` have no turn."""
         self._read_at = self._clock()
         self.after = groups[-1] if len(groups) >= MOST_GROUPS else None
+        self._listing = groups, shut
+        listed = set(groups)
+        self._reached = {group: at for group, at in self._reached.items() if group in listed}
+        self._deal_among(groups, shut)
+
+    def _deal_among(self, groups: Sequence[Group], shut: Collection[str]) -> None:
         by_tenant: dict[str, deque[str]] = {}
         for tenant, model in groups:
             if tenant in shut:
