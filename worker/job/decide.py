@@ -285,4 +285,6 @@ def ended(outcome: Answer | Failure) -> tuple[str, int | None]:
     if isinstance(outcome, Answer):
         return "answer", tokens
     # A worker without file descriptors shall not shut the route for all others.
-    return ("unused" if outcome.code == NO_FILES else str(outcome.kind)), tokens
+    if outcome.code == NO_FILES:
+        return "unused", tokens
+    return str(Kind.TERMINAL if outcome.doubted else outcome.kind), tokens
