@@ -121,7 +121,7 @@ class Admission:
         scopes: Sequence[Scope] = (),
         *,
         urgent: bool = False,
-        job: str | None = None,
+        job: str = "",
     ) -> Permit | Held:
         """Ask to make one call of about `tokens` tokens; wait in the queue for up to `timeout_hint` seconds.
 

@@ -102,7 +102,7 @@ class RouteLimiter:
         return self._grant(tokens, now, 0, None)
 
     def queue(
-        self, tokens: int, deadline: float, now: float, *, urgent: bool = False, job: str | None = None
+        self, tokens: int, deadline: float, now: float, *, urgent: bool, job: str
     ) -> asyncio.Future[Permit | Held]:
         """Wait in the queue until `deadline`; urgent calls stand before the others, each kind in order of arrival."""
         waiter = Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent, job)
@@ -265,7 +265,7 @@ class RouteLimiter:
             "known": self.known,
             "seed": self._seed(),
             "calls": calls_probe,
-            "first": self.waiting[0].job if self.waiting else None,
+            "first": self.waiting[0].job if self.waiting else "",
         }
 
     def _seed(self) -> dict[str, Any]:
@@ -282,11 +282,10 @@ class RouteLimiter:
     def apply_reply(self, reply: Reply, now: float) -> None:
         """Apply a reply: resize the block, grant permits, and plan the next request."""
         self.in_fallback, self.has_replied = False, True
-        self._ack = self._seq
-        self._sent = ({}, {})
+        self._ack, self._sent = self._seq, ({}, {})
         self._clock.update(reply.now, now)
         self.cuts += reply.limit < self.known
-        self.waiting.rotate(-1 if reply.again else 0)  # the first was refused before: another shall probe
+        self.waiting.rotate(-reply.again)  # the first was refused before: another shall probe
         self.known, self.holders, self._trial = reply.limit, reply.holders, reply.trial
         self._background = reply.background > 0
         self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch

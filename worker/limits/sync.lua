@@ -11,11 +11,11 @@
 --   known        the limit under which they were let out: overloads under a higher one than now have had their verdict
 --   seed         {limit, learned, length}: the route's state if Redis has none
 --   calls        whether a paused account may be probed with a call
---   first        the job of the first waiting call, which would be the probe
+--   first        the job of the first waiting call, which would be the probe; "" if none waits
 --   ttl, state_ttl, probe_ttl; at: the clock, given by tests only
 -- Reply: hold (permits the holder may use), n (of the costs, how many may go), why and wait (ms) for the rest, probe
--- ("account" or "route" when the one granted call is a probe), again (another job shall probe), epochs, limit, holders, now, bucket, and `due` with the
--- window's counts when this holder is to decide on it.
+-- ("account" or "route" when the one granted call is a probe), again (another job shall probe), epochs, limit, holders,
+-- now, bucket, and `due` with the window's counts when this holder is to decide on it.
 -- Before it stand the clock and the numbers of `minute`: BUCKET, BUCKETS, SPAN, AHEAD.
 local ask = cjson.decode(ARGV[1])
 local now = ask.at or clock()
@@ -157,7 +157,7 @@ ask.scopes[1].c = math.min(ask.scopes[1].c or learned, learned)
 local why, wait, probe = closed(account, ask.calls or redis.call('HEXISTS', account, 'calls') == 1)
 local hashed, which = account, 'account'
 -- A job that was refused is not the probe of its own refusal as long as another might come.
-local again = probe and ask.first and redis.call('HEXISTS', account, 'job:' .. ask.first) == 1
+local again = probe and redis.call('HEXISTS', account, 'job:' .. ask.first) == 1
   and now - tonumber(redis.call('HGET', account, 'until')) < OTHERS
 if again then probe = false end
 if not why then

@@ -16,4 +16,4 @@ class Waiter:
     deadline: float
     future: asyncio.Future[Permit | Held]
     urgent: bool = False
-    job: str | None = None
+    job: str = ""
