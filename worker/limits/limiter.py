@@ -27,7 +27,7 @@ from worker.limits.route import Limits, Route, Scope
 ANSWER_SECONDS = 1.0
 #: Milliseconds for which one worker is elected to ask for an account's balance.
 _ELECTION_MS = 30_000
-#: What a pause says of itself.
+#: What a pause holds.
 _PAUSE = ["paused", "detail", "since", "until"]
 _STATE_TTL_MS = int(STATE_TTL.total_seconds() * 1_000)
 

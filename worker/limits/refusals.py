@@ -3,7 +3,7 @@
 - A refusal without a reason (a bare 403, a firewall's page) is its job's. `IN_A_ROW` of different jobs without one
   answer of the key between them are the account's.
 - A refusal that speaks of the account is the account's. A job that is refused so again, although others of its key have
-  been answered in between, is doubted: it waits, and stops nobody. After a second time it has itself to blame; and from
+  been answered in between, is doubted: it waits, and the others go on. After a second time it has itself to blame; and from
   then on so has its model, until the model itself is answered.
 
 The evidence of all workers stands in Redis, beside the account's pause (`refused.lua`); this class is the same in
