@@ -15,7 +15,7 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint bench soak screenshots lock clean
+.PHONY: help demo test test-long lint bench soak screenshots lock sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -72,5 +72,16 @@ lock: ## resolve the dependencies again (needs uv)
 	$(RESOLVE) -o requirements.lock
 	$(RESOLVE) --group test --group lint --group bench -o requirements-dev.lock
 
+AUDIT := $(VENV)-audit/bin
+$(AUDIT):
+	python3 -m venv $(VENV)-audit && $(AUDIT)/pip install -q cyclonedx-bom==7.5.0 pip-audit==2.10.1
+
+sbom: | $(AUDIT) ## what is in the image, as CycloneDX: build/sbom.cdx.json
+	@mkdir -p build && $(AUDIT)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible -o build/sbom.cdx.json
+	@echo build/sbom.cdx.json
+
+audit: | $(AUDIT) ## known weaknesses of the locked dependencies (needs PyPI's or OSV's advisory feed)
+	$(AUDIT)/pip-audit --disable-pip --require-hashes -r requirements.lock
+
 clean: ## remove the environment and what runs left behind
-	rm -rf $(VENV) var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-audit var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from tests.factories import sql
-from worker.base.settings import Settings
-from worker.cli.operations import checks
+from worker.base.settings import Settings, load
+from worker.cli.operations import checks, safety_checks
 from worker.db.connect import Database
 from worker.db.workers import registry
 
@@ -43,3 +45,37 @@ def test_a_missing_table_and_missing_workers_are_named(database: Database) -> No
     assert found(database)["schema"].startswith("ok: of this version, 2")
     sql(database, "DROP TABLE usage_keys")
     assert found(database)["schema"] == "failed: of this version, but without usage_keys"
+
+
+def test_postgres_says_how_it_is_set_and_whether_the_way_is_encrypted(database: Database) -> None:
+    said = found(database)
+    if database.is_sqlite:
+        assert "database settings" not in said
+    else:
+        assert said["database encryption"] == "ok: on this machine"
+        assert re.fullmatch(r"ok: PostgreSQL \d+, autovacuum on, \d+ connections left", said["database settings"])
+
+
+def test_what_goes_wrong_quietly_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections in clear, settings without effect, and files that others may read."""
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("STOCKPOT_CONCURRENCY=5\nSTOCKPOT_LEASE_SECONDS=9\n")
+    Path(".env").chmod(0o644)
+    monkeypatch.setenv("STOCKPOT_CONCURRENCY", "7")
+    well = load(home=tmp_path / "home", redis_url="redis://127.0.0.1:1/0")
+    poorly = load(
+        home=tmp_path / "home",
+        redis_url="redis://redis.example:6379/0",
+        redis_ca_file=tmp_path / "ca.pem",
+        api_key="k" * 20,
+        api_key_file=tmp_path / "key",
+    )
+    assert [check.outcome for check in safety_checks.safety(well)] == ["ok", "note", "note"]
+    clear, ignored, files = safety_checks.safety(poorly)
+    assert clear.detail.startswith("redis: not encrypted")
+    for name in ("STOCKPOT_CONCURRENCY of .env", "STOCKPOT_API_KEY_FILE", "STOCKPOT_REDIS_CA_FILE"):
+        assert name in ignored.detail
+    assert "STOCKPOT_LEASE_SECONDS" not in ignored.detail
+    assert files.detail.endswith(".env")
+    Path(".env").chmod(0o600)
+    assert [check.outcome for check in safety_checks.safety(poorly)][-1] == "ok"

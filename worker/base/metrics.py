@@ -87,7 +87,9 @@ WEBHOOK_BREAKERS_OPEN = Gauge(
 )
 ANSWER_MEMORY = Gauge("stockpot_answer_memory_bytes", "Memory that large answers take, as charged", registry=REGISTRY)
 LIVE_DROPPED = Gauge("stockpot_live_events_dropped", "Live events dropped while Redis was away", registry=REGISTRY)
-LOOP_LAG = Gauge("stockpot_loop_lag_seconds", "How late the engine's loop last woke", registry=REGISTRY)
+LOOP_LAG = Gauge(
+    "stockpot_loop_lag_seconds", "How late the engine's loop woke at most within the last minute", registry=REGISTRY
+)
 REQUESTS = Counter(
     "stockpot_requests",
     "Requests that the gateway answered; status 0: the client went first",
@@ -213,7 +215,7 @@ FLEET_READ_AT = Gauge(
 
 
 def loop_lag() -> float:
-    """How late the engine's loop last woke, in seconds."""
+    """How late the engine's loop woke at most within the last minute, in seconds."""
     return REGISTRY.get_sample_value("stockpot_loop_lag_seconds") or 0.0
 
 
@@ -229,6 +231,8 @@ def _begin_at_zero() -> None:
             JOBS.labels(status, lane)
     for period in ("day", "total"):
         BUDGETS_USED_UP.labels(period)
+    for outcome in ("delivered", "failed", "dead", "blocked"):
+        WEBHOOK_DELIVERIES.labels(outcome)
     for reason in ("failing", "gone"):
         WEBHOOK_ENDPOINTS_DISABLED.labels(reason)
 

@@ -66,6 +66,21 @@ class Everything(PydanticBaseSettingsSource):
         refuse_mixed(self.current_state, environment, project, usual=self._usual)
         return {**project[TOML], **project[DOTENV], **environment}
 
+    def hidden(self) -> list[tuple[str, str, str]]:
+        """What is set in a file and otherwise in a source that goes before it: the variable, its file, the winner."""
+        places: dict[str, Mapping[str, Any]] = {
+            ENVIRONMENT: self._fields(_environment(), ENVIRONMENT),
+            DOTENV: self._fields(_dotenv(Path(".env")), DOTENV),
+            TOML: _toml(Path("stockpot.toml"), self._names),
+        }
+        found, names = [], list(places)
+        for at, place in enumerate(names):
+            for field, value in places[place].items():
+                winner = next((name for name in names[:at] if field in places[name]), None)
+                if winner is not None and str(places[winner][field]) != str(value):
+                    found.append((variable(field), place, winner))
+        return found
+
     def _fields(self, variables: Iterable[tuple[str, str]], where: str) -> dict[str, str]:
         found: dict[str, str] = {}
         unknown = []

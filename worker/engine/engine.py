@@ -18,6 +18,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -49,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 #: How often the loop measures how late it wakes.
 PULSE_SECONDS = 1.0
+#: What its gauge looks back on, in pulses: a stall is gone a second later, and a scrape comes every fifteen.
+LAG_PULSES = 60
 #: After the drain time, what is left has this long to be written.
 SETTLE_SECONDS = 10.0
 #: Then the loop closes, which takes milliseconds.
@@ -250,11 +253,13 @@ class Engine:
 
     async def _watch(self, publisher: Publisher) -> None:
         """The loop's heartbeat: liveness reads it, and a metric shows how late it comes."""
+        lags: deque[float] = deque(maxlen=LAG_PULSES)
         while True:
             asked = time.monotonic()
             await asyncio.sleep(PULSE_SECONDS)
             self.last_beat = time.monotonic()
-            metrics.LOOP_LAG.set(max(0.0, self.last_beat - asked - PULSE_SECONDS))
+            lags.append(max(0.0, self.last_beat - asked - PULSE_SECONDS))
+            metrics.LOOP_LAG.set(max(lags))
             metrics.LIVE_DROPPED.set(publisher.dropped)
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ name_checks  The check of names: whether an application in this directory can im
 purge     `stockpot purge`: forget finished jobs
 redis_checks  The checks of Redis and of the broker
 routes    `stockpot routes`
+safety_checks  The checks that ask what goes wrong quietly
 serve     `stockpot serve`: the HTTP gateway
 simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground
 standing  How the whole stands, in one look: for `status` and `top`

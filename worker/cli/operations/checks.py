@@ -18,7 +18,7 @@ from api_schemas import jsontext
 from worker.base import urls
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
-from worker.cli.operations import redis_checks
+from worker.cli.operations import redis_checks, safety_checks
 from worker.cli.operations.check import Check, first_line
 from worker.cli.operations.name_checks import names
 from worker.db import identity, ownership
@@ -46,6 +46,7 @@ def every(settings: Settings, first: Sequence[Check] = ()) -> Iterator[Check]:
     """Run all checks, in the order in which they depend on one another."""
     yield from names()
     yield from first
+    yield from safety_checks.safety(settings)
     yield from database(settings)
     yield from redis_checks.redis(settings, _who(settings))
     yield from redis_checks.broker(settings)
@@ -77,6 +78,7 @@ def database(settings: Settings) -> Iterator[Check]:
         yield Check("database writes", "ok", "a row was written and removed")
         yield from opened.read(_durability)
         yield from opened.read(_versions)
+        yield from safety_checks.postgres(opened)
         between = opened.read(_between)
         if between is not None:
             yield between

@@ -22,9 +22,9 @@ _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "
 )
 @options.as_json
 def doctor(*, as_json: bool) -> None:
-    """Check names, database, tables, workers, Redis, broker, upstream, key and clock, and print how to mend each.
+    """Check names, encryption, settings, permissions, database, tables, workers, Redis, broker, upstream, key and clock.
 
-    Beside `stockpot up --simulate` it looks at the simulator.
+    Each with how to mend it. Beside `stockpot up --simulate` it looks at the simulator.
 
     Exits 3 if something is unreachable, 1 if something else is wrong, else 0.
     """

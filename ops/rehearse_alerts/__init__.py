@@ -1,0 +1,6 @@
+"""Each alert fired by a real fault against a real Prometheus, and cleared as its runbook says: `python -m ops.rehearse_alerts`.
+
+prometheus  The rules with time run faster, and a server that reads them
+scene       What faults are done to
+faults      Each fault, the alerts that it must fire, and the remedy of their runbook
+"""
