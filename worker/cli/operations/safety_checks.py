@@ -30,7 +30,7 @@ def safety(settings: Settings) -> Iterator[Check]:
 
 
 def _encryption(settings: Settings) -> Check:
-    """Redis, the broker and the upstream by their URLs; what the database's connection really has is `postgres`' to say."""
+    """Redis, the broker and the upstream by their URLs; `postgres` reports what the database's connection really has."""
     given = {"redis": settings.redis_url, "broker": settings.broker_url, "upstream": settings.upstream_url}
     clear = [name for name, url in given.items() if url is not None and _crosses_in_clear(url)]
     if not clear:
