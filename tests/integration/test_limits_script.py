@@ -16,7 +16,6 @@ from tests.rig.servers import ValkeyServer
 from worker.limits import lua
 from worker.limits.keys import Keys
 from worker.limits.minute import Minute
-from worker.limits.refusals import IN_A_ROW, REMEMBERED, STRIKES, Refusals
 from worker.limits.route import Route, Scope
 
 #: A virtual day, far from the server's own clock.
@@ -290,51 +289,3 @@ def test_random_workers_never_exceed_a_limit_that_falls(client: redis.Redis) -> 
         hold = fleet.ask(name, used[name], used[name] + rng.randint(0, 30))["hold"]
         used[name] = max(used[name], hold)
         assert sum(used.values()) <= max(limit, before)
-
-
-REFUSED = {"in_a_row": IN_A_ROW, "strikes": STRIKES, "most": REMEMBERED, "ttl": 10**9}
-
-
-def _refused(client: redis.Redis, route: Route, job: str, *, unexplained: bool = False) -> str:
-    body = json.dumps(REFUSED | {"job": job, "unexplained": unexplained})
-    verdict = client.eval(lua.REFUSED, 2, KEYS.account(route.key_id), KEYS.state(route), body)
-    return verdict.decode() if isinstance(verdict, bytes) else str(verdict)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    steps=st.lists(
-        st.tuples(st.sampled_from(["answered", "refused", "unexplained"]), st.integers(0, 7), st.integers(0, 1)),
-        max_size=40,
-    )
-)
-def test_refusals_mean_the_same_counted_over_all_workers(
-    client: redis.Redis, steps: list[tuple[str, int, int]]
-) -> None:
-    """Three workers that see one thing each come to the verdicts of one worker that sees them all."""
-    client.flushall()
-    fleets = [Fleet(client, limits={}, route=Route("http://upstream/v1", "k", f"m{n}")) for n in range(2)]
-    alone = Refusals()
-    for turn, (what, job, model) in enumerate(steps):
-        fleet = fleets[model]
-        if what == "answered":
-            fleet.ask("abc"[turn % 3], 0, 0, seen={"answered": 1})
-            alone.passed("k", f"m{model}")
-            continue
-        seen = _refused(client, fleet.route, f"j{job}", unexplained=what == "unexplained")
-        assert seen == alone.refused("k", f"j{job}", f"m{model}", unexplained=what == "unexplained")
-
-
-def test_a_refused_job_leaves_the_probe_to_others_for_a_while(client: redis.Redis) -> None:
-    """Whichever worker it waits at; and is the probe when nobody else came."""
-    fleet = Fleet(client, limits={})
-    fleet.ask("a", 0, 1)
-    assert _refused(client, ROUTE, "refused") == "account"
-    client.hset(KEYS.account("k"), mapping={"paused": "credits", "until": DAWN + 1_000, "trips": 1})
-    fleet.now += 1_500
-    mine = fleet.ask("a", 0, 1, first="refused")
-    assert (mine.get("probe"), mine["again"], mine["why"]) == (None, True, "credits")
-    assert fleet.ask("b", 0, 1, first="fresh")["probe"] == "account"
-    client.hdel(KEYS.account("k"), "probing")
-    fleet.now += 5_000
-    assert fleet.ask("a", 0, 1, first="refused")["probe"] == "account"

@@ -95,7 +95,7 @@ def test_the_night_is_as_the_page_tells_it(
 
 def little_room() -> None:
     """No file may grow: as a full disk."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def in_a_terminal_that_is_closed(text: str, env: dict[str, str], place: Path) -> None:

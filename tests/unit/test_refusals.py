@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from api_schemas.upstream_errors import UpstreamError
-from worker.limits.refusals import IN_A_ROW, Refusals, Verdict
+from worker.limits.refusals import IN_A_ROW, Refusals
 from worker.upstream.blame import Blame, blame, is_account
-
-ACCOUNT, DOUBTED, REQUEST = Verdict.ACCOUNT, Verdict.DOUBTED, Verdict.REQUEST
 
 
 @pytest.mark.parametrize(
@@ -57,41 +55,30 @@ def test_an_empty_account_is_one_whatever_the_status() -> None:
 
 
 def test_refusals_without_a_reason_are_the_jobs_until_several_came_in_a_row() -> None:
-    """Each of another job: one that is tried again shows nothing new."""
+    """Each of another job: one that is tried again says nothing new."""
     seen = Refusals()
-
-    def refused(job: str, key: str = "k") -> Verdict:
-        return seen.refused(key, job, "m", unexplained=True)
-
-    assert {refused("same") for _ in range(10)} == {REQUEST}
-    assert [refused(f"job{n}") for n in range(IN_A_ROW)] == [REQUEST] * (IN_A_ROW - 2) + [ACCOUNT, ACCOUNT]
-    seen.passed("k", "m")
-    assert refused("another") is REQUEST
-    assert refused("job", "other key") is REQUEST
+    assert not any(seen.unexplained("k", "same") for _ in range(10))
+    assert [seen.unexplained("k", f"job{n}") for n in range(IN_A_ROW)] == [False] * (IN_A_ROW - 2) + [True, True]
+    seen.passed("k")
+    assert not seen.unexplained("k", "another")
+    assert not seen.unexplained("other key", "job")
 
 
-def test_words_about_the_account_are_believed_while_nobody_of_it_is_answered() -> None:
+def test_an_account_is_believed_while_nobody_of_it_is_answered() -> None:
     """However often the same jobs find out."""
     seen = Refusals()
-    assert {seen.refused("k", job, "m", unexplained=False) for job in ("a", "b", "a", "b", "a")} == {ACCOUNT}
+    assert all(seen.of_account("k", job, "m") for job in ("a", "b", "a", "b", "a"))
 
 
 def test_a_job_that_is_refused_again_and_again_while_others_pass_has_itself_to_blame() -> None:
-    """And so has its model from then on, until the model itself is answered."""
+    """And so has its model from then on, until the others are refused too."""
     seen = Refusals()
-
-    def refused(job: str, model: str = "m") -> Verdict:
-        return seen.refused("k", job, model, unexplained=False)
-
-    assert refused("a") is ACCOUNT
-    seen.passed("k", "other")
-    assert refused("a") is DOUBTED, "once may be chance: filled, and empty again"
-    seen.passed("k", "other")
-    assert refused("a") is REQUEST
-    seen.passed("k", "other")
-    assert refused("b") is REQUEST, "the model is to blame"
-    assert refused("c") is ACCOUNT, "nobody passed meanwhile"
-    assert refused("d", "third") is ACCOUNT
-    seen.passed("k", "m")
-    seen.passed("k", "other")
-    assert refused("e") is ACCOUNT, "the model was answered, so it is not to blame"
+    assert seen.of_account("k", "a", "m")
+    seen.passed("k")
+    assert seen.of_account("k", "a", "m"), "once may be chance: filled, and empty again"
+    seen.passed("k")
+    assert not seen.of_account("k", "a", "m")
+    seen.passed("k")
+    assert not seen.of_account("k", "b", "m"), "the model is to blame"
+    assert seen.of_account("k", "c", "m"), "nobody passed meanwhile"
+    assert seen.of_account("k", "d", "other model")

@@ -4,8 +4,8 @@
     held ── its time is over: the scout is claimed ──▶ out
     out ── the scout got through, or is not to be had ──▶ open        out ── it came back, too ──▶ held
 
-A job that was let through and refused is no scout: the refusal may be its own. Another job that had come back is the next
-scout; where there is none, the model opens when its time is over, and every due job goes.
+A scout that was let through and refused is not sent again: the refusal may be its own. Another job that had come back
+is the next scout; where there is none, the model opens when its time is over, and every due job goes.
 
 So a pause of a night costs a worker the jobs that it had in hand when it began, and then one claim in some seconds.
 Pure; times are seconds on one rising clock.
@@ -45,7 +45,7 @@ class PausedModels:
         """A job came back because its route is paused; it is due again in `seconds`. `called`: it was refused itself."""
         hold = self._held.get(model)
         if hold is None:
-            self._held[model] = _Hold(None if called else job, now + max(FIRST_SECONDS, seconds + DUE_SECONDS))
+            self._held[model] = _Hold(job, now + max(FIRST_SECONDS, seconds + DUE_SECONDS))
         elif hold.scout != job:
             if not called and job not in hold.others:
                 hold.others.append(job)

@@ -31,6 +31,7 @@ from worker.job.settlements import SettlementWriter
 from worker.job.slots import Slots
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
+from worker.limits.refusals import Refusals
 from worker.limits.route import Limits
 from worker.live.control import Control
 from worker.live.publish import Publisher
@@ -116,6 +117,7 @@ def build(
         settlements=SettlementWriter(database, consequences),
         prices=prices,
         budget_hold=BudgetHold(database, prices),
+        refusals=Refusals(),
         rng=random.Random(),
         recall=feeder.recall,
         lookups=lookups,

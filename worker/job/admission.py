@@ -76,4 +76,4 @@ async def _permit(slot: Slot, context: JobContext) -> Permit | Held:
     except SettingsError as error:
         return context.without_key(error)
     scopes = context.scopes(job.tenant)
-    return await context.admission.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive", job=job.id)
+    return await context.admission.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive")

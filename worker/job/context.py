@@ -18,6 +18,7 @@ from worker.job.settlements import SettlementWriter
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
 from worker.limits.permit import Held
+from worker.limits.refusals import Refusals
 from worker.limits.route import UNLIMITED, Limits, Route, Scope
 from worker.live.publish import Publisher
 from worker.provider.prices import Prices
@@ -48,6 +49,7 @@ class JobContext:
     settlements: SettlementWriter
     prices: Prices
     budget_hold: BudgetHold
+    refusals: Refusals
     rng: random.Random
     recall: Recall
     lookups: Lookups

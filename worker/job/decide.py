@@ -285,6 +285,4 @@ def ended(outcome: Answer | Failure) -> tuple[str, int | None]:
     if isinstance(outcome, Answer):
         return "answer", tokens
     # A worker without file descriptors shall not shut the route for all others.
-    if outcome.code == NO_FILES:
-        return "unused", tokens
-    return str(Kind.TERMINAL if outcome.doubted else outcome.kind), tokens
+    return ("unused" if outcome.code == NO_FILES else str(outcome.kind)), tokens

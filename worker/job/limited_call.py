@@ -11,7 +11,6 @@ from worker.job import decide, traces
 from worker.job.context import JobContext
 from worker.job.slots import Slot
 from worker.limits.permit import Permit
-from worker.limits.refusals import Verdict
 from worker.live.publish import LiveStream
 from worker.upstream.call import Call, Progress
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
@@ -31,7 +30,7 @@ async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream
     try:
         with traces.call(job, context.settings.upstream_url) as span:
             outcome = await context.upstream.call(request, live.chunk if job.stream else None, progress)
-            outcome = await _blamed(slot, context, permit, outcome)
+            outcome = _blamed(slot, context, outcome)
             traces.answered(span, outcome)
     finally:
         _give_back(permit, outcome, progress)
@@ -56,20 +55,17 @@ def _request(slot: Slot, context: JobContext) -> Call:
     )
 
 
-async def _blamed(slot: Slot, context: JobContext, permit: Permit, outcome: Outcome) -> Outcome:
+def _blamed(slot: Slot, context: JobContext, outcome: Outcome) -> Outcome:
     """The outcome, after it was found out whether a refusal is the account's or the job's."""
+    job, refusals, key = slot.job, context.refusals, context.settings.key_id
     if isinstance(outcome, Answer):
-        context.admission.answered(permit.route)
+        refusals.passed(key)
         return outcome
-    if not outcome.unexplained and outcome.kind is not Kind.ACCOUNT:
-        return outcome
-    verdict = await context.admission.refused(permit.route, slot.job.id, unexplained=outcome.unexplained)
-    if outcome.unexplained:
-        return outcome if verdict is Verdict.REQUEST else replace(outcome, kind=Kind.ACCOUNT, error_class="account")
-    if verdict is Verdict.REQUEST:
+    if outcome.unexplained and refusals.unexplained(key, job.id):
+        return replace(outcome, kind=Kind.ACCOUNT, error_class="account")
+    if outcome.kind is Kind.ACCOUNT and not refusals.of_account(key, job.id, job.model):
         return replace(outcome, kind=Kind.TERMINAL, error_class="refused")
-    # What probes a paused account and is refused shows nothing else.
-    return replace(outcome, doubted=verdict is Verdict.DOUBTED and permit.probe != "account")
+    return outcome
 
 
 def _give_back(permit: Permit, outcome: Outcome | None, progress: Progress) -> None:

@@ -95,7 +95,7 @@ def decide(
         if failure.kind is Kind.ACCOUNT:
             again = min(MOST_ACCOUNT_SECONDS, AGAIN_SECONDS * 2.0 ** min(calls_made - 2, 8))
             own = again if calls_made > 1 else ACCOUNT_SECONDS
-        return Wait(_within(asked, own, seconds_left), "retry" if failure.doubted else "paused")
+        return Wait(_within(asked, own, seconds_left), "paused")
     if failure.kind is Kind.AMBIGUOUS and policy.on_ambiguous == "fail":
         return Fail()
     wrong_twice = failure.code in _WRONG_CONTENT and last_code in _WRONG_CONTENT

@@ -24,7 +24,6 @@ from worker.limits.account import Transition
 from worker.limits.limiter import ANSWER_SECONDS, Ask, Limiter, Pause, RouteState
 from worker.limits.pauses import Balance, Closing, Pauses
 from worker.limits.permit import Ended, Held, Permit
-from worker.limits.refusals import Refusals, Verdict
 from worker.limits.route import Limits, Route, Scope
 from worker.limits.route_limiter import RouteLimiter
 
@@ -80,7 +79,6 @@ class Admission:
         self._wake = asyncio.Event()
         self._next_wake = 0.0  # when the pump wakes by itself
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refusals = Refusals()
         self._pauses = Pauses(balance, on_change, self._rng, hurry=self._ask_now, spawn=self._spawn)
         self._workers = 1
         self._named = 0
@@ -121,13 +119,11 @@ class Admission:
         scopes: Sequence[Scope] = (),
         *,
         urgent: bool = False,
-        job: str = "",
     ) -> Permit | Held:
         """Ask to make one call of about `tokens` tokens; wait in the queue for up to `timeout_hint` seconds.
 
         Returns a `Permit`, whose `done` must be called, or `Held`, at the latest `GRACE_SECONDS` after that time. All
-        `scopes` must have room, too. `urgent` calls are admitted before the others. `job` is the name by which `refused`
-        knows it.
+        `scopes` must have room, too. `urgent` calls are admitted before the others.
         """
         if self._stopped:
             return Held("concurrency", 1.0, "this worker's admission is not open")
@@ -138,7 +134,7 @@ class Admission:
         if permit is not None:
             self._wake_for(route_limiter)
             return permit
-        future = route_limiter.queue(tokens, now + timeout_hint, now, urgent=urgent, job=job)
+        future = route_limiter.queue(tokens, now + timeout_hint, now, urgent=urgent)
         latest = loop.call_at(now + timeout_hint + GRACE_SECONDS, route_limiter.give_up, future)
         try:
             return await future
@@ -148,17 +144,6 @@ class Admission:
             raise
         finally:
             latest.cancel()
-
-    def answered(self, route: Route) -> None:
-        """A call was answered: the evidence against its account and its model is gone."""
-        self._refusals.passed(route.key_id, route.model)
-
-    async def refused(self, route: Route, job: str, *, unexplained: bool) -> Verdict:
-        """Whose trouble a refusal is, by what all workers have seen; by what this one has, while Redis is away."""
-        if self._limiter is not None and not self.away:
-            with contextlib.suppress(*AWAY):
-                return await self._limiter.refused(route, job, unexplained=unexplained)
-        return self._refusals.refused(route.key_id, job, route.model, unexplained=unexplained)
 
     def closed(self, route: Route) -> Held | None:
         """The pause of this route as far as this worker knows, without asking Redis: its jobs are not claimed then."""

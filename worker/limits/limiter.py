@@ -20,15 +20,12 @@ from worker.limits import lua
 from worker.limits.breaker import PROBE_MS
 from worker.limits.keys import STATE_TTL, Keys
 from worker.limits.learned import Learned
-from worker.limits.refusals import IN_A_ROW, REMEMBERED, STRIKES, Verdict
 from worker.limits.route import Limits, Route, Scope
 
 #: Seconds that a Redis which does not answer may hold up a waiting job before its worker falls back to its own share.
 ANSWER_SECONDS = 1.0
 #: Milliseconds for which one worker is elected to ask for an account's balance.
 _ELECTION_MS = 30_000
-#: What a pause holds.
-_PAUSE = ["paused", "detail", "since", "until"]
 _STATE_TTL_MS = int(STATE_TTL.total_seconds() * 1_000)
 
 
@@ -73,7 +70,6 @@ class Reply:
     why: str | None = None
     wait: float = 0.0
     probe: str | None = None
-    again: bool = False
     paused: str | None = None
     detail: str | None = None
     route_epoch: int = 0
@@ -209,19 +205,6 @@ class Limiter:
         """Whether the key's account is paused."""
         return bool(await cast("Any", self.redis.hexists(self.keys.account(key_id), "paused")))
 
-    async def refused(self, route: Route, job: str, *, unexplained: bool) -> Verdict:
-        """Whose trouble a refusal is, by what all workers have seen."""
-        body = {
-            "job": job,
-            "unexplained": unexplained,
-            "in_a_row": IN_A_ROW,
-            "strikes": STRIKES,
-            "most": REMEMBERED,
-            "ttl": _STATE_TTL_MS,
-        }
-        named = [self.keys.account(route.key_id), self.keys.state(route)]
-        return Verdict((await self._run(lua.REFUSED, named, orjson.dumps(body))).decode())
-
     async def elect(self, key_id: str) -> int:
         """Stand for prober of a paused account: its trips if elected, -1 if not, -2 if it is not paused."""
         return int(await self._run(lua.ELECT, [self.keys.account(key_id)], _ELECTION_MS))
@@ -250,10 +233,9 @@ class Limiter:
     async def _state(self, route: Route) -> RouteState | None:
         async with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(self.keys.state(route))
-            pipeline.hmget(self.keys.account(route.key_id), _PAUSE)
+            pipeline.hgetall(self.keys.account(route.key_id))
             pipeline.eval(lua.IN_FLIGHT, 1, self.keys.holders(route))
-            state, values, in_flight = await pipeline.execute()
-        account = {name.encode(): value for name, value in zip(_PAUSE, values, strict=True) if value is not None}
+            state, account, in_flight = await pipeline.execute()
         if not state and not int(in_flight):
             return None
         by = next((name for name, fields in (("account", account), ("route", state)) if b"paused" in fields), None)

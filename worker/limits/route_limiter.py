@@ -101,11 +101,9 @@ class RouteLimiter:
             return None
         return self._grant(tokens, now, 0, None)
 
-    def queue(
-        self, tokens: int, deadline: float, now: float, *, urgent: bool, job: str
-    ) -> asyncio.Future[Permit | Held]:
+    def queue(self, tokens: int, deadline: float, now: float, *, urgent: bool = False) -> asyncio.Future[Permit | Held]:
         """Wait in the queue until `deadline`; urgent calls stand before the others, each kind in order of arrival."""
-        waiter = Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent, job)
+        waiter = Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
         if not urgent or not self.waiting or self.waiting[-1].urgent:
             self.waiting.append(waiter)
         else:
@@ -167,10 +165,10 @@ class RouteLimiter:
             self.call_seconds += (took - self.call_seconds) * (0.1 if self.call_seconds else 1.0)
             self._see("ok", 1)
             self._see("ms", int(took * 1_000))
-        overloaded = ended.overloaded and permit.cuts == self.cuts
-        for what, seen in (("answered", ended.kind == "answer"), ("overloaded", overloaded), ("bad", ended.bad)):
-            if seen:
-                self._see(what, 1)
+        if ended.overloaded and permit.cuts == self.cuts:
+            self._see("overloaded", 1)
+        if ended.bad:
+            self._see("bad", 1)
         if ended.retry_after > 0 and ended.kind != "account":
             self._seen["after"] = max(self._seen.get("after", 0), int(ended.retry_after * 1_000))
         if self.rated:
@@ -265,7 +263,6 @@ class RouteLimiter:
             "known": self.known,
             "seed": self._seed(),
             "calls": calls_probe,
-            "first": self.waiting[0].job if self.waiting else "",
         }
 
     def _seed(self) -> dict[str, Any]:
@@ -282,10 +279,11 @@ class RouteLimiter:
     def apply_reply(self, reply: Reply, now: float) -> None:
         """Apply a reply: resize the block, grant permits, and plan the next request."""
         self.in_fallback, self.has_replied = False, True
-        self._ack, self._sent = self._seq, ({}, {})
+        self._ack = self._seq
+        self._sent = ({}, {})
         self._clock.update(reply.now, now)
-        self.cuts += reply.limit < self.known
-        self.waiting.rotate(-reply.again)  # the first was refused before: another shall probe
+        if reply.limit < self.known:
+            self.cuts += 1
         self.known, self.holders, self._trial = reply.limit, reply.holders, reply.trial
         self._background = reply.background > 0
         self.route_epoch, self.account_epoch = reply.route_epoch, reply.account_epoch

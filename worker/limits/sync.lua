@@ -7,24 +7,20 @@
 --   costs        tokens of each waiting call in its order, where calls are counted per minute; else empty
 --   scopes       per scope {c, r, t}: calls at once, requests and tokens per minute; absent = no such limit
 --   back         [[bucket, requests, tokens], …] to amend earlier bookings
---   seen         {ok, answered, overloaded, bad, ms, after}: calls that ended since the last report
+--   seen         {ok, overloaded, bad, ms, after}: calls that ended since the last report
 --   known        the limit under which they were let out: overloads under a higher one than now have had their verdict
 --   seed         {limit, learned, length}: the route's state if Redis has none
 --   calls        whether a paused account may be probed with a call
---   first        the job of the first waiting call, which would be the probe; "" if none waits
 --   ttl, state_ttl, probe_ttl; at: the clock, given by tests only
 -- Reply: hold (permits the holder may use), n (of the costs, how many may go), why and wait (ms) for the rest, probe
--- ("account" or "route" when the one granted call is a probe), again (another job shall probe), epochs, limit, holders,
--- now, bucket, and `due` with the window's counts when this holder is to decide on it.
+-- ("account" or "route" when the one granted call is a probe), epochs, limit, holders, now, bucket, and `due` with the
+-- window's counts when this holder is to decide on it.
 -- Before it stand the clock and the numbers of `minute`: BUCKET, BUCKETS, SPAN, AHEAD.
 local ask = cjson.decode(ARGV[1])
 local now = ask.at or clock()
 local bucket = math.floor(now / BUCKET)
 local oldest = bucket - BUCKETS + 1
 local account, state = KEYS[1], KEYS[2]
-
--- Milliseconds after a look is due in which jobs that were refused before leave it to others.
-local OTHERS = 5000
 
 -- Fields of a holder's record.
 local HOLD, WANT, STAMP, EXPIRES, SEQ, REQUESTS, TOKENS, WHEN, TURN = 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -156,10 +152,6 @@ ask.scopes[1].c = math.min(ask.scopes[1].c or learned, learned)
 -- Why nothing may go out, if so; and the one probe that may.
 local why, wait, probe = closed(account, ask.calls or redis.call('HEXISTS', account, 'calls') == 1)
 local hashed, which = account, 'account'
--- A job that was refused is not the probe of its own refusal as long as another might come.
-local again = probe and redis.call('HEXISTS', account, 'job:' .. ask.first) == 1
-  and now - tonumber(redis.call('HGET', account, 'until')) < OTHERS
-if again then probe = false end
 if not why then
   why, wait, probe = closed(state, true)
   hashed, which = state, 'route'
@@ -244,12 +236,6 @@ if seen then
   for name, count in pairs(seen) do
     if name == 'after' then redis.call('HSET', state, 'after', math.max(after, now + count))
     elseif name == 'overloaded' and (ask.known or 0) > ask.scopes[1].c then -- of a limit that is no more
-    elseif name == 'answered' then
-      if redis.call('HEXISTS', account, 'answered') == 1 then -- `refused` asks
-        redis.call('HINCRBY', account, 'answered', count)
-        redis.call('HDEL', account, 'row')
-        redis.call('HDEL', state, 'blamed')
-      end
     elseif count > 0 then redis.call('HINCRBY', state, name, count) end
   end
 end
@@ -265,7 +251,7 @@ if (failed or now - tonumber(w[2]) >= tonumber(w[3])) and (w[4] or w[5] or w[6] 
   due = {win = tonumber(w[1]), ok = tonumber(w[4] or 0), overloaded = tonumber(w[5] or 0), bad = tonumber(w[6] or 0),
     ms = tonumber(w[7] or 0), pressed = w[8] and true or false, learned = kept[1], breaker = kept[2] or nil}
 end
-return cjson.encode({hold = usable, n = n, why = why, wait = wait, probe = probed and which or nil, again = again and true or nil,
+return cjson.encode({hold = usable, n = n, why = why, wait = wait, probe = probed and which or nil,
   paused = paused_why and which or nil, detail = paused_why,
   route_epoch = tonumber(w[10] or 0), trips = tonumber(redis.call('HGET', hashed, 'trips') or 0),
   account_epoch = tonumber(redis.call('HGET', account, 'epoch') or 0),

@@ -10,10 +10,9 @@ from worker.limits.permit import Held, Permit
 
 @dataclass(slots=True)
 class Waiter:
-    """What it asks for. `deadline` in the loop's seconds; `urgent` stands before all others. `job`: whose it is."""
+    """What it asks for. `deadline` in the loop's seconds; `urgent` stands before all others."""
 
     tokens: int
     deadline: float
     future: asyncio.Future[Permit | Held]
     urgent: bool = False
-    job: str = ""

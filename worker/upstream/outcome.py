@@ -75,7 +75,6 @@ class Failure:
     cost_usd: Decimal | None = None
     begun: bool = False  # a part of an answer had come, or was billed: the attempt counts whatever the kind
     unexplained: bool = False  # refused (403) without a reason: several in a row mean the account
-    doubted: bool = False  # refused with words about the account, while others of it are answered: the others go on
     timings: Timings = field(default_factory=Timings)
 
 
