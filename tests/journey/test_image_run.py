@@ -79,7 +79,7 @@ def test_migration_worker_gateway_probes_and_drain(
         "STOCKPOT_UPSTREAM_URL": provider.url,
         "STOCKPOT_API_KEY": "sk-test",
         "STOCKPOT_SECRET_KEY": "a key of this test that is long enough",
-        "STOCKPOT_PAYLOAD_KEY": "another key of this test, long enough",
+        "STOCKPOT_PAYLOAD_KEY": "another key of this test that is long enough",
         "STOCKPOT_HTTP_PORT": str(port),
         "STOCKPOT_DRAIN_SECONDS": "30",
     }
