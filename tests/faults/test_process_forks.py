@@ -77,7 +77,7 @@ threading.Thread(target=lambda: print(len(list(pot.events(job.id))))).start()  #
 """
 
 TENANTS = """
-import gc, threading, time
+import gc, threading
 from worker import Stockpot
 body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 pot = Stockpot()
@@ -90,9 +90,8 @@ many = threading.active_count()
 pot.close()
 del pot
 gc.collect()
-until = time.monotonic() + 30
-while threading.active_count() > 1 and time.monotonic() < until:
-    time.sleep(0.01)
+for thread in set(threading.enumerate()) - {threading.current_thread()}:
+    thread.join(30)
 print(one, many, threading.active_count())
 """
 

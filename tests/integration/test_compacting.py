@@ -65,6 +65,23 @@ def test_files_shrink_after_a_purge(database: Database) -> None:
     assert sum(one.moved for one in again) == 0, "there is nothing to do any more"
 
 
+def test_a_snapshot_that_is_held_costs_nothing(postgres_url: str) -> None:
+    """Nothing waits for it and no file grows by more than some slices; when it is gone, the space goes back."""
+    with opened(postgres_url) as database, opened(postgres_url) as other:
+        database.write(filled)
+        database.write(
+            lambda conn: conn.execute(text(f"DELETE FROM results WHERE job_id IN (SELECT id FROM jobs WHERE {OLD})"))
+        )
+        with other.engine.connect() as conn:
+            conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            conn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            conn.execute(text("SELECT count(*) FROM jobs"))
+            [held] = [one for one in compacting.compact(database) if one.table == "results"]
+        [free] = [one for one in compacting.compact(database) if one.table == "results"]
+    assert held.after < held.before + 4 * compacting.SLICE_PAGES * 8192
+    assert free.after < 0.35 * held.before
+
+
 def test_work_goes_on_meanwhile(postgres_url: str) -> None:
     """Jobs are submitted, claimed and settled while their tables are compacted: none is fenced off, none is lost."""
     over = threading.Event()

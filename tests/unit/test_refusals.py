@@ -62,23 +62,3 @@ def test_refusals_without_a_reason_are_the_jobs_until_several_came_in_a_row() ->
     seen.passed("k")
     assert not seen.unexplained("k", "another")
     assert not seen.unexplained("other key", "job")
-
-
-def test_an_account_is_believed_while_nobody_of_it_is_answered() -> None:
-    """However often the same jobs find out."""
-    seen = Refusals()
-    assert all(seen.of_account("k", job, "m") for job in ("a", "b", "a", "b", "a"))
-
-
-def test_a_job_that_is_refused_again_and_again_while_others_pass_has_itself_to_blame() -> None:
-    """And so has its model from then on, until the others are refused too."""
-    seen = Refusals()
-    assert seen.of_account("k", "a", "m")
-    seen.passed("k")
-    assert seen.of_account("k", "a", "m"), "once may be chance: filled, and empty again"
-    seen.passed("k")
-    assert not seen.of_account("k", "a", "m")
-    seen.passed("k")
-    assert not seen.of_account("k", "b", "m"), "the model is to blame"
-    assert seen.of_account("k", "c", "m"), "nobody passed meanwhile"
-    assert seen.of_account("k", "d", "other model")

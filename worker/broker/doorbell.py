@@ -73,7 +73,7 @@ class Doorbell:
         for job_id in ids:
             self._waiting.put(_Bell(lane, job_id, caused_by))
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._send_all, name="stockpot-doorbell", daemon=True)
                 self._thread.start()
 

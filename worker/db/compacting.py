@@ -85,35 +85,36 @@ class _Table:
         self._column = next(iter(metadata.tables[name].primary_key)).name  # any would do: its value stays
 
     def compacted(self) -> Compacted:
-        before = self._size()
+        before, first = self._size(), self._pages()
         self._vacuum()  # so that PostgreSQL knows where there is room
         moved = 0
         for _ in range(_PASSES):
-            target = self._needed()
-            if self._pages() - target < max(LEAST_PAGES, LEAST_PART * self._pages()):
+            pages, target = self._pages(), self._needed()
+            if pages - target < max(LEAST_PAGES, LEAST_PART * pages):
                 break
             now = self._move(target)
             self._vacuum()
             moved += now
             if not now:
                 break
-        if moved:
+        if first - self._pages() > LEAST_PART * first:  # else a held snapshot keeps all, and they would wait for it
             self._reindex()
         return Compacted(self._name, before, self._size(), moved)
 
     def _move(self, target: int) -> int:
         """Move the rows of the pages from the last one down to `target`; how many."""
         moved, end = 0, self._pages()
+        most = end
         while end > target:
             low = max(target, end - SLICE_PAGES)
-            rows, stuck = self._move_slice(low, end)
+            rows, stuck = self._move_slice(low, end, most)
             moved += rows
             if stuck:  # there is no more room in front
                 break
             end = low
         return moved
 
-    def _move_slice(self, low: int, end: int) -> tuple[int, bool]:
+    def _move_slice(self, low: int, end: int, most: int) -> tuple[int, bool]:
         """Write the rows of some pages again until they stand before `low`; how many there were, and whether some do not."""
         name = self._name
         with self._connection.transaction():
@@ -129,6 +130,8 @@ class _Table:
                     [places],
                 )
                 places = [row[0] for row in rows if _page(row[0]) >= low]
+                if any(_page(place) >= most for place in places):  # the file grows
+                    break
         return count, bool(places)
 
     def _needed(self) -> int:

@@ -30,7 +30,7 @@ async def call(slot: Slot, context: JobContext, permit: Permit, live: LiveStream
     try:
         with traces.call(job, context.settings.upstream_url) as span:
             outcome = await context.upstream.call(request, live.chunk if job.stream else None, progress)
-            outcome = _blamed(slot, context, outcome)
+            outcome = await _blamed(slot, context, permit, outcome)
             traces.answered(span, outcome)
     finally:
         _give_back(permit, outcome, progress)
@@ -55,7 +55,7 @@ def _request(slot: Slot, context: JobContext) -> Call:
     )
 
 
-def _blamed(slot: Slot, context: JobContext, outcome: Outcome) -> Outcome:
+async def _blamed(slot: Slot, context: JobContext, permit: Permit, outcome: Outcome) -> Outcome:
     """The outcome, after it was found out whether a refusal is the account's or the job's."""
     job, refusals, key = slot.job, context.refusals, context.settings.key_id
     if isinstance(outcome, Answer):
@@ -63,7 +63,7 @@ def _blamed(slot: Slot, context: JobContext, outcome: Outcome) -> Outcome:
         return outcome
     if outcome.unexplained and refusals.unexplained(key, job.id):
         return replace(outcome, kind=Kind.ACCOUNT, error_class="account")
-    if outcome.kind is Kind.ACCOUNT and not refusals.of_account(key, job.id, job.model):
+    if outcome.kind is Kind.ACCOUNT and not await context.admission.believes(permit, job.id):
         return replace(outcome, kind=Kind.TERMINAL, error_class="refused")
     return outcome
 

@@ -14,7 +14,7 @@ pauses              What one worker decides for the whole fleet
 permit              What admission answers
 provider_clock      When a call was counted by the upstream
 rate_limit_headers  An answer's headers about the limits: how long to keep away
-refusals            Whether a refusal concerns the account or one request, where its message does not show it
+refusals            Whether refusals without a reason are the account's
 route               A route is (upstream, key, model): the thing that limits live on
 route_limiter       One worker's side of one route
 waiter              A call that waits at its route for a permit

@@ -145,6 +145,13 @@ class Admission:
         finally:
             latest.cancel()
 
+    async def believes(self, permit: Permit, job: str) -> bool:
+        """Whether a refusal in words about the account is the account's, and not this job's own; while Redis is away, it is."""
+        if self._limiter is not None and not self.away:
+            with contextlib.suppress(*AWAY):
+                return await self._limiter.believes(permit.route, job, permit.account_epoch)
+        return True
+
     def closed(self, route: Route) -> Held | None:
         """The pause of this route as far as this worker knows, without asking Redis: its jobs are not claimed then."""
         if route.key_id in self._pauses.paused:

@@ -5,7 +5,7 @@
     <namespace>:route:<digest>:rates      hash    requests and tokens of the last minute, in quarters of a second 150 s
     <namespace>:scope:<digest>:holders    hash    the same for a key's or a tenant's limits                 2 leases
     <namespace>:scope:<digest>:rates      hash                                                              150 s
-    <namespace>:key:<key id>:account      hash    paused, why, since when, next probe                       7 days
+    <namespace>:key:<key id>:account      hash    paused, why, since when, next probe; refused jobs         7 days
     <namespace>:limits:routes             hash    digest → the route's parts, for `stockpot routes`         7 days
     <namespace>:limits:workers            zset    worker → when its share falls to the others               2 leases
 

@@ -26,6 +26,13 @@ from worker.limits.route import Limits, Route, Scope
 ANSWER_SECONDS = 1.0
 #: Milliseconds for which one worker is elected to ask for an account's balance.
 _ELECTION_MS = 30_000
+#: What a pause of an account consists of; its hash has the refused jobs, too.
+_PAUSE = ["paused", "detail", "since", "until"]
+#: Refusals of one job, each after others of its key were answered in between, until it is the job. One may be chance: an
+#: account that was filled and is empty again.
+STRIKES = 2
+#: Refused jobs remembered of a key.
+REMEMBERED = 4_096
 _STATE_TTL_MS = int(STATE_TTL.total_seconds() * 1_000)
 
 
@@ -205,6 +212,19 @@ class Limiter:
         """Whether the key's account is paused."""
         return bool(await cast("Any", self.redis.hexists(self.keys.account(key_id), "paused")))
 
+    async def believes(self, route: Route, job: str, epoch: int) -> bool:
+        """Whether a refusal of this job in words about the account is the account's, by what all workers have seen.
+
+        It is, unless the job was refused so before, again and again, although others of its key were answered in between
+        (or its model has jobs like that, and was not answered since).
+
+        Args:
+            epoch: of the refused call's permit.
+        """
+        body = {"job": job, "epoch": epoch, "strikes": STRIKES, "most": REMEMBERED, "ttl": _STATE_TTL_MS}
+        named = [self.keys.account(route.key_id), self.keys.state(route)]
+        return bool(await self._run(lua.REFUSED, named, orjson.dumps(body)))
+
     async def elect(self, key_id: str) -> int:
         """Stand for prober of a paused account: its trips if elected, -1 if not, -2 if it is not paused."""
         return int(await self._run(lua.ELECT, [self.keys.account(key_id)], _ELECTION_MS))
@@ -233,9 +253,10 @@ class Limiter:
     async def _state(self, route: Route) -> RouteState | None:
         async with self.redis.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(self.keys.state(route))
-            pipeline.hgetall(self.keys.account(route.key_id))
+            pipeline.hmget(self.keys.account(route.key_id), _PAUSE)
             pipeline.eval(lua.IN_FLIGHT, 1, self.keys.holders(route))
-            state, account, in_flight = await pipeline.execute()
+            state, pause, in_flight = await pipeline.execute()
+        account = {name.encode(): value for name, value in zip(_PAUSE, pause, strict=True) if value is not None}
         if not state and not int(in_flight):
             return None
         by = next((name for name, fields in (("account", account), ("route", state)) if b"paused" in fields), None)

@@ -23,6 +23,8 @@ _NUMBERS = f"local BUCKET, BUCKETS, SPAN, AHEAD = {BUCKET_MS}, {BUCKETS}, {SPAN_
 PAUSE = _CLOCK + _read("pause")
 #: Let calls out again.
 RESUME = _read("resume")
+#: Whether words about the account are to be believed.
+REFUSED = _read("refused")
 #: Elect one prober of a paused account.
 ELECT = _CLOCK + _read("elect")
 #: Close a learning window.

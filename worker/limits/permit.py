@@ -10,6 +10,7 @@ from worker.limits import rate_limit_headers
 from worker.limits.minute import BUCKET_MS
 
 if TYPE_CHECKING:
+    from worker.limits.route import Route
     from worker.limits.route_limiter import RouteLimiter
 
 WaitingOn = Literal["concurrency", "rpm", "tpm", "budget", "price", "paused", "retry"]
@@ -107,6 +108,11 @@ class Permit:
         self.cuts = route_limiter.cuts
         self.route_epoch = route_limiter.route_epoch
         self.account_epoch = route_limiter.account_epoch
+
+    @property
+    def route(self) -> Route:
+        """Whose permit it is."""
+        return self._route_limiter.route
 
     @property
     def bucket(self) -> int:

@@ -165,10 +165,11 @@ class RouteLimiter:
             self.call_seconds += (took - self.call_seconds) * (0.1 if self.call_seconds else 1.0)
             self._see("ok", 1)
             self._see("ms", int(took * 1_000))
-        if ended.overloaded and permit.cuts == self.cuts:
-            self._see("overloaded", 1)
-        if ended.bad:
-            self._see("bad", 1)
+        answered = ended.kind == "answer" and permit.account_epoch == self.account_epoch
+        overloaded = ended.overloaded and permit.cuts == self.cuts
+        for what, so in (("answered", answered), ("overloaded", overloaded), ("bad", ended.bad)):
+            if so:
+                self._see(what, 1)
         if ended.retry_after > 0 and ended.kind != "account":
             self._seen["after"] = max(self._seen.get("after", 0), int(ended.retry_after * 1_000))
         if self.rated:
@@ -279,8 +280,7 @@ class RouteLimiter:
     def apply_reply(self, reply: Reply, now: float) -> None:
         """Apply a reply: resize the block, grant permits, and plan the next request."""
         self.in_fallback, self.has_replied = False, True
-        self._ack = self._seq
-        self._sent = ({}, {})
+        self._ack, self._sent = self._seq, ({}, {})
         self._clock.update(reply.now, now)
         if reply.limit < self.known:
             self.cuts += 1

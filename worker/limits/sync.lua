@@ -7,7 +7,8 @@
 --   costs        tokens of each waiting call in its order, where calls are counted per minute; else empty
 --   scopes       per scope {c, r, t}: calls at once, requests and tokens per minute; absent = no such limit
 --   back         [[bucket, requests, tokens], …] to amend earlier bookings
---   seen         {ok, overloaded, bad, ms, after}: calls that ended since the last report
+--   seen         {ok, answered, overloaded, bad, ms, after}: calls that ended since the last report; `answered` are
+--                those that were let out since the account's last resume
 --   known        the limit under which they were let out: overloads under a higher one than now have had their verdict
 --   seed         {limit, learned, length}: the route's state if Redis has none
 --   calls        whether a paused account may be probed with a call
@@ -235,6 +236,13 @@ local seen = ask.seen
 if seen then
   for name, count in pairs(seen) do
     if name == 'after' then redis.call('HSET', state, 'after', math.max(after, now + count))
+    elseif name == 'answered' then -- `refused` asks, from an account's first refusal on
+      local counts, paused, epoch = unpack(redis.call('HMGET', account, 'answered', 'paused', 'epoch'))
+      if counts and not paused then
+        redis.call('HINCRBY', account, 'answered', count)
+        redis.call('HSET', account, 'answered_in', epoch or 0)
+        redis.call('HDEL', state, 'blamed')
+      end
     elseif name == 'overloaded' and (ask.known or 0) > ask.scopes[1].c then -- of a limit that is no more
     elseif count > 0 then redis.call('HINCRBY', state, name, count) end
   end
