@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from tests.factories import claimed, request, settlement, submitted
 from worker.base.money import PICO
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Ask, Budget
+from worker.db.budgets.budget import Budget
+from worker.db.budgets.reservations import Ask
 from worker.db.connect import Database
 from worker.db.jobs import leases, usage_days
 from worker.db.jobs.claim import ClaimedJob

@@ -18,7 +18,7 @@ from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
 from worker.base.money import PICO
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Budget
+from worker.db.budgets.budget import Budget
 
 pytestmark = pytest.mark.fault
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-import alembic.command
 from sqlalchemy import create_engine, text
 
 from tests.factories import opened
+from tests.revisions import upgrade_to
 from worker.db import schema
 from worker.producer.access import Access, Role
 
@@ -17,10 +17,8 @@ SECRET = "sk-sp-" + "a" * 43
 
 def test_keys_of_the_version_before_sign_in(empty_database_url: str) -> None:
     engine = create_engine(empty_database_url)
-    config = schema._config()
     with engine.begin() as conn:
-        config.attributes["connection"] = conn
-        alembic.command.upgrade(config, BEFORE)
+        upgrade_to(conn, BEFORE)
         conn.execute(
             text("""
             INSERT INTO api_keys (id, tenant, name, hash, hint, admin, created_at)

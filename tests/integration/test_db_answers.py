@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import alembic.command
 import pytest
 from sqlalchemy import create_engine, text
 
 from tests.factories import claimed, request, rows, settled, settlement, submitted
+from tests.revisions import upgrade_to
 from worker.base.settings import Settings
 from worker.db import bookmarks, payloads, schema
 from worker.db.connect import Database
@@ -93,10 +93,8 @@ def test_a_text_is_set_apart_before_its_response_is_encrypted(database: Database
 def test_a_database_of_the_version_before_stores_both_for_a_day(empty_database_url: str) -> None:
     """Its rows stay as they are; readers of that version find the texts of new ones where they look."""
     engine = create_engine(empty_database_url)
-    config = schema._config()
     with engine.begin() as conn:
-        config.attributes["connection"] = conn
-        alembic.command.upgrade(config, BEFORE)
+        upgrade_to(conn, BEFORE)
         conn.execute(
             text(f"""
             INSERT INTO jobs (id, endpoint, model, status, fence, calls, attempts, max_attempts, on_ambiguous,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 
-import alembic.command
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
 from tests.factories import chat, claimed, opened, settlement, submitted
+from tests.revisions import upgrade_to
 from tests.rig import pgbouncer
 from tests.rig.postgres import PostgresServer
 from worker.base.errors import SettingsError, StatementTimeout
@@ -45,9 +45,7 @@ def first_release(url: str) -> None:
     with opened(url) as database:
 
         def make(conn: Connection) -> None:
-            config = schema._config()
-            config.attributes["connection"] = conn
-            alembic.command.upgrade(config, "0001")
+            upgrade_to(conn, "0001")
             conn.execute(text("ALTER TABLE stockpot_version RENAME TO alembic_version"))
             for name in ("results_v", "attempts_v"):  # those that are still as they were then
                 select = views.definitions(conn.dialect.name)[name]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import alembic.command
 import pytest
 from sqlalchemy import create_engine, text
 
+from tests.revisions import upgrade_to
 from worker.db import schema
 from worker.db.calls import limits, tenants
 
@@ -23,9 +23,7 @@ def test_a_database_of_the_version_before_keeps_its_jobs(empty_database_url: str
     engine = create_engine(empty_database_url.replace("postgresql://", "postgresql+psycopg://"))
     try:
         with engine.begin() as conn:
-            config = schema._config()
-            config.attributes["connection"] = conn
-            alembic.command.upgrade(config, "0004")
+            upgrade_to(conn, "0004")
             conn.execute(text(JOB))
         schema.upgrade(empty_database_url)
         assert schema.differences(engine) == []
@@ -41,9 +39,7 @@ def test_the_limits_of_tenants_come_to_calls_that_were_made_before(empty_databas
     engine = create_engine(empty_database_url.replace("postgresql://", "postgresql+psycopg://"))
     try:
         with engine.begin() as conn:
-            config = schema._config()
-            config.attributes["connection"] = conn
-            alembic.command.upgrade(config, "0007")
+            upgrade_to(conn, "0007")
             conn.execute(text(JOB))
             conn.execute(text(CALL))
         schema.upgrade(empty_database_url)

@@ -19,7 +19,8 @@ from tests.rig.waiting import eventually
 from worker.cli.app import main
 from worker.db.batches import claims
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Ask, Budget
+from worker.db.budgets.budget import Budget
+from worker.db.budgets.reservations import Ask
 from worker.db.jobs import claim, submit
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.threads import DatabaseThreads

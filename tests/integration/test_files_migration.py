@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import alembic.command
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
+from tests.revisions import upgrade_to
 from worker.db import schema
 
 BEFORE = "0003"
@@ -17,10 +17,8 @@ TIMES = "'2026-01-01 00:00:00.000'"
 def test_batches_of_the_version_before_are_kept(empty_database_url: str) -> None:
     """Rows, constraints and the new states."""
     engine = create_engine(empty_database_url)
-    config = schema._config()
     with engine.begin() as conn:
-        config.attributes["connection"] = conn
-        alembic.command.upgrade(config, BEFORE)
+        upgrade_to(conn, BEFORE)
         for status, finished in (("in_progress", "NULL"), ("completed", TIMES)):
             conn.execute(
                 text(f"""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import alembic.command
 from sqlalchemy import create_engine, text
 
+from tests.revisions import upgrade_to
 from worker.db import schema
 from worker.db.jobs import leases, ledger
 
@@ -15,10 +15,8 @@ TIME = "'2026-01-01 00:00:00.000'"
 def test_the_ledger_of_the_version_before_is_kept(empty_database_url: str) -> None:
     """What it had marked as late is looked up by the workers from now on; its elected sweeper keeps its term."""
     engine = create_engine(empty_database_url)
-    config = schema._config()
     with engine.begin() as conn:
-        config.attributes["connection"] = conn
-        alembic.command.upgrade(config, BEFORE)
+        upgrade_to(conn, BEFORE)
         for attempt, mark in ((1, "NULL"), (2, "'late'"), (3, "'matched'")):
             conn.execute(
                 text(f"""

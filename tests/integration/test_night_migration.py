@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import alembic.command
 from sqlalchemy import create_engine, text
 
 from tests.factories import opened
+from tests.revisions import upgrade_to
 from worker.batches.progress import look
 from worker.db import schema
 from worker.db.budgets import reservations
@@ -27,10 +27,8 @@ ROWS = {
 def test_batches_budgets_and_endpoints_of_the_version_before_are_kept(empty_database_url: str) -> None:
     """The batch stays held, the budget is announced once by the new version, and both secrets of the endpoint sign."""
     engine = create_engine(empty_database_url)
-    config = schema._config()
     with engine.begin() as conn:
-        config.attributes["connection"] = conn
-        alembic.command.upgrade(config, BEFORE)
+        upgrade_to(conn, BEFORE)
         for table, row in ROWS.items():
             conn.execute(text(f"INSERT INTO {table} {row}"))
         kept = {table: dict(conn.execute(text(f"SELECT * FROM {table}")).mappings().one()) for table in ROWS}

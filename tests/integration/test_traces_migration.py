@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import alembic.command
 from sqlalchemy import create_engine, text
 
 from tests.factories import claimed, opened
+from tests.revisions import upgrade_to
 from worker.db import schema
 
 BEFORE = "0009"
@@ -15,11 +15,9 @@ TIME, LATER = "'2026-01-01 00:00:00.000'", "'2099-01-01 00:00:00.000'"
 def test_a_job_of_before_is_claimed(empty_database_url: str) -> None:
     """It has no trace to be linked to."""
     engine = create_engine(empty_database_url)
-    config = schema._config()
     job = "job_" + "0" * 32
     with engine.begin() as conn:
-        config.attributes["connection"] = conn
-        alembic.command.upgrade(config, BEFORE)
+        upgrade_to(conn, BEFORE)
         conn.execute(
             text(f"""
             INSERT INTO jobs (id, endpoint, model, max_attempts, on_ambiguous, created_at, due_at, expires_at)

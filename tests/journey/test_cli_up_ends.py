@@ -15,8 +15,9 @@ from tests.rig.waiting import eventually
 from worker import embedded
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
-#: A terminal: it runs a program, writes what that writes, and is closed when it ends itself.
-TERMINAL = "import pty, sys; pty.spawn(sys.argv[1:])"
+#: A terminal: it runs a program, writes what that writes, and is closed when it ends itself. Under `nohup` a closed one is
+#: no reason to end, so that does not count here.
+TERMINAL = "import pty, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); pty.spawn(sys.argv[1:])"
 
 
 def lives(process: psutil.Process) -> bool:

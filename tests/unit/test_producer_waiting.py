@@ -10,7 +10,7 @@ import pytest
 
 from api_schemas.job_views import Attempt, JobDetail
 from worker.cli.jobs.following import sentence
-from worker.db.budgets.reservations import Budget
+from worker.db.budgets.budget import Budget
 from worker.db.workers.registry import WorkerRow
 from worker.limits.limiter import RouteState
 from worker.limits.route import Route

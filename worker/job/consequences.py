@@ -28,7 +28,7 @@ from worker.base.settings import Settings
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Budget
+from worker.db.budgets.budget import Budget
 from worker.db.jobs import usage_days
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads

@@ -10,7 +10,7 @@ from api_schemas.errors import FieldProblem
 from worker.base.errors import InvalidRequest, NotFound
 from worker.base.money import PICO, dollars
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Budget
+from worker.db.budgets.budget import Budget
 from worker.db.budgets.tables import ALL_TENANTS
 from worker.producer.faces import awaited
 from worker.producer.scope import Scope

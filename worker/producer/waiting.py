@@ -15,7 +15,7 @@ from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.batches.progress import Look, look
 from worker.db.budgets import reservations
-from worker.db.budgets.reservations import Budget
+from worker.db.budgets.budget import Budget
 from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.jobs import lookup
 from worker.db.workers import registry

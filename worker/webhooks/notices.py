@@ -18,7 +18,7 @@ from api_schemas.ids import uuid7_hex
 from api_schemas.webhook_urls import read_target
 from api_schemas.webhooks import BudgetUsedUpData, EndpointDisabledData, WebhookType
 from worker.base.errors import InvalidRequest
-from worker.db.budgets.reservations import Budget
+from worker.db.budgets.budget import Budget
 from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.clock import unix_seconds
 from worker.db.webhooks import outbox
