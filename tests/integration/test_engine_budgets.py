@@ -89,11 +89,7 @@ def test_jobs_that_do_not_fit_wait_without_an_attempt_until_there_is_money(
     assert budget(place).spent_picousd == first * each
     waiting = "SELECT waiting_on, attempts, error_class FROM jobs_v WHERE status = 'queued' AND tenant = 'poor'"
     assert {(one["waiting_on"], one["attempts"]) for one in rows(place.database, waiting)} == {("budget", 0)}
-    fences = "SELECT SUM(fence) AS n FROM jobs"
-    before = rows(place.database, fences)[0]["n"]
-    looks = _looks(place)
-    eventually(lambda: _looks(place) >= looks + 5, what="the workers look again")
-    assert rows(place.database, fences)[0]["n"] == before  # nobody claims what cannot go
+    eventually(lambda: _claims_in(place, 5) == 0, what="no worker claims what cannot go")
 
     sql(place.database, "UPDATE budgets SET day = '2020-01-01'")
     eventually(lambda: statuses(place, "poor")["completed"] >= first + 10, what="ten more on the next day")
@@ -107,6 +103,18 @@ def test_jobs_that_do_not_fit_wait_without_an_attempt_until_there_is_money(
     assert rows(place.database, "SELECT id FROM jobs WHERE attempts <> 1") == []
     assert budget(place).spent_picousd == (40 - first) * each
     assert len([call for call in calls(read_journal(provider.journal)) if call.done]) == 46
+
+
+def _claims_in(place: Workplace, sweeps: int) -> int:
+    """How many claims were made while the sweeper swept so often.
+
+    A worker may still deal from a list of tenants that is older than the refusal, for as long as it keeps one.
+    """
+    fences = "SELECT SUM(fence) AS n FROM jobs"
+    before = int(rows(place.database, fences)[0]["n"])
+    looks = _looks(place)
+    eventually(lambda: _looks(place) >= looks + sweeps, what="the workers look again")
+    return int(rows(place.database, fences)[0]["n"]) - before
 
 
 def _looks(place: Workplace) -> int:

@@ -152,7 +152,11 @@ def _broken(reading: _Reading, job: Row) -> list[str]:
         found.append(f"P5 {reading.job}: is {job['status']}, its reader ended with {reading.events[-1]['type']}")
     elif job["status"] == "completed" and shown_text(reading.events) != job["text"]:
         found.append(f"P5 {reading.job}: shown {shown_text(reading.events)!r:.60}, stored {job['text']!r:.60}")
+    begun = False
     for one, two in pairwise(reading.events):
-        if one["type"] in TERMINAL_TYPES and two["type"] != "attempt.reset":
+        begun = begun or one["type"] == "job.started"
+        # A life that was over before its first call (cancelled while queued) is followed by that call's own event.
+        opening = {"attempt.reset"} if begun else {"attempt.reset", "job.started"}
+        if one["type"] in TERMINAL_TYPES and two["type"] not in opening:
             found.append(f"P5 {reading.job}: {two['type']} follows {one['type']}")
     return found
