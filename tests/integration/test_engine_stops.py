@@ -224,3 +224,18 @@ def test_bulk_work_leaves_room_for_interactive_jobs(place: Workplace) -> None:
             cancel(place, job)
         for job in bulk:
             place.ended(job)
+
+
+def test_a_job_cancelled_before_its_first_call_starts_when_it_is_asked_for_again(place: Workplace) -> None:
+    """Its reader has the end of the first life, and reads on: the first call's event follows, under a higher number."""
+    job = place.submit("ok", stream=True)
+    assert cancel(place, job) == "cancelled"
+    with Stockpot(place.settings) as pot:
+        [end] = pot.events(job)
+        pot.retry(job)
+        place.start()
+        place.ended(job)
+        following = list(pot.events(job, after=end["seq"]))
+    assert (end["type"], [event["type"] for event in following[:2]]) == ("job.cancelled", ["job.started", "chunk"])
+    assert following[-1]["type"] == "job.completed"
+    assert min(event["seq"] for event in following) > end["seq"]
