@@ -33,6 +33,7 @@ from worker.db.keys import records as keys
 from worker.db.webhooks import log, outbox
 from worker.engine import feeder
 from worker.job.consequences import Consequences
+from worker.producer.fleet import SPANS, Fleet
 
 HISTORY = 100_000
 WAITING = 2_000
@@ -250,6 +251,41 @@ def test_its_cost_does_not_grow_with_the_history(grown: Database, name: str) -> 
         conn.rollback()
     assert seen
     assert not trouble, "\n".join(trouble)
+
+
+LOOKS: dict[str, Callable[[Fleet], object]] = {
+    "state": Fleet.state,
+    "workers": Fleet.workers,
+    "held": Fleet.held,
+    "jobs": lambda look: look.page(tenant=None),
+    "failing": lambda look: look.failing(tenant=None, now_ms=int(datetime.now(UTC).timestamp() * 1_000)),
+    "spent today": lambda look: look.spent_today(tenant=None),
+    "rates": lambda look: [look.rates(span) for span in SPANS],
+    "rates of routes": Fleet.route_rates,
+    "what reconcile found": lambda look: [look.reconciled(tenant=tenant) for tenant in (None, "t7")],
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_the_dashboard_looks_at_does_not_grow_with_the_history(grown: Database, name: str) -> None:
+    """No look reads more of a large table than is open or on a page; on SQLite a scan ends with its LIMIT."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_conn: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if re.match(r"\s*(SELECT|WITH)", statement):
+            seen.append((statement, parameters))
+
+    event.listen(grown.engine, "before_cursor_execute", note)
+    try:
+        LOOKS[name](Fleet(grown))
+    finally:
+        event.remove(grown.engine, "before_cursor_execute", note)
+    assert seen
+    explain = sqlite_trouble if grown.is_sqlite else postgres_trouble
+    with grown.engine.connect() as conn:
+        trouble = [line for statement, parameters in seen for line in explain(conn, statement, parameters)]
+    bounded = [line for line in trouble if re.match(r"SCAN \w+ USING INDEX", line) and re.search(r"LIMIT \?", line)]
+    assert trouble == (bounded if grown.is_sqlite else []), "\n".join(trouble)
 
 
 def sqlite_trouble(conn: Connection, statement: str, parameters: Any) -> list[str]:

@@ -162,10 +162,10 @@ class Fleet:
 
     def reconciled(self, *, tenant: str | None) -> list[Reconciled]:
         """What the provider's log has of the newest `LOGGED_AT_MOST` calls, by mark."""
-        mine = "" if tenant is None else "WHERE (SELECT j.tenant FROM jobs AS j WHERE j.id = a.job_id) = :tenant"
+        mine = "" if tenant is None else "WHERE (SELECT j.tenant FROM jobs AS j WHERE j.id = newest.job_id) = :tenant"
         query = text(f"""
             SELECT COALESCE(reconciled, 'open') AS mark, count(*) AS calls, sum(cost_picousd) AS cost
-            FROM (SELECT job_id, reconciled, cost_picousd FROM attempts ORDER BY job_id DESC LIMIT :most) AS a
+            FROM (SELECT job_id, reconciled, cost_picousd FROM attempts ORDER BY job_id DESC LIMIT :most) AS newest
             {mine} GROUP BY COALESCE(reconciled, 'open') ORDER BY count(*) DESC
         """)
         given = {"tenant": tenant, "most": LOGGED_AT_MOST}
