@@ -1,8 +1,9 @@
 """After any sequence of ends, everything that reads what is spent or reserved says the same, on both databases.
 
 The readers: a budget check (`reservations`), a claim (what its job has cost), a batch's counters, and the ledger itself.
-The ends: an answer, a failure, a call without the provider's word on its cost, a cancellation, a drain, a loss with its
-worker, the late answer of a worker that was taken for lost, and every verdict of a look-up.
+The ends: an answer, a failure, a call without the provider's word on its cost (broken off, timed out, too large,
+redirected, ambiguous), a cancellation, a drain, a loss with its worker, the late answer of a worker that was taken for
+lost, and every verdict of a look-up.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from worker.job.settlements import Settling, write_all
 
 #: Much more than all calls of one run cost together.
 LIMIT = 10**9
+#: How a call may end without its cost being known. A redirected one is an error of the upstream.
+UNKNOWN = ["ambiguous", "timeout", "too_large", "truncated", "upstream"]
 #: What a job of the machine may cost: never reached, so that its claims count what it has cost.
 BOUND = "1"
 
@@ -99,10 +102,14 @@ class Ends(RuleBasedStateMachine):
         self._end(data, end, cost, owed=False)
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), end=st.sampled_from(["queued", "cancelled", "released", "failed"]))
-    def end_without_a_word(self, data: st.DataObject, end: str) -> None:
+    @rule(
+        data=st.data(),
+        end=st.sampled_from(["queued", "cancelled", "released", "failed"]),
+        why=st.sampled_from(UNKNOWN),
+    )
+    def end_without_a_word(self, data: st.DataObject, end: str, why: str) -> None:
         """What was reserved stands for it until the log is asked."""
-        self._end(data, end, None, owed=True)
+        self._end(data, end, None, owed=True, why=why)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -157,11 +164,11 @@ class Ends(RuleBasedStateMachine):
     def _spent(self, name: str) -> int:
         return sum(cost for (job, _), cost in self.cost.items() if job == name)
 
-    def _end(self, data: st.DataObject, end: str, cost: int | None, *, owed: bool) -> None:
+    def _end(self, data: st.DataObject, end: str, cost: int | None, *, owed: bool, why: str = "upstream") -> None:
         name = one_of(data, sorted(self.running))
         job, reserved = self.running.pop(name), self.reserved.pop(name)
         estimate = reserved if owed else cost or 0
-        assert self._settle(job, end, estimate, owed=owed)
+        assert self._settle(job, end, estimate, owed=owed, why=why)
         self.cost[name, job.attempt] = estimate
         if owed:
             self.open.add((name, job.attempt))
@@ -169,7 +176,7 @@ class Ends(RuleBasedStateMachine):
             self.names.remove(name)
             self.names += submitted(self.database, request(uuid7_hex(), max_cost_usd=BOUND, max_attempts=100))
 
-    def _settle(self, job: ClaimedJob, end: str, picousd: int, *, owed: bool) -> bool:
+    def _settle(self, job: ClaimedJob, end: str, picousd: int, *, owed: bool, why: str = "upstream") -> bool:
         one = settlement(
             job,
             status="queued" if end == "released" else end,
@@ -177,7 +184,7 @@ class Ends(RuleBasedStateMachine):
             cost_usd=Decimal(picousd) / PICO,
             cost_source="estimated" if owed else "provider",
             owed=owed,
-            error_class="upstream",
+            error_class=why,
         )
         settling = Settling(job, one, uuid7_hex())
 
