@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 
@@ -25,8 +26,11 @@ from tests.rig.servers import PostgresServer, ValkeyServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's settings, see orphans, and end tidily on SIGTERM."""
+    """Forget the developer's settings, see orphans, end tidily on SIGTERM; a slow machine fails no property."""
     scrub()
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("stockpot", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("stockpot")
     leftovers.adopt_orphans()
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
