@@ -67,11 +67,12 @@ class History:
         return {name: names.count(name) for name in sorted(set(names), key=lambda name: (-names.count(name), name))}
 
     def costly_between(self, began: float, ended: float, *, shadow: float) -> int:
-        """How many faults that may cost a call fell into a span of time.
+        """How many faults that may cost a call fell into a span of time; kills are counted by what they took with them.
 
         Args:
             shadow: seconds after its end in which a fault may still make itself felt (a lease has to run out).
         """
         return sum(
-            event.costs_calls and event.began <= ended and event.ended + shadow >= began for event in self.events
+            event.costs_calls and not event.kills and event.began <= ended and event.ended + shadow >= began
+            for event in self.events
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,6 +12,7 @@ from tests.rig import books
 from tests.rig.evidence import Row
 from tests.rig.waiting import NeverHappened, eventually
 from tests.soak.arena import LEASE_SECONDS, TOTAL_SECONDS, Arena
+from tests.soak.history import History
 from worker.base.money import PICO
 from worker.db.budgets import reservations
 
@@ -22,22 +24,31 @@ TOLERANCE = Decimal("1e-6")
 HARMLESS = 0.5 * LEASE_SECONDS
 #: A lease that ran out is noticed so many seconds later at most: the freeze has to be over for that long.
 NOTICED_SECONDS = 2 * LEASE_SECONDS + 5.0
+#: A claim whose answer is lost with its connection began within so many seconds of the database's fault.
+CLAIM_SECONDS = 5.0
 
 
 @dataclass(slots=True)
 class Books:
-    """What the comparison found."""
+    """What the comparison found.
+
+    Attributes:
+        unheard: claims that were committed while their connection broke: their workers never knew, and made no call.
+        killed: lost attempts of killed workers, by job.
+    """
 
     billed_usd: Decimal
     ledger_usd: Decimal
     living: int = 0
     frozen: int = 0
     mourned: int = 0
+    unheard: int = 0
     forgotten: int = 0
+    killed: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
 
-def reckon_money(arena: Arena) -> Books:
+def reckon_money(arena: Arena, history: History) -> Books:
     """Wait for the last look-up, which the workers do by themselves, and compare everything."""
     on = arena.on
     unasked = "outcome <> 'running' AND reconciled IN ('due', 'late')"
@@ -59,22 +70,34 @@ def reckon_money(arena: Arena) -> Books:
         found.violations.append(f"money: {budget.reserved_usd} USD are still set aside")
     if abs(budget.spent_usd - found.billed_usd) > TOLERANCE:
         found.violations.append(f"money: the budget has counted {budget.spent_usd} of {found.billed_usd}")
-    _count_the_lost(arena, found, set(bills))
+    _count_the_lost(arena, history, found, set(bills))
     return found
 
 
-def _count_the_lost(arena: Arena, found: Books, billed: set[str]) -> None:
+def _count_the_lost(arena: Arena, history: History, found: Books, billed: set[str]) -> None:
     """Each call that was lost: with a worker that was killed, with one that stood still, or with one that lived."""
     columns = "job_id, attempt, worker, started_at, finished_at"
+    called = {call.client_request_id for call in arena.on.calls()}
     for row in arena.on.rows(f"SELECT {columns} FROM attempts_v WHERE outcome = 'lost'"):
         if row["worker"] in arena.killed:
             found.mourned += 1
+            found.killed[row["job_id"]] += 1
         elif _stood_still(arena, row):
             found.frozen += 1
+        elif (name := f"{row['job_id']}.{row['attempt']}") not in called and _unheard(history, row):
+            found.unheard += 1
         else:
-            name = f"{row['job_id']}.{row['attempt']}"
             found.living += name in billed
             found.violations.append(f"I3 {name}: lost by {row['worker']}, which lived; billed: {name in billed}")
+
+
+def _unheard(history: History, row: Row) -> bool:
+    """Whether the database was hit when this claim was made: it was committed, and its worker was not told."""
+    began = _unix(row["started_at"].replace(tzinfo=row["started_at"].tzinfo or UTC))
+    return any(
+        event.name.startswith("postgres-") and event.began - CLAIM_SECONDS <= began <= event.ended + CLAIM_SECONDS
+        for event in history.events
+    )
 
 
 def _stood_still(arena: Arena, row: Row) -> bool:

@@ -49,6 +49,7 @@ def _numbers(verdict: Verdict) -> list[tuple[str, str]]:
         ("paid twice by a living worker", str(verdict.living)),
         ("calls lost with a killed worker", str(verdict.mourned)),
         ("calls lost by a worker that stood still for leases", str(verdict.frozen)),
+        ("claims whose answer the database's fault cut off, no call made", str(verdict.unheard)),
         ("forgotten (calls not looked up, money still set aside)", str(verdict.forgotten)),
         ("the provider billed", f"{verdict.billed_usd.normalize():f} USD"),
         ("the ledger has, and nobody ran `reconcile`", f"{verdict.ledger_usd.normalize():f} USD"),

@@ -36,6 +36,7 @@ class Verdict:
         living: billed calls that were made again although their workers lived and did not stand still.
         frozen: those whose workers stood still for longer than a lease.
         mourned: calls that ended with their killed workers, billed or not.
+        unheard: claims whose answer was lost with a connection to the database; no call was made.
         forgotten: calls whose cost nobody had looked up at the end, and money that was still set aside.
         endless: readers that came to no end.
     """
@@ -52,6 +53,7 @@ class Verdict:
     living: int
     frozen: int
     mourned: int
+    unheard: int
     forgotten: int
     kills: int
     billed_usd: Decimal
@@ -84,7 +86,7 @@ def reckon(arena: Arena, history: History, load: Load, vitals: Vitals, readers: 
     jobs = arena.on.rows("SELECT id, status, text, cancel_requested_at, created_at, finished_at, model FROM jobs_v")
     endless, broken = readers.finish({str(row["id"]): row for row in jobs})
     violations += broken
-    books = reckon_money(arena)
+    books = reckon_money(arena, history)
     violations += books.violations
     completed = Counter(
         row["job_id"] for row in arena.on.rows("SELECT job_id FROM attempts_v WHERE outcome = 'completed'")
@@ -93,7 +95,7 @@ def reckon(arena: Arena, history: History, load: Load, vitals: Vitals, readers: 
     lost = [job for job in arena.on.submitted if job not in known]
     doubled = [job for job, count in completed.items() if count > 1]
     calls = Counter(call.job_id for call in arena.on.calls())
-    unexplained = list(_unexplained(jobs, calls, history))
+    unexplained = list(_unexplained(jobs, calls, history, books.killed))
     violations += [f"lost: {job}" for job in lost] + [f"doubled: {job}" for job in doubled] + unexplained
     violations += [f"I1 {row['id']}: is {row['status']}, and nobody cancelled it" for row in jobs if _wrong_end(row)]
     violations += _deaths(arena, history, kills) + _growth(vitals.oldest(1))
@@ -110,6 +112,7 @@ def reckon(arena: Arena, history: History, load: Load, vitals: Vitals, readers: 
         living=books.living,
         frozen=books.frozen,
         mourned=books.mourned,
+        unheard=books.unheard,
         forgotten=books.forgotten,
         kills=kills + sum(event.kills for event in history.events),
         billed_usd=books.billed_usd,
@@ -133,8 +136,8 @@ def _wrong_end(job: Row) -> bool:
     return job["status"] != "completed" and not (job["status"] == "cancelled" and job["cancel_requested_at"])
 
 
-def _unexplained(jobs: Iterable[Row], calls: Counter[str], history: History) -> Iterator[str]:
-    """Jobs with more calls than one, what their scripts break, and a call for each fault that may have hit them."""
+def _unexplained(jobs: Iterable[Row], calls: Counter[str], history: History, killed: Counter[str]) -> Iterator[str]:
+    """Jobs with more calls than one, what their scripts break, those that died with their workers, and one for each other fault."""
     for job in jobs:
         made = calls[job["id"]]
         allowed = 1 + scripted_failures(job["model"])
@@ -142,8 +145,12 @@ def _unexplained(jobs: Iterable[Row], calls: Counter[str], history: History) -> 
             continue
         began, ended = _unix(job["created_at"]), _unix(job["finished_at"])
         faults = history.costly_between(began, ended, shadow=SHADOW_SECONDS)
-        if made > allowed + faults:
-            yield f"I3 {job['id']}: {made} calls; its script explains {allowed}, {faults} faults hit its time"
+        lost = killed[job["id"]]
+        if made > allowed + faults + lost:
+            yield (
+                f"I3 {job['id']}: {made} calls; its script explains {allowed}, {lost} died with their workers,"
+                f" {faults} other faults hit its time"
+            )
 
 
 def _unix(at: datetime | None) -> float:

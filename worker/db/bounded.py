@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 
 T = TypeVar("T")
 
@@ -30,10 +31,16 @@ class BoundedConnection(psycopg.Connection[Any]):
             psycopg.OperationalError: there was none in time. The connection is closed; whether a transaction was
                 committed is unknown.
         """
-        if timeout is not None:
-            return super().wait(gen, interval, timeout)
-        # Older versions of psycopg have no `timeout`; all of them wake the generator after each interval.
-        return super().wait(gen if self.answer_within is None else self._bounded(gen, self.answer_within), interval)
+        try:
+            if timeout is not None:
+                return super().wait(gen, interval, timeout)
+            # Older versions of psycopg have no `timeout`; all of them wake the generator after each interval.
+            return super().wait(gen if self.answer_within is None else self._bounded(gen, self.answer_within), interval)
+        except psycopg.OperationalError:
+            # The socket went while an answer was awaited. Not closed, it would pass for usable until the ROLLBACK fails, too.
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
 
     def _bounded(self, gen: PQGen[T], seconds: float) -> PQGen[T]:
         until = time.monotonic() + seconds
