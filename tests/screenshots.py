@@ -60,7 +60,9 @@ def stage() -> Iterator[tuple[Gateway, dict[str, str]]]:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         provider = stack.enter_context(Provider(home, tokens=60, token_delay=15, first_token_delay=120))
         valkey = stack.enter_context(ValkeyServer())
-        place = stack.enter_context(workplace(provider, f"sqlite:///{home}/shop.db", valkey.url, concurrency=40))
+        # The simulator's list does not have every model that is asked here; the batch's bound needs a price of each.
+        url, prices = f"sqlite:///{home}/shop.db", "openai/gpt-4o-mini=0.15/0.6,anthropic/claude-sonnet-4.5=3/15,*=1/2"
+        place = stack.enter_context(workplace(provider, url, valkey.url, concurrency=40, prices=prices))
         place.start()
         pot = stack.enter_context(Stockpot(place.settings))
         gateway = stack.enter_context(Gateway(place.settings))

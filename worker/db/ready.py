@@ -27,6 +27,10 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 class OtherSchema(Unreachable):
     """The database answers and is at another version: waiting mends nothing."""
 
+    def __init__(self, dependency: str, detail: str, mend: str) -> None:
+        super().__init__(dependency, detail, mend)
+        self.args = (f"{dependency} cannot be used: {detail}\n{mend}",)
+
 
 def await_database(settings: Settings, wait: Callable[[Unreachable, float], None]) -> None:
     """As `ensure_schema`, but a database that does not answer is asked again for as long as it takes.

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.base.errors import SettingsError, Unreachable
+from worker.base.errors import SettingsError
 from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
@@ -14,7 +14,7 @@ from worker.cli.output import margin, put, put_json, say
 from worker.db import compacting, copying, schema
 from worker.db.connect import Database
 from worker.db.ownership import revision
-from worker.db.ready import ensure_schema
+from worker.db.ready import OtherSchema, ensure_schema
 from worker.db.url import display_url
 from worker.files import resealing
 
@@ -109,7 +109,7 @@ def copy(*, to: str | None, schema_name: str | None, reopen: bool, as_json: bool
         if to is None:
             raise click.UsageError("where to is missing: --to URL")
         if source.read(revision) != schema.head():
-            raise Unreachable("the database", f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
+            raise OtherSchema("the database", f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
         target = Database(_target(settings, to, schema_name), pool_size=1, patient=True)
         try:
             copying.prepare(target)
