@@ -31,6 +31,8 @@ _OF_CODE = {
     "billing_hard_limit_reached": Blame.ACCOUNT,
     "billing_not_active": Blame.ACCOUNT,
     "billing_error": Blame.ACCOUNT,
+    "budget_exceeded": Blame.ACCOUNT,  # LiteLLM, with 400 or 429
+    "exceeded_current_quota_error": Blame.ACCOUNT,  # Moonshot, with 429
     "insufficient_credits": Blame.ACCOUNT,
     "insufficient_balance": Blame.ACCOUNT,
     "credits_exhausted": Blame.ACCOUNT,
@@ -108,6 +110,8 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
 _SURELY_ACCOUNT = re.compile(
     r"credit balance is too low|insufficient (account )?(balance|credits?|funds)|run out of credits|余额不足|欠费"
 )
+#: How a 400 begins that is about our key (xAI, Gemini); behind a beginning of its own it may be a word of the prompt.
+_SURELY_KEY = re.compile(r"(incorrect|invalid) api key\b|api key (not valid|not found|expired)\b")
 
 
 def blame(words: UpstreamError) -> Blame:
@@ -123,3 +127,8 @@ def is_account(words: UpstreamError) -> bool:
     """Whether an error of any other status shows without doubt that the account cannot pay."""
     coded = any(word is not None and _OF_CODE.get(word.lower()) is Blame.ACCOUNT for word in (words.code, words.type))
     return coded or bool(_SURELY_ACCOUNT.search(words.message.lower()))
+
+
+def is_key(words: UpstreamError) -> bool:
+    """Whether an error with the status of a bad request shows without doubt that the key was refused."""
+    return bool(_SURELY_KEY.match(words.message.lower()))

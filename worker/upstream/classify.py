@@ -7,6 +7,7 @@
 | 403 that gives no reason                       | TERMINAL  | refused; `unexplained`               |
 | 401, 402 that give none                        | ACCOUNT   | authentication, account              |
 | any status whose code means a spent quota     | ACCOUNT   | account                              |
+| 400 that begins with a refusal of the key      | ACCOUNT   | authentication                       |
 | 404                                            | TERMINAL  | not_found                            |
 | 413                                            | TERMINAL  | too_large                            |
 | other 4xx but those below                      | TERMINAL  | invalid_request                      |
@@ -27,7 +28,7 @@ from typing import Any
 
 from api_schemas.errors import ErrorClass
 from api_schemas.upstream_errors import UpstreamError, read_error
-from worker.upstream.blame import Blame, blame, is_account
+from worker.upstream.blame import Blame, blame, is_account, is_key
 from worker.upstream.outcome import Failure, Kind
 from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.retry_after import MAX_RETRY_AFTER, retry_after
@@ -159,6 +160,8 @@ def _decide(status: int, words: UpstreamError) -> tuple[Kind, ErrorClass]:
         return _REFUSALS.get(blame(words)) or _without_words(status)
     if is_account(words):
         return Kind.ACCOUNT, "account"
+    if status == 400 and is_key(words):
+        return Kind.ACCOUNT, "authentication"
     if status == 429:
         return Kind.BUSY, "rate_limited"
     if status in _AGAIN or status >= 500:
