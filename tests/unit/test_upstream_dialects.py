@@ -1,4 +1,4 @@
-"""Refusals of many providers and gateways, in the form of public reports: whom each blames."""
+"""Refusals of many providers and gateways, in the forms that providers are known for: whom each blames."""
 
 from __future__ import annotations
 
