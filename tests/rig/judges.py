@@ -21,7 +21,11 @@ import pytest
 _ROOT = Path(__file__).parents[2]
 _PLACE = _ROOT / "build" / "judges"
 #: Seconds for an installation.
-_PATIENCE = 140
+_PATIENCE = 100
+
+#: Where no registry answers, the test is to be skipped soon.
+_PIP_GIVES_UP = ("--retries", "1", "--timeout", "10")
+_NPM_GIVES_UP = ("--fetch-retries", "0", "--fetch-timeout", "10000")
 
 
 def _made(kind: str, packages: tuple[str, ...], *commands: list[str]) -> Path:
@@ -44,7 +48,7 @@ def _made(kind: str, packages: tuple[str, ...], *commands: list[str]) -> Path:
 
 def python(*packages: str, with_product: bool = False) -> Path:
     """The interpreter of an environment with these packages; `with_product` also imports what this one can."""
-    pip = ["{}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    pip = ["{}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_PIP_GIVES_UP, *packages]
     folder = _made("python", packages, [sys.executable, "-m", "venv", "{}"], pip)
     if with_product:
         site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -57,7 +61,7 @@ def node(program: Path, *packages: str) -> list[str]:
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         pytest.skip("there is no node, or no npm, on this machine")
-    install = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", "{}", *packages]
+    install = [npm, "install", *_NPM_GIVES_UP, "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", "{}", *packages]
     folder = _made("node", packages, install)
     # Modules are looked for from the program's own folder upwards.
     copy = folder / f"{os.getpid()}-{program.name}"
