@@ -276,8 +276,18 @@ class Settings(BaseSettings):
     @property
     def key_id(self) -> str:
         """A short name of the API key for routes and logs: 12 hex digits of its SHA-256, `none` without a key."""
+        return _key_id(self.key)
+
+    def read_key(self) -> tuple[str | None, str]:
+        """The API key as it is now, and its `key_id`; for who makes a call.
+
+        Raises:
+            SettingsError: its file cannot be read, or is empty, which may be the moment in which it is replaced.
+        """
         key = self.key
-        return _digest(key) if key else "none"
+        if key is None and self.api_key_file is not None:
+            raise SettingsError("STOCKPOT_API_KEY_FILE: the file is empty")
+        return key, _key_id(key)
 
     @classmethod
     def settings_customise_sources(
@@ -292,8 +302,8 @@ class Settings(BaseSettings):
 
 
 @functools.lru_cache(maxsize=16)
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:12]
+def _key_id(key: str | None) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:12] if key else "none"
 
 
 def load(**given: Any) -> Settings:

@@ -28,6 +28,8 @@ Value = str | int | float | bool | tuple[str, ...] | None
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
 _api: Any = None  # `opentelemetry.trace`, once tracing has begun
+#: Whether this process traces.
+on = False
 
 
 def begin(settings: Settings, *, service: str | None = None) -> None:
@@ -40,7 +42,7 @@ def begin(settings: Settings, *, service: str | None = None) -> None:
     Raises:
         SettingsError: the packages of the extra `otel` are missing.
     """
-    global _api
+    global _api, on
     if not settings.traces or (_api is not None and service is None):
         return
     try:
@@ -49,7 +51,7 @@ def begin(settings: Settings, *, service: str | None = None) -> None:
         raise SettingsError("STOCKPOT_TRACES: OpenTelemetry is missing; pip install 'stockpot[otel]'") from None
     if service is not None and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         trace.set_tracer_provider(_own_provider(service))
-    _api = trace
+    _api, on = trace, True
 
 
 def _own_provider(service: str) -> Any:
@@ -66,11 +68,6 @@ def _own_provider(service: str) -> Any:
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
-
-
-def is_on() -> bool:
-    """Whether this process traces."""
-    return _api is not None
 
 
 class Span:

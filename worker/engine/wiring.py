@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from api_schemas.jobs import LANES
 from worker import embedded
+from worker.base import genai
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
@@ -110,6 +111,7 @@ def build(
     )
     context = JobContext(
         settings=settings,
+        provider_name=genai.provider(settings.upstream_url),
         upstream=upstream,
         admission=admission,
         estimator=Estimator(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -12,23 +12,12 @@ from worker.base import genai, metrics
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended
 from worker.db.jobs.settle import Settlement
+from worker.job.context import JobContext
 from worker.live.publish import LiveStream, Publisher
 
 M = TypeVar("M", Counter, Histogram)
 
 log = structlog.get_logger(__name__)
-
-
-class Counted(Protocol):
-    """What counting needs to know of the worker."""
-
-    @property
-    def provider_name(self) -> str:
-        """The provider, as metrics name it."""
-
-    @property
-    def genai_metrics(self) -> str:
-        """Which of the field's names are counted by: none, new, both."""
 
 
 def end_fields(settlement: Settlement) -> dict[str, Any]:
@@ -38,8 +27,7 @@ def end_fields(settlement: Settlement) -> dict[str, Any]:
         "cost_usd": None if settlement.cost_usd is None else float(settlement.cost_usd),
         "finish_reason": settlement.finish_reason,
     }
-    error = settlement.error
-    if error is not None:
+    if settlement.error_class is not None and (error := settlement.error) is not None:
         fields["error"] = error.wire()
     return fields
 
@@ -51,6 +39,18 @@ def announce_start(live: LiveStream, job: ClaimedJob) -> None:
     else:
         reason = job.last_error or ("restarted" if job.attempts_spent == 1 else "worker_lost")
         live.emit("attempt.reset", {"reason": reason, "attempt": job.attempt})
+
+
+def announce_settled(live: LiveStream, job: ClaimedJob, settlement: Settlement, context: JobContext) -> None:
+    """What was settled: counted, and if the job is over its terminal event and its line of the log."""
+    over = settlement.terminal
+    names = context.settings.genai_metrics
+    count(job, settlement, over=over)
+    if settlement.called and settlement.total_seconds is not None and names != "none":
+        _count_genai(job, settlement, context.provider_name, old=names == "both")
+    if over:
+        announce_end(live, settlement)
+        log_end(job, settlement, context.settings.log_jobs)
 
 
 def announce_end(live: LiveStream, settlement: Settlement) -> None:
@@ -91,11 +91,11 @@ def log_end(job: ClaimedJob, settlement: Settlement, which: str) -> None:
         log.info("job_finished", job=job.id, status=settlement.status, **known)
 
 
-def count(job: ClaimedJob, settlement: Settlement, context: Counted) -> None:
-    """Count what was settled."""
+def count(job: ClaimedJob, settlement: Settlement, *, over: bool) -> None:
+    """Count what was settled; `over`: the job is."""
     model = metrics.model_label(job.model)
     _labelled(metrics.ATTEMPTS, settlement.outcome).inc()
-    if settlement.terminal:
+    if over:
         _labelled(metrics.JOBS, settlement.status, job.lane).inc()
     if settlement.usage is not None:
         _labelled(metrics.TOKENS, "input", model).inc(settlement.usage.input_tokens)
@@ -106,17 +106,11 @@ def count(job: ClaimedJob, settlement: Settlement, context: Counted) -> None:
         _labelled(metrics.CALL_SECONDS, job.endpoint).observe(settlement.total_seconds)
     if settlement.first_token_seconds is not None:
         metrics.FIRST_TOKEN_SECONDS.observe(settlement.first_token_seconds)
-    if settlement.called and settlement.total_seconds is not None and context.genai_metrics != "none":
-        _count_genai(model, settlement, context)
 
 
-def _count_genai(model: str, settlement: Settlement, context: Counted) -> None:
+def _count_genai(job: ClaimedJob, settlement: Settlement, provider: str, *, old: bool) -> None:
     """Count a call by the field's names: the new ones, and the older ones where they are asked for."""
-    labels, usage, old = (
-        (genai.OPERATION, context.provider_name, model),
-        settlement.usage,
-        context.genai_metrics == "both",
-    )
+    labels, usage = (genai.OPERATION, provider, metrics.model_label(job.model)), settlement.usage
     seconds, error = settlement.total_seconds or 0.0, settlement.error_class or ""
     _labelled(metrics.GENAI_SECONDS, *labels, error).observe(seconds)
     if old:

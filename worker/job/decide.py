@@ -21,7 +21,6 @@ from worker.job.slots import Slot
 from worker.limits.permit import Held
 from worker.provider.prices import Prices
 from worker.upstream.call import Progress
-from worker.upstream.connections import NO_FILES
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 
 #: When a job is looked at again whose request this worker cannot decrypt, in seconds: another may have the key.
@@ -277,12 +276,3 @@ def priced(
         reservation = None if reserved is None else Decimal(reserved) / PICO
         estimate = reservation if reservation is not None else prices.expected(job.model, job.body).cost_usd
     return Priced(estimate, None if estimate is None else "estimated", guessed=guessed)
-
-
-def ended(outcome: Answer | Failure) -> tuple[str, int | None]:
-    """How the limits see an outcome: its kind, and the tokens it took where they are known."""
-    tokens = outcome.usage.total_tokens if outcome.usage is not None else None
-    if isinstance(outcome, Answer):
-        return "answer", tokens
-    # A worker without file descriptors shall not shut the route for all others.
-    return ("unused" if outcome.code == NO_FILES else str(outcome.kind)), tokens

@@ -29,7 +29,6 @@ from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
 from worker.db.jobs import ledger
-from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ledger import DUE, LATE, Entry, Mark
 from worker.db.threads import DatabaseThreads
 from worker.reconcile import NoLog, ProviderLog, look_up
@@ -88,15 +87,14 @@ class Lookups:
         """How long a job is to be held for its look-up; 0 when the provider has no log."""
         return 0.0 if self._off else HOLD_SECONDS
 
-    def owed(self, job: ClaimedJob) -> float:
-        """How long a claimed job must wait, in seconds, until its earlier calls are looked up; 0 when it need not.
+    def owed(self, job_id: str) -> float:
+        """How long a job must wait, in seconds, of which no worker has looked up a call that may have been billed.
 
-        It must if no worker has looked up a call of it that may have been billed, and this process has not tried yet.
-        It is looked up now, which takes less time than giving the job back.
+        0 when this process has tried. It is looked up now, which takes less time than giving the job back.
         """
-        if not job.unasked or job.id in self._asked:
+        if job_id in self._asked:
             return 0.0
-        self.add(job.id)
+        self.add(job_id)
         return self.hold_seconds
 
     def add(self, job_id: str) -> None:

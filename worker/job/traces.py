@@ -1,4 +1,4 @@
-"""The trace of a job's attempt: one span for each claim, with the call and the settlement in it.
+"""The trace of a job's attempt: one span for each claim, with the call and the settlement in it. For where tracing is on.
 
 The attributes are OpenTelemetry's for generative AI where it has a name, else our own. Nothing of a prompt or an answer is among them.
 """
@@ -17,8 +17,6 @@ from worker.upstream.outcome import Answer, Outcome
 
 def attempt(job: ClaimedJob) -> AbstractContextManager[Span]:
     """A claim of a job from its beginning to its settlement."""
-    if not tracing.is_on():
-        return tracing.NOTHING
     facts: dict[str, Value] = {
         "stockpot.job.id": job.id,
         "stockpot.attempt": job.attempt,
@@ -32,8 +30,6 @@ def attempt(job: ClaimedJob) -> AbstractContextManager[Span]:
 
 def call(job: ClaimedJob, upstream_url: str) -> AbstractContextManager[Span]:
     """The call."""
-    if not tracing.is_on():
-        return tracing.NOTHING
     url = urlsplit(upstream_url)
     facts: dict[str, Value] = {
         "gen_ai.operation.name": genai.OPERATION,
@@ -49,8 +45,6 @@ def call(job: ClaimedJob, upstream_url: str) -> AbstractContextManager[Span]:
 
 def answered(span: Span, outcome: Outcome) -> None:
     """What the call came to."""
-    if not tracing.is_on():
-        return
     usage = outcome.usage
     span.set(
         {
@@ -78,8 +72,6 @@ def answered(span: Span, outcome: Outcome) -> None:
 
 def settled(settlement: Settlement, *, written: bool) -> None:
     """What the attempt around us came to."""
-    if not tracing.is_on():
-        return
     span = tracing.current()
     span.set(
         {

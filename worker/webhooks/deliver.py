@@ -224,7 +224,7 @@ class Deliverer:
                 each=self._each,
                 lease_seconds=self._lease_seconds,
                 busy=busy,
-                traced=tracing.is_on(),
+                traced=tracing.on,
                 busy_hosts=busy_hosts,
             )
             if events:

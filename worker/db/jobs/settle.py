@@ -72,11 +72,6 @@ class Settlement:
         return self.status != "queued"
 
     @property
-    def known_cost_usd(self) -> Decimal | None:
-        """What the call cost by the provider's word or by its tokens; None where that is a guess."""
-        return None if self.guessed else self.cost_usd
-
-    @property
     def error(self) -> JobError | None:
         """Why the job, or this call of it, did not complete."""
         if self.error_class is None:
