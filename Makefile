@@ -15,7 +15,7 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint bench soak screenshots lock sbom audit clean
+.PHONY: help demo test test-long test-floors lint bench soak screenshots lock sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -55,6 +55,19 @@ endif
 test-long: $(VENV)/.dev ## the long variants of fault tests that `make test` leaves out
 	$(BIN)/python -m pytest -m long
 
+# The lowest versions that pyproject.toml allows, in an environment of their own: units, and a real worker on both databases.
+# Left out: a comparison with openai 3, which asks for a newer anyio.
+FLOORS := $(VENV)-floors
+$(FLOORS)/.done: requirements-floors.lock pyproject.toml
+	@$(PYTHON) -m venv --clear $(FLOORS)
+	@$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-floors.lock
+	@$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+ON_FLOORS := tests/unit $(addprefix tests/integration/test_, producer_submit.py producer_sse.py producer_follow.py light_producer.py \
+	callers_transaction.py db_claim.py db_settle.py redis_neighbours.py engine_outcomes.py gateway_chat.py)
+test-floors: $(FLOORS)/.done ## the lowest versions that are allowed: units, a worker on both databases, streams, the gateway
+	$(FLOORS)/bin/python -m pytest -n 2 -m "not long" --ignore tests/unit/test_accumulate_chat.py $(ON_FLOORS)
+
 lint: $(VENV)/.dev ## linters, strict types, the import contract, container and compose files
 	@$(BIN)/python -m tests.lint
 
@@ -71,6 +84,7 @@ RESOLVE := uv pip compile --quiet pyproject.toml --all-extras --universal --pyth
 lock: ## resolve the dependencies again (needs uv)
 	$(RESOLVE) -o requirements.lock
 	$(RESOLVE) --group test --group lint --group bench -o requirements-dev.lock
+	$(RESOLVE) --group floors --resolution lowest-direct --only-binary :all: -o requirements-floors.lock
 
 AUDIT := $(VENV)-audit/bin
 $(AUDIT):
@@ -84,4 +98,4 @@ audit: | $(AUDIT) ## known weaknesses of the locked dependencies (needs PyPI's o
 	$(AUDIT)/pip-audit --disable-pip --require-hashes -r requirements.lock
 
 clean: ## remove the environment and what runs left behind
-	rm -rf $(VENV) $(VENV)-audit var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-audit $(VENV)-floors var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
