@@ -24,10 +24,6 @@ from tests.rig.ports import fresh_directory
 from tests.rig.procs import Process
 from tests.rig.servers import PostgresServer, ValkeyServer
 
-#: How long an example takes says what else the machine does: no test is failed by it.
-hypothesis.settings.register_profile("stockpot", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("stockpot")
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Forget the developer's settings, see orphans, end tidily on SIGTERM; a slow machine fails no property."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
 from tests.factories import chat, claimed, opened, settlement, submitted
@@ -14,6 +15,7 @@ from tests.rig import pgbouncer
 from tests.rig.postgres import PostgresServer
 from worker.base.errors import SettingsError, StatementTimeout
 from worker.base.settings import Settings
+from worker.cli.app import main
 from worker.cli.operations import checks
 from worker.db import schema, views
 from worker.db.connect import Database
@@ -68,7 +70,7 @@ def revisions(engine: Engine, table: str) -> list[str]:
 def test_the_first_releases_database_is_taken_along(empty_database_url: str, theirs: Engine) -> None:
     """Its jobs are there, its version has moved, and alembic's default table is free for the application."""
     first_release(empty_database_url)
-    with pytest.raises(OtherSchema, match="^the database cannot be used: it is at 0001"):
+    with pytest.raises(OtherSchema, match="is older than this version of Stockpot: at 0001"):
         ensure_schema(Settings(database_url=empty_database_url))
     schema.upgrade(empty_database_url)
     ensure_schema(Settings(database_url=empty_database_url))
@@ -77,6 +79,21 @@ def test_the_first_releases_database_is_taken_along(empty_database_url: str, the
     assert schema.differences(theirs) == []
     with opened(empty_database_url) as database:
         assert len(database.read(lambda conn: listing.jobs(conn, tenant=None))) == 3
+
+
+def test_a_command_at_an_older_database_names_the_upgrade(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers, so it is not unreachable: it is old, and one command mends it."""
+    first_release(empty_database_url)
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", empty_database_url)
+    refused = CliRunner().invoke(main, ["list"])
+    assert refused.exit_code == 3
+    assert f"the database is older than this version of Stockpot: at 0001, needed is {HEAD}" in refused.stderr
+    assert "Run `stockpot db upgrade`." in refused.stderr
+    assert "unreachable" not in refused.output
+    assert CliRunner().invoke(main, ["db", "upgrade"]).exit_code == 0
+    assert CliRunner().invoke(main, ["list"]).exit_code == 0
 
 
 def test_what_the_application_has_written_beside_it_stays(empty_database_url: str, theirs: Engine) -> None:

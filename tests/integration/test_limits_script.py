@@ -65,7 +65,9 @@ def client(valkey: ValkeyServer) -> Iterator[redis.Redis]:
         yield connected
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     limit=st.integers(1, 12),
     steps=st.lists(
@@ -91,7 +93,9 @@ def test_no_more_permits_are_out_than_the_limit(
     assert fleet.ask("e", 0, 100)["hold"] == limit
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     rpm=st.one_of(st.none(), st.integers(1, 40)),
     tpm=st.integers(50, 500),

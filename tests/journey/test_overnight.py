@@ -50,7 +50,9 @@ def steps() -> Iterator[Step]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("lines", "cap"), [(400, "0.004"), pytest.param(20_000, "0.1", marks=pytest.mark.long)], ids=["short", "whole"]
+    ("lines", "cap"),
+    [(400, "0.004"), pytest.param(20_000, "0.1", marks=[pytest.mark.long, pytest.mark.timeout(1_800)])],
+    ids=["short", "whole"],
 )
 def test_the_night_is_as_the_page_tells_it(
     launch: Callable[..., Process],

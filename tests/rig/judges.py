@@ -61,7 +61,17 @@ def node(program: Path, *packages: str) -> list[str]:
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         pytest.skip("there is no node, or no npm, on this machine")
-    install = [npm, "install", *_NPM_GIVES_UP, "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", "{}", *packages]
+    install = [
+        npm,
+        "install",
+        *_NPM_GIVES_UP,
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--prefix",
+        "{}",
+        *packages,
+    ]
     folder = _made("node", packages, install)
     # Modules are looked for from the program's own folder upwards.
     copy = folder / f"{os.getpid()}-{program.name}"

@@ -25,11 +25,11 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 
 
 class OtherSchema(Unreachable):
-    """The database answers and is at another version: waiting mends nothing."""
+    """The database answers and is not one that this version may use: waiting mends nothing."""
 
-    def __init__(self, dependency: str, detail: str, mend: str) -> None:
-        super().__init__(dependency, detail, mend)
-        self.args = (f"{dependency} cannot be used: {detail}\n{mend}",)
+    def __init__(self, detail: str, mend: str) -> None:
+        super().__init__("the database", detail, mend)
+        self.args = (f"the database {detail}\n{mend}",)
 
 
 def await_database(settings: Settings, wait: Callable[[Unreachable, float], None]) -> None:
@@ -77,16 +77,15 @@ def ensure_schema(settings: Settings) -> None:
     finally:
         database.close()
     if place is not None and "to" in place:
-        raise OtherSchema("the database", f"{CLOSED}; it is now {place['to']}", MOVED)
+        raise OtherSchema(f"{CLOSED.removeprefix('it ')}; it is now {place['to']}", MOVED)
     if place is not None:
-        raise OtherSchema("the database", "the copy into it is not finished", "Run the same `stockpot db copy` again.")
+        raise OtherSchema("is a copy that is not finished", "Run the same `stockpot db copy` again.")
     if at is None:
-        raise OtherSchema("the database", "it has no tables of Stockpot yet", UPGRADE)
+        raise OtherSchema("has no tables of Stockpot yet", UPGRADE)
     if at < HEAD:  # revisions are numbers of four digits
-        raise OtherSchema("the database", f"it is at {at}, this version of Stockpot needs {HEAD}", UPGRADE)
+        raise OtherSchema(f"is older than this version of Stockpot: at {at}, needed is {HEAD}", UPGRADE)
     raise OtherSchema(
-        "the database",
-        f"it is at {at}, and this version of Stockpot knows nothing beyond {HEAD}",
+        f"is newer than this version of Stockpot: at {at}, known is nothing beyond {HEAD}",
         "Install the version of Stockpot that upgraded it, or a newer one.",
     )
 

@@ -109,7 +109,7 @@ def copy(*, to: str | None, schema_name: str | None, reopen: bool, as_json: bool
         if to is None:
             raise click.UsageError("where to is missing: --to URL")
         if source.read(revision) != schema.head():
-            raise OtherSchema("the database", f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
+            raise OtherSchema(f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
         target = Database(_target(settings, to, schema_name), pool_size=1, patient=True)
         try:
             copying.prepare(target)
