@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,10 +14,11 @@ from worker.base.settings import Settings
 from worker.db.jobs.settle import Settlement
 from worker.job import decide
 from worker.job.retry import Policy
-from worker.limits.permit import Held
+from worker.job.run_job import _give_back
+from worker.limits.permit import Held, Permit
 from worker.provider.prices import Prices
 from worker.upstream.call import Progress
-from worker.upstream.outcome import Failure, Kind, Timings
+from worker.upstream.outcome import Failure, Kind, Outcome, Timings
 
 POLICY = Policy(max_attempts=3, on_ambiguous="retry")
 
@@ -169,12 +171,20 @@ def test_a_drained_job_goes_back_with_its_attempt(sent: float | None) -> None:
     assert columns_fit(back)
 
 
-def test_the_limits_hear_of_the_kind_and_the_tokens() -> None:
-    assert decide.ended(answer()) == ("answer", 15)
-    assert decide.ended(answer(usage=None)) == ("answer", None)
-    assert decide.ended(failure(Kind.BUSY)) == ("busy", None)
-    # A worker without file descriptors shuts no route for others.
-    assert decide.ended(failure(Kind.NOT_SENT, code="no_file_descriptors")) == ("unused", None)
+@pytest.mark.parametrize(
+    ("outcome", "kind", "tokens"),
+    [
+        (answer(), "answer", 15),
+        (answer(usage=None), "answer", None),
+        (failure(Kind.BUSY), "busy", None),
+        # A worker without file descriptors shuts no route for others.
+        (failure(Kind.NOT_SENT, code="no_file_descriptors"), "unused", None),
+    ],
+)
+def test_the_limits_are_given_the_kind_and_the_tokens(outcome: Outcome, kind: str, tokens: int | None) -> None:
+    permit = Mock(spec=Permit)
+    _give_back(permit, outcome, Progress())
+    assert permit.done.call_args.args == (kind, tokens)
 
 
 def test_the_settings_of_a_retry_are_the_policys() -> None:
