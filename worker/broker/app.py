@@ -221,11 +221,29 @@ def app_of(given: Settings) -> StockpotCelery:
     return theirs
 
 
+def forget(transport: Any, hub: Any) -> None:
+    """Take what the transport of a lost connection to the broker left in the consumer's event loop out of it.
+
+    kombu's transport for Redis registers five repeated calls and one for each turn of the loop. The next connection has
+    a new transport; these would run, and keep the old one alive, for good.
+    """
+    cycle = getattr(transport, "cycle", None)
+    if cycle is None or hub is None:
+        return
+    for name, entry in vars(cycle).items():
+        if name.endswith("_tref") and entry is not None:
+            entry.cancel()
+    for tick in tuple(hub.on_tick):
+        if any(cell.cell_contents is cycle for cell in getattr(tick, "__closure__", None) or ()):
+            hub.on_tick.discard(tick)
+
+
 class HeartbeatStep(bootsteps.StartStopStep):
     """Reports to the engine that Celery's consumer loop is alive: liveness wants both loops."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     _timer: Any = None
+    _transport: Any = None  # a connection forgets its own when it is lost
 
     def start(self, parent: Any) -> None:
         """The consumer is connected: beat with its own timer."""
@@ -233,6 +251,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
         tasks.consumer_beats()
         self._timer = parent.timer.call_repeatedly(PULSE_SECONDS, tasks.consumer_beats)
+        self._transport = parent.connection.transport
 
     def stop(self, parent: Any) -> None:
         """The connection is lost, maybe before `start` was reached, or the worker ends."""
@@ -240,6 +259,8 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
         if self._timer is not None:
             self._timer.cancel()
+        forget(self._transport, parent.hub)
+        self._transport = None
         tasks.consumer_lost()
 
     shutdown = stop
