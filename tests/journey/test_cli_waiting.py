@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +40,41 @@ def test_a_waiting_submit_says_that_no_worker_runs_and_then_that_the_key_is_refu
     assert "completed" in waits.stderr.read_text()
 
 
+def test_a_key_file_that_is_missing_for_a_moment_ends_no_wait_and_makes_no_call(
+    launch: Callable[..., Process],
+    stockpot_env: Callable[..., dict[str, str]],
+    start_worker: Callable[..., Process],
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    """The file is replaced under a worker and under who waits: the job waits for it, is called once and answered."""
+    simulator = launch([sys.executable, "-P", "-m", "worker.simulator", "--instant"], name="simulator")
+    key = tmp_path / "key"
+    key.write_text(TEST_API_KEY)
+    env = stockpot_env(
+        upstream_url=f"{Knobs(simulator).url}/v1",
+        redis_url=redis_url,
+        STOCKPOT_API_KEY=None,
+        STOCKPOT_API_KEY_FILE=str(key),
+    )
+    worker = start_worker(env)
+    key.unlink()
+    waits = launch([STOCKPOT, "submit", "-m", "openai/gpt-4o-mini", "--wait", "Hello"], name="waits", env=env)
+    worker.wait_for_line("key_unreadable")
+    eventually(lambda: waits.stderr.read_text().split(), what="the job has its id")
+    job = waits.stderr.read_text().split()[0]
+    _read(launch, env, "show", job)
+    assert waits.running, waits.tail()
+    key.write_text(TEST_API_KEY)
+    assert waits.wait(150) == 0, waits.tail()
+    shown = json.loads(_read(launch, env, "show", job, "--json"))
+    assert shown["status"] == "completed"
+    assert [one["outcome"] for one in shown["attempt_log"] if one["outcome"] == "ambiguous"] == []
+    assert shown["attempts"] == 1
+
+
 def _read(launch: Callable[..., Process], env: dict[str, str], *words: str) -> str:
     """What a command prints."""
-    done = launch([STOCKPOT, *words], name=words[0], env=env)
+    done = launch([STOCKPOT, *words], name="-".join(words), env=env)
     assert done.wait(60) == 0, done.tail()
     return eventually(done.stdout.read_text)
