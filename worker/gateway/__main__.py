@@ -15,9 +15,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.gateway", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--shared", action="store_true", help="other gateway processes listen on the same port")
     given = parser.parse_args()
     telemetry.configure(settings())
-    sock = serving.listen(given.host, given.port, shared=True)
+    try:
+        sock = serving.listen(given.host, given.port, shared=given.shared)
+    except OSError as error:
+        # Another program took the port, perhaps a gateway of another home: its clients must not come here.
+        sys.exit(f"cannot listen on {given.host}:{given.port}: {error.strerror or error}")
     url = serving.address_of(sock)
     serving.serve(settings(), sock, lambda: _say(f"{serving.READY}{url}/v1"))
 

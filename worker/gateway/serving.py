@@ -34,9 +34,9 @@ _MARGIN = 500
 READY = "Listening on "
 
 
-def command(host: str, port: int) -> list[str]:
-    """The module, with its arguments, of a gateway process that shares its port with others."""
-    return ["worker.gateway", "--host", host, "--port", str(port)]
+def command(host: str, port: int, *, shared: bool = False) -> list[str]:
+    """The module, with its arguments, of a gateway process; `shared`: one of several on the same port."""
+    return ["worker.gateway", "--host", host, "--port", str(port), *(["--shared"] if shared else [])]
 
 
 def check(settings: Settings, host: str) -> None:

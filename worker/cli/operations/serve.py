@@ -42,6 +42,9 @@ def serve(host: str, port: int | None, processes: int) -> None:
     ensure_schema(settings)
     serving.check(settings, host)
     try:
+        if processes > 1:
+            # Processes that ask to share a port are let in beside each other, those of another home, too: it must be free first.
+            serving.listen(host, port).close()
         sock = serving.listen(host, port, shared=processes > 1)
     except OSError as error:
         raise click.UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
@@ -57,7 +60,7 @@ def serve(host: str, port: int | None, processes: int) -> None:
         supervisor = stack.enter_context(Supervisor(_write_line, drain=timedelta(seconds=settings.drain_seconds)))
         port = sock.getsockname()[1]
         children = [
-            Child(f"gateway-{number}", serving.command(host, port), awaited=serving.READY)
+            Child(f"gateway-{number}", serving.command(host, port, shared=True), awaited=serving.READY)
             for number in range(1, processes + 1)
         ]
         stack.enter_context(stopping(supervisor, children))
