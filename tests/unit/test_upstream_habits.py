@@ -55,6 +55,10 @@ STREAMS: dict[str, bytes] = {
     "choices-null": sse({"id": "c", "choices": None}, chunk("to you"), *FIN),
     "delta-null": sse(chunk("to you"), {"choices": [{"index": 0, "delta": None, "finish_reason": "stop"}]}, WHOLE[3]),
     "delta-missing": sse(chunk("to you"), {"choices": [{"index": 0, "finish_reason": "stop"}]}, WHOLE[3]),
+    "text-of-completions": sse(
+        {"choices": [{"index": 0, "text": "to "}]}, {"choices": [{"index": 0, "text": "you", "delta": {}}]}, *FIN
+    ),
+    "text-and-delta": sse({"choices": [{"index": 0, "text": "to you", "delta": {"content": "to you"}}]}, *FIN),
     "finish-with-text": sse(chunk("to you", finish="stop"), WHOLE[3]),
     "usage-str": sse(chunk("to you", finish="stop"), {"choices": [], "usage": {k: str(v) for k, v in USAGE.items()}}),
     "x_groq": sse(chunk("to you"), {**chunk(finish="stop"), "x_groq": {"usage": USAGE}}, b"[DONE]"),
@@ -79,3 +83,14 @@ def test_a_stream_with_the_habits_of_its_server_is_an_answer(name: str, stream: 
     """Its text, its end and its usage are all there."""
     whole = answer(STREAMS[name], stream=stream)
     assert (whole.text, whole.finish_reason, whole.usage) == ("to you", "stop", COUNTED)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("message", [{}, {"message": {"role": "assistant", "content": None}}], ids=["none", "empty"])
+def test_a_text_in_the_place_of_the_older_completions_is_the_answers(stream: bool, message: dict[str, object]) -> None:
+    """A whole answer whose choice has a `text` and no message that speaks: stored as the message's content."""
+    choice = {"index": 0, "text": "to you", "finish_reason": "stop", **message}
+    whole = answer(json.dumps({"id": "c", "choices": [choice], "usage": USAGE}).encode(), stream=stream)
+    assert (whole.text, whole.finish_reason, whole.usage) == ("to you", "stop", COUNTED)
+    [stored] = json.loads(whole.body)["choices"]
+    assert stored["message"] == {"role": "assistant", "content": "to you"}

@@ -28,6 +28,8 @@ _FIRST = frozenset({"id", "created"})
 _NOT_MESSAGE = frozenset({"index"})
 #: A choice's fields that are read for themselves.
 _NOT_CHOICE = frozenset({"index", "usage"})
+#: Where a choice's text stands.
+_SPOKEN = ("delta", "message")
 #: What a choice of an ordinary chunk holds.
 _USUAL = frozenset({"index", "delta", "logprobs", "finish_reason"})
 
@@ -261,6 +263,9 @@ class _Choice:
                     self._logprobs = self._logprobs or {}
                     merge(self._logprobs, value)
                 self._extra.setdefault("logprobs", None)
+            elif key == "text" and isinstance(value, str):  # as the older completions have it
+                if not any(isinstance(entry.get(place), dict) and entry[place].get("content") for place in _SPOKEN):
+                    text += self._take_delta({"content": value})
             elif key not in _NOT_CHOICE:
                 overlay(self._extra, {key: value})
         return text

@@ -96,10 +96,11 @@ def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> 
     choices = value.get("choices")
     if not isinstance(choices, list) or not choices:
         return wrong_content("the upstream's body has no `choices`", body, call.key)
+    mended = _mend_text(choices)
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             return wrong_content("a choice of the upstream's body has no `message`", body, call.key)
-    if _mend_tool_calls(choices):
+    if _mend_tool_calls(choices) or mended:
         body = jsontext.dumps(value)
     first = min(choices, key=_index)
     text = _text(first["message"].get("content"))
@@ -108,6 +109,19 @@ def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> 
         if failure is not None:
             return replace(_with_body(failure, body, call.key), partial_text=text)
     return answer_of(progress, value, body, text, reason_of(first.get("finish_reason")))
+
+
+def _mend_text(choices: list[Any]) -> bool:
+    """Put a text that stands where the older completions had it into the message that is missing or empty. Whether any did."""
+    mended = False
+    for choice in choices:
+        if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
+            continue
+        message = choice.setdefault("message", {"role": "assistant"})
+        if isinstance(message, dict) and not message.get("content") and not message.get("tool_calls"):
+            message["content"] = choice.pop("text")
+            mended = True
+    return mended
 
 
 def _mend_tool_calls(choices: list[dict[str, Any]]) -> bool:
