@@ -117,4 +117,5 @@ def test_a_stopping_gateway_ends_its_streams_so_that_they_can_be_resumed(
         with gateway_process(on, tmp_path, port, "gateway-2") if witness.faults_on else ExitStack():
             check(on, clients)
     assert len(on.calls()) == 3
-    assert any("The gateway stops" in one for one in clients.breaks)
+    told = {one.partition(":")[0] for one in clients.breaks if "The gateway stops" in one}
+    assert told == {"chat", "response"}, clients.breaks

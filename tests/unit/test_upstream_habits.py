@@ -86,7 +86,11 @@ def test_a_stream_with_the_habits_of_its_server_is_an_answer(name: str, stream: 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("message", [{}, {"message": {"role": "assistant", "content": None}}], ids=["none", "empty"])
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"message": None}, {"message": {"role": "assistant", "content": None}}],
+    ids=["none", "null", "empty"],
+)
 def test_a_text_in_the_place_of_the_older_completions_is_the_answers(stream: bool, message: dict[str, object]) -> None:
     """A whole answer whose choice has a `text` and no message that speaks: stored as the message's content."""
     choice = {"index": 0, "text": "to you", "finish_reason": "stop", **message}

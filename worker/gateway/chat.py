@@ -90,13 +90,15 @@ async def _stream(request: Request, caller: Caller, accepted: Accepted, sent: Ma
         send_seconds=gateway.settings.gateway_send_seconds,
         headers=job_headers(accepted),
         closing=gateway.closing,
-        farewell=lambda: _broken("The gateway stops; repeat the call to get its answer.", "still_running"),
+        farewell=_farewell,
         on_disconnect=lambda: waiting.end_if_asked(request, pot, accepted.job_id),
     )
 
 
-def _broken(message: str, code: str) -> bytes:
-    return chat_wire.frame(ApiError(500, message, code=code).body()) + chat_wire.DONE
+def _farewell() -> bytes:
+    """The end of a connection that is not the end of the answer."""
+    stops = ApiError(500, "The gateway stops; repeat the call to get its answer.", code="still_running")
+    return chat_wire.frame(stops.body()) + chat_wire.DONE
 
 
 async def _frames(pot: AsyncStockpot, job_id: str, fresh: Any, hold: float) -> AsyncGenerator[bytes]:
@@ -106,7 +108,7 @@ async def _frames(pot: AsyncStockpot, job_id: str, fresh: Any, hold: float) -> A
     early_until = clock() + SURE_SECONDS
     held: list[bytes] = []
     holding_until = clock() + hold
-    sent = False
+    sent = last = False
     try:
         async with contextlib.aclosing(pot.events(job_id)) as events:
             async for event in events:
@@ -129,7 +131,8 @@ async def _frames(pot: AsyncStockpot, job_id: str, fresh: Any, hold: float) -> A
                     sent = True
                     held.clear()
                     holding_until = 0.0
-        yield chat_wire.DONE
+        # A process that is asked to end ends its readers (worker.producer.shutdown): that is no end of the answer.
+        yield chat_wire.DONE if last else _farewell()
     except (Broken, StockpotError, ApiError) as error:
         answer = _as_answer(error)
         if not sent and clock() < early_until:

@@ -101,6 +101,7 @@ class Frames:
         clock = asyncio.get_running_loop().time
         self._early_until = clock() + SURE_SECONDS
         held = list(self._wire.begin())
+        over = False
         if not self._early:
             if out := self._new(held):
                 yield out
@@ -109,7 +110,8 @@ class Frames:
             async with contextlib.aclosing(self._pot.events(self._call.job_id)) as events:
                 async for event in events:
                     self._early = self._early and clock() < self._early_until
-                    if event["type"].removeprefix("job.") in TERMINAL_STATUSES:
+                    over = event["type"].removeprefix("job.") in TERMINAL_STATUSES
+                    if over:
                         held += await self._end()
                     else:
                         held += self._wire.take(event)
@@ -119,6 +121,8 @@ class Frames:
                     if out := self._new(held):
                         yield out
                     held = []
+            if not over:  # a process that is asked to end ends its readers (worker.producer.shutdown)
+                yield self.farewell()
         except StockpotError:
             if self._early and clock() < self._early_until:
                 raise

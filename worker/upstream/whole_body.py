@@ -117,7 +117,9 @@ def _mend_text(choices: list[Any]) -> bool:
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
             continue
-        message = choice.setdefault("message", {"role": "assistant"})
+        if choice.get("message") is None:
+            choice["message"] = {"role": "assistant"}
+        message = choice["message"]
         if isinstance(message, dict) and not message.get("content") and not message.get("tool_calls"):
             message["content"] = choice.pop("text")
             mended = True
