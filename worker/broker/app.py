@@ -19,6 +19,7 @@ from celery.platforms import EX_FAILURE, EX_OK
 from celery.worker import state
 from click.core import ParameterSource
 from kombu import Exchange, Queue
+from kombu.transport.redis import MultiChannelPoller
 from kombu.utils.objects import cached_property
 
 from worker import embedded
@@ -221,20 +222,15 @@ def app_of(given: Settings) -> StockpotCelery:
     return theirs
 
 
-def forget(transport: Any, hub: Any) -> None:
-    """Take what the transport of a lost connection to the broker left in the consumer's event loop out of it.
+def forget_others(transport: Any, hub: Any) -> None:
+    """Take the transports of lost connections to the broker out of the consumer's event loop.
 
-    kombu's transport for Redis registers five repeated calls and one for each turn of the loop. The next connection has
-    a new transport; these would run, and keep the old one alive, for good.
+    kombu's transport for Redis has itself called in each turn of the loop, and leaves that behind when its connection is
+    closed. The next connection has a new transport: the old ones would be called, and kept alive, for good.
     """
-    cycle = getattr(transport, "cycle", None)
-    if cycle is None or hub is None:
-        return
-    for name, entry in vars(cycle).items():
-        if name.endswith("_tref") and entry is not None:
-            entry.cancel()
-    for tick in tuple(hub.on_tick):
-        if any(cell.cell_contents is cycle for cell in getattr(tick, "__closure__", None) or ()):
+    for tick in tuple(hub.on_tick) if hub is not None else ():
+        held = [cell.cell_contents for cell in getattr(tick, "__closure__", None) or ()]
+        if any(isinstance(one, MultiChannelPoller) and one is not transport.cycle for one in held):
             hub.on_tick.discard(tick)
 
 
@@ -243,7 +239,6 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     _timer: Any = None
-    _transport: Any = None  # a connection forgets its own when it is lost
 
     def start(self, parent: Any) -> None:
         """The consumer is connected: beat with its own timer."""
@@ -251,7 +246,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
         tasks.consumer_beats()
         self._timer = parent.timer.call_repeatedly(PULSE_SECONDS, tasks.consumer_beats)
-        self._transport = parent.connection.transport
+        forget_others(parent.connection.transport, parent.hub)
 
     def stop(self, parent: Any) -> None:
         """The connection is lost, maybe before `start` was reached, or the worker ends."""
@@ -259,8 +254,6 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
         if self._timer is not None:
             self._timer.cancel()
-        forget(self._transport, parent.hub)
-        self._transport = None
         tasks.consumer_lost()
 
     shutdown = stop
