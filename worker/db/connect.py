@@ -13,12 +13,14 @@ kill -9 of any process; a power loss may cost the last commits of SQLite. Postgr
 from __future__ import annotations
 
 import contextlib
+import select
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.base import private
@@ -64,8 +66,8 @@ def connect(
 ) -> Engine:
     """An engine for the settings' database; connects at first use.
 
-    `ask_first` asks a pooled connection whether it still stands before it is used: 0.1 ms for callers that do not try
-    again, so that a restarted PostgreSQL costs them nothing. The engine tries again, and does without. `patient` waits
+    `ask_first` looks whether a pooled connection still stands before it is used, for callers that do not try again, so
+    that a restarted PostgreSQL costs them nothing. The engine tries again, and does without. `patient` waits
     for each answer for as long as it takes; others give up after `ANSWER_SECONDS`. `by_index` is for statements that
     are each made for one index, and shall have no other plan whatever the statistics are.
 
@@ -83,7 +85,6 @@ def connect(
         max_overflow=0,
         pool_timeout=10,
         pool_use_lifo=True,  # who seldom needs two has one
-        pool_pre_ping=ask_first,
         hide_parameters=True,
         execution_options={"payloads": Payloads.of(settings)},
         connect_args={name: value for name, value in _PG_CONNECTION.items() if name not in url.query}
@@ -102,6 +103,8 @@ def connect(
     def begin_ourselves(connection: Any, _record: object) -> None:
         connection.autocommit = True
 
+    if ask_first:
+        event.listen(engine, "checkout", partial(_look_first, engine.dialect))
     begin = _begin(settings, by_index=by_index)
 
     @event.listens_for(engine, "begin")
@@ -110,6 +113,21 @@ def connect(
             conn.exec_driver_sql(begin)
 
     return engine
+
+
+def _look_first(dialect: Dialect, connection: Any, _record: object, _proxy: object) -> None:
+    """Have a connection replaced whose server has gone, and with it all that idle beside it.
+
+    A server that goes closes its connections: an idle one has something to read then. Only then it is asked; a look costs
+    nothing, and a question to the server a round trip.
+    """
+    try:
+        look = select.poll()
+        look.register(connection.pgconn.socket, select.POLLIN)
+        if look.poll(0):
+            dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError from error
 
 
 def _begin(settings: Settings, *, by_index: bool) -> str:

@@ -34,7 +34,7 @@ from worker.live.keys import job_key
 #: One script call blocks Redis for about 2 ms at this many jobs.
 JOBS_PER_CALL = 256
 #: A flush of so many streams takes a whole window: with fewer, a single call would wait for company that does not come.
-FEW_STREAMS = 4
+FEW_STREAMS = 16
 #: A flush without an answer in that time has failed.
 SOCKET_LIMIT = timedelta(seconds=2)
 #: The wait after a failed flush doubles from the first to the second.

@@ -82,11 +82,11 @@ class Calls:
             )
         except Refused as refused:
             return refused
-        if not records.insert(conn, new):
+        made = records.insert(conn, new)
+        if made is None:
             raise _Overtaken
         submit.insert(conn, [job], self._settings)
-        call = records.get(conn, new.job_id, tenant=self._tenant, kind=new.kind, stored=False)
-        return Accepted(new.job_id, created=True, call=call, standing=standing)
+        return Accepted(new.job_id, created=True, call=made, standing=standing)
 
     def limited(self) -> bool:
         """Whether calls of the tenant are counted, whatever their key."""

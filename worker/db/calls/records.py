@@ -115,15 +115,15 @@ def _join(conn: Connection, new: NewCall) -> str | None:
     return None if job_id is None else str(job_id)
 
 
-def insert(conn: Connection, new: NewCall) -> bool:
-    """Insert a call; False when another with its idempotency key was quicker."""
-    done = conn.execute(
+def insert(conn: Connection, new: NewCall) -> Call | None:
+    """Insert a call; None when another with its idempotency key was quicker."""
+    made = conn.execute(
         text(f"""
         INSERT INTO api_calls (job_id, tenant, key_id, kind, asked, added, fingerprint, idempotency_key, stored,
             background, metadata, tokens, reserved_picousd, created_at)
         VALUES (:job_id, :tenant, :key_id, :kind, :asked, :added, :fingerprint, :idempotency_key, :stored,
             :background, :metadata, :tokens, :reserved_picousd, {now_sql(conn)})
-        ON CONFLICT DO NOTHING
+        ON CONFLICT DO NOTHING RETURNING created_at
         """),
         {
             "job_id": new.job_id,
@@ -142,8 +142,19 @@ def insert(conn: Connection, new: NewCall) -> bool:
             "tokens": new.tokens,
             "reserved_picousd": new.reserved_picousd,
         },
+    ).scalar()
+    if made is None:
+        return None
+    return Call(
+        job_id=new.job_id,
+        kind=new.kind,
+        asked=dict(new.asked),
+        added=new.added,
+        stored=new.stored,
+        background=new.background,
+        metadata=None if new.metadata is None else dict(new.metadata),
+        created_at=_made_at(made),
     )
-    return bool(done.rowcount)
 
 
 def get(conn: Connection, job_id: str, *, tenant: str, kind: Kind, stored: bool = True) -> Call:
@@ -251,9 +262,6 @@ def first_epoch(conn: Connection, job_id: str) -> int:
 
 
 def _call(row: Any, payloads: Payloads) -> Call:
-    created_at = moment(row["created_at"])
-    if created_at is None:
-        raise ValueError("a call has no time at which it was made")
     return Call(
         job_id=row["job_id"],
         kind=row["kind"],
@@ -262,8 +270,15 @@ def _call(row: Any, payloads: Payloads) -> Call:
         stored=bool(row["stored"]),
         background=bool(row["background"]),
         metadata=None if row["metadata"] is None else jsontext.loads(row["metadata"]),
-        created_at=created_at,
+        created_at=_made_at(row["created_at"]),
     )
+
+
+def _made_at(value: Any) -> datetime:
+    created_at = moment(value)
+    if created_at is None:
+        raise ValueError("a call has no time at which it was made")
+    return created_at
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:

@@ -47,12 +47,10 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
     Raises:
         NotFound: no such job of this tenant.
     """
-    row = _one(conn, f"SELECT {COLUMNS}, error_code, error_status FROM jobs_v", job_id, tenant)
-    response = conn.execute(
-        text("SELECT CAST(response AS text) FROM results_v WHERE job_id = :id"), {"id": job_id}
-    ).scalar()
+    response = "(SELECT CAST(r.response AS text) FROM results_v AS r WHERE r.job_id = jobs_v.id) AS response"
+    row = _one(conn, f"SELECT {COLUMNS}, error_code, error_status, {response} FROM jobs_v", job_id, tenant)
     payloads = payloads_of(conn)
-    response = payloads.open_json(response, f"results.response:{job_id}")
+    answer = payloads.open_json(row["response"], f"results.response:{job_id}")
     calls = conn.execute(
         text(f"SELECT {_ATTEMPT} FROM attempts AS a WHERE a.job_id = :id ORDER BY a.attempt"),
         {"id": job_id},
@@ -61,7 +59,7 @@ def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
     costs = [attempt.cost_usd for attempt in attempts if attempt.cost_usd is not None]
     return JobDetail(
         **fields(row) | {"text": payloads.open(row["text"], f"results.text:{job_id}")},
-        response=None if response is None else jsontext.loads(response),
+        response=None if answer is None else jsontext.loads(answer),
         usage=_usage(row["status"], attempts),
         cost_usd=sum(costs, Decimal(0)) if costs else None,
         error=error_of(row),
