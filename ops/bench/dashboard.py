@@ -1,0 +1,210 @@
+"""`python -m ops.bench.dashboard [--jobs N] [--viewers N] [--windows N]`: what the dashboard's viewers cost the traffic.
+
+So many finished jobs in PostgreSQL (made as `ops.bench.year` makes them), one worker that is never without bulk jobs and
+an upstream that answers at once, one gateway. Windows without and with viewers take turns; each viewer asks for one page
+and then once a second for its live part, as a browser does. Prints one JSON object a measurement:
+
+    pages      p50 and p95 in ms of each page, whole and live part, in windows with viewers
+    traffic    calls a second with and without viewers, the gateway's and PostgreSQL's CPU of both kinds of windows
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from ops.bench import page, wire, year
+from ops.bench.children import Child
+from ops.bench.measure import cpu_seconds, percentile
+from ops.bench.rig import Rig
+from tests.rig.environment import environment
+from tests.rig.ports import free_port
+from tests.rig.procs import Process
+from worker.base.settings import Settings
+from worker.db import schema
+from worker.db.connect import Database
+from worker.gateway import serving
+
+#: What the viewers look at, in turns.
+PAGES = (
+    "/ui/",
+    "/ui/jobs",
+    "/ui/jobs?status=failed",
+    "/ui/jobs?status=queued&lane=interactive",
+    "/ui/jobs?metadata=team%3Dnone",
+    "/ui/jobs?model=m1&error_class=upstream&lane=bulk",
+    "/ui/batches",
+    "/ui/routes",
+    "/ui/costs",
+    "/ui/webhooks",
+    "/ui/workers",
+    "/ui/keys",
+)
+#: Seconds of one window, and of the pause before it in which nothing is measured.
+WINDOW, PAUSE = 15.0, 3.0
+#: Jobs that the worker may have before it, and how many are submitted at once.
+AHEAD, PORTION = 20_000, 5_000
+IN_FLIGHT = 200
+
+
+class Viewer:
+    """A browser's connection to one page: the page once, then its live part once a second."""
+
+    def __init__(self, port: int, path: str, took: dict[str, list[float]]) -> None:
+        self._port, self._path, self._took = port, path, took
+
+    async def watch(self) -> None:
+        """Look until cancelled."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**22)
+        try:
+            kind = ""
+            while True:
+                began = time.perf_counter()
+                await self._ask(reader, writer, kind)
+                took = time.perf_counter() - began
+                self._took[f"{self._path} {'live' if kind else 'whole'}"].append(1_000 * took)
+                kind = "HX-Request: true\r\n"
+                await asyncio.sleep(max(0.0, 1.0 - took))
+        finally:
+            writer.close()
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kind: str) -> None:
+        writer.write(f"GET {self._path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n{kind}\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head[:20]:
+            raise RuntimeError(head.decode())
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(length)
+
+
+class Traffic:
+    """A worker that is kept in work: jobs are submitted as the upstream's count of calls rises."""
+
+    def __init__(self, rig: Rig, producer: Child) -> None:
+        self._rig, self._producer, self._submitted = rig, producer, 0
+
+    @property
+    def calls(self) -> int:
+        """Calls that the upstream has had."""
+        return int(self._rig.control("stats")["calls"])
+
+    def fill(self, ahead: int = AHEAD) -> None:
+        """Submit until so many jobs wait."""
+        while self._submitted < self.calls + ahead:
+            model = wire.WAIT_MODEL.format(ms=0)
+            self._producer.ask(do="submit_many", jobs=PORTION, first=self._submitted, model=model, stream=False)
+            self._submitted += PORTION
+
+
+async def window(port: int, viewers: int, took: dict[str, list[float]], seconds: float) -> None:
+    """So many seconds with so many viewers."""
+    looking = [asyncio.create_task(Viewer(port, PAGES[number % len(PAGES)], took).watch()) for number in range(viewers)]
+    done, _ = await asyncio.wait(looking or [asyncio.create_task(asyncio.sleep(seconds))], timeout=seconds)
+    for task in looking:
+        task.cancel()
+    await asyncio.gather(*looking, return_exceptions=True)
+    for task in done:
+        task.result()  # a viewer ended: raises
+
+
+def measure(rig: Rig, port: int, producer: Child, gateway: int, given: argparse.Namespace) -> None:
+    """The windows, in turns, and what came of them."""
+    traffic = Traffic(rig, producer)
+    rates: dict[int, list[float]] = {0: [], given.viewers: []}
+    cpu: dict[str, list[float]] = defaultdict(list)
+    took: dict[str, list[float]] = defaultdict(list)
+    for turn in range(given.windows + 1):
+        # The second of a pair is not always the one with viewers: what drifts falls on both alike.
+        for viewers in (0, given.viewers) if turn % 2 else (given.viewers, 0):
+            traffic.fill(AHEAD * 3)
+            asyncio.run(window(port, viewers, defaultdict(list), PAUSE) if viewers else asyncio.sleep(PAUSE))
+            spent = {name: cpu_seconds(pid) for name, pid in (("gateway", gateway), ("postgres", rig.postgres.pid))}
+            calls, began = traffic.calls, time.monotonic()
+            asyncio.run(window(port, viewers, took if turn else defaultdict(list), WINDOW))
+            calls, seconds = traffic.calls - calls, time.monotonic() - began
+            if turn == 0:
+                continue  # warms up
+            rates[viewers].append(calls / seconds)
+            for name, pid in (("gateway", gateway), ("postgres", rig.postgres.pid)):
+                cpu[f"{name}, {viewers} viewers"].append((cpu_seconds(pid) - spent[name]) / seconds)
+    for name, values in sorted(took.items()):
+        put(
+            "pages",
+            page=name,
+            looks=len(values),
+            p50_ms=round(statistics.median(values), 1),
+            p95_ms=round(percentile(values, 95), 1),
+        )
+    without, with_viewers = (statistics.median(rates[viewers]) for viewers in rates)
+    put(
+        "traffic",
+        calls_per_second={f"{viewers} viewers": [round(rate) for rate in found] for viewers, found in rates.items()},
+        change_percent=round(100 * (with_viewers / without - 1), 2),
+        cores={name: round(statistics.median(values), 3) for name, values in sorted(cpu.items())},
+    )
+
+
+def put(measurement: str, **figures: object) -> None:
+    """Print one line, with what else the machine was doing."""
+    page.line(
+        {
+            "measurement": measurement,
+            **figures,
+            "load": round(os.getloadavg()[0], 1),
+            "cores_of_machine": os.cpu_count(),
+        }
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=sys.modules[__name__].__doc__)
+    options.add_argument("--jobs", type=int, default=5_000_000, help="finished jobs in the database")
+    options.add_argument("--viewers", type=int, default=20)
+    options.add_argument("--windows", type=int, default=6, help="of each kind")
+    given = options.parse_args()
+    with contextlib.ExitStack() as stack:
+        rig = stack.enter_context(Rig())
+        url = rig.fresh_database()
+        schema.upgrade(url)
+        made = Database(Settings(database_url=url), by_index=True)
+        year.make(made, given.jobs)
+        made.close()
+        env = environment(
+            rig.scratch,
+            database_url=url,
+            redis_url=rig.valkey.url,
+            upstream_url=rig.base_url,
+            concurrency=IN_FLIGHT,
+            max_in_flight=IN_FLIGHT,
+            log_level="WARNING",
+        )
+        port = free_port()
+        command: list[str | Path] = [sys.executable, "-m", *serving.command("127.0.0.1", port)]
+        gateway = stack.enter_context(Process(command, logs=rig.scratch, name="gateway", env=env, cwd=rig.scratch))
+        program = Path(sys.executable).with_name("stockpot")
+        worker = stack.enter_context(
+            Process(
+                [program, "worker"],
+                logs=rig.scratch,
+                name="worker",
+                env=env | {"STOCKPOT_LOG_LEVEL": "INFO"},
+                cwd=rig.scratch,
+            )
+        )
+        gateway.wait_for_line(f"^{serving.READY}")
+        worker.wait_for_line("engine_started")
+        producer = Child("ops.bench.contenders.stockpot_producer", log=rig.scratch / "producer.err", env=env)
+        stack.callback(producer.stop)
+        measure(rig, port, producer, gateway.pid, given)
+
+
+if __name__ == "__main__":
+    main()
