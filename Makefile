@@ -15,10 +15,10 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-floors lint bench soak screenshots lock sbom audit clean
+.PHONY: help demo test test-long test-encrypted test-floors lint bench soak screenshots lock sbom audit clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # Two stamps on one environment: what the product needs, and what developing it needs on top.
 $(VENV)/.python:
@@ -54,6 +54,9 @@ endif
 
 test-long: $(VENV)/.dev ## the long variants of fault tests that `make test` leaves out
 	$(BIN)/python -m pytest -m long
+
+test-encrypted: $(VENV)/.dev ## the suite with payloads encrypted at rest, by default for every test
+	TESTS_ENCRYPTED=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not long" $(HANGS) $(PYTEST_ARGS)
 
 # The lowest versions that pyproject.toml allows, in an environment of their own: units, and a real worker on both databases.
 # Left out: a comparison with openai 3, which asks for a newer anyio.

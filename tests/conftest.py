@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from tests.rig import leftovers, procs, witness
-from tests.rig.environment import environment, scrub
+from tests.rig.environment import PAYLOAD_KEY, environment, scrub
 from tests.rig.ports import fresh_directory
 from tests.rig.procs import Process
 from tests.rig.servers import PostgresServer, ValkeyServer
@@ -116,6 +116,13 @@ def nobody_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     names = leftovers.end(left)
     if names and request.node.get_closest_marker("leaves_processes") is None:
         pytest.fail("the test left processes running:\n" + "\n".join(names), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def clear_payloads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that looks into columns of payloads, marked `clear`, has none encrypted by `TESTS_ENCRYPTED=1`."""
+    if request.node.get_closest_marker("clear") is not None:
+        monkeypatch.delenv(PAYLOAD_KEY, raising=False)
 
 
 @pytest.fixture(autouse=True)

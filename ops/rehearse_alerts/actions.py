@@ -147,7 +147,7 @@ def stream(scene: Scene) -> None:
 
 def pause_bulk(scene: Scene) -> None:
     scene.stockpot("routes", "pause", MODEL)
-    scene.ask("ok", 5, lane="bulk")
+    scene.ask("ok", 40, lane="bulk")
 
 
 def resume(scene: Scene) -> None:

@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
-from worker.cli.app import main
+from tests.pages import PAGES, ROOT, command_of, shown
 
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "SECURITY.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "ops/runbooks").glob("*.md")),
-]
-#: A command in backticks, or on a line of its own in a block.
-SHOWN = re.compile(r"`stockpot ([^`]+)`|^\s*(?:\$ )?(?:\.venv/bin/)?stockpot (.+)$", re.MULTILINE)
 #: Commands whose options are another program's.
 FOREIGN = {"worker"}
 
 
-def shown(page: Path) -> Iterator[list[str]]:
-    """The words of each command that a page shows, without what stands behind it."""
-    for match in SHOWN.finditer(page.read_text(encoding="utf-8")):
-        text = (match[1] or match[2]).split("  ")[0].split(" #")[0].split(" | ")[0].rstrip("\\ ").replace("…", "X")
-        try:
-            yield shlex.split(text)
-        except ValueError:
-            yield text.split()
-
-
 def complaint(words: list[str]) -> str | None:
     """What is wrong with a command, or None."""
-    command: click.Command = main
-    context = click.Context(main)
-    words = list(words)
-    while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
-        if (found := command.get_command(context, words[0])) is None:
-            return None if command.invoke_without_command else f"{words[0]!r} is no command"
-        command = found
-        words.pop(0)
+    command, rest = command_of(words)
+    if command is None:
+        return f"{rest[0]!r} is no command"
     if command.name in FOREIGN:
         return None
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    given = {
-        word.partition("=")[0].rstrip(",.;:)]").lstrip("[(") for word in words if re.match(r"[\[(]?--?[a-z]", word)
-    }
+    given = {word.partition("=")[0].rstrip(",.;:)]").lstrip("[(") for word in rest if re.match(r"[\[(]?--?[a-z]", word)}
     unknown = sorted(given - known - {"--help", "-h", "--version"})
     return f"{command.name} has no {', '.join(unknown)}" if unknown else None
 

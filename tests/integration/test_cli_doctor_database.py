@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from tests.factories import sql
+from tests.conftest import migrate
+from tests.factories import claimed, opened, request, rows, sql, submitted
+from tests.rig.certificates import self_signed
+from tests.rig.servers import PostgresServer, ValkeyServer
+from tests.rig.waiting import eventually
+from worker.base import urls
 from worker.base.settings import Settings, load
-from worker.cli.operations import checks, safety_checks
+from worker.cli.operations import checks, redis_checks, safety_checks
 from worker.db.connect import Database
 from worker.db.workers import registry
 
@@ -65,7 +72,7 @@ def test_what_goes_wrong_quietly_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     well = load(home=tmp_path / "home", redis_url="redis://127.0.0.1:1/0")
     poorly = load(
         home=tmp_path / "home",
-        redis_url="redis://redis.example:6379/0",
+        redis_url="redis://redis.example:6379/0?socket_timeout=9",
         redis_ca_file=tmp_path / "ca.pem",
         api_key="k" * 20,
         api_key_file=tmp_path / "key",
@@ -73,9 +80,142 @@ def test_what_goes_wrong_quietly_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert [check.outcome for check in safety_checks.safety(well)] == ["ok", "note", "note"]
     clear, ignored, files = safety_checks.safety(poorly)
     assert clear.detail.startswith("redis: not encrypted")
-    for name in ("STOCKPOT_CONCURRENCY of .env", "STOCKPOT_API_KEY_FILE", "STOCKPOT_REDIS_CA_FILE"):
+    for name in ("STOCKPOT_CONCURRENCY of .env", "STOCKPOT_API_KEY_FILE", "STOCKPOT_REDIS_CA_FILE", "socket_timeout"):
         assert name in ignored.detail
     assert "STOCKPOT_LEASE_SECONDS" not in ignored.detail
     assert files.detail.endswith(".env")
     Path(".env").chmod(0o600)
     assert [check.outcome for check in safety_checks.safety(poorly)][-1] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("broker", "words"),
+    [
+        ("amqp://user@rabbit.example//", "broker: not encrypted"),
+        ("rediss://redis.example/0?ssl_cert_reqs=none", "broker: encrypted, and whoever answers is believed"),
+        ("rediss://redis.example/0?ssl_check_hostname=false", "broker: encrypted, and whoever answers is believed"),
+        ("amqps://user@rabbit.example//", None),
+        ("rediss://redis.example/0", None),
+    ],
+)
+def test_each_connection_is_looked_at_by_itself(broker: str, words: str | None) -> None:
+    check, _, _ = safety_checks.safety(Settings(redis_url="redis://127.0.0.1:1/0", broker_url=broker))
+    assert check.outcome == ("ok" if words is None else "note")
+    assert check.detail == words or words is None or check.detail.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("idle_session_timeout", "'90s'", "idle_session_timeout = 90000 ms"),
+        ("transaction_timeout", "'20s'", "transaction_timeout = 20000 ms"),
+        ("default_transaction_isolation", "serializable", "default_transaction_isolation = serializable"),
+    ],
+)
+def test_postgres_settings_that_do_harm_quietly_are_named(
+    postgres_url: str, setting: str, value: str, words: str
+) -> None:
+    with opened(postgres_url) as database:
+        if not rows(database, f"SELECT 1 FROM pg_settings WHERE name = '{setting}'"):
+            pytest.skip(f"this PostgreSQL has no {setting}")
+        _default(database, setting, value)
+    with opened(postgres_url) as database:
+        said = found(database)["database settings"]
+    assert said.startswith("note: "), said
+    assert words in said
+
+
+def test_a_postgres_with_timeouts_of_its_own_works_as_any_other(postgres_url: str) -> None:
+    """Ours stand in each transaction: a role's millisecond ends none of them."""
+    with opened(postgres_url) as database:
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            _default(database, name, "1")
+        _default(database, "client_encoding", "latin1")
+        _default(database, "datestyle", "'German'")
+    with opened(postgres_url) as database:
+        [job] = submitted(database, request("ünï"))
+        assert claimed(database, job)[0].body.count("ünï") == 1
+        assert rows(database, "SELECT 1 AS one FROM pg_sleep(0.05)")
+        said = found(database)
+        assert said["database settings"].startswith("ok: ")
+        assert said["database writes"].startswith("ok: ")
+
+
+def test_a_postgres_that_takes_no_writes_is_named(postgres_url: str) -> None:
+    with opened(postgres_url) as database:
+        _default(database, "default_transaction_read_only", "on")
+    with opened(postgres_url) as database:
+        checks_of = {check.name: check for check in checks.database(database.settings)}
+    assert checks_of["database"].outcome == "unreachable"
+    assert "read-only" in checks_of["database"].detail
+    assert "takes no writes" in checks_of["database"].mend
+
+
+def test_a_database_that_cannot_hold_every_text_is_named_as_that(postgres_server: PostgresServer) -> None:
+    postgres_server.execute("CREATE DATABASE in_latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    settings = Settings(database_url=postgres_server.url("in_latin"))
+    said = {check.name: check for check in checks.database(settings)}
+    assert said["database encoding"].outcome == "failed"
+    assert "LATIN1" in said["database encoding"].detail
+    assert "payload key" not in said
+
+
+def test_the_way_to_postgres_is_as_its_connection_has_it(
+    own_postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clear, encrypted, verified: and only another machine's is noted."""
+    certificate = self_signed(tmp_path / "server.pem", "127.0.0.1")
+    inside = own_postgres.data / "d" / "server.pem"
+    shutil.copy(certificate, inside)
+    owner = (own_postgres.data / "d").stat()
+    os.chown(inside, owner.st_uid, owner.st_gid)
+    inside.chmod(0o600)
+    for name in ("ssl_cert_file", "ssl_key_file"):
+        own_postgres.execute(f"ALTER SYSTEM SET {name} = '{inside}'")
+    own_postgres.execute("ALTER SYSTEM SET ssl = on")
+    own_postgres.execute("SELECT pg_reload_conf()")
+    url = migrate(own_postgres.create_database())
+    eventually(lambda: own_postgres.execute("SHOW ssl") == [("on",)], what="it speaks TLS")
+
+    def way(query: str) -> str:
+        with opened(f"{url}?{query}") as database:
+            return found(database)["database encryption"]
+
+    verified = f"sslmode=verify-full&sslrootcert={certificate}"
+    assert way("sslmode=disable") == "ok: on this machine"
+    monkeypatch.setattr(urls, "is_loopback", lambda host: False)
+    assert way("sslmode=disable").startswith("note: not encrypted")
+    assert way("sslmode=require").startswith("note: encrypted, and whoever answers is believed")
+    assert way(verified) == "ok: encrypted, the server is verified"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, "ok: idle connections are left alone"),
+        ({"timeout": "60"}, "note: timeout 60"),
+        ({"client-output-buffer-limit": "pubsub 1mb 1mb 10"}, "note: client-output-buffer-limit pubsub 1048576"),
+        ({"maxmemory": "1100kb"}, "of maxmemory is taken"),
+    ],
+)
+def test_redis_settings_that_do_harm_quietly_are_named(config: dict[str, str], words: str, tmp_path: Path) -> None:
+    with ValkeyServer() as server:
+        with server.client() as client:
+            for name, value in config.items():
+                client.config_set(name, value)
+        said = {check.name: check for check in redis_checks.redis(Settings(home=tmp_path, redis_url=server.url), None)}
+    assert words in f"{said['redis settings'].outcome}: {said['redis settings'].detail}"
+
+
+def test_a_redis_that_shows_no_settings_is_not_accused(own_valkey: ValkeyServer, tmp_path: Path) -> None:
+    with own_valkey.client() as client:
+        client.acl_setuser("default", enabled=True, commands=["-config"])
+    said = {check.name: check for check in redis_checks.redis(Settings(home=tmp_path, redis_url=own_valkey.url), None)}
+    assert said["redis settings"].outcome == "ok"
+    assert "not shown" in said["redis settings"].detail
+
+
+def _default(database: Database, setting: str, value: str) -> None:
+    """What new connections to this database have."""
+    [name] = rows(database, "SELECT current_database() AS name")
+    sql(database, f'ALTER DATABASE "{name["name"]}" SET {setting} = {value}')

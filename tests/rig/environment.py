@@ -12,6 +12,11 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRA
 #: Variables of ours, of the provider's and of Celery's, which reads its own from the environment and lets them win.
 _FOREIGN = ("STOCKPOT_", "AIMLAPI_", "CELERY_")
 
+#: With `TESTS_ENCRYPTED=1` every test that does not speak of this setting has payloads encrypted (`make test-encrypted`).
+TEST_PAYLOAD_KEY = "a payload key of the tests that is long enough"
+ENCRYPTED = os.environ.get("TESTS_ENCRYPTED") == "1"
+PAYLOAD_KEY = "STOCKPOT_PAYLOAD_KEY"
+
 #: Every duration small, so that a test of recovery takes seconds: what it proves depends on none of these numbers.
 QUICK: dict[str, str] = {
     "STOCKPOT_LEASE_SECONDS": "2",
@@ -35,6 +40,8 @@ def scrub() -> None:
     """Remove ours, the provider's and Celery's variables from this process: tests call no paid API by accident."""
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         del os.environ[name]
+    if ENCRYPTED:
+        os.environ[PAYLOAD_KEY] = TEST_PAYLOAD_KEY
 
 
 def environment(
@@ -58,6 +65,8 @@ def environment(
     env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     env |= {"HOME": str(home), "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "STOCKPOT_HOME": str(home)}
     env |= QUICK | {"STOCKPOT_API_KEY": TEST_API_KEY}
+    if ENCRYPTED and PAYLOAD_KEY in os.environ:
+        env[PAYLOAD_KEY] = os.environ[PAYLOAD_KEY]
     given = {"database_url": database_url, "redis_url": redis_url, "upstream_url": upstream_url}
     for name, value in ({key: url for key, url in given.items() if url is not None} | settings).items():
         variable = name if name.isupper() else f"STOCKPOT_{name.upper()}"

@@ -109,6 +109,13 @@ def in_force(url: str, *, ca_file: str | None = None, namespace: str = DEFAULT_N
     return f"{scheme}://{_userinfo(user, password)}{place}{'?' + query if query else ''}"
 
 
+def without_effect(url: str | None) -> list[str]:
+    """The options of a Redis URL that are accepted and do nothing."""
+    if url is None or not is_redis(url):
+        return []
+    return sorted({key for key, _ in parse_qsl(url.partition("?")[2])} & _WITHOUT_EFFECT)
+
+
 def _place(parts: SplitResult, scheme: str, options: dict[str, str]) -> str:
     """Host, port and database; of a socket its path, with the database among the options."""
     if scheme == "unix":

@@ -265,6 +265,8 @@ class Database:
     def _mend(self, error: DBAPIError) -> str:
         if _missing_table(error):
             return _UPGRADE
+        if _read_only(error):
+            return "It takes no writes: a standby, or `default_transaction_read_only`. Name the primary."
         return f"Is it running? STOCKPOT_DATABASE_URL is {display_url(self.settings)}; `stockpot doctor` checks it."
 
     def close_idle(self) -> None:

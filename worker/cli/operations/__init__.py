@@ -12,6 +12,7 @@ purge     `stockpot purge`: forget finished jobs
 redis_checks  The checks of Redis and of the broker
 routes    `stockpot routes`
 safety_checks  The checks that ask what goes wrong quietly
+server_checks  The checks that read how PostgreSQL and Redis are set
 serve     `stockpot serve`: the HTTP gateway
 simulate  `stockpot simulate`: the upstream simulator by itself, in the foreground
 standing  How the whole stands, in one look: for `status` and `top`

@@ -18,7 +18,7 @@ from api_schemas import jsontext
 from worker.base import urls
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
-from worker.cli.operations import redis_checks, safety_checks
+from worker.cli.operations import redis_checks, safety_checks, server_checks
 from worker.cli.operations.check import Check, first_line
 from worker.cli.operations.name_checks import names
 from worker.db import identity, ownership
@@ -62,6 +62,11 @@ def database(settings: Settings) -> Iterator[Check]:
         now = lookup.moment(opened.read(lambda conn: conn.execute(text(f"SELECT {now_sql(conn)}")).scalar()))
         yield Check("database", "ok", where)
         try:
+            opened.read(ownership.refuse_encoding)
+        except SettingsError as error:
+            yield Check("database encoding", "failed", first_line(error), "Make a new database, or use another one.")
+            return
+        try:
             ensure_schema(settings)
         except Unreachable as error:
             yield Check("schema", "failed", first_line(error), error.mend)
@@ -78,7 +83,7 @@ def database(settings: Settings) -> Iterator[Check]:
         yield Check("database writes", "ok", "a row was written and removed")
         yield from opened.read(_durability)
         yield from opened.read(_versions)
-        yield from safety_checks.postgres(opened)
+        yield from server_checks.postgres(opened)
         between = opened.read(_between)
         if between is not None:
             yield between

@@ -17,6 +17,7 @@ from worker.base.redis import blocking, namespace
 from worker.base.settings import Settings
 from worker.broker.probe import BrokerFailure, probe
 from worker.cli.operations.check import Check, first_line
+from worker.cli.operations.server_checks import redis_settings
 from worker.engine.neighbours import LIVES, databases_key
 from worker.engine.redis_policy import unusable
 
@@ -54,6 +55,7 @@ def redis(settings: Settings, database: str | None) -> Iterator[Check]:
         yield Check("redis", "ok", place)
         yield _usable(client, info)
         yield from _facts(info)
+        yield redis_settings(client, info)
         yield from _neighbours(client, database)
 
 

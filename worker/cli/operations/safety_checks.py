@@ -5,21 +5,19 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from sqlalchemy import Connection, text
-
-from worker.base import urls
+from worker.base import redis_urls, urls
 from worker.base.settings import Settings
 from worker.base.sources import Everything
 from worker.cli.operations.check import Check
-from worker.db.connect import Database
 from worker.db.url import database_url
 from worker.webhooks.secrets import KEY_FILE
 
-#: Connections that PostgreSQL should have left.
-_FEW_CONNECTIONS = 20
-_OLDEST_POSTGRES = 14
+#: Schemes of Redis, of the broker and of the upstream that encrypt nothing.
+_CLEAR = frozenset({"redis", "valkey", "http", "amqp", "pyamqp", "librabbitmq"})
+#: What a Redis URL says where the certificate is not looked at, or not its name.
+_UNVERIFIED = {"ssl_cert_reqs": {"none", "cert_none", "optional"}, "ssl_check_hostname": {"false", "0", "no"}}
 
 
 def safety(settings: Settings) -> Iterator[Check]:
@@ -30,18 +28,30 @@ def safety(settings: Settings) -> Iterator[Check]:
 
 
 def _encryption(settings: Settings) -> Check:
-    """Redis, the broker and the upstream by their URLs; `postgres` reports what the database's connection really has."""
+    """Redis, the broker and the upstream by their URLs; `server_checks` reports what the database's connection really has."""
     given = {"redis": settings.redis_url, "broker": settings.broker_url, "upstream": settings.upstream_url}
-    clear = [name for name, url in given.items() if url is not None and _crosses_in_clear(url)]
-    if not clear:
-        return Check("encryption", "ok", "Redis, broker and upstream: encrypted, or on this machine")
-    detail = f"{' and '.join(clear)}: not encrypted on the way to another machine"
-    return Check("encryption", "note", detail, "Use rediss:// and https://, or a network that is yours alone.")
+    ways = {name: _way(url) for name, url in given.items() if url is not None}
+    poor = {name: way for name, way in ways.items() if way not in {_ENCRYPTED, _LOCAL}}
+    if not poor:
+        return Check("encryption", "ok", "; ".join(f"{name}: {way}" for name, way in ways.items()))
+    mend = "Use rediss://, amqps:// and https:// with verified certificates, or a network that is yours alone."
+    return Check("encryption", "note", "; ".join(f"{name}: {way}" for name, way in poor.items()), mend)
 
 
-def _crosses_in_clear(url: str) -> bool:
+_ENCRYPTED, _LOCAL = "encrypted", "on this machine"
+
+
+def _way(url: str) -> str:
+    """How a URL's connection is protected."""
     parts = urlsplit(url)
-    return parts.scheme in {"redis", "valkey", "http"} and not urls.is_loopback(parts.hostname)
+    if parts.scheme == "unix" or urls.is_loopback(parts.hostname):
+        return _LOCAL
+    if parts.scheme in _CLEAR:
+        return "not encrypted on the way to another machine"
+    options = {name: value.lower() for name, value in parse_qsl(parts.query)}
+    if any(options.get(name) in values for name, values in _UNVERIFIED.items()):
+        return "encrypted, and whoever answers is believed"
+    return _ENCRYPTED
 
 
 def _ignored(settings: Settings) -> Check:
@@ -56,6 +66,10 @@ def _ignored(settings: Settings) -> Check:
         found.append("STOCKPOT_REDIS_CA_FILE (no rediss:// URL)")
     if settings.upstream_plain_http and settings.upstream_url.startswith("https"):
         found.append("STOCKPOT_UPSTREAM_PLAIN_HTTP (the upstream is https://)")
+    for url in (settings.redis_url, settings.broker_url):
+        found += [f"{name} in a Redis URL (ours stands)" for name in redis_urls.without_effect(url)]
+    if settings.http_port is None and "http_host" in settings.model_fields_set:
+        found.append("STOCKPOT_HTTP_HOST (no STOCKPOT_HTTP_PORT: no worker listens)")
     if not found:
         return Check("settings", "ok", "each one that is set has an effect")
     return Check("settings", "note", f"without effect: {'; '.join(found)}", "Remove them, or what stands before them.")
@@ -78,43 +92,3 @@ def _permissions(settings: Settings) -> Check:
 
 def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-def postgres(database: Database) -> Iterator[Check]:
-    """What this connection and this server are set to; nothing for SQLite."""
-    if not database.is_sqlite:
-        yield from database.read(_postgres)
-
-
-def _postgres(conn: Connection) -> list[Check]:
-    row = conn.execute(
-        text("""
-        SELECT current_setting('server_version_num')::int / 10000 AS version, current_setting('autovacuum') AS autovacuum,
-            current_setting('max_connections')::int - (SELECT count(*) FROM pg_stat_activity) AS free,
-            COALESCE((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
-            inet_client_addr() IS NULL OR inet_client_addr() = inet_server_addr() AS local
-        """)
-    ).one()
-    found = []
-    if row.encrypted or row.local:
-        how = "encrypted" if row.encrypted else "on this machine"
-        found.append(Check("database encryption", "ok", how))
-    else:
-        mend = "Add ?sslmode=verify-full to STOCKPOT_DATABASE_URL."
-        found.append(Check("database encryption", "note", "not encrypted on the way to another machine", mend))
-    wrong = []
-    if row.version < _OLDEST_POSTGRES:
-        wrong.append((f"PostgreSQL {row.version}", f"use {_OLDEST_POSTGRES} or newer"))
-    if row.autovacuum == "off":
-        wrong.append(("autovacuum = off: tables grow without end", "turn it on"))
-    if row.free < _FEW_CONNECTIONS:
-        wrong.append((f"{row.free} connections are left", "raise max_connections, or use PgBouncer (docs/database.md)"))
-    if wrong:
-        mend = "; ".join(words for _, words in wrong)
-        found.append(
-            Check("database settings", "note", "; ".join(what for what, _ in wrong), f"{mend[:1].upper()}{mend[1:]}.")
-        )
-    else:
-        detail = f"PostgreSQL {row.version}, autovacuum on, {row.free} connections left"
-        found.append(Check("database settings", "ok", detail))
-    return found
