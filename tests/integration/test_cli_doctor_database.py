@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
-from tests.conftest import migrate
 from tests.factories import claimed, opened, request, rows, sql, submitted
 from tests.rig.certificates import self_signed
 from tests.rig.servers import PostgresServer, ValkeyServer
-from tests.rig.waiting import eventually
+from tests.rig.tls import TlsFront
 from worker.base import urls
 from worker.base.settings import Settings, load
 from worker.cli.operations import checks, redis_checks, safety_checks
@@ -126,16 +124,16 @@ def test_postgres_settings_that_do_harm_quietly_are_named(
 
 
 def test_a_postgres_with_timeouts_of_its_own_works_as_any_other(postgres_url: str) -> None:
-    """Ours stand in each transaction: a role's millisecond ends none of them."""
+    """Ours stand in each transaction: a role's tenth of a second ends none of them."""
     with opened(postgres_url) as database:
         for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            _default(database, name, "1")
+            _default(database, name, "100")
         _default(database, "client_encoding", "latin1")
         _default(database, "datestyle", "'German'")
     with opened(postgres_url) as database:
         [job] = submitted(database, request("ünï"))
         assert claimed(database, job)[0].body.count("ünï") == 1
-        assert rows(database, "SELECT 1 AS one FROM pg_sleep(0.05)")
+        assert rows(database, "SELECT 1 AS one FROM pg_sleep(0.2)")
         said = found(database)
         assert said["database settings"].startswith("ok: ")
         assert said["database writes"].startswith("ok: ")
@@ -161,32 +159,26 @@ def test_a_database_that_cannot_hold_every_text_is_named_as_that(postgres_server
 
 
 def test_the_way_to_postgres_is_as_its_connection_has_it(
-    own_postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clear, encrypted, verified: and only another machine's is noted."""
+    """Clear, encrypted, verified: the client's end counts, whatever stands between. Only another machine's is noted."""
     certificate = self_signed(tmp_path / "server.pem", "127.0.0.1")
-    inside = own_postgres.data / "d" / "server.pem"
-    shutil.copy(certificate, inside)
-    owner = (own_postgres.data / "d").stat()
-    os.chown(inside, owner.st_uid, owner.st_gid)
-    inside.chmod(0o600)
-    for name in ("ssl_cert_file", "ssl_key_file"):
-        own_postgres.execute(f"ALTER SYSTEM SET {name} = '{inside}'")
-    own_postgres.execute("ALTER SYSTEM SET ssl = on")
-    own_postgres.execute("SELECT pg_reload_conf()")
-    url = migrate(own_postgres.create_database())
-    eventually(lambda: own_postgres.execute("SHOW ssl") == [("on",)], what="it speaks TLS")
+    direct = make_url(postgres_url)
+    with TlsFront(certificate, ("127.0.0.1", int(direct.port or 0)), postgres=True) as front:
+        over_tls = direct.set(port=front.port).render_as_string(hide_password=False)
 
-    def way(query: str) -> str:
-        with opened(f"{url}?{query}") as database:
-            return found(database)["database encryption"]
+        def way(url: str) -> str:
+            with opened(url) as database:
+                return found(database)["database encryption"]
 
-    verified = f"sslmode=verify-full&sslrootcert={certificate}"
-    assert way("sslmode=disable") == "ok: on this machine"
-    monkeypatch.setattr(urls, "is_loopback", lambda host: False)
-    assert way("sslmode=disable").startswith("note: not encrypted")
-    assert way("sslmode=require").startswith("note: encrypted, and whoever answers is believed")
-    assert way(verified) == "ok: encrypted, the server is verified"
+        verified = f"{over_tls}?sslmode=verify-full&sslrootcert={certificate}"
+        assert way(postgres_url) == "ok: on this machine"
+        assert way(f"{over_tls}?sslmode=require").startswith("ok: encrypted, and whoever answers is believed")
+        monkeypatch.setattr(urls, "is_loopback", lambda host: False)
+        assert way(postgres_url).startswith("note: not encrypted")
+        assert way(f"{over_tls}?sslmode=require").startswith("note: encrypted, and whoever answers is believed")
+        assert way(verified) == "ok: encrypted, the server is verified"
+        assert front.forwarded > 0
 
 
 @pytest.mark.parametrize(

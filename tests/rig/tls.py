@@ -12,12 +12,19 @@ from typing import Self
 
 from tests.rig.certificates import serving
 
+#: What a client of PostgreSQL sends before all else when it wants TLS: the length, and 80877103.
+_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
+
 
 class TlsFront:
-    """Listens on `port` of 127.0.0.1 with a certificate and passes on to `behind`. `forwarded`: bytes of clients."""
+    """Listens on `port` of 127.0.0.1 with a certificate and passes on to `behind`. `forwarded`: bytes of clients.
 
-    def __init__(self, certificate: Path, behind: tuple[str, int]) -> None:
+    With `postgres` a client asks for TLS first, as PostgreSQL's do; one that does not is turned away.
+    """
+
+    def __init__(self, certificate: Path, behind: tuple[str, int], *, postgres: bool = False) -> None:
         self.forwarded = 0
+        self._postgres = postgres
         self._tls, self._behind = serving(certificate), behind
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -41,6 +48,10 @@ class TlsFront:
 
     def _carry(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:
+            if self._postgres:
+                if client.recv(8, socket.MSG_WAITALL) != _SSL_REQUEST:
+                    return
+                client.sendall(b"S")
             secured = self._tls.wrap_socket(client, server_side=True)
             with secured, socket.create_connection(self._behind) as server:
                 back = threading.Thread(target=self._copy, args=(server, secured), daemon=True)
