@@ -6,6 +6,7 @@ of this process per job, the median of the rounds. PostgreSQL's own time is not 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -49,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m ops.bench.encryption", description=__doc__).parse_args()
     main()

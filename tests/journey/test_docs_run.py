@@ -55,6 +55,7 @@ ELSEWHERE = {
     "git clone": "not run: there is nothing to clone from in a test; ops/rehearsals/newcomer.md did",
     "make demo": "tests/journey/test_demo.py",
     "make": "the target exists (below)",
+    "python -m tests.python_reference": "tests/contract/test_python_reference.py",
     "python -m": "the module takes these options (below)",
     "STOCKPOT_TEST_FAULTS=off": "tests/integration/test_rig_guards.py",
     'python -c "import secrets': "run below",
@@ -252,10 +253,11 @@ def test_a_target_of_make_that_a_page_shows_is_there(command: str) -> None:
     assert [word for word in words if "=" not in word and word not in targets] == []
 
 
+MODULES = sorted({one for one, _ in foreign() if one.startswith("python -m ") and not one.endswith("reference")})
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", sorted({command for command, _ in foreign() if command.startswith("python -m ")}), ids=lambda one: one
-)
+@pytest.mark.parametrize("command", MODULES, ids=lambda one: one.replace("\n", " "))
 def test_a_module_that_a_page_shows_takes_its_options(command: str) -> None:
     module, *options = shlex.split(command)[2:]
     done = subprocess.run(
