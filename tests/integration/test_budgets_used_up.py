@@ -93,6 +93,7 @@ def test_money_that_calls_in_flight_have_set_aside_is_not_used_up(database: Data
     assert (budget.state, tend(database)) == ("used up", [("acme", "total")]), "what waits does not fit into the rest"
 
 
+@pytest.mark.clear
 def test_endpoints_of_the_tenant_are_sent_it_and_of_all_only_who_asks(database_url: str, database: Database) -> None:
     """That of all tenants together is the operator's business."""
     with Stockpot(Settings(database_url=database_url), tenant="acme") as pot:
@@ -110,6 +111,7 @@ def test_endpoints_of_the_tenant_are_sent_it_and_of_all_only_who_asks(database_u
     assert (second, shared["tenant"], shared["period"]) == ("other", "*", "total")
 
 
+@pytest.mark.clear
 def test_a_worker_logs_counts_and_sends_it_and_the_list_says_so(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def lines_of(database: Database, batch: str) -> list[tuple[int, str]]:
     return [(row["line"], row["custom_id"]) for row in found]
 
 
+@pytest.mark.clear
 def test_every_line_becomes_a_queued_bulk_job_in_the_order_of_the_file(database: Database, tmp_path: Path) -> None:
     """The claim's order is the file's."""
     batch, created = submit(database, write_file(tmp_path / "in.jsonl", 2_500, max_tokens=7))
@@ -44,6 +45,7 @@ def test_every_line_becomes_a_queued_bulk_job_in_the_order_of_the_file(database:
     assert json.loads(body["body"]) == chat("prompt 1234", max_tokens=7)
 
 
+@pytest.mark.clear
 def test_what_json_and_copy_escape_comes_through_to_the_letter(database: Database, tmp_path: Path) -> None:
     """Tabs, line breaks, backslashes, quotes, astral characters; in ids, models and bodies."""
     nasty = 'tab\there\nnew \\n \\\\ line "quote" \r \\. \\N ünï 🍲 \u2028'

@@ -82,6 +82,7 @@ def test_a_line_that_is_tried_again_costs_money_and_is_not_over(database: Databa
     assert (now.done, now.calls, now.cost_usd) == (0, 1, Decimal("0.01"))
 
 
+@pytest.mark.clear
 def test_the_end_of_a_batch_is_one_event(database: Database, tmp_path: Path) -> None:
     """Lines have none of their own."""
     options = Options(webhook="https://example.com/hook", metadata={"night": "1"})

@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection, text
 
 from tests.factories import claimed, opened, settlement, submitted
@@ -82,6 +83,7 @@ def test_a_snapshot_that_is_held_costs_nothing(postgres_url: str) -> None:
     assert free.after < 0.35 * held.before
 
 
+@pytest.mark.clear
 def test_work_goes_on_meanwhile(postgres_url: str) -> None:
     """Jobs are submitted, claimed and settled while their tables are compacted: none is fenced off, none is lost."""
     over = threading.Event()

@@ -15,6 +15,9 @@ from worker.db import bookmarks, payloads, schema
 from worker.db.connect import Database
 from worker.db.jobs import answers, lookup, standings
 
+#: Where a clear answer's text stands; encrypted ones keep both.
+pytestmark = pytest.mark.clear
+
 BEFORE = "0010"
 TIME = "'2026-01-01 00:00:00.000'"
 KEY = "a key of thirty-two bytes or more"

@@ -51,6 +51,7 @@ def _counts(database: Database) -> dict[str, int]:
     return {table.name: database.read(partial(copying._count, table=table)) for table in copying.tables()}
 
 
+@pytest.mark.clear
 def test_every_row_moves_and_the_new_database_works(database: Database, target: Database, tmp_path: Path) -> None:
     """From either kind; jobs go on in the new one, and answers are the same to the letter."""
     _filled(database, tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.batch_factories import again, claimed, end, export, over, submit, write_file
+from tests.conftest import migrate
 from tests.factories import attempt_rows, opened, request, row, rows, settled, settlement, sqlite_path, submitted
 from tests.factories import claimed as claimed_jobs
 from tests.fakes import Provider, workplace
@@ -25,7 +26,7 @@ from worker import Stockpot
 from worker.base.errors import SettingsError
 from worker.base.payloads import Payloads, Unreadable
 from worker.cli.operations import checks
-from worker.db import payloads
+from worker.db import copying, payloads
 from worker.db.batches.retry import FAILED, page
 from worker.db.calls import records
 from worker.db.calls.records import NewCall
@@ -242,6 +243,23 @@ def test_what_is_written_with_a_key_is_read_by_every_verb(database: Database, tm
         [job] = claimed_jobs(now, *submitted(now, request("once more")))
         assert "once more" in job.body
         assert resealing.everything(now)["requests.body"] == 0
+
+
+def test_a_copied_database_reads_as_before(database: Database, postgres_url: str, tmp_path: Path) -> None:
+    """`db copy` moves what is encrypted as it is: it opens in the new place with the same key, and with no other."""
+    moved_to = migrate(f"sqlite:///{tmp_path / 'moved.db'}") if not database.is_sqlite else postgres_url
+    with with_key(database, f"{NEW},{OLD}") as now, opened(moved_to, payload_key=f"{NEW},{OLD}") as target:
+        ensure_schema(now.settings)
+        with with_key(database, OLD) as older:
+            ids = filled(older, tmp_path)
+        expected = read_all(now, ids, tmp_path)
+        copying.copy(now, target, lambda _: None)
+        assert read_all(target, ids, tmp_path) == expected
+        assert sum(resealing.everything(target).values()) > 0
+    with opened(moved_to, payload_key=NEW) as last:
+        assert read_all(last, ids, tmp_path) == expected
+    with opened(moved_to) as clear, pytest.raises(SettingsError, match="STOCKPOT_PAYLOAD_KEY"):
+        ensure_schema(clear.settings)
 
 
 def test_files_outside_the_database_are_encrypted(sqlite: Database, tmp_path: Path) -> None:

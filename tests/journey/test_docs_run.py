@@ -132,8 +132,8 @@ class Desk:
         """One of each thing that a command may name."""
         lines = []
         for number in range(6):
-            body = {"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": f"soup {number}"}]}
-            body["model"] += "@sim:400" if number == 5 else ""
+            model = "openai/gpt-4o-mini@sim:400" if number == 5 else "openai/gpt-4o-mini"
+            body = {"model": model, "messages": [{"role": "user", "content": f"soup {number}"}]}
             lines.append({"custom_id": f"s{number}", "method": "POST", "url": "/v1/chat/completions", "body": body})
         (self.place / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         job = json.loads(self.has(f"submit -m openai/gpt-4o-mini --wait --json --webhook {self._hook} hello"))["id"]

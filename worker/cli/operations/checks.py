@@ -25,7 +25,7 @@ from worker.db import identity, ownership
 from worker.db.clock import now_sql
 from worker.db.connect import Database
 from worker.db.jobs import leases, lookup
-from worker.db.ready import ensure_schema
+from worker.db.ready import OtherSchema, ensure_schema
 from worker.db.url import display_url
 from worker.db.workers import registry
 from worker.provider.provider import Provider
@@ -68,7 +68,7 @@ def database(settings: Settings) -> Iterator[Check]:
             return
         try:
             ensure_schema(settings)
-        except Unreachable as error:
+        except OtherSchema as error:
             yield Check("schema", "failed", first_line(error), error.mend)
             return
         except SettingsError as error:

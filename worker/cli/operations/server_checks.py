@@ -98,7 +98,7 @@ def redis_settings(client: Redis, info: dict[str, Any]) -> Check:
     if most and used > _FULL * most:
         wrong.append((f"{used / most:.0%} of maxmemory is taken", "raise maxmemory: a full Redis takes no live events"))
     try:
-        shown: dict[str, str] = client.config_get("timeout", "client-output-buffer-limit")
+        shown: Any = client.config_get("timeout", "client-output-buffer-limit")
     except RedisError:
         shown = {}
     given = {_text(name): _text(value) for name, value in shown.items()}
