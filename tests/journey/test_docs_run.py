@@ -5,26 +5,18 @@ The stage is what a newcomer has: `stockpot up --simulate` in a directory of his
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from tests.pages import PAGES, ROOT, command_of, elsewhere, texts
-from tests.rig.hookd import HookReceiver
-from tests.rig.postgres import PostgresServer
-from tests.rig.procs import Process
-from tests.rig.waiting import eventually
-from worker.webhooks.signing import new_secret
 
 BIN = Path(sys.executable).parent
 PATIENCE = 240.0
@@ -99,124 +91,6 @@ def is_endless(text: str) -> bool:
     """Whether a command goes on until it is stopped."""
     words = [word for word in text.split() if word.isalpha()]
     return " ".join(words[:1]) in ENDLESS or " ".join(words[:2]) in ENDLESS or text in ENDLESS
-
-
-class Desk:
-    """A directory with a running `stockpot up --simulate`, and an id for each placeholder."""
-
-    def __init__(self, env: dict[str, str], place: Path, hook: str) -> None:
-        self.env, self.place = env, place
-        self.ids: dict[str, str] = {}
-        self._hook = hook
-
-    def run(self, text: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of a shell's."""
-        return subprocess.run(
-            ["bash", "-c", text],
-            env=self.env,
-            cwd=self.place,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-
-    def has(self, text: str) -> str:
-        """What a command of the stage prints."""
-        done = self.run(f"stockpot {text}")
-        assert done.returncode in {0, 1}, f"{text}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def furnish(self) -> None:
-        """One of each thing that a command may name."""
-        lines = []
-        for number in range(6):
-            model = "openai/gpt-4o-mini@sim:400" if number == 5 else "openai/gpt-4o-mini"
-            body = {"model": model, "messages": [{"role": "user", "content": f"soup {number}"}]}
-            lines.append({"custom_id": f"s{number}", "method": "POST", "url": "/v1/chat/completions", "body": body})
-        (self.place / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        job = json.loads(self.has(f"submit -m openai/gpt-4o-mini --wait --json --webhook {self._hook} hello"))["id"]
-        self.has("submit -m openai/gpt-4o-mini@sim:400 --wait hello")
-        batch = self.has("batch submit prompts.jsonl --wait --output first.jsonl --json")
-        found = re.search(r"batch_\w+", batch)
-        assert found, batch
-        (self.place / "first.jsonl").unlink(missing_ok=True)
-        self.has(f"webhooks add {self._hook}")
-        self.has("keys create --tenant acme")
-        event = eventually(lambda: self.has("webhooks events --json"), what="an event")
-        self.ids = {
-            "JOB": job,
-            "BATCH": found[0],
-            "ENDPOINT": json.loads(self.has("webhooks endpoints --json").splitlines()[0])["id"],
-            "EVENT": json.loads(event.splitlines()[0])["id"],
-            "KEY": json.loads(self.has("keys list --json").splitlines()[0])["id"],
-            "ROUTE": "openai/gpt-4o-mini",
-            "MODEL": "openai/gpt-4o-mini",
-            "OWNER": json.loads(self.has("workers --json").splitlines()[0])["owner"],
-        }
-
-    def filled(self, text: str) -> str:
-        """A command with our ids in its placeholders."""
-        ours = self.ids | {"ID": self.ids["ENDPOINT" if text.startswith("webhooks") else "BATCH"]}
-        ours |= {"USD": "5", "TENANT": "acme", "T": "acme", "N": "50", "A,B": "a,b", "COMMAND": "status"}
-        ours |= {"DATE": f"{datetime.now(UTC):%Y-%m-%d}", "batch_X": ours["BATCH"]}
-        text = text.replace("metadata.KEY", "metadata.team").replace("[--remove]", "").replace("[", "").replace("]", "")
-        text = re.sub(r"https://example\.com/\w+", self._hook, text)
-        if text.startswith("webhooks add"):
-            text += "?second=1"
-        for name, value in ours.items():
-            text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", value, text)
-        return text + " --overwrite" * ("-o answers.jsonl" in text and "--follow" not in text)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1_800)
-def test_every_command_of_the_pages_runs(
-    launch: Callable[..., Process],
-    stockpot_env: Callable[..., dict[str, str]],
-    postgres_server: PostgresServer,
-    tmp_path: Path,
-) -> None:
-    """No usage error, no traceback, and the exit code that the page promises; each is named with its page."""
-    env = stockpot_env(
-        STOCKPOT_API_KEY=None,
-        payload_key="a payload key of this test that is long enough",
-        secret_key="a secret key of this test that is long enough",
-        gateway_port="0",
-        watchdog_seconds="0",
-    )
-    env["PATH"] = f"{BIN}:{env.get('PATH', os.environ['PATH'])}"
-    moved_to = postgres_server.create_database().replace("+psycopg", "")
-    with HookReceiver([new_secret()]) as hooks:
-        up = launch([BIN / "stockpot", "up", "--simulate"], name="up", env=env, cwd=tmp_path)
-        up.wait_for_line(r"^Ready\.", timeout=120)
-        desk = Desk(env, tmp_path, hooks.url("/ok"))
-        desk.furnish()
-        told = [(page, text) for page, text in shows() if not is_name_only(text) and not is_endless(text)]
-        last = [one for one in told if one[1].startswith(AFTER)]
-        # What takes something away comes behind what needs it.
-        ruinous = re.compile(r"delete|revoke|cancel|drain|purge|disable|pause")
-        first = sorted((one for one in told if one not in last), key=lambda one: bool(ruinous.search(one[1])))
-        complaints = [_complaint(desk, *one) for one in first]
-        up.send(signal.SIGINT)
-        assert up.wait(120) == 0, up.tail()
-        for prefix in AFTER:
-            for page, text in last:
-                if text.startswith(prefix):
-                    moved = text.replace("postgresql://stockpot@db.example/stockpot", moved_to)
-                    complaints.append(_complaint(desk, page, moved))
-    assert len(complaints) > 60
-    assert [one for one in complaints if one] == []
-
-
-def _complaint(desk: Desk, page: str, text: str) -> str | None:
-    filled = desk.filled(text)
-    done = desk.run(f"stockpot {filled}")
-    allowed = next((codes for prefix, codes in CODES.items() if text.startswith(prefix)), (0,))
-    if done.returncode in allowed and "Traceback" not in done.stdout + done.stderr:
-        return None
-    return f"{page}: stockpot {filled}\nexited {done.returncode}\n{done.stdout[-600:]}{done.stderr[-600:]}"
 
 
 def test_what_does_not_end_is_run_by_a_test_of_its_own() -> None:
