@@ -142,7 +142,8 @@ def nothing(_scene: Scene) -> None:
 
 
 def stream(scene: Scene) -> None:
-    scene.ask("tokens=20000")
+    """Two megabytes of events, which a worker holds for a Redis that is away, up to 32 MB in all."""
+    scene.ask("bigline=2000000+tokens=50", 2)
 
 
 def pause_bulk(scene: Scene) -> None:

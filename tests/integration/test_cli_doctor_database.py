@@ -90,8 +90,8 @@ def test_what_goes_wrong_quietly_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     ("broker", "words"),
     [
         ("amqp://user@rabbit.example//", "broker: not encrypted"),
-        ("rediss://redis.example/0?ssl_cert_reqs=none", "broker: encrypted, and whoever answers is believed"),
-        ("rediss://redis.example/0?ssl_check_hostname=false", "broker: encrypted, and whoever answers is believed"),
+        ("rediss://redis.example/0?ssl_cert_reqs=none", "broker: encrypted, but the certificate is not verified"),
+        ("rediss://redis.example/0?ssl_check_hostname=false", "broker: encrypted, but the certificate is not verified"),
         ("amqps://user@rabbit.example//", None),
         ("rediss://redis.example/0", None),
     ],
@@ -173,10 +173,10 @@ def test_the_way_to_postgres_is_as_its_connection_has_it(
 
         verified = f"{over_tls}?sslmode=verify-full&sslrootcert={certificate}"
         assert way(postgres_url) == "ok: on this machine"
-        assert way(f"{over_tls}?sslmode=require").startswith("ok: encrypted, and whoever answers is believed")
+        assert way(f"{over_tls}?sslmode=require").startswith("ok: encrypted, but the certificate is not verified")
         monkeypatch.setattr(urls, "is_loopback", lambda host: False)
         assert way(postgres_url).startswith("note: not encrypted")
-        assert way(f"{over_tls}?sslmode=require").startswith("note: encrypted, and whoever answers is believed")
+        assert way(f"{over_tls}?sslmode=require").startswith("note: encrypted, but the certificate is not verified")
         assert way(verified) == "ok: encrypted, the server is verified"
         assert front.forwarded > 0
 

@@ -16,7 +16,7 @@ from worker.webhooks.secrets import KEY_FILE
 
 #: Schemes of Redis, of the broker and of the upstream that encrypt nothing.
 _CLEAR = frozenset({"redis", "valkey", "http", "amqp", "pyamqp", "librabbitmq"})
-#: What a Redis URL says where the certificate is not looked at, or not its name.
+#: What a Redis URL has where the certificate is not looked at, or not its name.
 _UNVERIFIED = {"ssl_cert_reqs": {"none", "cert_none", "optional"}, "ssl_check_hostname": {"false", "0", "no"}}
 
 
@@ -50,7 +50,7 @@ def _way(url: str) -> str:
         return "not encrypted on the way to another machine"
     options = {name: value.lower() for name, value in parse_qsl(parts.query)}
     if any(options.get(name) in values for name, values in _UNVERIFIED.items()):
-        return "encrypted, and whoever answers is believed"
+        return "encrypted, but the certificate is not verified"
     return _ENCRYPTED
 
 

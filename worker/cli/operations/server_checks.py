@@ -42,7 +42,7 @@ def _encryption(conn: Connection) -> Check:
         if options.get("sslmode") in _VERIFIED:
             return Check("database encryption", "ok", "encrypted, the server is verified")
         mend = "Add ?sslmode=verify-full&sslrootcert=… to STOCKPOT_DATABASE_URL."
-        detail = f"encrypted, and whoever answers is believed (sslmode={options.get('sslmode')})"
+        detail = f"encrypted, but the certificate is not verified (sslmode={options.get('sslmode')})"
         return Check("database encryption", "ok" if _is_local(host) else "note", detail, mend * (not _is_local(host)))
     if _is_local(host):
         return Check("database encryption", "ok", "on this machine")
@@ -112,7 +112,7 @@ def redis_settings(client: Redis, info: dict[str, Any]) -> Check:
         mend = "; ".join(words for _, words in wrong)
         return Check("redis settings", "note", "; ".join(what for what, _ in wrong), f"{mend[:1].upper()}{mend[1:]}.")
     if not given:
-        return Check("redis settings", "ok", "not shown to this user; `docs/tune.md` says what they should be")
+        return Check("redis settings", "ok", "not shown to this user; `docs/tune.md` lists what they should be")
     return Check("redis settings", "ok", "idle connections are left alone, readers have room")
 
 
