@@ -2,7 +2,7 @@
 
 So many finished jobs in PostgreSQL (made as `ops.bench.year` makes them), one worker that is never without bulk jobs and
 an upstream that answers at once, one gateway. Windows without and with viewers take turns; each viewer asks for one page
-and then once a second for its live part, as a browser does. Prints one JSON object a measurement:
+and then for its live part as `dash.js` does: once a second, less often when answers take long. Prints one JSON object a measurement:
 
     pages      p50 and p95 in ms of each page, whole and live part, in windows with viewers
     traffic    calls a second with and without viewers, the gateway's and PostgreSQL's CPU of both kinds of windows
@@ -48,7 +48,7 @@ PAGES = (
     "/ui/keys",
 )
 #: Seconds of one window, and of the pause before it in which nothing is measured.
-WINDOW, PAUSE = 15.0, 3.0
+WINDOW, PAUSE = 12.0, 3.0
 #: Jobs that the worker may have before it, and how many are submitted at once.
 AHEAD, PORTION = 20_000, 5_000
 IN_FLIGHT = 200
@@ -71,7 +71,7 @@ class Viewer:
                 took = time.perf_counter() - began
                 self._took[f"{self._path} {'live' if kind else 'whole'}"].append(1_000 * took)
                 kind = "HX-Request: true\r\n"
-                await asyncio.sleep(max(0.0, 1.0 - took))
+                await asyncio.sleep(max(1.0 - took, min(10.0, 20 * took)))
         finally:
             writer.close()
 

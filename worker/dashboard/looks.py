@@ -1,6 +1,7 @@
 """Looks: what many viewers want to see is read once, and shown to all of them for a second.
 
-Twenty viewers of one page cost the database what one does. What no page shows is not read.
+Twenty viewers of one page cost the database what one does. What no page shows is not read. What takes long to read is
+shown for longer, so that no look has the database for more than a fiftieth of the time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+#: A look that took so long is shown for so many times as long, up to `LONGEST` seconds.
+LEISURE, LONGEST = 50, 15.0
 #: Different looks that are remembered: pages times filters times tenants.
 MOST = 500
 
@@ -37,15 +40,16 @@ class Looks:
             look.good_until = 0.0
 
     async def at(self, name: str, read: Callable[[], Awaitable[Any]], seconds: float) -> Any:
-        """What `read` gave within the last `seconds`, or gives now; while one viewer reads it, others wait for that."""
+        """What `read` gave within the last `seconds` (more, if it is slow), or gives now; who comes meanwhile waits for that."""
         look = self._looks.setdefault(name, _Look())
         self._looks.move_to_end(name)
         while len(self._looks) > MOST:
             self._looks.popitem(last=False)
         async with look.reading:
-            if time.monotonic() >= look.good_until:
+            if (began := time.monotonic()) >= look.good_until:
                 look.seen = await read()
-                look.good_until = time.monotonic() + seconds
+                now = time.monotonic()
+                look.good_until = now + max(seconds, min(LONGEST, LEISURE * (now - began)))
             return look.seen
 
 

@@ -16,17 +16,20 @@
     }
   }
 
-  // ── one look a second, none while the tab is hidden ──
-  let asked = 0;
+  // ── one look a second, fewer of a gateway that is slow to answer, none while the tab is hidden ──
+  let asked = 0, rests = 0;
   function look() {
     if (document.hidden || !live || !live.hasAttribute("hx-get")) return;
-    if (Date.now() - asked < 10000) return; // the last look is under way
+    if (Date.now() - asked < 10000 || Date.now() < rests) return; // the last look is under way, or took long
     asked = Date.now();
     live.dispatchEvent(new CustomEvent("look"));
   }
   setInterval(look, 1000);
   document.addEventListener("visibilitychange", look);
-  document.addEventListener("htmx:finally:request", () => { asked = 0; });
+  document.addEventListener("htmx:finally:request", () => {
+    if (asked) rests = Date.now() + Math.min(10000, 20 * (Date.now() - asked));
+    asked = 0;
+  });
   document.addEventListener("htmx:after:request", () => { asked = 0; lost.hidden = true; });
   document.addEventListener("htmx:error", () => { asked = 0; lost.hidden = false; });
   document.addEventListener("htmx:after:swap", () => { localise(live); follow(); });
