@@ -106,7 +106,9 @@ class Feed:
         limit = SOCKET_LIMIT.total_seconds()
         self._namespace = namespace_of(redis_url)
         self._log = pooled(redis_url, seconds=limit, connections=REPLAY_CONNECTIONS)
-        self._live = asynchronous(redis_url, seconds=limit)
+        # In RESP3 a message is a push, which redis-py writes out for its log before it is passed on, whether one listens or
+        # not: a sixth of a reader's time.
+        self._live = asynchronous(redis_url, seconds=limit, protocol=2)
         self._tails: dict[str, set[Tail]] = {}
         self._confirmed: set[str] = set()
         self._changed: set[str] = set()  # channels to subscribe to, or to leave
