@@ -8,7 +8,7 @@
 {"title", "detail", "status"}                                       application/problem+json
 {"errors": [{"code", "message"}], "success": false}                 Cloudflare
 {"base_resp": {"status_code", "status_msg"}}                        MiniMax, within a 200
-{"code", "msg", "success": false}                                   Zhipu and other gateways
+{"code", "msg", "success": false} · {"code", "message"}             Zhipu, DashScope and other gateways
 {"type": "response.failed", "response": {"error": {…}}}             an event of the Responses API
 [{"error": {…}}]                                                    Gemini
 an HTML page · plain text                                           proxies and firewalls
@@ -51,6 +51,11 @@ _WORDS = (
 )
 #: What holds an error object instead of words.
 _WITHIN = ("error", "base_resp", "fault")
+#: What words, codes and states are called in an answer that may be an error, and the codes that are none.
+_SPOKEN = ("message", "msg", "error_message", "error_msg", "errorMessage")
+_CODES = ("code", "error_code", "errorCode")
+_FINE = frozenset({"", "0", "200", "ok", "success", "true", "false"})
+_FAILED = frozenset({"error", "failed", "failure", "fail"})
 #: MiniMax counts its own way: https://platform.minimax.io/docs/api-reference/errorcode
 _MINIMAX = {
     1000: 500,
@@ -127,7 +132,18 @@ def is_error(value: Any) -> bool:
         or value.get("success") is False
         or ("detail" in value and bool(value["detail"]))
         or bool(value.get("errors"))
+        or _names_failure(value)
     )
+
+
+def _names_failure(value: dict[str, Any]) -> bool:
+    """Whether an object has words and, beside them, a code or a status of a failure, as gateways answer within a 200."""
+    if "delta" in value or not any(isinstance(value.get(name), str) and value[name] for name in _SPOKEN):
+        return False
+    code = next((value[name] for name in _CODES if value.get(name) is not None), None)
+    status = value.get("status")
+    failed = isinstance(status, str) and status.strip().lower() in _FAILED
+    return failed or _status(status) is not None or (code is not None and str(code).strip().lower() not in _FINE)
 
 
 def _object(data: dict[str, Any], depth: int) -> UpstreamError:

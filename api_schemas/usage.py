@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -35,6 +36,9 @@ OUTPUT_DETAILS = (
     "output_token_details",
     "completion_token_details",
 )
+
+#: What a usage object is called.
+_NAMES = ("usage", "token_usage", "usageMetadata", "usage_metadata")
 
 
 def _count(value: Any) -> int:
@@ -104,6 +108,30 @@ class Usage(BaseModel):
             reasoning_tokens=reasoning,
             total_tokens=given_input + given_output or total,
         )
+
+
+def usage_objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every usage object of an answer or a piece of one, the most general place last.
+
+    It may stand beside the choices, in a choice, its message or its delta, in Groq's own object, or in a response.
+    """
+    choices = value.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            yield from _named(choice.get("delta"))
+            yield from _named(choice.get("message"))
+            yield from _named(choice)
+    yield from _named(value.get("x_groq"))
+    yield from _named(value.get("response"))
+    yield from _named(value)
+
+
+def _named(place: Any) -> Iterator[dict[str, Any]]:
+    """The usage objects right in an object; a list holds one or several."""
+    if isinstance(place, dict):
+        for name in _NAMES:
+            found = place.get(name)
+            yield from (each for each in (found if isinstance(found, list) else (found,)) if isinstance(each, dict))
 
 
 def merge_usage(into: dict[str, Any], piece: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     received              JSON as providers send it, made safe to keep
     redact                What must not be kept of an upstream's words: the key, and bearer tokens
     response_items        The output items of a streamed response, put together from their own events
+    response_object       A `response` object as providers send it: put into the shape that its readers know
     retry_after           How long the upstream asks us to wait; a hint from a stranger, so it is bounded
     room                  Room for answers: what all answers of a worker may take in memory together
     sse                   Server-sent events: bytes in, events out; no I/O and no clock

@@ -21,6 +21,10 @@ class StreamBroken(Exception):
         self.error = error
 
 
+class OtherEndpoint(StreamBroken):
+    """The stream is one of another endpoint: it will be the next time, too."""
+
+
 class Accumulator(Protocol):
     """One stream's events, added up."""
 

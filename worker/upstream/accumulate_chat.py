@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from api_schemas.upstream_errors import is_error, speaks
-from api_schemas.usage import merge_usage
-from worker.upstream.accumulate import StreamBroken
+from api_schemas.usage import merge_usage, usage_objects
+from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
 from worker.upstream.chunk_template import ChunkTemplate
 from worker.upstream.finish_reasons import is_failure, reason_of
@@ -21,11 +21,11 @@ from worker.upstream.received import read_json
 from worker.upstream.tool_calls import ToolCalls
 
 #: Top-level fields with rules of their own.
-_NOT_COPIED = frozenset({"object", "meta", "error"})
+_NOT_COPIED = frozenset({"object", "meta", "error", "token_usage", "usageMetadata", "usage_metadata"})
 #: Fields that the first chunk decides, as in the official SDK.
 _FIRST = frozenset({"id", "created"})
-#: The delta's own bookkeeping; one provider puts the choice's index into it.
-_NOT_MESSAGE = frozenset({"index"})
+#: The delta's own bookkeeping; one provider puts the choice's index into it, another the usage.
+_NOT_MESSAGE = frozenset({"index", "usage"})
 #: A choice's fields that are read for themselves.
 _NOT_CHOICE = frozenset({"index", "usage"})
 #: Where a choice's text stands.
@@ -39,6 +39,7 @@ class ChatAccumulator:
 
     __slots__ = (
         "_choices",
+        "_counted",
         "_growing",
         "_last_top",
         "_only",
@@ -65,6 +66,7 @@ class ChatAccumulator:
         self._last_top: dict[str, Any] = {}
         self._choices: dict[int, _Choice] = {}
         self._template: ChunkTemplate | None = None
+        self._counted = False  # after the last piece came an event of usage alone, as the last one of a stream is
         self._growing: list[str] = []  # the texts of choice 0, to which a chunk of the template's shape adds one
 
     def add(self, event_name: str | None, data: bytes) -> str:
@@ -87,9 +89,16 @@ class ChatAccumulator:
         choices = chunk.get("choices")
         padding = chunk.get("obfuscation")
         if speaks(chunk.get("error")) or event_name == "error" or (not choices and is_error(chunk)):
+            self._take_usage(chunk)
             self._take_top(dict(chunk))
             raise StreamBroken("the stream reports an error", chunk)
+        counted = b"sage" in data and self._take_usage(chunk)
+        if choices is None and str(chunk.get("type")).startswith("response."):
+            raise OtherEndpoint("the upstream answered with a response, not with a chat completion")
         repeats = self._take_top(chunk)
+        self._counted = counted and not choices
+        if isinstance(choices, dict):
+            choices = [choices]
         if not isinstance(choices, list):
             return ""
         text = self._take_choices(choices)
@@ -111,8 +120,8 @@ class ChatAccumulator:
 
     @property
     def complete(self) -> bool:
-        """Never without a finish reason."""
-        return False
+        """Whether the usage of the whole has come behind it."""
+        return self._counted and self.began
 
     @property
     def finish_reason(self) -> str | None:
@@ -159,10 +168,6 @@ class ChatAccumulator:
                 overlay(top[key], value)
             else:
                 top[key] = value
-        if usage is None and isinstance(groq := chunk.get("x_groq"), dict):
-            usage = groq.get("usage")
-        if isinstance(usage, dict):
-            self._take_usage(usage)
         meta = chunk.get("meta")
         if isinstance(meta, dict):
             if self.meta is None:
@@ -171,11 +176,15 @@ class ChatAccumulator:
             self.money += 1
         return False
 
-    def _take_usage(self, usage: dict[str, Any]) -> None:
-        if self.usage is None:
-            self.usage = {}
-        merge_usage(self.usage, usage)
-        self.money += 1
+    def _take_usage(self, chunk: dict[str, Any]) -> bool:
+        """Take the usage of a chunk, wherever it stands; return whether there was any."""
+        before = self.money
+        for usage in usage_objects(chunk):
+            if self.usage is None:
+                self.usage = {}
+            merge_usage(self.usage, usage)
+            self.money += 1
+        return self.money > before
 
     def _take_choices(self, choices: list[Any]) -> str:
         entries = [entry for entry in choices if isinstance(entry, dict)]
@@ -194,8 +203,6 @@ class ChatAccumulator:
             choice = self._choices[index] = _Choice()
             self.finished = False
         text = choice.add(entry)
-        if isinstance(usage := entry.get("usage"), dict):
-            self._take_usage(usage)
         if speaks(entry.get("error")):
             raise StreamBroken("a choice ended in an error", entry)
         if choice.finish_reason:
@@ -266,6 +273,8 @@ class _Choice:
             elif key == "text" and isinstance(value, str):  # as the older completions have it
                 if not any(isinstance(entry.get(place), dict) and entry[place].get("content") for place in _SPOKEN):
                     text += self._take_delta({"content": value})
+            elif key == "tool_calls":
+                self._tools.add(value)
             elif key not in _NOT_CHOICE:
                 overlay(self._extra, {key: value})
         return text
@@ -331,8 +340,8 @@ class _Choice:
                     self.texts.append(value)
                     if self._content_parts is not None and value:
                         add_parts(self._content_parts, [{"type": "text", "text": value}])
-                elif isinstance(value, list):
-                    text = self._take_content_list(value)
+                elif isinstance(value, list | dict):
+                    text = self._take_content_list(value if isinstance(value, list) else [value])
             elif key == "tool_calls":
                 self._tools.add(value)
             elif isinstance(value, str) and key not in NAMES:

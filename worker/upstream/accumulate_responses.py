@@ -5,9 +5,9 @@
                                                                  ├ response.failed       StreamBroken
                                                                  └ error                 StreamBroken
 
-The terminal event carries the whole response. Where a provider sends it with an empty `output`, or not at all although
-every item is done, the stream's own items take its place (`response_items`). A terminal event whose response has the
-status `failed` is a failure, whatever the event is called.
+The terminal event carries the whole response. Where a provider sends it without its output or without its calls, or not
+at all although every item has come whole, the stream's own items take their place (`response_items`). A terminal event
+whose response has an error or a status that says failure is one, whatever the event is called.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from __future__ import annotations
 from typing import Any
 
 from api_schemas.upstream_errors import is_error, speaks
-from api_schemas.usage import merge_usage
-from worker.upstream.accumulate import StreamBroken
+from api_schemas.usage import merge_usage, usage_objects
+from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
 from worker.upstream.merge import overlay
 from worker.upstream.received import read_json
 from worker.upstream.response_items import ResponseItems
+from worker.upstream.response_object import RUNNING, completed, failure_of, finish_reason, mend, output_text
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.done"})
-_FAILED = frozenset({"response.failed", "response.cancelled", "error"})
-_FAILED_STATUS = frozenset({"failed", "cancelled"})
+_FAILED = frozenset({"response.failed", "response.cancelled", "response.error", "error"})
 
 
 class ResponsesAccumulator:
@@ -68,10 +68,7 @@ class ResponsesAccumulator:
                 raise StreamBroken("the stream reports an error", event)
             raise StreamBroken("an event is no JSON object")
         kind = event.get("type") or event_name
-        if kind == "response.output_text.delta":
-            text = event.get("delta")
-            if not isinstance(text, str):
-                return ""
+        if kind == "response.output_text.delta" and isinstance(text := event.get("delta"), str):
             self._texts.append(text)
             self._items.add(kind, event)
             return text
@@ -80,17 +77,30 @@ class ResponsesAccumulator:
         self._take_money(event)
         if kind in _FAILED or speaks(event.get("error")) or ("response" not in event and is_error(event)):
             raise StreamBroken("the stream reports an error", event)
+        if isinstance(event.get("choices"), list) and not event.get("type"):
+            raise OtherEndpoint("the upstream answered with a chat completion, not with a response")
         response = event.get("response")
-        if kind in _TERMINAL and isinstance(response, dict):
-            if response.get("status") in _FAILED_STATUS:
-                raise StreamBroken("the response failed", event)
-            self._final, self.finished = response, True
+        if kind in _TERMINAL:
+            self._end(kind, response if isinstance(response, dict) else _flat(event) or self._head)
         elif isinstance(response, dict):
             self._head = response
+            if self._final is not None:  # another response behind the one that ended: its items are its own
+                self._items = ResponseItems()
         else:
             self._deltas = self._deltas or (isinstance(kind, str) and kind.endswith(".delta"))
-            self._items.add(kind, event)
+            if text := self._items.add(kind, event):
+                self._texts.append(text)
+                return text
         return ""
+
+    def _end(self, kind: str, response: dict[str, Any]) -> None:
+        """Take the response of the terminal event. Raises StreamBroken if it ended in a failure."""
+        if (failure := failure_of(response)) is not None:
+            raise StreamBroken("the response failed", failure)
+        status = response.get("status")
+        if not isinstance(status, str) or status in RUNNING:
+            response = {**response, "status": "incomplete" if kind == "response.incomplete" else "completed"}
+        self._final, self.finished = response, True
 
     @property
     def began(self) -> bool:
@@ -99,8 +109,8 @@ class ResponsesAccumulator:
 
     @property
     def complete(self) -> bool:
-        """Whether there are items and each of them is done: all that is missing is the terminal event."""
-        return self._items.all_done
+        """Whether there are items and each has come whole: all that is missing is the terminal event."""
+        return self._items.all_over
 
     @property
     def finish_reason(self) -> str | None:
@@ -121,10 +131,12 @@ class ResponsesAccumulator:
     def response(self) -> dict[str, Any]:
         """The `response` object of the terminal event, with `meta` where the provider sent one beside it."""
         body = dict(self._final if self._final is not None else self._head)
-        if self._final is None and self.complete:
+        if self._final is None and (self._texts or self._items.began):
             body["status"] = "completed"
-        if not body.get("output") and self._items.began:
-            body["output"] = self._items.output()
+        mend(body)
+        if self._items.began:
+            body["output"] = completed(body.get("output"), self._items.output())
+            mend(body)
         if self.usage is not None and not isinstance(body.get("usage"), dict):
             body["usage"] = self.usage
         if self.meta is not None:
@@ -133,13 +145,13 @@ class ResponsesAccumulator:
 
     def _take_money(self, event: dict[str, Any]) -> None:
         """Take usage and cost from wherever an event has them: beside the response or in it."""
+        for usage in usage_objects(event):
+            if self.usage is None:
+                self.usage = {}
+            merge_usage(self.usage, usage)
+            self.money += 1
         response = event.get("response")
         for place in (response, event) if isinstance(response, dict) else (event,):
-            if isinstance(usage := place.get("usage"), dict):
-                if self.usage is None:
-                    self.usage = {}
-                merge_usage(self.usage, usage)
-                self.money += 1
             if isinstance(meta := place.get("meta"), dict):
                 if self.meta is None:
                     self.meta = {}
@@ -147,20 +159,8 @@ class ResponsesAccumulator:
                 self.money += 1
 
 
-def output_text(response: dict[str, Any]) -> str:
-    """The text of all `output_text` parts of a response object, in order, as the SDKs' `output_text` has it."""
-    texts: list[str] = []
-    output = response.get("output")
-    for item in output if isinstance(output, list) else []:
-        content = item.get("content") if isinstance(item, dict) and item.get("type") == "message" else None
-        for part in content if isinstance(content, list) else []:
-            if isinstance(part, dict) and part.get("type") == "output_text" and isinstance(part.get("text"), str):
-                texts.append(part["text"])
-    return whole_text(texts)
-
-
-def finish_reason(response: dict[str, Any]) -> str:
-    """Why a response ended: `completed`, or the reason that it gives for being incomplete."""
-    details = response.get("incomplete_details")
-    reason = details.get("reason") if isinstance(details, dict) else None
-    return str(reason or response.get("status") or "completed")
+def _flat(event: dict[str, Any]) -> dict[str, Any]:
+    """The response whose fields stand in its terminal event; nothing where they do not."""
+    if "output" not in event and event.get("object") != "response":
+        return {}
+    return {key: value for key, value in event.items() if key not in ("type", "sequence_number")}

@@ -108,7 +108,8 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
 )
 #: Words that blame the account even with a status that is about the request (Anthropic refuses empty accounts with 400).
 _SURELY_ACCOUNT = re.compile(
-    r"credit balance is too low|insufficient (account )?(balance|credits?|funds)|run out of credits|余额不足|欠费"
+    r"credit balance is too low|insufficient (account )?(balance|credits?|funds)|run out of credits|余额不足|欠费|"
+    r"used all available credits|(have|has) no credits|(any|no) credits (or licenses|remaining|left)|spending limit"
 )
 #: How a 400 begins that is about our key (xAI, Gemini); behind a beginning of its own it may be a word of the prompt.
 _SURELY_KEY = re.compile(r"(incorrect|invalid) api key\b|api key (not valid|not found|expired)\b")

@@ -2,7 +2,9 @@
 
 AI/ML API reports it in the headers `x-aimlapi-usd-spent` and `x-aimlapi-credits-used`, or under `meta.usage` in the
 body or in the last chunk of a stream (https://docs.aimlapi.com/capabilities/request-tracing-and-cost). OpenRouter
-reports US dollars as `usage.cost`, Perplexity as `usage.cost.total_cost`, LiteLLM in the header `x-litellm-response-cost`.
+reports US dollars as `usage.cost`, to which the cost at the user's own provider comes where it called with their key;
+Perplexity as `usage.cost.total_cost`, DeepInfra as `usage.estimated_cost`, xAI in `usage.cost_in_usd_ticks`, LiteLLM in the
+header `x-litellm-response-cost`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from typing import Any
 
 CREDITS_PER_USD = 2_000_000
 """AI/ML API's exchange rate."""
+
+TICKS_PER_USD = 10**10
+"""xAI counts in ticks (`cost_in_usd_ticks`)."""
 
 _MOST = Decimal(1_000_000)
 """USD. A single call above this is a misread number, not a price."""
@@ -34,8 +39,17 @@ def cost_from_meta(meta: Any) -> Decimal | None:
 
 def cost_from_usage(usage: Any) -> Decimal | None:
     """USD from a `usage` object; None when it has nothing usable."""
-    cost = usage.get("cost") if isinstance(usage, dict) else None
-    return _usd(cost.get("total_cost") if isinstance(cost, dict) else cost, None)
+    if not isinstance(usage, dict):
+        return None
+    cost = usage.get("cost")
+    usd = _usd(cost.get("total_cost") if isinstance(cost, dict) else cost, None)
+    if usage.get("is_byok") is True and isinstance(details := usage.get("cost_details"), dict):
+        own = _usd(details.get("upstream_inference_cost"), None)
+        return usd if own is None else own + (usd or 0)
+    if usd is None:
+        usd = _usd(usage.get("estimated_cost"), None)
+    ticks = _decimal(usage.get("cost_in_usd_ticks"))
+    return _usd(str(ticks / TICKS_PER_USD), None) if usd is None and ticks is not None else usd
 
 
 def _usd(usd: Any, credit: Any) -> Decimal | None:

@@ -18,7 +18,7 @@ from api_schemas import jsontext
 from api_schemas.text import storable
 from api_schemas.upstream_errors import is_error
 from api_schemas.usage import Usage
-from worker.upstream.accumulate import StreamBroken
+from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import Call, ChunkSink, Progress, choices_asked
 from worker.upstream.classify import classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
@@ -218,6 +218,8 @@ class StreamReading:
     def _explain(self, error: StreamBroken | RecursionError) -> Failure:
         if isinstance(error, RecursionError):
             return Failure(Kind.PARTIAL, "upstream", "invalid_event", "an event is nested too deeply to add up")
+        if isinstance(error, OtherEndpoint):
+            return Failure(Kind.TERMINAL, "upstream", "wrong_content", str(error))
         if error.error is None:
             return Failure(Kind.PARTIAL, "upstream", "invalid_event", str(error))
         return classify_in_answer(error.error, began=self._sum.began, key=self._call.key)

@@ -19,6 +19,9 @@ from worker.upstream.merge import joined, merge
 #: Where a call's long text grows, by the call's kind.
 _TEXTS = {"function": "arguments", "custom": "input"}
 
+#: Arguments that nothing can follow: a server that sends more has begun with them.
+_NOTHING = "{}"
+
 
 class _Call:
     """One call so far: its fields, its name and the pieces of its text."""
@@ -77,6 +80,8 @@ class _Call:
             elif key == _TEXTS[kind]:
                 text = jsontext.dumps(value).decode() if isinstance(value, dict | list) else value
                 if isinstance(text, str) and not (text and self._repeats(text)):
+                    if text and self.size == len(_NOTHING) and self.text == _NOTHING:  # it stood for "none yet"
+                        self.pieces, self.size = [], 0
                     self.pieces.append(text)
                     self.size += len(text)
                 held.setdefault(key, "")
@@ -93,7 +98,7 @@ class _Call:
 
     def _repeats(self, text: str) -> bool:
         """Whether a text is the whole arguments once more, as some servers end a call."""
-        return len(self.pieces) > 1 and 1 < len(text) == self.size and text == self.text and self.complete
+        return 1 < len(text) == self.size and text == self.text and self.complete
 
     def final(self) -> dict[str, Any]:
         """The call as an answer in one piece has it."""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from api_schemas import jsontext
 from api_schemas.upstream_errors import is_error, read_error, speaks
-from api_schemas.usage import Usage, merge_usage
-from worker.upstream.accumulate_responses import finish_reason, output_text
+from api_schemas.usage import Usage, merge_usage, usage_objects
 from worker.upstream.call import Call, ChunkSink, Progress
 from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
@@ -17,10 +16,15 @@ from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.received import read_json
 from worker.upstream.redact import redact, redact_bytes
+from worker.upstream.response_object import RUNNING, failure_of, finish_reason, has_content, mend, output_text
 from worker.upstream.tool_calls import one_or_more
 
 if TYPE_CHECKING:
     from worker.upstream.endpoints import Endpoint
+
+#: The fields that have the answer, and what gateways call the object that they put one into.
+_ANSWERS = ("choices", "output")
+_WRAPPERS = ("response", "data", "result")
 
 
 def whole_outcome(
@@ -31,6 +35,9 @@ def whole_outcome(
     if wrong:
         return wrong_content(wrong, body, call.key)
     _take_money(progress, value)
+    if (inner := _wrapped(value)) is not None:
+        _take_money(progress, inner)
+        value, clean = inner, jsontext.dumps(inner)
     if is_error(value):
         begun = progress.usage is not None and progress.usage.output_tokens > 0
         return _with_body(classify_in_answer(value, began=begun, key=call.key), body, call.key)
@@ -45,6 +52,19 @@ def whole_outcome(
 def wrong_content(message: str, body: bytes, key: str | None) -> Failure:
     """A 2xx answer that is no answer of this endpoint (a proxy's HTML page, nothing at all): worth one more try."""
     return _with_body(Failure(Kind.RETRYABLE, "upstream", "wrong_content", message), body, key)
+
+
+def _no_answer(value: dict[str, Any], wanted: str, body: bytes, key: str | None) -> Failure:
+    """The failure of an object without the field that has the answer. One of the other endpoint is never asked for again."""
+    if isinstance(value.get("choices" if wanted == "output" else "output"), list):
+        other = (
+            "a chat completion, not with a response" if wanted == "output" else "a response, not with a chat completion"
+        )
+        failure = Failure(Kind.TERMINAL, "upstream", "wrong_content", f"the upstream answered with {other}")
+        return _with_body(failure, body, key)
+    words = read_error(value).message
+    quoted = f"; it says: {words}" if words else ""
+    return wrong_content(f"the upstream's body has no `{wanted}`{quoted}", body, key)
 
 
 def take_money_of_error(progress: Progress, body: bytes) -> None:
@@ -62,11 +82,8 @@ def take_money_of_error(progress: Progress, body: bytes) -> None:
 def _take_money(progress: Progress, value: dict[str, Any]) -> None:
     """Take usage and cost, wherever the object has them."""
     usage: dict[str, Any] = {}
-    choices = value.get("choices")
-    groq = value.get("x_groq")
-    for place in (groq, *(choices if isinstance(choices, list) else ()), value):
-        if isinstance(place, dict) and isinstance(found := place.get("usage"), dict):
-            merge_usage(usage, found)
+    for found in usage_objects(value):
+        merge_usage(usage, found)
     if usage:
         progress.usage = Usage.read(usage)
     cost = cost_from_meta(value.get("meta"))
@@ -78,25 +95,32 @@ def _take_money(progress: Progress, value: dict[str, Any]) -> None:
 
 def responses(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
     """The outcome of a `response` object."""
-    status = value.get("status")
+    mended = mend(value)
     text = output_text(value)
-    if status in ("failed", "cancelled"):
-        failure = classify_in_answer({"response": value}, began=bool(text), key=call.key)
+    if (error := failure_of(value)) is not None:
+        failure = classify_in_answer(error, began=bool(text), key=call.key)
         return replace(_with_body(failure, body, call.key), partial_text=text)
-    if status in ("queued", "in_progress"):
-        message = "the upstream put the response into its own background, where no route can fetch it"
-        return Failure(Kind.TERMINAL, "upstream", "background", message)
+    if value.get("status") in RUNNING:
+        if not has_content(value):
+            message = "the upstream put the response into its own background, where no route can fetch it"
+            return Failure(Kind.TERMINAL, "upstream", "background", message)
+        value["status"], mended = "completed", True
     if not isinstance(value.get("output"), list):
-        return wrong_content("the upstream's body has no `output` list", body, call.key)
+        return _no_answer(value, "output", body, call.key)
+    if mended:
+        body = jsontext.dumps(value)
     return answer_of(progress, value, body, text, finish_reason(value))
 
 
 def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
     """The outcome of a `chat.completion` object."""
     choices = value.get("choices")
+    mended = isinstance(choices, dict) and bool(choices)
+    if mended:
+        value["choices"] = choices = [choices]
     if not isinstance(choices, list) or not choices:
-        return wrong_content("the upstream's body has no `choices`", body, call.key)
-    mended = _mend_text(choices)
+        return _no_answer(value, "choices", body, call.key)
+    mended = _mend_text(choices) or mended
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             return wrong_content("a choice of the upstream's body has no `message`", body, call.key)
@@ -112,10 +136,19 @@ def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> 
 
 
 def _mend_text(choices: list[Any]) -> bool:
-    """Put a text that stands where the older completions had it into the message that is missing or empty. Whether any did."""
+    """Put what stands in another place into the message that is missing or empty; return whether any did.
+
+    That is: a text where the older completions had it, a delta, a message that is a text.
+    """
     mended = False
     for choice in choices:
-        if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
+        if not isinstance(choice, dict):
+            continue
+        if isinstance(said := choice.get("message"), str):
+            choice["message"], mended = {"role": "assistant", "content": said}, True
+        elif said is None and isinstance(choice.get("delta"), dict):
+            choice["message"], mended = {"role": "assistant", **choice.pop("delta")}, True
+        if not isinstance(choice.get("text"), str):
             continue
         if choice.get("message") is None:
             choice["message"] = {"role": "assistant"}
@@ -187,6 +220,14 @@ def chat_events(value: dict[str, Any], text: str) -> Iterator[tuple[dict[str, An
     yield {**value, "object": "chat.completion.chunk", "choices": choices}, text
 
 
+def _wrapped(value: dict[str, Any]) -> dict[str, Any] | None:
+    """The answer that a gateway has put into an object of its own; None where there is none."""
+    if any(value.get(name) is not None for name in _ANSWERS):
+        return None
+    inner = (value.get(name) for name in _WRAPPERS)
+    return next((one for one in inner if isinstance(one, dict) and any(one.get(name) for name in _ANSWERS)), None)
+
+
 def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
     """The object, a strictly valid JSON text of it, and what is wrong with it (empty when nothing is)."""
     if not body.strip():
@@ -198,8 +239,11 @@ def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
         looks_like_json = body.lstrip()[:1] in (b"{", b"[")
         quoted = "" if looks_like_json or not words else f"; it is: {words}"
         return {}, b"", f"the upstream's body is no JSON: {error}{quoted}"
-    if isinstance(value, list) and is_error(value):
-        value, mended = value[0], None
+    if isinstance(value, str) and value.lstrip()[:1] == "{":  # encoded twice
+        value, clean, wrong = _read_object(value.encode())
+        return (value, clean, wrong) if not wrong else ({}, b"", "the upstream's body is a text, no JSON object")
+    if isinstance(value, list) and value and isinstance(value[0], dict) and (len(value) == 1 or is_error(value)):
+        value = value[0]
         return value, jsontext.dumps(value), ""
     if not isinstance(value, dict):
         return {}, b"", "the upstream's body is no JSON object"
