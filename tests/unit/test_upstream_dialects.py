@@ -44,6 +44,16 @@ REFUSALS: list[tuple[int, Any, Kind]] = [
     ),
     (404, {"error": "model 'x' not found"}, TERMINAL),
     (
+        429,
+        {
+            "code": "Some resource has been exhausted",
+            "error": "Your team x has either used all available credits or reached its monthly spending limit.",
+        },
+        ACCOUNT,
+    ),
+    (403, {"error": "Your newly created team doesn't have any credits or licenses yet."}, ACCOUNT),
+    (429, {"error": {"message": "You exceeded your current quota", "status": "RESOURCE_EXHAUSTED", "code": 429}}, BUSY),
+    (
         403,
         {
             "error": {

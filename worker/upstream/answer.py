@@ -20,6 +20,10 @@ from worker.upstream.whole_body import whole_outcome, wrong_content
 #: What a line of an event stream begins with; a comment begins with a colon.
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _LONGEST = max(map(len, _FIELDS))
+#: How an object begins that was encoded twice.
+_IN_TEXT = b'"{'
+#: What may be the beginning of the one or the other.
+_UNSURE = (*_FIELDS, _IN_TEXT)
 
 
 class AnswerReading:
@@ -142,9 +146,10 @@ class AnswerReading:
         """Find out what the answer is, as soon as there is enough of it."""
         self._start = start
         text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not ended and (not text or (len(text) < _LONGEST and any(field.startswith(text) for field in _FIELDS))):
+        if not ended and (not text or (len(text) < _LONGEST and any(known.startswith(text) for known in _UNSURE))):
             return
-        if text.startswith(_FIELDS) or (self._streamed and text[:1] not in (b"{", b"[", b"<", b"")):
+        whole = text[:1] in (b"{", b"[", b"<", b"") or text.startswith(_IN_TEXT)
+        if text.startswith(_FIELDS) or (self._streamed and not whole):
             self._events = self._new_stream(on_chunk=self._on_chunk if self._call.stream else None)
             self._events.take(start)
         else:

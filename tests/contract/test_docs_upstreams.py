@@ -1,0 +1,41 @@
+"""Every recording and every case that `docs/upstreams.md` names is there, and every recording is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_engine_answers import ANSWERS
+from tests.reported_answers import CHAT
+from tests.reported_responses import RESPONSES
+from tests.rig import recordings
+from tests.unit.test_upstream_habits import STREAMS
+
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "upstreams.md").read_text(encoding="utf-8")
+TABLE = DOCS.split("## Settings by provider\n")[1].strip().split("\n\n")[0]
+CASES = {"chat": CHAT, "responses": RESPONSES, "stream": STREAMS, "job": ANSWERS}
+NAMED = re.findall(r"`(chat|responses|stream|job):([^`]+)`", TABLE)
+
+
+def test_the_recordings_of_the_table_are_those_that_there_are() -> None:
+    assert set(re.findall(r"`((?:chat|responses)/[^`]+)`", TABLE)) == set(recordings.NAMES)
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(set(NAMED)))
+def test_a_case_of_the_table_is_one(kind: str, name: str) -> None:
+    assert name in CASES[kind]
+
+
+def test_each_provider_names_what_it_was_tested_with() -> None:
+    rows = TABLE.splitlines()[2:]
+    assert len(rows) > 12
+    assert [row for row in rows[1:] if not re.search(r"`(chat|responses|stream|job)[:/]", row)] == []
+
+
+def test_the_files_that_the_page_names_are_there() -> None:
+    named = set(re.findall(r"`(tests/[^`]+)`", DOCS))
+    assert len(named) > 5
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []

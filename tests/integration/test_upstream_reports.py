@@ -1,0 +1,156 @@
+"""Answers as public reports have them, over sockets through a whole worker: what each job stores, and what it paid.
+
+Each is asked for as a stream and as one object, on both databases.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api_schemas.jobs import JobDetail, parse_job
+from tests.fakes import QUICK
+from tests.reported_answers import CHAT, EVENTS, OBJECT, Reported
+from tests.reported_responses import RESPONSES
+from tests.rig.waiting import eventually
+from worker.base.settings import Settings
+from worker.db.connect import Database
+from worker.db.jobs import lookup, submit
+from worker.engine.engine import Engine
+
+TABLES = {"chat": CHAT, "responses": RESPONSES}
+FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+
+
+class Wire:
+    """Answers each POST with the bytes that its model is named after, then closes the connection."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._answer, args=(caller,), daemon=True).start()
+
+    def _answer(self, caller: socket.socket) -> None:
+        with caller, caller.makefile("rb") as reader:
+            line = reader.readline()
+            size = 0
+            while header := reader.readline().strip():
+                name, _, value = header.partition(b":")
+                if name.lower() == b"content-length":
+                    size = int(value)
+            if not line.startswith(b"POST"):
+                caller.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
+            model = json.loads(reader.read(size))["model"]
+            self.calls[model] += 1
+            table, name, _ = model.split("/")
+            caller.sendall(raw(TABLES[table][name]))
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._listener.close()
+
+
+def raw(answer: Reported) -> bytes:
+    """The whole HTTP answer."""
+    label = answer.label or (OBJECT if answer.body[:1] in (b"{", b"[") else EVENTS)
+    headers = [("Content-Type", label), ("Connection", "close"), *answer.headers]
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    return f"HTTP/1.1 {answer.status} X\r\n{head}\r\n".encode() + answer.body
+
+
+def request(table: str, name: str, *, stream: bool) -> dict[str, Any]:
+    """The request that the answer is given to."""
+    model = f"{table}/{name}/{'stream' if stream else 'object'}"
+    if table == "chat":
+        tool: dict[str, Any] = {"type": "function", "function": FUNCTION}
+        said: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+    else:
+        tool, said = {"type": "function", **FUNCTION}, {"input": "hi"}
+    return {"model": model, "stream": stream, "tools": [tool], **said}
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    wire = Wire()
+    yield wire
+    wire.close()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_reported_answer_is_stored_and_paid_as_it_was_meant(
+    wire: Wire, database_url: str, redis_url: str, table: str
+) -> None:
+    given = {"database_url": database_url, "redis_url": redis_url, "upstream_url": wire.url, "on_ambiguous": "retry"}
+    settings = Settings(**(QUICK | given))
+    database, engine = Database(settings, pool_size=2), Engine(settings)
+    engine.start()
+    try:
+        asked = [request(table, name, stream=stream) for name in TABLES[table] for stream in (True, False)]
+        jobs = [parse_job(body) for body in asked]
+        inserted = database.write(lambda conn: submit.insert(conn, jobs, settings))
+        engine.ring([job.id for job in inserted])
+        differences = []
+        for body, job in zip(asked, inserted, strict=True):
+            ended = _ended(database, job.id)
+            name = body["model"].split("/")[1]
+            found = different(ended, TABLES[table][name], wire.calls[body["model"]], table)
+            differences += [f"{body['model']}: {each}" for each in found]
+        assert differences == []
+    finally:
+        engine.drain()
+        database.close()
+
+
+def _ended(database: Database, job: str) -> JobDetail:
+    def now() -> JobDetail:
+        return database.read(lambda conn: lookup.job(conn, job, tenant=None))
+
+    eventually(lambda: now().finished_at is not None, 120, "the job ends")
+    return now()
+
+
+def different(job: JobDetail, wanted: Reported, calls: int, table: str) -> list[str]:
+    """What a job has that it should not have."""
+    usual = "stop" if table == "chat" else "completed"
+    ought: dict[str, Any] = {"status": "failed" if wanted.failed else "completed", "calls": wanted.asked}
+    found: dict[str, Any] = {"status": job.status, "calls": calls}
+    if wanted.failed:
+        ought |= {"class": wanted.failed, "says": True}
+        message = (job.error.message if job.error else None) or ""
+        found |= {"class": job.error and job.error.error_class, "says": wanted.says in message or message}
+    else:
+        ought |= {"text": wanted.text, "finish": usual if wanted.finish == "" else wanted.finish, "tools": wanted.calls}
+        found |= {"text": job.text or "", "finish": job.finish_reason, "tools": called(job)}
+    if wanted.counted:
+        ought["tokens"] = {(7, 3)}
+        found["tokens"] = {(attempt.input_tokens, attempt.output_tokens) for attempt in job.attempt_log}
+    if wanted.cost is not None:
+        ought["cost"] = {wanted.cost}
+        found["cost"] = {float(attempt.cost_usd or 0) for attempt in job.attempt_log}
+    return [f"{what}: {found[what]!r}, not {ought[what]!r}" for what in ought if found[what] != ought[what]]
+
+
+def called(job: JobDetail) -> tuple[tuple[str, str], ...]:
+    """The calls of the stored answer."""
+    stored: dict[str, Any] = dict(job.response or {})
+    if "choices" in stored:
+        functions = [one["function"] for one in stored["choices"][0]["message"].get("tool_calls") or []]
+    else:
+        functions = [item for item in stored["output"] if item["type"] == "function_call"]
+    return tuple((one["name"], one["arguments"]) for one in functions)
