@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.unit.test_upstream_habits import STREAMS
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "upstreams.md").read_text(encoding="utf-8")
 TABLE = DOCS.split("## Settings by provider\n")[1].strip().split("\n\n")[0]
-CASES = {"chat": CHAT, "responses": RESPONSES, "stream": STREAMS, "job": ANSWERS}
+CASES: dict[str, Collection[str]] = {"chat": CHAT, "responses": RESPONSES, "stream": STREAMS, "job": ANSWERS}
 NAMED = re.findall(r"`(chat|responses|stream|job):([^`]+)`", TABLE)
 
 
