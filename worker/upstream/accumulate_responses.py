@@ -7,7 +7,7 @@
 
 The terminal event carries the whole response. Where a provider sends it without its output or without its calls, or not
 at all although every item has come whole, the stream's own items take their place (`response_items`). A terminal event
-whose response has an error or a status that says failure is one, whatever the event is called.
+whose response has an error or a status that means failure is one, whatever the event is called.
 """
 
 from __future__ import annotations

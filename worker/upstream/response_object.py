@@ -1,4 +1,4 @@
-"""A `response` object as providers send it: put into the shape that its readers know, and what it says of its end."""
+"""A `response` object as providers send it: put into the shape that its readers know, and why it ended."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _no_answer(value: dict[str, Any], wanted: str, body: bytes, key: str | None)
         failure = Failure(Kind.TERMINAL, "upstream", "wrong_content", f"the upstream answered with {other}")
         return _with_body(failure, body, key)
     words = read_error(value).message
-    quoted = f"; it says: {words}" if words else ""
+    quoted = f"; its words: {words}" if words else ""
     return wrong_content(f"the upstream's body has no `{wanted}`{quoted}", body, key)
 
 
@@ -144,9 +144,9 @@ def _mend_text(choices: list[Any]) -> bool:
     for choice in choices:
         if not isinstance(choice, dict):
             continue
-        if isinstance(said := choice.get("message"), str):
-            choice["message"], mended = {"role": "assistant", "content": said}, True
-        elif said is None and isinstance(choice.get("delta"), dict):
+        if isinstance(given := choice.get("message"), str):
+            choice["message"], mended = {"role": "assistant", "content": given}, True
+        elif given is None and isinstance(choice.get("delta"), dict):
             choice["message"], mended = {"role": "assistant", **choice.pop("delta")}, True
         if not isinstance(choice.get("text"), str):
             continue
