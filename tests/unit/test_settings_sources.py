@@ -67,6 +67,53 @@ def test_a_project_cannot_name_a_file_of_the_user_as_its_key(nowhere: Path, tmp_
     assert load().key == "sk-of-the-project"
 
 
+@pytest.mark.parametrize("file", list(ELSEWHERE))
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_projects_upstream_does_not_get_the_users_headers(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, file: str, *, beside: bool
+) -> None:
+    """They carry Azure's key, and any other; also where the project has a key of its own."""
+    key = {".env": "STOCKPOT_API_KEY=sk-of-the-project\n", "stockpot.toml": 'api_key = "sk-of-the-project"\n'}[file]
+    (nowhere / file).write_text(ELSEWHERE[file] + (key if beside else ""))
+    monkeypatch.setenv("STOCKPOT_UPSTREAM_HEADERS", "api-key=sk-of-the-user")
+    with pytest.raises(SettingsError, match=rf"{re.escape(file)} and STOCKPOT_UPSTREAM_HEADERS") as refused:
+        load()
+    assert "sk-of-the-user" not in str(refused.value)
+    monkeypatch.delenv("STOCKPOT_UPSTREAM_HEADERS")
+    with (nowhere / file).open("a") as more:
+        more.write(
+            {".env": "STOCKPOT_UPSTREAM_HEADERS=x-a=1\n", "stockpot.toml": "upstream_headers = {x-a = '1'}\n"}[file]
+        )
+    assert load().upstream_headers is not None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f"STOCKPOT_UPSTREAM_URL={EVIL}\nSTOCKPOT_API_KEY=${{OPENAI_API_KEY}}",
+        f"STOCKPOT_UPSTREAM_URL={EVIL}/${{OPENAI_API_KEY}}/v1",
+        "STOCKPOT_REDIS_URL=redis://elsewhere.example/0?username=${OPENAI_API_KEY:-x}",
+        "K='${OPENAI_API_KEY}'\nK=x${K}\nSTOCKPOT_DATABASE_URL=postgresql://elsewhere.example/${K}",
+        "AIMLAPI_API_KEY=${OPENAI_API_KEY}\nAIMLAPI_API_KEY=${AIMLAPI_API_KEY}",
+    ],
+)
+def test_a_project_takes_no_secret_out_of_the_environment(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, lines: str
+) -> None:
+    """Whatever it calls it on the way; a value of its own, a default and the home may be put in."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user")
+    (nowhere / ".env").write_text(lines + "\n")
+    with pytest.raises(SettingsError, match=r"\$\{OPENAI_API_KEY\} from the environment") as refused:
+        load()
+    assert "sk-of-the-user" not in str(refused.value)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    (nowhere / ".env").write_text(
+        "P=secret\nSTOCKPOT_HOME=${HOME}/pot\nSTOCKPOT_REDIS_URL=redis://:${P}@${H:-h}/0\nTHEIRS=${PATH}\n"
+    )
+    assert (str(load().home), load().redis_url) == ("/home/me/pot", "redis://:secret@h/0")
+
+
 def test_the_usual_upstream_may_be_named_by_anybody(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It directs the key nowhere else."""
     (nowhere / ".env").write_text("STOCKPOT_UPSTREAM_URL=https://api.aimlapi.com/v1/\n")

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from dotenv.parser import Binding, parse_stream
+from dotenv.variables import Variable, parse_variables
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from worker.base.errors import SettingsError
@@ -33,6 +33,11 @@ _SERVICE_NAME = re.compile(
 )
 _SERVICE_PORT = re.compile(r"STOCKPOT_(?:\w+_)?PORT")
 _SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+:\d+")
+
+#: What a `.env` may take from the environment: where things lie, nothing that is secret.
+_PLACES = frozenset(
+    {"HOME", "PWD", "TMPDIR", "USER", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"}
+)
 
 _ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
@@ -108,7 +113,7 @@ def refuse_mixed(
     *,
     usual: str,
 ) -> None:
-    """Refuse a project file's upstream for a key that stands elsewhere: the file may come with a stranger's repository.
+    """Refuse a project file's upstream for a key, or for headers, that stand elsewhere: it may be a stranger's file.
 
     Args:
         usual: the upstream that needs no setting; a file may name it.
@@ -122,21 +127,22 @@ def refuse_mixed(
     if str(project[upstream]["upstream_url"]).rstrip("/") == usual:
         return
     sources = {"the program's arguments": arguments, ENVIRONMENT: environment, **project}
-    for field in ("api_key", "api_key_file"):
-        key = next((name for name, values in sources.items() if values.get(field) is not None), None)
-        if key is None:
+    for field in ("upstream_headers", "api_key", "api_key_file"):
+        place = next((name for name, values in sources.items() if values.get(field) is not None), None)
+        if place is None:
             continue
-        if key != upstream:
+        if place != upstream:
             raise SettingsError(
-                f"STOCKPOT_UPSTREAM_URL comes from {upstream} and {PREFIX + field.upper()} from {key}: a file of the"
+                f"STOCKPOT_UPSTREAM_URL comes from {upstream} and {PREFIX + field.upper()} from {place}: a file of the"
                 f" working directory must not direct your key to an upstream of its choice. Set both in the same place."
             )
-        if field == "api_key_file" and not Path(str(project[key][field])).resolve().is_relative_to(Path.cwd()):
+        if field == "api_key":
+            return  # it wins over a key's file
+        if field == "api_key_file" and not Path(str(project[place][field])).resolve().is_relative_to(Path.cwd()):
             raise SettingsError(
                 f"STOCKPOT_UPSTREAM_URL and STOCKPOT_API_KEY_FILE come from {upstream}, and the key's file lies outside"
                 " its directory: set STOCKPOT_UPSTREAM_URL in the environment."
             )
-        return  # a key wins over a key's file
 
 
 def _environment() -> Iterator[tuple[str, str]]:
@@ -156,18 +162,50 @@ def _dotenv(path: Path) -> Iterator[tuple[str, str]]:
     text = _text(path)
     if text is None:
         return
-    for binding in parse_stream(io.StringIO(text)):
+    bindings = list(parse_stream(io.StringIO(text)))
+    for binding in bindings:
         line = binding.original.string
         if binding.error and (PREFIX in line.upper() or "AIMLAPI_" in line.upper()):
             raise SettingsError(f"{path}, line {binding.original.line}: expected NAME=value; is a quote not closed?")
-    for name, value in dotenv_values(stream=io.StringIO(_without_errors(text))).items():
+    for name, value in _expanded(path, bindings).items():
         if value:
-            yield name.upper(), value
+            yield name, value
 
 
-def _without_errors(text: str) -> str:
-    """The lines that can be read: about others the parser would log."""
-    return "".join(binding.original.string for binding in parse_stream(io.StringIO(text)) if not binding.error)
+def _expanded(path: Path, bindings: Iterable[Binding]) -> dict[str, str]:
+    """The file's own values by their names in capitals, `${NAME}` and `${NAME:-other}` put in from the lines before.
+
+    A setting of ours takes nothing from the environment that way, but where things lie: the file may be a stranger's,
+    and a secret of the user's would go to whatever host the same file names.
+
+    Raises:
+        SettingsError: such a setting.
+    """
+    values: dict[str, str] = {}
+    foreign: dict[str, str] = {}  # by name, the variable of the environment that its value would hold
+    for binding in bindings:
+        if binding.error or binding.key is None:
+            continue
+        name, value, taken = binding.key, "", None
+        for atom in parse_variables(binding.value or ""):
+            if isinstance(atom, Variable) and atom.name not in values:
+                value += atom.resolve(os.environ)
+                if os.environ.get(atom.name) and atom.name not in _PLACES:
+                    taken = atom.name
+            else:
+                value += atom.resolve(values)
+                taken = foreign.get(getattr(atom, "name", ""), taken)
+        values[name] = value
+        foreign.pop(name, None)
+        if taken is not None:
+            foreign[name] = taken
+    for name, of in foreign.items():
+        if name.upper().startswith((PREFIX, "AIMLAPI_")) and name.upper() not in NOT_SETTINGS:
+            raise SettingsError(
+                f"{path}: {name.upper()} takes ${{{of}}} from the environment; a file of the working directory must not"
+                f" direct it to a place of its choice. Set {name.upper()} itself in the environment."
+            )
+    return {name.upper(): value for name, value in values.items()}
 
 
 def _toml(path: Path, names: set[str]) -> dict[str, Any]:
