@@ -9,19 +9,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from rich.console import Console
 
 from api_schemas import jsontext
-from api_schemas.errors import InvalidRequest
-from api_schemas.jobs import MAX_SECONDS, parse_job
+from api_schemas.errors import InvalidRequest, JobError
+from api_schemas.jobs import MAX_SECONDS, JobDetail, parse_job
 from api_schemas.plain import plain_body
 from tests.factories import chat
+from worker.cli.jobs.following import summary
 from worker.cli.money.usage import _inert
-from worker.cli.output import cell
+from worker.cli.output import cell, say
 from worker.cli.tables import Table
 
-EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\nforged  line\u2028x\tend"
+EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\nforged  line\u2028x\tend\u202ethgir\u2066\u200f"
+#: What commands the terminal, and what turns the direction of its writing.
+COMMANDS = {"\x1b", "\x07", "\x9b", "\r", "\t", "\u2028", "\u202e", "\u2066", "\u200f"}
 
 
 def test_no_cell_commands_the_terminal_or_begins_a_line() -> None:
@@ -31,8 +35,25 @@ def test_no_cell_commands_the_terminal_or_begins_a_line() -> None:
     table.add_row(EVIL)
     text = io.StringIO()
     Console(file=text, width=120).print(table)
-    assert not set(text.getvalue()) & {"\x1b", "\x07", "\x9b", "\r", "\t", "\u2028"}
+    assert not set(text.getvalue()) & COMMANDS
     assert len(cell(EVIL).splitlines()) == 1
+
+
+def test_no_sentence_for_people_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Errors repeat what a provider, a receiver or a file has said; only their colours are ours."""
+    say(EVIL, lead=click.style("Error: ", fg="red"), dim=True)
+    said = capsys.readouterr().err
+    assert click.unstyle(said).startswith("Error: m")
+    assert not set(click.unstyle(said)) & (COMMANDS - {"\t", "\u2028"})
+
+
+def test_the_end_of_a_job_is_one_line() -> None:
+    """Whatever its error says."""
+    error = JobError(error_class="upstream", message=EVIL)
+    end = JobDetail.model_construct(
+        id="job_x", status="failed", error=error, usage=None, cost_usd=None, finished_at=None, attempts=1
+    )
+    assert len(summary(end).splitlines()) == 1
 
 
 def test_every_table_of_the_command_line_is_that_one() -> None:
@@ -49,7 +70,7 @@ def test_every_table_of_the_command_line_is_that_one() -> None:
     assert strangers == []
 
 
-@pytest.mark.parametrize("model", ["m\x1b[2J", "m\nforged", "m\x9b", "m\x00", "m\u202e", "m\t"])
+@pytest.mark.parametrize("model", ["m\x1b[2J", "m\nforged", "m\x9b", "m\x00", "m\u202e", "m\u2067", "m\u2028", "m\t"])
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
 def test_a_models_name_is_printable_or_refused(model: str, endpoint: str) -> None:
     """In submissions, and in the quick proof for lines of batches."""
@@ -60,7 +81,7 @@ def test_a_models_name_is_printable_or_refused(model: str, endpoint: str) -> Non
     assert not plain_body(endpoint, body)
 
 
-@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
 def test_no_cell_of_a_csv_is_a_formula(first: str) -> None:
     """Texts get a quote in front; numbers stay numbers."""
     evil = f"{first}HYPERLINK(1)"

@@ -81,6 +81,6 @@ def silence_stdout() -> None:
 
 
 def _tell(first: str, *more: str) -> None:
-    say(click.style("Error: ", fg="red", bold=True) + first)
+    say(first, lead=click.style("Error: ", fg="red", bold=True))
     for line in more:
         say(f"  {line}")

@@ -21,6 +21,8 @@ _WIDE = 100_000
 #: Control characters of model output would move the cursor, retitle the window or worse; newline and tab may stay.
 _CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _CONTROL[ord("\r")] = ""
+#: Marks that turn the direction of writing: a name with one could show as another, and what follows it in the line, too.
+_TURNS = dict.fromkeys((1564, 8206, 8207, *range(8234, 8239), *range(8294, 8298)), "�")
 
 
 def put_json(value: Any) -> None:
@@ -33,10 +35,14 @@ def put(text: str) -> None:
     click.echo(shown(text))
 
 
-def say(text: str) -> None:
-    """Write a line for people to stderr; a closed terminal or a full disk behind it ends no work."""
+def say(text: str, *, lead: str = "", **style: Any) -> None:
+    """Write a line for people to stderr; a closed terminal or a full disk behind it ends no work.
+
+    The text may hold what others have written. `lead` is ours, and may be styled; `style` is that of the text (`click.style`).
+    """
+    clean = shown(text).translate(_TURNS)
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        click.echo(lead + (click.style(clean, **style) if style else clean), err=True)
 
 
 def shown(text: str) -> str:
@@ -58,7 +64,7 @@ def margin() -> Console:
 
 def cell(text: str) -> str:
     """As `shown`, on one line: what stands in a table may begin no new one."""
-    return " ".join(shown(text).splitlines()).replace("\t", " ")
+    return " ".join(shown(text).translate(_TURNS).splitlines()).replace("\t", " ")
 
 
 def at_least(usd: Decimal | float | None, unpriced: int) -> str:

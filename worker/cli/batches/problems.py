@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from api_schemas.batch import BatchProblem
+from worker.cli.output import cell
 
 #: Kinds that are counted separately, and lines that are named of each.
 _KINDS, _NAMED = 50, 5
@@ -36,7 +37,7 @@ class Problems:
         for kind, first in self._kinds.items():
             count = self._counts[kind]
             field = f"{first[0].param}: " if first[0].param else ""
-            put(f"{_lines([one.line or 0 for one in first], count)}: {field}{first[0].message}")
+            put(f"{_lines([one.line or 0 for one in first], count)}: {field}{cell(first[0].message)}")
         if self._others:
             put(f"{self._others:,} problems of other kinds")
 

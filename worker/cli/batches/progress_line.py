@@ -11,7 +11,7 @@ from rich.text import Text
 
 from worker.base.errors import Unreachable
 from worker.batches.progress import Pace
-from worker.cli.output import cost, shown, span
+from worker.cli.output import cell, cost, span
 from worker.producer.batches import BatchRow, Look
 from worker.producer.routes import RouteState
 from worker.producer.stockpot import Stockpot
@@ -106,7 +106,7 @@ class Reasons:
     def _tell(self, text: str, sentence: str) -> None:
         if text != self._last:
             self._last = text
-            self._put(shown(sentence))
+            self._put(cell(sentence))
 
 
 def calls_in_flight(pot: Stockpot, found: Look) -> int:

@@ -23,7 +23,7 @@ from worker.cli.batches.problems import Problems
 from worker.cli.batches.watch import wait_for
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
-from worker.cli.output import margin, money, put, put_json, say, screen, shown, span
+from worker.cli.output import cell, margin, money, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
 from worker.cli.webhooks import reach
 from worker.producer.batches import BadBatch, BatchOptions, Quote, QuotedFile, SubmittedBatch
@@ -193,9 +193,9 @@ def _warn(offer: Quote, wanted: BatchOptions) -> None:
         left = open_seconds(window, start, end)
     if offer.seconds > left:
         say(
-            click.style("It cannot finish by then: ", fg="yellow", bold=True)
-            + f"{span(offer.seconds)} of work in {span(left)}, bounded by {offer.bounded_by} of one worker."
-            " It runs as fast as it can."
+            f"{span(offer.seconds)} of work in {span(left)}, bounded by {offer.bounded_by} of one worker."
+            " It runs as fast as it can.",
+            lead=click.style("It cannot finish by then: ", fg="yellow", bold=True),
         )
 
 
@@ -240,7 +240,7 @@ def _show_quote(found: QuotedFile) -> None:
         table.add_row(shown(one.model), f"{one.lines:,}", *tokens, money(one.cost_usd), span(one.seconds_per_call))
     screen().print(table)
     put(
-        f"{name}: {found.lines:,} lines, {found.bad_lines:,} bad; at most {offer.tokens:,} tokens, {money(offer.cost_usd)}."
+        f"{cell(name)}: {found.lines:,} lines, {found.bad_lines:,} bad; at most {offer.tokens:,} tokens, {money(offer.cost_usd)}."
     )
     if offer.copies:
         put(

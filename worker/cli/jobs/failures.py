@@ -10,7 +10,7 @@ import click
 
 from worker.cli import options
 from worker.cli.opening import producer
-from worker.cli.output import put, put_json, say, shown
+from worker.cli.output import cell, put, put_json, say
 from worker.db.jobs.failures import FailedGroup
 
 #: Batches, and models, of a group that are named.
@@ -36,8 +36,8 @@ def failures(since: datetime, tenant: str, *, all_tenants: bool, as_json: bool) 
         if as_json:
             put_json(_fields(group, since))
             continue
-        put(_heading(group))
-        put(f"  e.g. {group.sample}: {' '.join((group.message or 'no message').split())[:300]}")
+        put(cell(_heading(group)))
+        put(f"  e.g. {group.sample}: {cell(' '.join((group.message or 'no message').split())[:300])}")
         for command in _commands(group, since):
             put(f"  {command}")
     if found.cut_at is not None:
@@ -47,7 +47,7 @@ def failures(since: datetime, tenant: str, *, all_tenants: bool, as_json: bool) 
 
 
 def _heading(group: FailedGroup) -> str:
-    whose = "" if group.tenant == "default" else f" of tenant {shown(group.tenant)}"
+    whose = "" if group.tenant == "default" else f" of tenant {group.tenant}"
     models = ", ".join(f"{name} ({count:,})" for name, count in group.models.most_common(_NAMED))
     more = f" and {len(group.models) - _NAMED} more" if len(group.models) > _NAMED else ""
     return f"{group.jobs:,} {group.status}{whose}: {group.error_class} · {models}{more}"

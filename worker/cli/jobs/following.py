@@ -20,7 +20,7 @@ from api_schemas.jobs import JobDetail
 from worker.base.errors import StockpotError, Unreachable, WaitTimeout
 from worker.base.settings import load
 from worker.cli.exit_codes import FAILED, INTERRUPTED
-from worker.cli.output import money, say, shown, span
+from worker.cli.output import cell, money, say, shown, span
 from worker.cli.wrapping import Wrapper
 from worker.local.running import beside
 from worker.producer.async_stockpot import AsyncStockpot
@@ -112,7 +112,7 @@ class Follower:
         elif event["type"] == "attempt.reset":
             if self._text:  # nothing was shown, nothing is void
                 click.echo(self._wrapper.end(), file=self._screen)
-                say(click.style(f"↺ starting again ({event.get('reason')}); what was shown is void", fg="yellow"))
+                say(f"↺ starting again ({event.get('reason')}); what was shown is void", fg="yellow")
             self._text = ""
 
     def _finish(self, detail: JobDetail) -> None:
@@ -122,7 +122,7 @@ class Follower:
         whole = self._text == answer and self._screen is sys.stdout
         if answer and not self._quiet and not whole and (self._after == 0 or self._screen is not sys.stdout):
             click.echo(shown(answer) if sys.stdout.isatty() else answer.encode("utf-8", "replace"))
-        say(click.style(summary(detail), dim=True))
+        say(summary(detail), dim=True)
 
 
 def exit_code(detail: JobDetail) -> int:
@@ -134,7 +134,7 @@ def summary(detail: JobDetail) -> str:
     """The end of a job in one line, with the reason when it did not complete."""
     parts = [detail.id, detail.status]
     if detail.error is not None:
-        parts.append(f"{detail.error.error_class}: {shown(detail.error.message)}")
+        parts.append(f"{detail.error.error_class}: {cell(detail.error.message)}")
     if detail.usage is not None:
         parts.append(f"{detail.usage.input_tokens:,} + {detail.usage.output_tokens:,} tokens")
     if detail.cost_usd is not None:
@@ -148,7 +148,7 @@ def summary(detail: JobDetail) -> str:
 
 def sentence(why: Waiting) -> str:
     """Why a job is not over, with what happens next and when."""
-    return shown(why.text) + (f"; {why.then} in {span(why.seconds)}" if why.then and why.seconds is not None else "")
+    return cell(why.text) + (f"; {why.then} in {span(why.seconds)}" if why.then and why.seconds is not None else "")
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +171,7 @@ async def _words_while_idle(pot: AsyncStockpot, job_id: str) -> AsyncIterator[Ca
                 if why is None or why.text == last or (why.reason == "running" and last is None):
                     continue
                 last = why.text
-                say(click.style(sentence(why), fg="yellow"))
+                say(sentence(why), fg="yellow")
 
     printing = asyncio.create_task(words())
     try:

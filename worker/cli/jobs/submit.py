@@ -85,7 +85,7 @@ def submit(
             put_json({"id": done.id, "status": done.status}) if as_json else put(done.id)
             _warn(given["webhook"])
             return
-        say(click.style(done.id, dim=True))
+        say(done.id, dim=True)
         _warn(given["webhook"])
         try:
             detail = Follower(tenant, done.id, live=stream, quiet=as_json).follow(timeout)

@@ -19,7 +19,7 @@ from worker.db.jobs import usage as using
 from worker.db.jobs import usage_days
 
 #: What a cell begins with that spreadsheets take for a formula (OWASP, CSV injection).
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 @click.command(

@@ -11,7 +11,7 @@ from worker.cli import options
 from worker.cli.exit_codes import FAILED, UNREACHABLE
 from worker.cli.operations import checks
 from worker.cli.operations.check import Check
-from worker.cli.output import put, put_json, shown
+from worker.cli.output import cell, put, put_json
 from worker.local.running import beside
 
 _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "red"), "unreachable": ("✗", "red")}
@@ -34,9 +34,9 @@ def doctor(*, as_json: bool) -> None:
         if not as_json:
             mark, colour = _MARKS[check.outcome]
             put_line = click.style(mark, fg=colour)
-            click.echo(f"{put_line} {check.name:<18} {shown(check.detail)}")
+            click.echo(f"{put_line} {check.name:<18} {cell(check.detail)}")
             if check.mend:
-                put(f"  {'':<18} → {check.mend}")
+                put(f"  {'':<18} → {cell(check.mend)}")
     outcomes = {check.outcome for check in found}
     code = UNREACHABLE if "unreachable" in outcomes else FAILED if "failed" in outcomes else 0
     if as_json:

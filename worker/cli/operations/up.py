@@ -46,7 +46,7 @@ def up(workers: int, *, simulate: bool) -> None:
     settings = load()
     if not simulate and settings.key is None:
         if "upstream_url" not in settings.model_fields_set:
-            say(click.style("Error: ", fg="red", bold=True) + "there is no API key.")
+            say("there is no API key.", lead=click.style("Error: ", fg="red", bold=True))
             say("  Set AIMLAPI_API_KEY, or run `stockpot up --simulate`, which needs none.")
             say("  For a server that asks for none (Ollama, vLLM): STOCKPOT_UPSTREAM_URL=http://127.0.0.1:11434/v1")
             click.get_current_context().exit(USAGE)

@@ -14,7 +14,7 @@ from api_schemas.webhooks import WebhookType
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
-from worker.cli.output import put, put_json, say, screen, shown, span
+from worker.cli.output import cell, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
 from worker.cli.webhooks.reach import warn
 from worker.cli.webhooks.secrets import print_secret
@@ -102,7 +102,7 @@ def test(endpoint: str, timeout: float, tenant: str, *, as_json: bool) -> None:
         say(f"{event['id']}: no worker has sent it within {timeout:g} s; it waits in the outbox.")
     else:
         answer = tried["error"] or f"HTTP {tried['status_code']}"
-        put(f"{event['id']}: {event['status']}, {answer}, {span(tried['seconds'])}")
+        put(f"{event['id']}: {event['status']}, {cell(answer)}, {span(tried['seconds'])}")
     if event["status"] != "delivered":
         raise click.exceptions.Exit(FAILED)
 

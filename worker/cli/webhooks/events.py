@@ -9,7 +9,7 @@ import click
 
 from worker.cli import ids, options
 from worker.cli.opening import producer
-from worker.cli.output import age, put, put_json, say, screen, shown, span
+from worker.cli.output import age, cell, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
 from worker.cli.webhooks.endpoints import plain
 from worker.db.jobs.lookup import moment
@@ -70,7 +70,7 @@ def show(event: str, tenant: str, *, as_json: bool) -> None:
         return
     for name, value in found.items():
         if name != "attempt_log" and value is not None:
-            put(f"{name:<17} {value}")
+            put(f"{name:<17} {cell(str(value))}")
     table = Table()
     table.numbers("try")
     table.whole("at")

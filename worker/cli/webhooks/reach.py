@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from worker.base.settings import load
-from worker.cli.output import say, shown
+from worker.cli.output import cell, say
 
 
 def warn(url: str) -> None:
@@ -22,6 +22,6 @@ def warn(url: str) -> None:
     why = objection(url, Policy.parse(load().webhook_allow_private))
     if why is None:
         return
-    say(click.style("Warning: ", fg="yellow", bold=True) + f"nothing can be delivered to {shown(url)}: {shown(why)}.")
+    say(f"nothing can be delivered to {cell(url)}: {cell(why)}.", lead=click.style("Warning: ", fg="yellow", bold=True))
     if "not public" in why or "not allowed" in why:
         say("  STOCKPOT_WEBHOOK_ALLOW_PRIVATE of the workers opens private networks; docs/webhooks.md has the rules.")
