@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -25,6 +26,7 @@ from worker.db.connect import Database
 from worker.db.jobs import cancel as verbs
 from worker.db.jobs import leases
 from worker.db.jobs import usage as using
+from worker.db.purge import purge
 
 
 def cancel(database: Database, job: str, tenant: str = "default") -> verbs.Cancelled:
@@ -130,6 +132,19 @@ def test_a_retried_job_has_forgotten_that_it_was_cancelled(database: Database) -
     claimed(database, job)
     [renewed] = database.write(lambda conn: leases.renew(conn, "w", [job], lease=30))
     assert not renewed.cancel
+
+
+def test_a_job_without_its_request_cannot_be_retried_and_keeps_what_it_answered(database: Database) -> None:
+    """It was purged: every claim of it would be lost, attempt by attempt."""
+    [job] = submitted(database)
+    [mine] = claimed(database, job)
+    settled(database, settlement(mine, status="failed", outcome="failed", text="half an answer"))
+    later = datetime.now(UTC) + timedelta(hours=1)
+    database.write(lambda conn: purge(conn, later, "payloads"))
+    with pytest.raises(NotAllowed, match="no request"):
+        retry(database, job)
+    assert row(database, job)["status"] == "failed"
+    assert rows(database, "SELECT text FROM results") == [{"text": "half an answer"}]
 
 
 def test_only_what_is_over_without_an_answer_can_be_retried(database: Database) -> None:

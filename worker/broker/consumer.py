@@ -18,16 +18,26 @@ from celery.exceptions import CPendingDeprecationWarning, WorkerTerminate
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu.common import ignore_errors
+from kombu.exceptions import SerializationError, SerializerNotInstalled
 from kombu.transport import redis as kombu_redis
 
 from worker.base import metrics
 from worker.base.errors import out_of_files
-from worker.broker.messages import TASKS, BoundedMessage, RefusedMessage
+from worker.broker.messages import TASKS, BoundedMessage, RefusedMessage, disarm, refuse_compressed
 
 log = structlog.get_logger(__name__)
 
 #: What parsing an item of a queue can raise that is no message of kombu's: no JSON, no envelope, a body that is none.
-NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+NO_MESSAGE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    ArithmeticError,
+    SerializationError,
+    SerializerNotInstalled,
+)
 #: Between two tries to connect while the process may open no file, in seconds. Descriptors come back when calls end.
 NO_FILES_PAUSE = 1.0
 #: From one connection to the next at least, in seconds: a broker that refuses each is not hammered.
@@ -62,6 +72,7 @@ class StockpotConsumer(Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         # This process is a worker and nothing else, so the transport's own seam for its channel is ours to set.
         kombu_redis.Transport.Channel = StockpotChannel
+        refuse_compressed()
         self._reconnected_at = -RECONNECT_PAUSE
         super().__init__(*args, **options)
 
@@ -76,6 +87,23 @@ class StockpotConsumer(Consumer):
                     raise
                 log.error("no_file_descriptors", hint="raise the limit on open files (ulimit -n)")
             self._wait_for_files()
+
+    def create_task_handler(self, **options: Any) -> Any:
+        """What takes a message: Celery's, for a message that is disarmed. One that it cannot take is dropped.
+
+        Celery lets such an error pass, and the message would stay in this worker's hand: after two of them it takes no more.
+        """
+        take = super().create_task_handler(**options)
+
+        def received(message: Any) -> None:
+            try:
+                disarm(message)
+                take(message)
+            except NO_MESSAGE as error:
+                if not message.acknowledged:
+                    self._drop(message, error)
+
+        return received
 
     def update_strategies(self) -> None:
         """Take calls of our own tasks only; Celery registers a dozen of its own."""
@@ -138,6 +166,7 @@ class StockpotConsumer(Consumer):
 
     def _drop(self, message: Any, error: Exception | None) -> None:
         metrics.REFUSED.inc()
-        log.error("queue_item_dropped", reason="no task of ours", error=type(error).__name__)
+        reason = str(error) if isinstance(error, RefusedMessage) else "no task of ours"
+        log.error("queue_item_dropped", reason=reason, error=type(error).__name__)
         message.reject_log_error(logging.getLogger(__name__), self.connection_errors)
         signals.task_rejected.send(sender=self, message=message, exc=error)

@@ -16,19 +16,20 @@ import structlog
 from celery.exceptions import Reject, WorkerShutdown
 from celery.worker import state
 
-from api_schemas.broker import read_broker_message
+from api_schemas.errors import InvalidRequest
 from api_schemas.ids import is_job_id
 from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base import metrics
-from worker.base.errors import IdempotencyConflict, InvalidRequest, SettingsError, Unreachable
+from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings, settings
+from worker.broker import submissions
 from worker.broker.app import app
+from worker.broker.messages import ENDS, STARTS
 from worker.broker.queues import lanes_of
 from worker.broker.watchdog import Watchdog
 from worker.db import identity
 from worker.db.connect import Database
-from worker.db.jobs.submit import insert
 from worker.db.ready import await_database
 from worker.engine.engine import Engine
 from worker.webhooks import shared_key
@@ -161,8 +162,8 @@ def run(ids: Any = None, lane: Any = None, database: Any = None, **_later: Any) 
         engine.ring(known, wanted)
 
 
-@app.task(name="stockpot.submit", ignore_result=True, acks_late=True)
-def submit(job: Any = None, database: Any = None, **_later: Any) -> None:
+@app.task(bind=True, name="stockpot.submit", ignore_result=True, acks_late=True)
+def submit(self: Any, job: Any = None, database: Any = None, **_later: Any) -> None:
     """Insert a job for a producer without a database. Until it is committed, this message is the job.
 
     So it is acknowledged late and the insert is tried until the database takes it; the id or idempotency key that the
@@ -174,18 +175,13 @@ def submit(job: Any = None, database: Any = None, **_later: Any) -> None:
         log.warning("message_of_another_database", task="submit")
         time.sleep(FOREIGN_SECONDS)
         raise Reject(requeue=True)  # the message is the job: whom it belongs to shall find it
-    try:
-        request = read_broker_message(job, max_bytes=settings().max_request_bytes)
-    except InvalidRequest as error:
-        metrics.REFUSED.inc()
-        log.error("submission_refused", problems=[problem.field for problem in error.problems])
-        return
+    times = {"starts": self.request.get(STARTS), "ends": self.request.get(ENDS)}
     opened = Database(settings(), pool_size=1)
     try:
         pause = 0.1
         while True:
             try:
-                done = opened.write(lambda conn: insert(conn, [request], settings()))[0]
+                taken = submissions.take(opened, job, settings(), **times)
                 break
             except Unreachable as error:
                 if _engine is None or _engine.closing:
@@ -193,11 +189,13 @@ def submit(job: Any = None, database: Any = None, **_later: Any) -> None:
                 log.warning("submission_delayed", error=str(error).splitlines()[0])
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-    except IdempotencyConflict:
-        metrics.REFUSED.inc()
-        log.error("submission_conflicts", key=request.idempotency_key, job=request.id)
-        return
     finally:
         opened.close()
-    if done.created and _engine is not None:
-        _engine.ring([done.id])
+    if isinstance(taken.error, InvalidRequest):
+        metrics.REFUSED.inc()
+        log.error("submission_refused", job=taken.id, problems=[problem.field for problem in taken.error.problems])
+    elif taken.error is not None:
+        metrics.REFUSED.inc()
+        log.error("submission_conflicts", job=taken.id)
+    elif taken.created and taken.id is not None and _engine is not None:
+        _engine.ring([taken.id])

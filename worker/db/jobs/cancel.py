@@ -68,7 +68,8 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> str:
 
     Raises:
         NotFound: no such job of this tenant.
-        NotAllowed: the job is not in one of those states, or is a line of a batch, whose results are final.
+        NotAllowed: the job is not in one of those states, or is a line of a batch, whose results are final, or has no
+            request: it was purged, or was none.
     """
     done = conn.execute(
         text(f"""
@@ -77,6 +78,7 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> str:
             expires_at = {after_sql(conn, ":ttl")}, cancel_requested_at = NULL, waiting_on = NULL, finish_reason = NULL,
             error_class = NULL, error_code = NULL, error_message = NULL, error_status = NULL
         WHERE id = :id AND tenant = :tenant AND status IN ('failed', 'cancelled', 'expired') AND batch_id IS NULL
+            AND EXISTS (SELECT 1 FROM requests WHERE requests.job_id = jobs.id)
         RETURNING lane
         """),
         {"id": job_id, "tenant": tenant, "ttl": ttl},
@@ -90,6 +92,8 @@ def retry(conn: Connection, job_id: str, *, tenant: str, ttl: float) -> str:
                 f"{job_id} is a line of {batch}; `stockpot batch retry-failed {batch}` makes a batch of its failed lines"
             )
         status = _status(conn, job_id, tenant)
+        if status in {"failed", "cancelled", "expired"}:
+            raise NotAllowed(f"{job_id} has no request any more, or never had one; submit it anew")
         raise NotAllowed(f"{job_id} is {status}; only a failed, cancelled or expired job can be retried")
     conn.execute(text("DELETE FROM results WHERE job_id = :id"), {"id": job_id})
     return str(done.lane)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import Connection, bindparam, text
 
 from api_schemas import jsontext
+from api_schemas.errors import JobError
+from api_schemas.event_numbers import FIRST_END
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobRequest
 from worker.base import tracing
@@ -19,6 +21,7 @@ from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.db.clock import Speaker, after_sql, is_postgres, now_sql
 from worker.db.columns import RawJSON
+from worker.db.jobs.ended import RETURNED, Ended, ended
 from worker.db.jobs.tables import jobs
 from worker.db.recordset import column_types, records, recordset
 
@@ -199,6 +202,41 @@ def _existing(row: dict[str, Any], prefix: str) -> Generator[Statement, Answer, 
             " whose request is not the same; use a new key for a new request"
         )
     return Submitted(job.id, job.status, created=False)
+
+
+def insert_failed(conn: Connection, request: JobRequest, error: JobError, settings: Settings) -> Ended | None:
+    """Insert a job that has failed before it began: it has no request, no endpoint and no model. The caller commits.
+
+    Args:
+        request: names the job, its tenant, its lane, its webhook and its metadata; its body is not looked at.
+
+    Returns:
+        The job's end, for what follows from it; None: there is a job with that id, which is left as it is.
+    """
+    now = now_sql(conn)
+    metadata = "CAST(:metadata AS json)" if is_postgres(conn) else ":metadata"
+    row = conn.execute(
+        text(f"""
+        INSERT INTO jobs (id, tenant, endpoint, model, lane, status, max_attempts, on_ambiguous, created_at, due_at,
+            expires_at, finished_at, fence, seq, metadata, webhook, error_class, error_code, error_message)
+        VALUES (:id, :tenant, '', '', :lane, 'failed', :max_attempts, :on_ambiguous, {now}, {now}, {now}, {now}, 1,
+            {FIRST_END}, {metadata}, :webhook, :error_class, :code, :message)
+        ON CONFLICT DO NOTHING RETURNING {RETURNED}
+        """),
+        {
+            "id": request.id,
+            "tenant": request.tenant,
+            "lane": request.lane,
+            "max_attempts": settings.max_attempts,
+            "on_ambiguous": settings.on_ambiguous,
+            "metadata": None if request.metadata is None else jsontext.dumps(request.metadata).decode(),
+            "webhook": request.webhook,
+            "error_class": error.error_class,
+            "code": error.code,
+            "message": error.message,
+        },
+    ).first()
+    return None if row is None else ended(row)
 
 
 def drop(conn: Connection, ids: Sequence[str]) -> None:
