@@ -11,7 +11,6 @@ an idempotency key of the caller's. Where it goes is checked as a worker checks 
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING, Self, Unpack
 
 from celery import Celery
@@ -53,11 +52,10 @@ class BrokerProducer:
             url = redis_urls.for_kombu(redis_urls.in_force(url, ca_file=ca_file))
         self._url, self._namespace, self._database = url, namespace, database
         self._app = Celery(broker=url, set_as_current=False)
-        tls = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca_file}
         waits = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "max_retries": 0}
         self._app.conf.update(
             broker_url=url,
-            broker_use_ssl=tls if url.startswith("amqps:") else None,
+            broker_use_ssl=redis_urls.amqp_tls(url, ca_file),
             broker_transport_options=waits,
             task_publish_retry=False,
             task_ignore_result=True,

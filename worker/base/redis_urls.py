@@ -6,6 +6,8 @@ before every key. Times and pool sizes are ours to choose, so their options are 
 
 from __future__ import annotations
 
+import ssl
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode
 
 from worker.base import urls
@@ -67,6 +69,17 @@ def check_broker(url: str) -> str:
     scheme = url.partition("://")[0].lower()
     urls.split(url, (scheme,) if scheme.isidentifier() or "+" in scheme else ("redis", "rediss", "unix", "amqp"))
     return url
+
+
+def amqp_tls(url: str, ca_file: str | None) -> dict[str, Any] | None:
+    """The TLS of an AMQP broker, as `broker_use_ssl`: certificate and host are verified. None for other brokers.
+
+    py-amqp looks at the host's name only where it is told one; that of Redis stands in its URL.
+    """
+    if not url.startswith("amqps:"):
+        return None
+    one = None if ";" in url else urls.split(url, ("amqps",)).hostname
+    return {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": ca_file, "server_hostname": one}
 
 
 def is_redis(url: str) -> bool:

@@ -8,7 +8,6 @@ flight is `STOCKPOT_CONCURRENCY`, not Celery's `--concurrency`.
 from __future__ import annotations
 
 import signal
-import ssl
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,7 @@ from kombu.transport.redis import MultiChannelPoller
 from kombu.utils.objects import cached_property
 
 from worker import embedded
-from worker.base import telemetry
+from worker.base import redis_urls, telemetry
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings, settings
 from worker.broker.control import refuse_purge
@@ -147,7 +146,7 @@ def _configuration(given: Settings | None = None) -> dict[str, Any]:
     }
     return {
         "broker_url": url,
-        "broker_use_ssl": _verified(ours) if url.startswith("amqps:") else None,
+        "broker_use_ssl": redis_urls.amqp_tls(url, None if ours.redis_ca_file is None else str(ours.redis_ca_file)),
         "broker_transport_options": transport,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -182,11 +181,6 @@ def _configuration_of_the_process() -> dict[str, Any]:
         if click.get_current_context(silent=True) is None:
             raise
         raise SystemExit(f"stockpot: {error}") from None
-
-
-def _verified(ours: Settings) -> dict[str, Any]:
-    """TLS of an AMQP broker; that of Redis stands in its URL."""
-    return {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": None if ours.redis_ca_file is None else str(ours.redis_ca_file)}
 
 
 class EngineStep(bootsteps.StartStopStep):

@@ -51,7 +51,9 @@ class BoundedMessage(Message):
         properties = payload["properties"]
         delivery, tag = properties["delivery_info"], properties["delivery_tag"]
         # What is kept under its tag and put back by its route. kombu would log the whole message if it cannot.
-        if not all(isinstance(one, str) for one in (tag, delivery["exchange"], delivery["routing_key"], payload["body"])):
+        if not all(
+            isinstance(one, str) for one in (tag, delivery["exchange"], delivery["routing_key"], payload["body"])
+        ):
             raise RefusedMessage("its envelope is none")
         if len(payload["body"]) > _SPELLING * max(settings().max_request_bytes, MAX_REQUEST_BYTES) + _ENVELOPE_BYTES:
             raise RefusedMessage("it is too large")
