@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -10,15 +11,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from worker.base import private
+from worker.base import private, telemetry
+from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.batches.result_files import Files
 from worker.db.connect import Database
 from worker.db.ready import ensure_schema
+from worker.files import place
 from worker.webhooks.secrets import Vault
 
 
-@pytest.fixture(autouse=True, params=[0o000, 0o022, 0o277], ids=["umask-000", "umask-022", "umask-277"])
+@pytest.fixture(
+    autouse=True, params=[0o000, 0o022, 0o077, 0o277], ids=["umask-000", "umask-022", "umask-077", "umask-277"]
+)
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     """The most open one, the usual one, and one that takes the owner's own rights."""
     before = os.umask(request.param)
@@ -104,3 +109,45 @@ def test_exports_are_private_unless_they_are_shared(tmp_path: Path, *, grows: bo
     with Files(str(out), None, grows=grows, shared=True):
         pass
     assert mode(out) == 0o666 & ~umask
+
+
+def test_stored_files_of_a_folder_are_private(tmp_path: Path) -> None:
+    """The folder where it was missing, that of each file, and every piece; a folder that was there keeps its mode."""
+    payloads = Payloads.of(Settings(home=tmp_path))
+    there = tmp_path / "there"
+    there.mkdir()
+    there.chmod(0o755)
+    for folder in (tmp_path / "new" / "files", there):
+        place.put(str(folder), "file-1", 0, b"a prompt", payloads)
+        assert (mode(folder / "file-1"), mode(folder / "file-1" / f"{0:015d}")) == (0o700, 0o600)
+        assert place.get(str(folder), "file-1", 0, 8, payloads) == b"a prompt"
+    assert (mode(tmp_path / "new" / "files"), mode(there)) == (0o700, 0o755)
+
+
+def test_a_log_stays_private_after_it_was_rotated(tmp_path: Path) -> None:
+    """Who moves it away finds a new one like it."""
+    path = tmp_path / "worker.log"
+    handler = telemetry._PrivateFile(str(path))
+    record = logging.makeLogRecord({"msg": "x"})
+    try:
+        for name in ("1", "2"):
+            handler.emit(record)
+            assert mode(path) == 0o600
+            path.rename(tmp_path / name)
+    finally:
+        handler.close()
+
+
+def test_what_writes_in_place_of_a_file_is_private_while_it_is_written(tmp_path: Path) -> None:
+    """An export appears whole; until then it is `.part` beside its place."""
+    with Files(str(tmp_path / "out.jsonl"), None, grows=False, force=True):
+        [part] = tmp_path.glob("*.part")
+        assert mode(part) == 0o600
+
+
+def test_a_key_that_was_open_is_closed(tmp_path: Path) -> None:
+    """The key of webhook secrets, of an earlier version or copied from another machine."""
+    use(tmp_path / "home")
+    (tmp_path / "home" / "secret.key").chmod(0o644)
+    Vault.of(Settings(home=tmp_path / "home")).seal("x")
+    assert mode(tmp_path / "home" / "secret.key") == 0o600

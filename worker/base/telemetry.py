@@ -31,6 +31,14 @@ _QUIET = (  # they log URLs, which carry tokens, what is in a message, or a line
 )
 
 
+class _PrivateFile(WatchedFileHandler):
+    """A file that only its owner can read, also the one that is made anew after logrotate has moved the last."""
+
+    def _open(self) -> Any:
+        private.make_file(Path(self.baseFilename))
+        return super()._open()
+
+
 def configure(settings: Settings, *, level: int | None = None, file: str | None = None) -> None:
     """Send everything, ours and the libraries', to stderr or a file in one form.
 
@@ -56,9 +64,7 @@ def configure(settings: Settings, *, level: int | None = None, file: str | None 
         cache_logger_on_first_use=True,
     )
     final = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
-    if file is not None:
-        private.make_file(Path(file))
-    handler = logging.StreamHandler(sys.stderr) if file is None else WatchedFileHandler(file)
+    handler = logging.StreamHandler(sys.stderr) if file is None else _PrivateFile(file)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

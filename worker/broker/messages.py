@@ -81,10 +81,14 @@ def disarm(message: Any) -> None:
         RefusedMessage: it is no call of a task of ours.
     """
     given: object = message.headers
+    body = message.payload
     if not isinstance(given, Mapping) or "task" not in given:
-        given = message.payload  # protocol 1 has it all in the body
+        given = body  # protocol 1 has it all in the body
     if not isinstance(given, Mapping) or given.get("task") not in TASKS:
         raise RefusedMessage("no task of ours")
+    args, kwargs = (body.get("args", []), body.get("kwargs", {})) if isinstance(body, Mapping) else body[:2]
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or (isinstance(body, list) and len(body) != 3):
+        raise RefusedMessage("no arguments of a task")
     name = given.get("id")
     message.headers = dict.fromkeys(_EMPTY) | {
         "lang": "py",

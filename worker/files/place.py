@@ -2,6 +2,7 @@
 
 One object a piece, `<place>/<file id>/<start byte>`: a piece is written whole or not at all, a broken upload leaves
 nothing but objects of its own folder, and a growing file grows by objects. The database knows which pieces there are.
+Files of a folder are their owner's alone, whatever the umask: they hold prompts and answers.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from worker.base import private
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.payloads import Payloads, Unreadable
 from worker.db.files.pieces import place as place_of
@@ -63,8 +66,24 @@ def put(place: str, file: str, start: int, data: bytes, payloads: Payloads) -> N
     """
     filesystem, root = _opened(place)
     with _answers():
-        filesystem.makedirs(f"{root}/{file}", exist_ok=True)
-        filesystem.pipe_file(f"{root}/{file}/{start:015d}", payloads.seal_bytes(data, place_of(file, start)))
+        if _is_folder(filesystem):
+            private.make_directory(Path(root, file))
+        else:
+            filesystem.makedirs(f"{root}/{file}", exist_ok=True)
+        _write(filesystem, f"{root}/{file}/{start:015d}", payloads.seal_bytes(data, place_of(file, start)))
+
+
+def _is_folder(filesystem: Any) -> bool:
+    """Whether it is this machine's own; object storage has rights of its own."""
+    return "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
+
+
+def _write(filesystem: Any, path: str, data: bytes) -> None:
+    if not _is_folder(filesystem):
+        filesystem.pipe_file(path, data)
+        return
+    with private.open_binary(Path(path), "wb") as file:
+        file.write(data)
 
 
 def get(place: str, file: str, start: int, size: int, payloads: Payloads) -> bytes:
@@ -99,7 +118,7 @@ def reseal(place: str, file: str, start: int, payloads: Payloads) -> bool:
         kept = bytes(filesystem.cat_file(path))
         if not kept.startswith(payloads.current()[1]):
             spot = place_of(file, start)
-            filesystem.pipe_file(path, payloads.seal_bytes(payloads.open_bytes(kept, spot), spot))
+            _write(filesystem, path, payloads.seal_bytes(payloads.open_bytes(kept, spot), spot))
             return True
     return False
 
