@@ -131,7 +131,7 @@ def test_a_submission_ends_under_its_id_whatever_is_wrong_with_it(stage: SetStag
     """A request that is none, or whose key is another one's, has failed; Celery's `eta` and `expires` are the job's times."""
     on = stage("postgres", workers=0, lease_seconds=LEASE, max_request_bytes=2_048)
     body, hook = on.body(), on.hooks.url("/ok")
-    key = on.pot.submit(body, idempotency_key="taken")
+    key = on.pot.submit(body, idempotency_key="taken").id
     soon, past = (NOW + timedelta(hours=1)).isoformat(), (NOW - timedelta(hours=1)).isoformat()
     long = body["messages"][0]["content"] + " ü\u20ac\N{GRINNING FACE}" * 90_000
     wrong: dict[str, dict[str, Any]] = {
@@ -154,7 +154,7 @@ def test_a_submission_ends_under_its_id_whatever_is_wrong_with_it(stage: SetStag
     ]
     with Witness("the queue held submissions that cannot be jobs") as witness, on.valkey.client() as redis:
         witness.inject(lambda: redis.lpush(QUEUE, *sent * 2))
-        witness.saw(redis.llen(QUEUE) == 2 * len(sent))
+        witness.saw(redis.llen(QUEUE) >= 2 * len(sent))
         on.start(1)
         eventually(lambda: on.count() == len(ids) + 1, 120, "each is there, once")
         eventually(lambda: on.done() == len(ids), 60, "all but one are over")

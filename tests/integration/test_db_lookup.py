@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,7 @@ from worker.db.connect import Database
 from worker.db.jobs import claim, listing, lookup, submit
 from worker.db.jobs import usage as usage_rows
 from worker.db.jobs.settle import Settlement
+from worker.producer.stockpot import Stockpot
 
 CHAT = {"model": "m/one", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -172,3 +173,27 @@ def test_an_unknown_dimension_is_named(database: Database) -> None:
     with pytest.raises(InvalidRequest, match="metadata.KEY") as refused:
         database.read(lambda conn: usage_rows.usage(conn, by=["moon", "model", "metadata."]))
     assert len(refused.value.problems) == 2
+
+
+@pytest.mark.parametrize("evil", ["job_\0", "\ud800"], ids=["NUL", "half a character"])
+def test_text_that_no_database_keeps_is_refused_wherever_it_comes_from(database: Database, evil: str) -> None:
+    """An id, a filter, a key of metadata: in words, without the statement. SQLite knows NUL, and finds nothing."""
+    with Stockpot(database.settings) as pot:
+        asks: list[Callable[[], object]] = [
+            lambda: pot.get(evil),
+            lambda: pot.list(model=evil),
+            lambda: pot.list(before=evil),
+            lambda: pot.cancel(evil),
+            lambda: pot.retry(evil),
+            lambda: pot.batches.get(evil),
+            lambda: pot.files.get(evil),
+            lambda: pot.usage(by=(f"metadata.{evil}",)),
+        ]
+        for ask in asks:
+            try:
+                found = ask()
+            except (InvalidRequest, NotFound) as refused:
+                assert "SELECT" not in str(refused)
+            else:
+                assert database.is_sqlite
+                assert found == []

@@ -1,8 +1,8 @@
 """What comes of a `stockpot.submit` message: the job that it asks for, or a job that has failed.
 
-The message is the job until it stands in the database, and whoever sent it knows the job by its id. So a message that is
+The message is the job until it stands in the database, and its sender knows the job by its id. So a message that is
 no valid request, or whose idempotency key belongs to another one, leaves a failed job under that id, where its sender
-looks. Without an id nobody could find it: it is logged, and its key stays free for a mended message.
+looks. Without an id it could not be found: it is logged, and its key stays free for a mended message.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.base import private
-from worker.base.errors import StatementTimeout, Unreachable
+from worker.base.errors import InvalidRequest, StatementTimeout, Unreachable
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.db.sqlite_writers import SQLITE_BUSY_MS, begin_immediate, count_writers
@@ -225,6 +225,7 @@ class Database:
         """Run `verb` in a transaction and commit it.
 
         Raises:
+            InvalidRequest: a text holds what no database keeps (NUL, half of a surrogate pair).
             StatementTimeout: PostgreSQL has cancelled a statement; nothing was committed.
             Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
         """
@@ -235,6 +236,7 @@ class Database:
         """Run `query` in a read-only transaction.
 
         Raises:
+            InvalidRequest: as `write`.
             StatementTimeout: PostgreSQL has cancelled a statement.
             Unreachable: the database does not answer.
         """
@@ -245,6 +247,8 @@ class Database:
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeEncodeError:
+            raise InvalidRequest(_NO_TEXT) from None
         except PoolTimeout as error:
             raise Unreachable("the database", "every connection of this process's pool is busy") from error
         except OperationalError as error:
@@ -260,6 +264,8 @@ class Database:
                 raise Unreachable("the database", "it has no tables of Stockpot yet", _UPGRADE) from error
             if CLOSED in str(error.orig):
                 raise Unreachable("the database", CLOSED, MOVED) from error
+            if "NUL (0x00)" in str(error.orig):
+                raise InvalidRequest(_NO_TEXT) from None
             raise
 
     def _mend(self, error: DBAPIError) -> str:
@@ -279,6 +285,7 @@ class Database:
         self.engine.dispose()
 
 
+_NO_TEXT = "expected text, got one with the character U+0000 (NUL) or half of a surrogate pair"
 #: What a database answers to every write once `stockpot db copy` has closed it, and what to do then.
 CLOSED = "it was moved by stockpot db copy and takes no more work"
 MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is undone by `stockpot db copy --reopen`."
