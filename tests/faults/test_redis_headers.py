@@ -50,13 +50,13 @@ def message(
     job: object, headers: Mapping[str, Any], properties: Mapping[str, Any] | None = None, *, body: str | None = None
 ) -> str:
     """A submission (protocol 2) as kombu's Redis transport stores it."""
-    usual = {"lang": "py", "task": "stockpot.submit", "id": job_id(), "retries": 0}
+    usual: dict[str, Any] = {"lang": "py", "task": "stockpot.submit", "id": job_id(), "retries": 0}
     body = body or json.dumps([[], {"job": job}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     envelope = {
         "body": base64.b64encode(body.encode()).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": {name: value for name, value in (usual | headers).items() if value is not None},
+        "headers": {name: value for name, value in {**usual, **headers}.items() if value is not None},
         "properties": {
             "delivery_mode": 2,
             "delivery_info": {"exchange": "", "routing_key": QUEUE},
@@ -102,7 +102,8 @@ def test_odd_headers_stop_no_worker_and_lose_no_submission(stage: SetStage) -> N
     odd = [message({"id": asked[name], "body": on.body()}, headers) for name, headers in ODD.items()]
     odd += [message({"id": job_id(), "body": on.body()}, {}, properties) for properties in ODD_PROPERTIES]
     odd += [message("", {}, body=body) for body in ODD_BODIES]
-    odd += [json.dumps({**json.loads(odd[0]), "headers": headers}) for headers in (None, [], 5, "x")]
+    none: list[Any] = [None, [], 5, "x"]
+    odd += [json.dumps({**json.loads(odd[0]), "headers": headers}) for headers in none]
     first = {
         "task": "stockpot.submit",
         "id": "7",

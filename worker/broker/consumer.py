@@ -88,12 +88,12 @@ class StockpotConsumer(Consumer):
                 log.error("no_file_descriptors", hint="raise the limit on open files (ulimit -n)")
             self._wait_for_files()
 
-    def create_task_handler(self, **options: Any) -> Any:
+    def create_task_handler(self, *args: Any, **options: Any) -> Any:
         """What takes a message: Celery's, for a message that is disarmed. One that it cannot take is dropped.
 
         Celery lets such an error pass, and the message would stay in this worker's hand: after two of them it takes no more.
         """
-        take = super().create_task_handler(**options)
+        take = super().create_task_handler(*args, **options)
 
         def received(message: Any) -> None:
             try:

@@ -163,7 +163,7 @@ def run(ids: Any = None, lane: Any = None, database: Any = None, **_later: Any) 
 
 
 @app.task(bind=True, name="stockpot.submit", ignore_result=True, acks_late=True)
-def submit(self: Any, job: Any = None, database: Any = None, **_later: Any) -> None:
+def submit(self: Any, /, job: Any = None, database: Any = None, **_later: Any) -> None:
     """Insert a job for a producer without a database. Until it is committed, this message is the job.
 
     So it is acknowledged late and the insert is tried until the database takes it; the id or idempotency key that the
