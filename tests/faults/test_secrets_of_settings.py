@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -16,10 +17,12 @@ from sqlalchemy.engine import make_url
 from tests.rig import canary
 from tests.rig.gateway import gateway_process
 from tests.rig.ports import free_port
+from tests.rig.postgres import PostgresServer
 from tests.rig.stage import SetStage, Stage
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
+from worker.db import schema
 
 pytestmark = pytest.mark.fault
 
@@ -70,6 +73,32 @@ def test_no_credential_of_a_url_shows_anywhere(stage: SetStage, postgres_url: st
         kept = [*canary.redis_keys(valkey.url), *canary.database_columns(on.database_url)]
         leaks = canary.scan([*shown, *kept, *on.worker_logs(), gateway.stdout, gateway.stderr, valkey.data], TOKENS)
         assert [leak for leak in leaks if leak.where not in {"jobs.webhook", "webhook_events.url"}] == []
+
+
+@pytest.mark.long
+def test_a_password_that_the_database_refuses_shows_nowhere(stage: SetStage, tmp_path: Path) -> None:
+    """A server that asks for it (SCRAM): the right one, with marks in it, and a wrong one, in commands, worker and gateway."""
+    right, wrong = "canary-right-91@/?#%: '\\", "canary-wrong-92"
+    tokens = {"right": "canary-right-91", "wrong": wrong}
+    with PostgresServer(durable=False) as server, Witness("the database has refused the password") as witness:
+        plain = server.create_database()
+        schema.upgrade(plain)
+        url = server.guarded(plain, "keeper", right)
+        refused = url.replace(quote(right, safe=""), wrong)
+        on = stage(database_url=url, workers=1, log_level="debug")
+        on.load(4)
+        on.quiesce()
+        shown = [_run(on, command) for command in COMMANDS]
+        if witness.faults_on:
+            shown += [_run(on, command, database_url=refused) for command in COMMANDS]
+            shown += [_run(on, ["db", "upgrade"], database_url=refused), _run(on, ["serve"], database_url=refused)]
+            awaits = on.worker("refused", ready=False, database_url=refused)
+            awaits.wait_for_line('"event": "database_awaited"')
+            awaits.kill9()
+        witness.saw(b"password authentication failed" in b"".join(content for _, content in shown))
+        kept = [*canary.redis_keys(on.valkey.url), *canary.database_columns(on.database_url)]
+        pids = [each.pid for each in on.workers if each.running]
+        assert canary.scan([*shown, *kept, *on.worker_logs(), *canary.command_lines(pids)], tokens) == []
 
 
 def _live_and_fail(on: Stage, ports: tuple[int, int]) -> list[tuple[str, bytes]]:

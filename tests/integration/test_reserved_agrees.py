@@ -39,7 +39,8 @@ from worker.job.settlements import Settling, write_all
 
 #: Much more than all calls of one run cost together.
 LIMIT = 10**9
-#: How a call may end without its cost being known. A redirected one is an error of the upstream.
+#: How a call may end without its cost being known. A redirected one is an error of the upstream; that the tokens of a
+#: minute count as the money does after each of them is checked in `tests/unit/test_conclude.py`.
 UNKNOWN = ["ambiguous", "timeout", "too_large", "truncated", "upstream"]
 #: What a job of the machine may cost: never reached, so that its claims count what it has cost.
 BOUND = "1"

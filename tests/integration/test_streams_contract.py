@@ -34,11 +34,13 @@ from tests.factories import (
     submitted,
     time_is_up,
 )
+from worker.base.errors import NotFound
 from worker.db.connect import Database
 from worker.db.jobs import cancel, leases
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended
 from worker.db.jobs.standings import standings
+from worker.db.jobs.submit import drop
 from worker.job.announce import announce_end, announce_over, announce_start
 from worker.live import subscribe
 from worker.live.cursor import Event
@@ -95,6 +97,8 @@ class StreamsMachine(RuleBasedStateMachine):
         self.redis.flushall()
         self.runner = asyncio.Runner()
         self.screens = [Screen(), Screen()]
+        self.stayer = Screen()  # of the reader who stays connected, whatever happens
+        self.follow: Follow | None = None
         self.attempts: list[Attempt] = []  # whose workers live, the newest last
         self.retried = 0
 
@@ -226,6 +230,28 @@ class StreamsMachine(RuleBasedStateMachine):
         """A reader comes back, sees a few events, and is cut off."""
         self.runner.run(self._some(self.screens[which], most))
 
+    @rule(most=st.integers(1, 12))
+    def stay(self, most: int) -> None:
+        """A reader who is not cut off sees a few events, and waits."""
+        self.runner.run(self._on(most))
+
+    async def _on(self, most: int) -> None:
+        if self.follow is None:
+            self.follow = Follow(self.feed, self.watch, self.job, after=self.stayer.seq)
+        for _ in range(most):
+            try:
+                self.stayer.show(await asyncio.wait_for(anext(self.follow), MOMENT))
+            except TimeoutError:
+                return
+            except StopAsyncIteration:
+                self.follow = None
+                return
+
+    async def _to_its_end(self) -> None:
+        async with asyncio.timeout(30):
+            while self.follow is not None:
+                await self._on(1)
+
     async def _whole(self, after: int) -> list[Event]:
         async with asyncio.timeout(30), aclosing(Follow(self.feed, self.watch, self.job, after=after)) as events:
             return [event async for event in events]
@@ -263,7 +289,8 @@ class StreamsMachine(RuleBasedStateMachine):
         # One terminal event per life: never two under one fence.
         ends = {event["seq"]: event["epoch"] for event in published if event["type"] in TERMINAL_TYPES}
         assert len(set(ends.values())) == len(ends)
-        for screen in self.screens:
+        self.runner.run(self._to_its_end())
+        for screen in [*self.screens, self.stayer]:
             for event in self.runner.run(self._whole(screen.seq)):
                 screen.show(event)
             # Every stream ends with the terminal event, and only when the job is over.
@@ -283,6 +310,11 @@ class StreamsMachine(RuleBasedStateMachine):
         for event in self.runner.run(self._whole(0)):
             fresh.show(event)
         assert fresh.text == final.text
+        # What is purged has no stream, even where its log is kept: the reader is told, and does not wait.
+        self.database.write(lambda conn: drop(conn, [self.job]))
+        for after in (0, fresh.seq - 1, fresh.seq):
+            with pytest.raises(NotFound):
+                self.runner.run(self._whole(after))
 
     def _published(self) -> Iterator[Event]:
         """All that was ever published."""

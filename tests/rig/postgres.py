@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import quote
 
 import psutil  # type: ignore[import-untyped]
 import psycopg
@@ -158,6 +159,30 @@ class PostgresServer:
             source = sql.Identifier(template or "template0")
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
         return self.url(name)
+
+    def guarded(self, url: str, role: str, password: str) -> str:
+        """The URL of a database for a new role that must prove who it is (SCRAM); others come in as before."""
+        name = url.rsplit("/", 1)[1]
+        rules = self.directory / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        with self._admin() as connection:
+            connection.execute(
+                sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}").format(
+                    sql.Identifier(role), sql.Literal(password)
+                )
+            )
+            connection.execute("SELECT pg_reload_conf()")
+        guarded = f"postgresql+psycopg://{role}:{quote(password, safe='')}@127.0.0.1:{self.port}/{name}"
+
+        def guards() -> bool:
+            try:
+                with psycopg.connect(guarded.replace("+psycopg", "").replace(quote(password, safe=""), "wrong")):
+                    return False
+            except psycopg.OperationalError as error:
+                return "password authentication failed" in str(error)
+
+        eventually(guards, what="PostgreSQL asks for the password")
+        return guarded
 
     def drop_database(self, url: str) -> None:
         """Drop the database of a URL, whoever is connected to it."""

@@ -15,7 +15,7 @@ from worker.db.jobs.settle import Settlement
 from worker.job import decide
 from worker.job.retry import Policy
 from worker.job.run_job import _give_back
-from worker.limits.permit import Held, Permit
+from worker.limits.permit import Ended, Held, Permit
 from worker.provider.prices import Prices
 from worker.upstream.call import Progress
 from worker.upstream.outcome import Failure, Kind, Outcome, Timings
@@ -185,6 +185,42 @@ def test_the_limits_are_given_the_kind_and_the_tokens(outcome: Outcome, kind: st
     permit = Mock(spec=Permit)
     _give_back(permit, outcome, Progress())
     assert permit.done.call_args.args == (kind, tokens)
+
+
+#: Every way in which a call that was sent ends without an answer: its kind, its status, whether an answer had begun.
+_SENT = [
+    (kind, status, begun)
+    for kind in Kind
+    if kind is not Kind.NOT_SENT
+    for status in (None, 200, 307, 429, 503)
+    for begun in (False, True)
+]
+
+
+@pytest.mark.parametrize("usage", [None, USAGE])
+def test_the_minutes_tokens_and_the_money_agree_about_every_end(usage: Usage | None) -> None:
+    """What is reserved stands for both, or for neither: redirected, too large, timed out, cut off, refused."""
+    reserved = 700
+    for kind, status, begun in _SENT:
+        broken = failure(kind, status=status, begun=begun, usage=usage, timings=Timings(sent=0.1, total=0.2))
+        permit = Mock(spec=Permit, tokens=reserved)
+        _give_back(permit, broken, Progress())
+        name, tokens = permit.done.call_args.args
+        counted = Ended(name, tokens).spent(reserved)
+        expected = USAGE.total_tokens if usage else reserved if decide.may_have_cost(broken) else 0
+        assert counted == expected, (kind, status, begun)
+        assert usage or (counted > 0) == failed(broken).owed, (kind, status, begun)
+
+
+@pytest.mark.parametrize("status", [None, 200, 429])
+@pytest.mark.parametrize("sent", [None, 0.1])
+def test_they_agree_about_a_call_that_was_cut_off(sent: float | None, status: int | None) -> None:
+    """Cancelled or drained."""
+    progress = Progress(sent_after=sent, status=status if sent else None)
+    permit = Mock(spec=Permit, tokens=700)
+    _give_back(permit, None, progress)
+    counted = Ended(*permit.done.call_args.args).spent(700)
+    assert (counted > 0) == decide.stopped(claimed_job(), progress, Prices(), cancelled=True).owed
 
 
 def test_the_settings_of_a_retry_are_the_policys() -> None:

@@ -106,12 +106,12 @@ def test_a_project_takes_no_secret_out_of_the_environment(
     with pytest.raises(SettingsError, match=r"\$\{OPENAI_API_KEY\} from the environment") as refused:
         load()
     assert "sk-of-the-user" not in str(refused.value)
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", str(nowhere))
     monkeypatch.delenv("OPENAI_API_KEY")
     (nowhere / ".env").write_text(
         "P=secret\nSTOCKPOT_HOME=${HOME}/pot\nSTOCKPOT_REDIS_URL=redis://:${P}@${H:-h}/0\nTHEIRS=${PATH}\n"
     )
-    assert (str(load().home), load().redis_url) == ("/home/me/pot", "redis://:secret@h/0")
+    assert (str(load().home), load().redis_url) == (str(nowhere / "pot"), "redis://:secret@h/0")
 
 
 def test_the_usual_upstream_may_be_named_by_anybody(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,7 +200,7 @@ def stopped(
 
     A drain under `on_ambiguous=fail` ends a job whose call had been sent: that call may have been paid for.
     """
-    owed = progress.sent and (progress.status is None or progress.status < 400)
+    owed = cut_may_have_cost(progress)
     cost = priced(job, progress.usage, progress.cost_usd, prices, owed=owed, reserved=reserved)
     text = progress.text or None
     if not cancelled and progress.sent and job.on_ambiguous == "fail":
@@ -252,6 +252,11 @@ def may_have_cost(failure: Failure) -> bool:
         return True
     refused = failure.status is not None and failure.status >= 400
     return failure.kind is not Kind.NOT_SENT and failure.timings.sent is not None and not refused
+
+
+def cut_may_have_cost(progress: Progress) -> bool:
+    """As `may_have_cost`, of a call that was cut off here."""
+    return progress.sent and (progress.status is None or progress.status < 400)
 
 
 def priced(

@@ -222,11 +222,20 @@ async def _blamed(slot: Slot, context: JobContext, permit: Permit, outcome: Outc
 
 
 def _give_back(permit: Permit, outcome: Outcome | None, progress: Progress) -> None:
-    """Report to the limits how it ended. A call that we cut off proves nothing about the upstream, but it has cost something."""
+    """Report to the limits how it ended. A call that we cut off proves nothing about the upstream.
+
+    The tokens of a minute are counted as money is: what was reserved stands for a call that may have cost something
+    without a word on what it used.
+    """
+    usage = progress.usage if outcome is None else outcome.usage
+    tokens = usage.total_tokens if usage is not None else None
     if outcome is None:
-        permit.done("cut" if progress.sent else "unused", headers=progress.rate_limits)
+        if tokens is None:
+            tokens = permit.tokens if decide.cut_may_have_cost(progress) else 0
+        permit.done("cut" if progress.sent else "unused", tokens, headers=progress.rate_limits)
         return
-    tokens = outcome.usage.total_tokens if outcome.usage is not None else None
+    if tokens is None and not isinstance(outcome, Answer) and decide.may_have_cost(outcome):
+        tokens = permit.tokens
     if isinstance(outcome, Answer):
         permit.done("answer", tokens, headers=progress.rate_limits)
         return
