@@ -19,8 +19,13 @@ from worker.simulator.journal import Call, calls, read_journal
 SHARES = (0.02, 0.05, 0.10, 0.20)
 #: The configured limit, and how long a call takes, in seconds.
 CAP, CALL_SECONDS = 20, 0.5
-SIMULATOR = {"first_token_delay": CALL_SECONDS * 1_000, "token_delay": 0}
-SETTINGS = {"max_in_flight": CAP, "concurrency": 3 * CAP, "lease_seconds": 60, "retry_base_seconds": 0.1}
+SIMULATOR: dict[str, Any] = {"first_token_delay": CALL_SECONDS * 1_000, "token_delay": 0}
+SETTINGS: dict[str, Any] = {
+    "max_in_flight": CAP,
+    "concurrency": 3 * CAP,
+    "lease_seconds": 60,
+    "retry_base_seconds": 0.1,
+}
 #: Answers that are left out at first, and those that are looked at.
 WARM, ANSWERS = 200, 1_000
 _AHEAD = 300

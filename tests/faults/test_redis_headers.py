@@ -77,6 +77,7 @@ ODD_PROPERTIES: list[dict[str, Any]] = [
     {"delivery_info": {"exchange": [1], "routing_key": QUEUE}},
     {"delivery_info": {"exchange": "", "routing_key": None}},
     {"body_encoding": "zlib"},
+    {"delivery_info": {"exchange": "no.such", "routing_key": "elsewhere"}, "body_encoding": None},
     {"priority": "first", "correlation_id": [5], "reply_to": 7},
 ]
 #: Bodies of calls that are none.

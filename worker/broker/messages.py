@@ -18,6 +18,7 @@ from kombu.transport.virtual import Message
 
 from api_schemas.jobs import MAX_REQUEST_BYTES
 from worker.base.settings import settings
+from worker.broker.queues import queues
 
 #: The tasks that a message may call.
 TASKS = ("stockpot.run", "stockpot.submit")
@@ -50,11 +51,15 @@ class BoundedMessage(Message):
             raise RefusedMessage("no task of ours")
         properties = payload["properties"]
         delivery, tag = properties["delivery_info"], properties["delivery_tag"]
-        # What is kept under its tag and put back by its route. kombu would log the whole message if it cannot.
         if not all(
             isinstance(one, str) for one in (tag, delivery["exchange"], delivery["routing_key"], payload["body"])
         ):
             raise RefusedMessage("its envelope is none")
+        # A message that is put back goes where it came from, whatever route it names: kombu would lose one that it cannot
+        # put back, and log the whole of it.
+        names = queues(settings().redis_namespace)
+        route = delivery["routing_key"] if delivery["routing_key"] in names else names[0]
+        payload["properties"] = {**properties, "delivery_info": {**delivery, "exchange": "", "routing_key": route}}
         if len(payload["body"]) > _SPELLING * max(settings().max_request_bytes, MAX_REQUEST_BYTES) + _ENVELOPE_BYTES:
             raise RefusedMessage("it is too large")
         super().__init__(payload, channel=channel, **options)
@@ -86,8 +91,7 @@ def disarm(message: Any) -> None:
         given = body  # protocol 1 has it all in the body
     if not isinstance(given, Mapping) or given.get("task") not in TASKS:
         raise RefusedMessage("no task of ours")
-    args, kwargs = (body.get("args", []), body.get("kwargs", {})) if isinstance(body, Mapping) else body[:2]
-    if not isinstance(args, list) or not isinstance(kwargs, dict) or (isinstance(body, list) and len(body) != 3):
+    if not _has_arguments(body):
         raise RefusedMessage("no arguments of a task")
     name = given.get("id")
     message.headers = dict.fromkeys(_EMPTY) | {
@@ -100,6 +104,12 @@ def disarm(message: Any) -> None:
         STARTS: _moment(given.get("eta")),
         ENDS: _moment(given.get("expires")),
     }
+
+
+def _has_arguments(body: object) -> bool:
+    if isinstance(body, Mapping):
+        return isinstance(body.get("args", []), list) and isinstance(body.get("kwargs", {}), dict)
+    return isinstance(body, list) and len(body) == 3 and isinstance(body[0], list) and isinstance(body[1], dict)
 
 
 #: What Celery looks for among the headers, and in the body of protocol 1 where there is no header.
