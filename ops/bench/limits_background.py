@@ -1,18 +1,25 @@
 """A provider that refuses a steady share of calls whatever the load is: what a real worker makes of a limit of 20.
 
+`python -m ops.bench.limits_background` writes `REFUSALS.md`; about five minutes.
+
 One worker process on PostgreSQL or SQLite, the simulator as a process, more to do than the limit takes. A job that is to
 be refused once says so in its request, so the share is exact and no call depends on chance.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from ops.bench import page
 from tests.rig.stage import Stage
 from tests.rig.waiting import eventually
+from worker.db import schema
 from worker.simulator.journal import Call, calls, read_journal
 
 #: Shares of the calls that are refused.
@@ -82,3 +89,43 @@ def play(on: Stage, share: float, seed: int = 1) -> dict[str, Any]:
 
 def _busy(call: Call) -> float:
     return call.done.at - call.received.at if call.done is not None and call.done.status == 200 else 0.0
+
+
+def main() -> None:
+    """All shares, one after the other, on SQLite."""
+    load, records = os.getloadavg()[0], []
+    for share in (0.0, *SHARES):
+        with tempfile.TemporaryDirectory(prefix="stockpot-refusals-") as folder:
+            url = f"sqlite:///{folder}/stockpot.db"
+            schema.upgrade(url)
+            on = Stage(url, logs=Path(folder), simulator=SIMULATOR, settings=SETTINGS)
+            try:
+                on.start(1)
+                records.append(play(on, share))
+            finally:
+                on.close()
+        page.line(records[-1])
+    none = records[0]["used"]
+    rows = [
+        [
+            page.percent(one["refused"]),
+            one["limit"],
+            one["floor"],
+            page.percent(one["used"]),
+            page.percent(one["used"] / none),
+        ]
+        for one in records
+    ]
+    head = (
+        "# Refusals that have nothing to do with load\n\n"
+        f"`python -m ops.bench.limits_background` writes this file. One worker process, the simulator as a process, a limit of"
+        f" {CAP} calls of {CALL_SECONDS} s at once, {ANSWERS:,} answers each after the first {WARM}; one run, on"
+        f" {page.here(load)}. `used`: the share of the limit that was calls which were answered. Target: at least 80 % of what"
+        " is used without refusals."
+    )
+    columns = ["refused", "limit, on average", "lowest", "used", "of what is used without"]
+    page.write(Path(__file__).parent / "REFUSALS.md", [head, page.table(columns, rows)])
+
+
+if __name__ == "__main__":
+    main()

@@ -215,6 +215,11 @@ class StreamsMachine(RuleBasedStateMachine):
     def lose_redis(self) -> None:
         self.redis.flushall()
 
+    @rule(what=st.sampled_from([b"", b"no event", b"[]", b'{"seq": 1}', b"\xff", b'{"type": "chunk", "seq": "1"}']))
+    def meddle(self, what: bytes) -> None:
+        """A stranger publishes what is no event."""
+        self.redis.publish(job_key(self.job), what)
+
     # ── readers ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _some(self, screen: Screen, most: int) -> None:
@@ -324,7 +329,7 @@ class StreamsMachine(RuleBasedStateMachine):
             assert message is not None
             if message["data"] == b"the end":
                 return
-            if message["type"] == "message":
+            if message["type"] == "message" and message["data"].startswith(b'{"job"'):
                 yield json.loads(message["data"])
 
 

@@ -192,7 +192,7 @@ class Feed:
         while True:
             page = await self._read("XRANGE", job_key(job_id, self._namespace), first, "+", "COUNT", PAGE)
             for _, fields in page:
-                yield fields[ENTRY_FIELD]
+                yield fields.get(ENTRY_FIELD, b"")
             if len(page) < PAGE:
                 return
             first = "(" + page[-1][0].decode()

@@ -54,13 +54,24 @@ def sealed_chunk_tail(
     return b'"type":"chunk","at":"%b","sealed":"%b"}' % (at, sealed.encode())
 
 
-def read(envelope: bytes, payloads: Payloads) -> dict[str, Any]:
-    """An event as it was before `append.lua` wrote it.
+def read(envelope: bytes, payloads: Payloads) -> dict[str, Any] | None:
+    """An event as it was before `append.lua` wrote it; None for what is no event: anyone with access to Redis can publish.
 
     Raises:
         Unreadable: it is encrypted with a key that is not here.
     """
-    event: dict[str, Any] = loads(envelope)
+    try:
+        event: Any = loads(envelope)
+        whole = {name: type(event[name]) for name in ("job", "epoch", "seq", "type", "at")} == _EVENT
+    except (ValueError, LookupError, TypeError):
+        return None
+    if not whole or (event["type"] == "chunk" and not isinstance(event.get("text", event.get("sealed")), str)):
+        return None
     if event["type"] == "chunk" and (sealed := event.pop("sealed", None)) is not None:
         event |= loads(payloads.open(sealed, f"live.chunk:{event['job']}.{event['seq']}"))
-    return event
+    found: dict[str, Any] = event
+    return found
+
+
+#: The fields of every event, and what each is.
+_EVENT = {"job": str, "epoch": int, "seq": int, "type": str, "at": str}

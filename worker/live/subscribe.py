@@ -139,9 +139,8 @@ class Follow(AsyncIterator[Event]):
     async def _replay(self, tail: Tail) -> bool:
         """Show what the log has; False when it cannot be read, which is then tried again."""
         try:
-            logged = [
-                read(entry, self._feed.payloads) async for entry in self._feed.entries(self._job_id, self._cursor.read)
-            ]
+            entries = self._feed.entries(self._job_id, self._cursor.read)
+            logged = [event async for entry in entries if (event := read(entry, self._feed.payloads)) is not None]
         except AWAY:
             self._loop.call_later(AGAIN, tail.replay)
             return False
