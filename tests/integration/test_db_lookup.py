@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -197,3 +198,19 @@ def test_text_that_no_database_keeps_is_refused_wherever_it_comes_from(database:
             else:
                 assert database.is_sqlite
                 assert found == []
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_time_beyond_the_calendar_is_refused_or_has_no_end(database: Database, moment: str) -> None:
+    """In UTC there is no such time. It is asked for by dates that stand for ever, and for never."""
+    at = datetime.fromisoformat(moment)
+    with Stockpot(database.settings) as pot:
+        asks: list[Callable[[], object]] = [
+            lambda: pot.list(since=at),
+            lambda: pot.usage(since=at),
+            lambda: pot.usage(until=at),
+            lambda: pot.failures(since=at),
+        ]
+        for ask in asks:
+            with contextlib.suppress(InvalidRequest):
+                ask()

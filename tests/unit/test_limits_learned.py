@@ -104,6 +104,17 @@ def test_refusals_that_have_nothing_to_do_with_load_do_not_cost_the_limit(
     assert upstream.rate(begin, end) >= 0.8 * 20 / seconds
 
 
+@pytest.mark.parametrize(("seconds", "seed"), [(1.0, 1564), (3.0, 1564)])
+def test_refusals_before_the_first_answers_of_slow_calls_are_no_proof_of_load(seconds: float, seed: int) -> None:
+    """A window that has refusals and hardly an answer was made of as many calls as the limit lets out."""
+    upstream = Upstream([(0, 10**6)], seconds, random.Random(seed), background=0.2, cap=20)
+    upstream.run(220 * seconds)
+    assert upstream.rate(20 * seconds, 220 * seconds) >= 0.8 * 20 / seconds
+    slow = step(start(20), Window(0, 3, pressed=True), 20, random.Random(1))
+    assert slow is not None
+    assert slow.undo == 20, "the cut is a test"
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10_000))

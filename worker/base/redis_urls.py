@@ -74,7 +74,7 @@ def check_broker(url: str) -> str:
 def amqp_tls(url: str, ca_file: str | None) -> dict[str, Any] | None:
     """The TLS of an AMQP broker, as `broker_use_ssl`: certificate and host are verified. None for other brokers.
 
-    py-amqp looks at the host's name only where it is told one; that of Redis stands in its URL.
+    py-amqp looks at the host's name only where one is given; that of Redis stands in its URL.
     """
     if not url.startswith("amqps:"):
         return None

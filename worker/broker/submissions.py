@@ -52,7 +52,7 @@ def take(
     """Insert what a message asks for. The same message again changes nothing.
 
     Args:
-        starts: Celery's `eta` of the message; counts where the job says nothing of its start.
+        starts: Celery's `eta` of the message; counts where the job names no start.
         ends: Celery's `expires`; counts where the job has no time to live of its own.
 
     Raises:

@@ -225,7 +225,7 @@ class Database:
         """Run `verb` in a transaction and commit it.
 
         Raises:
-            InvalidRequest: a text holds what no database keeps (NUL, half of a surrogate pair).
+            InvalidRequest: what no database keeps: a text with NUL or half of a surrogate pair, a time beyond the calendar.
             StatementTimeout: PostgreSQL has cancelled a statement; nothing was committed.
             Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
         """
@@ -249,6 +249,8 @@ class Database:
             yield
         except UnicodeEncodeError:
             raise InvalidRequest(_NO_TEXT) from None
+        except OverflowError:
+            raise InvalidRequest("expected a number or a time that a database can keep") from None
         except PoolTimeout as error:
             raise Unreachable("the database", "every connection of this process's pool is busy") from error
         except OperationalError as error:

@@ -128,7 +128,8 @@ def step(now: Learned, seen: Window, cap: int | None, rng: random.Random) -> Lea
     if beyond >= _PROOF and share - usual >= _LITTLE:
         if now.top > now.limit and share <= _MOST_BACKGROUND:
             return _doubted(now)
-        return _cut(now, seen.overloaded, total)
+        # A refusal is seen at once, an answer after a call's time: where the limit is used, so many calls were made at least.
+        return _cut(now, seen.overloaded, max(total, now.limit) if seen.pressed else total)
     if beyond > 0 and share - usual >= _LITTLE:
         return None
     if usual and now.age >= _RETEST and not now.base:

@@ -55,7 +55,7 @@ def sealed_chunk_tail(
 
 
 def read(envelope: bytes, payloads: Payloads) -> dict[str, Any] | None:
-    """An event as it was before `append.lua` wrote it; None for what is no event: anyone with access to Redis can publish.
+    """An event as it was before `append.lua` wrote it; None for what is no event: every program with access to Redis can publish.
 
     Raises:
         Unreadable: it is encrypted with a key that is not here.
