@@ -14,13 +14,13 @@ import io
 from collections.abc import Callable, Collection
 from decimal import Decimal
 
-import structlog
 from sqlalchemy import Connection
 
 from api_schemas import jsontext
 from api_schemas.batch import BatchLine, BatchProblem, BatchProblems
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import InvalidRequest, NotFound
+from worker.base.log import get_logger
 from worker.base.money import PICO
 from worker.batches import importing
 from worker.batches.file_lines import FileLines, unknown_model
@@ -34,7 +34,7 @@ from worker.db.files import records as files
 from worker.db.files.records import FileRow
 from worker.files.reading import StoredFile
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A batch lists so many of its bad lines; a million more bad lines of one file would show nothing new.
 MAX_ERRORS = 1_000

@@ -15,9 +15,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
-import structlog
 from sqlalchemy import Connection
 
+from worker.base.log import get_logger
 from worker.batches import daily, pace
 from worker.batches.pace import Seen
 from worker.db.batches import changes, claims, keeping, records
@@ -27,7 +27,7 @@ from worker.db.jobs.ended import Ended
 WINDOW, MAX_COST, FAILING, UNPRICED = "window", "max_cost", "failing", "unpriced"
 
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class WriteEnds(Protocol):

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import NotAllowed
+from worker.base.log import get_logger
 from worker.batches.keeper import WriteEnds
 from worker.batches.line_text import answered, is_answered, not_answered
 from worker.db.batches import export, stored
@@ -26,7 +25,7 @@ from worker.db.files.records import FileRow
 from worker.files import place as places
 from worker.files.reading import contents
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A last piece below this is written again, longer, so that a slow batch has no piece a second; in bytes.
 SMALL_PIECE = 256 * 1024

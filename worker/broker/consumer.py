@@ -12,7 +12,6 @@ import time
 import warnings
 from typing import Any
 
-import structlog
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, WorkerTerminate
 from celery.worker import state
@@ -23,9 +22,10 @@ from kombu.transport import redis as kombu_redis
 
 from worker.base import metrics
 from worker.base.errors import out_of_files
+from worker.base.log import get_logger
 from worker.broker.messages import TASKS, BoundedMessage, RefusedMessage, disarm, refuse_compressed
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: What parsing an item of a queue can raise that is no message of kombu's: no JSON, no envelope, a body that is none.
 NO_MESSAGE = (

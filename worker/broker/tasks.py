@@ -12,7 +12,6 @@ import signal
 import time
 from typing import Any
 
-import structlog
 from celery.exceptions import Reject, WorkerShutdown
 from celery.worker import state
 
@@ -22,6 +21,7 @@ from api_schemas.jobs import LANES
 from worker import embedded
 from worker.base import metrics
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.log import get_logger
 from worker.base.settings import Settings, settings
 from worker.broker import submissions
 from worker.broker.app import app
@@ -34,7 +34,7 @@ from worker.db.ready import await_database
 from worker.engine.engine import Engine
 from worker.webhooks import shared_key
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: How long one wait for a free slot lasts before it is looked whether the worker is closing, in seconds.
 ROOM_SECONDS = 0.5

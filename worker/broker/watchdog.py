@@ -21,13 +21,13 @@ import threading
 import time
 from typing import Any, NoReturn
 
-import structlog
 from celery import Celery
 from celery.worker import state
 
+from worker.base.log import get_logger
 from worker.engine.engine import Engine
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: The longest time between two looks, in seconds.
 LOOK_SECONDS = 5.0

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-import structlog
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -24,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from worker.base.errors import InvalidRequest, NotAllowed, NotFound, StockpotError, Unreachable
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.dashboard.looks import Looks
 from worker.dashboard.rendering import rendered
@@ -34,7 +34,7 @@ from worker.producer.keys import Keys
 from worker.producer.models import Models
 from worker.producer.sse import Frames
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 ROOT = "/ui"
 #: What the navigation shows, in its order, and to whom.

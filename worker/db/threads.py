@@ -12,16 +12,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
 from worker.base.errors import Unreachable
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.db.connect import Database
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 THREADS = 3
 

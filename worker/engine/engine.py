@@ -23,12 +23,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-import structlog
 import uvloop
 
 from api_schemas.jobs import LANES
 from worker.base import metrics, tracing
 from worker.base.errors import SettingsError
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.jobs.claim import ClaimedJob
@@ -46,7 +46,7 @@ from worker.job.slots import Slot, Slots, Stop
 from worker.live.publish import Publisher
 from worker.upstream.room import return_large_blocks
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: How often the loop measures how late it wakes.
 PULSE_SECONDS = 1.0

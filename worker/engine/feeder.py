@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-import structlog
 from sqlalchemy import Connection
 
 from api_schemas.jobs import LANES
@@ -26,6 +25,7 @@ from worker.base import metrics
 from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
+from worker.base.log import get_logger
 from worker.db.batches import claims
 from worker.db.batches.claims import OpenBatch
 from worker.db.jobs import claim
@@ -36,7 +36,7 @@ from worker.engine.batch_fairness import BatchFairness
 from worker.engine.paused_models import PausedModels
 from worker.job.slots import Slots
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Jobs in one claim: 64 share a statement and a commit at about 0.05 ms each; more would only delay the first.
 SLICE = 64

@@ -14,12 +14,12 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
-import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
 from worker.base.backoff import Backoff
 from worker.base.errors import NotAllowed, NotFound, Unreachable
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.batches.from_file import take_in
 from worker.batches.output_files import write_on
@@ -33,7 +33,7 @@ from worker.files.collector import IDLE_LEASES, collect, is_anything_left
 from worker.job.consequences import Consequences
 from worker.provider import market
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _NAME = "files"
 #: A database that is away is asked again after this long at most, in seconds.

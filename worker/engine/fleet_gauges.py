@@ -12,17 +12,17 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import structlog
 from prometheus_client import Gauge
 
 from worker.base import metrics
+from worker.base.log import get_logger
 from worker.base.redis import AWAY
 from worker.db import fleet
 from worker.db.fleet import FleetState
 from worker.db.threads import DatabaseThreads
 from worker.limits.limiter import RouteState
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A usual interval of scraping: reading more often shows nothing new. Seconds.
 EVERY_SECONDS = 15.0

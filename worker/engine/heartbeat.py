@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-import structlog
-
 from worker.base.backoff import Backoff
+from worker.base.log import get_logger
 from worker.db.jobs import leases
 from worker.db.threads import DatabaseThreads
 from worker.job.slots import Slots, Stop
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: The pause after a failed renewal begins with so many seconds.
 FIRST_PAUSE = 0.5

@@ -10,15 +10,15 @@ import asyncio
 import time
 from typing import Any
 
-import structlog
 from redis.asyncio import Redis
 
+from worker.base.log import get_logger
 from worker.base.redis import AWAY, asynchronous
 from worker.base.redis_urls import namespace_of
 from worker.db import identity
 from worker.db.threads import DatabaseThreads
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Between two looks, and how long a database that shows itself no more counts, in seconds.
 EVERY, LIVES = 60, 600

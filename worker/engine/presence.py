@@ -12,16 +12,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
+from worker.base.log import get_logger
 from worker.db.clock import is_postgres
 from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
 from worker.job.slots import Slots
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A row is renewed early by this part of a heartbeat, rather than by a look of its own a moment later.
 EARLY_PART = 0.1

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
+from worker.base.log import get_logger
 from worker.base.redis import AWAY, asynchronous
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 SAFE = "noeviction"
 #: A Redis that does not answer by then is asked at the next start; its absence is another log line's business.

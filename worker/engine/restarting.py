@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
 from worker.base.errors import out_of_files
+from worker.base.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Between two tries while the process may open no file, in seconds: descriptors come back as calls end.
 NO_FILES_PAUSE = 1.0

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.db import purge
 from worker.db.batches import keeping
 from worker.db.threads import DatabaseThreads
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Nothing new is old enough within a minute that could not wait.
 PAUSE_SECONDS = 60.0

@@ -11,10 +11,9 @@ import contextlib
 import time
 from collections.abc import Callable
 
-import structlog
-
 from worker.base import metrics
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.threads import DatabaseThreads
@@ -23,7 +22,7 @@ from worker.limits.account import Transition
 from worker.limits.route import Route
 from worker.provider.provider import Provider
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A balance is taken at its word once in that many seconds. A key that is refused again within them has a limit of its
 #: own, which no balance shows; then one call is let out to see, instead of all of them.

@@ -21,11 +21,11 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 
-import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
+from worker.base.log import get_logger
 from worker.batches.keeper import BatchKeeper
 from worker.db import fleet, snapshots
 from worker.db.jobs import leases, ledger, usage_days
@@ -35,7 +35,7 @@ from worker.db.workers import registry
 from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: How often in a lease each worker stands for election, at least.
 LOOKS_IN_A_LEASE = 6

@@ -5,14 +5,13 @@ Repeating any step does no harm: the objects of a file go first, then its pieces
 
 from __future__ import annotations
 
-import structlog
-
 from worker.base.errors import Unreachable
+from worker.base.log import get_logger
 from worker.db.connect import Database
 from worker.db.files import records
 from worker.files import place as places
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Pieces in one transaction: 16 MB on PostgreSQL and SQLite.
 SLICE = 16

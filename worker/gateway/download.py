@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 
-import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from worker.base.errors import StockpotError
+from worker.base.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: What is handed to the socket at a time: a client on a slow line has so much to read in the time that it has.
 _SENT_BYTES = 128 * 1024

@@ -11,12 +11,12 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import anyio
-import structlog
 from starlette.types import Receive, Scope, Send
 
 from worker.base import metrics
+from worker.base.log import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Proxies and clients give up on a silent connection after a minute or so.
 KEEP_ALIVE_SECONDS = 15.0

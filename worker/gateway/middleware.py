@@ -12,9 +12,10 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker.base import metrics, tracing
+from worker.base.log import get_logger
 from worker.gateway.errors import ApiError
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 _FULL = ApiError(503, "The gateway holds as many connections as it may.", code="full", retry_after=1, should_retry=True)

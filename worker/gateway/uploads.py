@@ -13,13 +13,13 @@ import time
 from collections.abc import AsyncIterator
 
 import anyio
-import structlog
 from anyio import to_thread
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from api_schemas import jsontext
 from worker.base.errors import StockpotError
+from worker.base.log import get_logger
 from worker.gateway.answers import json_response
 from worker.gateway.auth import Caller
 from worker.gateway.bodies import IDLE_SECONDS
@@ -35,7 +35,7 @@ from worker.producer.files import (
     kept_seconds,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: What comes slower than this, after a first minute, only holds a place, in bytes a second.
 SLOWEST, PATIENCE_SECONDS = 1_024, 60.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any, TypeVar
 
-import structlog
 from prometheus_client import Counter, Histogram
 
 from worker.base import genai, metrics
+from worker.base.log import get_logger
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended
 from worker.db.jobs.settle import Settlement
@@ -17,7 +17,7 @@ from worker.live.publish import LiveStream, Publisher
 
 M = TypeVar("M", Counter, Histogram)
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def end_fields(settlement: Settlement) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import structlog
 from sqlalchemy import Connection
 
+from worker.base.log import get_logger
 from worker.base.money import picousd
 from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Ask, Reserved
@@ -24,7 +24,7 @@ from worker.db.threads import DatabaseThreads
 from worker.limits.permit import Held
 from worker.provider.prices import Prices
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Calls in one transaction.
 SLICE = 128

@@ -19,11 +19,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import structlog
 from sqlalchemy import Connection
 
 from api_schemas.usage import Usage
 from worker.base import metrics
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
@@ -38,7 +38,7 @@ from worker.webhooks.envelope import RouteChange, Settled
 from worker.webhooks.notices import announce_used_up
 from worker.webhooks.subscriptions import Subscriptions
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 __all__ = ["STEPS", "Consequences", "Ends", "RouteChange", "Step"]
 

@@ -21,19 +21,19 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 
-import structlog
 from sqlalchemy import Connection
 
 from worker.base import metrics
 from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
+from worker.base.log import get_logger
 from worker.db.jobs import ledger
 from worker.db.jobs.ledger import DUE, LATE, Entry, Mark
 from worker.db.threads import DatabaseThreads
 from worker.reconcile import NoLog, ProviderLog, look_up
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds that a job waits for its look-up at most.
 HOLD_SECONDS = 10.0

@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-import structlog
-
 from worker.base import metrics, tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import SettingsError
+from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.db.jobs.settle import Settlement
 from worker.job import decide, traces
@@ -33,7 +32,7 @@ from worker.upstream.call import Call, Progress
 from worker.upstream.connections import NO_FILES
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds that a job waits in line for its route, in a slot that another route's jobs could use.
 LINE_SECONDS = 3.0

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from api_schemas.ids import uuid7_hex
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
+from worker.base.log import get_logger
 from worker.db.clock import is_postgres
 from worker.db.group_writer import GroupWriter
 from worker.db.jobs.claim import ClaimedJob
@@ -26,7 +26,7 @@ from worker.db.jobs.settle import Settlement, already, reinstate, write
 from worker.db.threads import DatabaseThreads
 from worker.job.consequences import Consequences
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Settlements in one transaction: about 20 ms of writing, and the next group has gathered by then.
 SLICE = 128

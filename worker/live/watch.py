@@ -11,13 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from api_schemas.job_views import Standing
 from worker.base.errors import NotFound, StockpotError
+from worker.base.log import get_logger
 from worker.base.tasks import end_tasks
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Standing]]]
 

@@ -14,15 +14,14 @@ from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any
 
-import structlog
-
 from api_schemas import jsontext
 from api_schemas.usage import Usage
 from worker.base.errors import Unreachable
+from worker.base.log import get_logger
 from worker.base.money import Price
 from worker.upstream.client import UpstreamClient
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 #: A price list changes seldom; an hour old is fresh enough for an estimate.

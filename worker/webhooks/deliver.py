@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import Self
 from urllib.parse import urlsplit
 
-import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.base import metrics, tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.log import get_logger
 from worker.base.payloads import CLEAR, Payloads
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
@@ -59,7 +59,7 @@ _UNREADABLE_SECONDS = 60.0
 
 USER_AGENT = "Stockpot-Webhooks/1"
 
-log = structlog.get_logger("stockpot.webhooks")
+log = get_logger("stockpot.webhooks")
 
 
 class Deliverer:

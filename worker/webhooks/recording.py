@@ -10,13 +10,13 @@ import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import Unreachable
+from worker.base.log import get_logger
 from worker.db.group_writer import GroupWriter, first
 from worker.db.webhooks import health as endpoint_health
 from worker.db.webhooks import outbox
@@ -33,7 +33,7 @@ _LARGEST = 500
 _OUTCOMES = {"delivered": "delivered", "pending": "failed", "dead": "dead", "blocked": "blocked"}
 """The metric's words for what became of an event with an attempt; `failed` is tried again."""
 
-log = structlog.get_logger("stockpot.webhooks")
+log = get_logger("stockpot.webhooks")
 
 
 class RunSql(Protocol):

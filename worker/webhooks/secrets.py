@@ -20,19 +20,19 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 
-import structlog
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from worker.base import private
 from worker.base.errors import InvalidRequest, SettingsError
+from worker.base.log import get_logger
 from worker.base.settings import SHORTEST_SECRET_KEY, Settings
 from worker.base.webhook_settings import signing_secrets
 from worker.db.url import database_url
 from worker.webhooks.signing import key_of, spell
 
-log = structlog.get_logger("stockpot.webhooks")
+log = get_logger("stockpot.webhooks")
 
 KEY_FILE = "secret.key"
 DEFAULT_TENANT = "default"
