@@ -55,9 +55,11 @@ def test_what_is_there_is_replaced_on_request_only_and_only_if_it_is_a_file_of_a
     output_paths.check(str(path), continues=True)
     assert "--offset" in refused(str(path), overwrite=True, grows=True)
     path.write_text('{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {}}\n')
-    assert "does not look like a file of answers" in refused(str(path), overwrite=True)
+    for options in ({"overwrite": True}, {"force": True}, {"continues": True}):
+        assert "is a file of requests" in refused(str(path), **options)
     path.write_text("my diary")
     assert "does not look like a file of answers" in refused(str(path), overwrite=True)
+    assert "does not look like a file of answers" in refused(str(path), continues=True)
     output_paths.check(str(path), force=True)
 
 

@@ -74,6 +74,7 @@ _NOT_WRITTEN = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "a file may not be that large here",
     errno.EPIPE: "its reader has gone",
+    errno.ENXIO: "nothing reads it",
 }
 
 

@@ -9,6 +9,7 @@ keeper        The batch keeper
 line_text     A line that is over as OpenAI's files have it
 output_files  A batch's output and error files, which grow in the store
 output_paths  Where answers may be written: files are the user's, and nothing of theirs is destroyed
+pipes         Outputs that are no files: stdout, descriptors, devices and FIFOs
 pace          Pace: how many calls in flight end a batch by a given time, and no more
 progress      How far a batch is and how fast it goes, from its counters alone
 quote         The quote: tokens, cost and time of a surveyed file

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from api_schemas import jsontext
 from worker.base import private
+from worker.base.errors import InvalidRequest, NotWritten
 from worker.base.money import PICO
-from worker.batches.output_paths import STDOUT
+from worker.batches.output_paths import reports
 from worker.batches.report import Report
 from worker.db.batches.report import Bucket
 
+#: So much of a file shows whose report it is, in bytes.
+_HEAD = 256
 _WIDTH, _HEIGHT = 720, 160
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -29,19 +33,46 @@ th {{ font-weight: normal; color: #777 }} svg {{ max-width: 100%; height: auto }
 """
 
 
-def write(report: Report, output: str, *, shared: bool = False) -> list[Path]:
-    """Write both files beside `output`; nothing beside stdout. Only the owner can read them, unless `shared`."""
-    if output == STDOUT:
-        return []
-    path = Path(output)
-    pages = {
-        path.with_name(f"{path.stem}.report.json"): jsontext.dumps(report.to_json()),
-        path.with_name(f"{path.stem}.report.html"): page(report).encode(),
-    }
-    for target, content in pages.items():
-        with private.open_binary(target, "wb", shared=shared) as file:
-            file.write(content)
-    return list(pages)
+def write(report: Report, output: str, *, shared: bool = False, overwrite: bool = False) -> Sequence[Path]:
+    """Write both files beside `output`, each whole or not at all; nothing beside what is no file.
+
+    Only the owner can read them, unless `shared`. What is there is replaced when it is this batch's report, or with
+    `overwrite`.
+
+    Raises:
+        InvalidRequest: something else is there.
+        NotWritten: the disk is full, or a file cannot be made.
+    """
+    places = reports(output)
+    if places is None:
+        return ()
+    for place in places:
+        if not overwrite and place.exists() and not _is_report_of(place, report.row.id):
+            raise InvalidRequest(
+                f"{place} is there and is no report of {report.row.id}; move it, or name another output"
+            )
+    for place, content in zip(places, (jsontext.dumps(report.to_json()), page(report).encode()), strict=True):
+        real = Path(os.path.realpath(place))  # a link stays, and what it points to is written
+        temporary = real.with_name(f"{real.name}.{os.getpid()}.part")
+        try:
+            with private.open_binary(temporary, "wb", shared=shared) as file:
+                file.write(content)
+            temporary.replace(real)
+        except OSError as error:
+            raise NotWritten(str(place), error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+    return places
+
+
+def _is_report_of(place: Path, batch: str) -> bool:
+    """Whether a file is empty, or has this batch where its report has it."""
+    if not place.is_file():
+        return False
+    with place.open("rb") as file:
+        head = file.read(_HEAD)
+    ours = head.startswith((b'{"batch":{', b"<!doctype html>")) and batch.encode() in head
+    return not head or ours
 
 
 def page(report: Report) -> str:

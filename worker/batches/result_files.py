@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
 import os
-import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
+from api_schemas.errors import FieldProblem
 from worker.base import private
-from worker.base.errors import NotWritten
+from worker.base.errors import InvalidRequest, NotWritten
 from worker.batches.line_text import answered, is_answered, not_answered
-from worker.batches.output_paths import STDOUT, beside, check_not_fewer, is_special
+from worker.batches.output_paths import beside, check_not_fewer, is_one, is_special, is_stdout
+from worker.batches.pipes import open_special
 from worker.db.batches.export import FinishedLine
 
 #: How much of a file's end is read at a time to find its last line, in bytes.
@@ -43,7 +45,7 @@ class _Open:
 
     def close(self, *, cut: bool) -> None:
         """Close it; with `cut` what is behind its whole lines goes."""
-        if self.place == STDOUT:
+        if is_stdout(self.place):
             self.file.flush()
             return
         try:
@@ -72,6 +74,7 @@ class Files:
         append: bool = False,
         shared: bool = False,
         force: bool = False,
+        stop: threading.Event | None = None,
     ) -> None:
         """Open them.
 
@@ -81,6 +84,11 @@ class Files:
             append: keep their whole lines, and grow behind them.
             force: replace an output file that holds more answers than are written now.
             shared: let the umask decide who can read them; else only the owner can.
+            stop: once it is set, no reader of a pipe is waited for.
+
+        Raises:
+            NotWritten: there is no place for it.
+            InvalidRequest: another command lets it grow.
         """
         self.written = Exported()
         self.errors_path = self.written.errors_path = errors or beside(output)
@@ -89,6 +97,7 @@ class Files:
         self._shared = shared
         self._force = force
         self._path = output
+        self._stop = stop or threading.Event()
         self._open: list[_Open] = []
         self._output = self._create(output)
         self._errors: _Open | None = None
@@ -98,6 +107,8 @@ class Files:
 
     def __exit__(self, kind: object, *_: object) -> None:
         done = False
+        if kind:
+            self._stop.set()  # a reader that takes nothing holds nothing up
         try:
             for one in self._open:
                 with contextlib.suppress(OSError) if kind else self._told(one):
@@ -123,7 +134,7 @@ class Files:
             self.written.output += 1
             return
         if self._errors is None:
-            self._errors = self._output if self.errors_path == STDOUT else self._create(self.errors_path)
+            self._errors = self._output if is_one(self._path, self.errors_path) else self._create(self.errors_path)
         with self._told(self._errors):
             self._errors.file.write(not_answered(line))
         self.written.errors += 1
@@ -146,27 +157,50 @@ class Files:
 
     def remove_stale_errors(self) -> None:
         """Drop an error file of an earlier run when there are no errors (any more)."""
-        if self._errors is None and self.errors_path != STDOUT and not self._append:
-            Path(self.errors_path).unlink(missing_ok=True)
+        path = self.errors_path
+        if self._errors is None and not self._append and not is_stdout(path) and not is_special(path):
+            Path(os.path.realpath(path)).unlink(missing_ok=True)
 
     def _create(self, path: str) -> _Open:
-        if path == STDOUT:
-            if sys.stdout is None:
-                raise NotWritten(path, OSError(errno.EBADF, "it is closed"))
-            one = _Open(sys.stdout.buffer, path, path, None)
-            self._open.append(one)
-            return one
-        special = is_special(path)  # a device or a pipe is written to as it is
-        if not special:
-            path = os.path.realpath(path)  # a link stays, and what it points to is written
-        temporary = path if self._grows or special else f"{path}.{os.getpid()}.part"
-        if self._append and not special:
-            _cut_behind_last_line(Path(temporary))
-        mode = "ab" if self._append else "wb"
-        file = private.open_binary(Path(temporary), mode, buffering=1024 * 1024, shared=self._shared)
-        one = _Open(file, temporary, path, None if special else file.tell())
+        try:
+            one = self._opened(path)
+        except OSError as error:
+            raise NotWritten(path, error, self.written.offset if self._grows else None) from error
         self._open.append(one)
         return one
+
+    def _opened(self, path: str) -> _Open:
+        if is_stdout(path) or is_special(path):
+            return _Open(open_special(path, self._stop), path, path, None)
+        place = os.path.realpath(path)  # a link stays, and what it points to is written
+        if not self._grows:
+            temporary = f"{place}.{os.getpid()}.part"
+            return _Open(self._file(temporary, "wb"), temporary, place, 0)
+        file = self._file(place, "ab")
+        try:
+            _hold(file, path)
+            if self._append:
+                _cut_behind_last_line(Path(place))
+            else:
+                file.truncate(0)
+            return _Open(file, place, place, file.seek(0, os.SEEK_END))
+        except BaseException:
+            file.close()
+            raise
+
+    def _file(self, path: str, mode: str) -> BinaryIO:
+        return private.open_binary(Path(path), mode, buffering=1024 * 1024, shared=self._shared)
+
+
+def _hold(file: BinaryIO, path: str) -> None:
+    """Keep other commands from letting the same file grow, until it is closed. Raises InvalidRequest."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        problem = FieldProblem(field="output", message=f"{path} is being written by another command; name another file")
+        raise InvalidRequest([problem]) from None
+    except OSError:  # a file system without locks
+        return
 
 
 def _cut_behind_last_line(path: Path) -> None:

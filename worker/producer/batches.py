@@ -245,7 +245,7 @@ class Batches:
 
         Args:
             output: a path, or `-` for stdout.
-            errors: the error file's path; beside the output when left out.
+            errors: the error file's path; beside the output when left out, in it when that is no file (stdout, a pipe).
             offset: leave out the first so many lines, and append the rest.
             follow: go on writing lines as they come, until the batch is over or `stop` is set.
             shared: make the files readable as the umask allows, and not by their owner alone.
@@ -256,8 +256,7 @@ class Batches:
         Raises:
             NotFound: no such batch of this tenant.
             InvalidRequest: a path cannot be written, or something there would be lost.
-            NotWritten: the disk is full, or the reader has gone; has the offset to go on from.
-            OSError: a file cannot be made.
+            NotWritten: a file cannot be made, the disk is full, or the reader has gone; has the offset to go on from.
         """
         wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
         self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
@@ -265,7 +264,8 @@ class Batches:
         output_paths.check(
             output, errors, continues=bool(offset), overwrite=overwrite, force=force, grows=follow or bool(offset)
         )
-        with Files(output, errors, grows=follow, append=bool(offset), shared=shared, force=force) as files:
+        append = bool(offset)
+        with Files(output, errors, grows=follow, append=append, shared=shared, force=force, stop=stop) as files:
             if wanted is Order.FILE and not follow and offset is None:
                 written = results.export(database, batch, files)
             else:

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from api_schemas.batch import BatchProblems
+from worker.batches import output_paths
 from worker.batches.report_files import write
 from worker.batches.view import purged
 from worker.cli import ids, options
@@ -22,18 +23,21 @@ from worker.producer.stockpot import Stockpot
 @click.command(epilog="\b\nExample:\n  stockpot batch report batch_0198… -o answers.jsonl\n")
 @ids.argument("batch")
 @click.option("-o", "--output", metavar="OUT", help="Write OUT.report.json and OUT.report.html beside this file.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there, whatever they are.")
 @options.shared
 @options.tenant
 @options.as_json
-def report(batch: str, output: str | None, tenant: str, *, shared: bool, as_json: bool) -> None:
+def report(batch: str, output: str | None, tenant: str, *, overwrite: bool, shared: bool, as_json: bool) -> None:
     """Show what became of BATCH: lines by end, call times, retries, tokens, cost against the quote, failed lines.
 
-    Best when it is over; of a batch under way it is what there is so far.
+    Best when it is over; of a batch under way it is what there is so far. An older report of BATCH is replaced.
     """
+    if output is not None and output_paths.reports(output) is None:
+        raise click.UsageError(f"-o {output} is no file, and a report is two files; without -o it is shown here.")
     with producer(tenant) as pot:
         found = pot.batches.get(batch)
         made = pot.batches.report(batch)
-        for path in write(made, output, shared=shared) if output else ():
+        for path in write(made, output, shared=shared, overwrite=overwrite) if output else ():
             say(f"Report: {path}")
         if as_json:
             put_json(made.to_json())

@@ -7,7 +7,7 @@ import threading
 import click
 
 from worker.base.errors import NotWritten
-from worker.batches.output_paths import STDOUT, leftovers
+from worker.batches.output_paths import is_stdout, leftovers
 from worker.batches.view import purged
 from worker.cli import ids, options
 from worker.cli.batches.watch import resuming
@@ -59,8 +59,8 @@ def results(
     as often as wanted, while it runs and afterwards. The offset that is printed counts the lines of both files;
     --offset goes on from there, at any time, and writes each line once. Ctrl-C stops behind a whole line.
     """
-    if as_json and output == STDOUT:
-        raise click.UsageError("--json and -o - both want stdout.")
+    if as_json and (is_stdout(output) or is_stdout(errors or "")):
+        raise click.UsageError("--json and the lines both want stdout.")
     wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
     whole = wanted is Order.FILE and not follow and offset is None
     stop = threading.Event()
@@ -112,6 +112,8 @@ def _not_written(error: NotWritten, batch: str, output: str, errors: str | None,
     silence_stdout()
     say(click.style("Error: ", fg="red", bold=True) + f"{error}.")
     if error.offset is None:
-        say("Nothing was written, and nothing is lost. Run the same command again when there is room.")
+        say(
+            "Nothing was written, and nothing is lost. Run the same command again when there is room, or with another output."
+        )
     else:
         say(resuming(batch, output, errors, error.offset, order=order))

@@ -113,7 +113,9 @@ def submit(
     if errors and not output:
         raise click.UsageError("--errors needs --output.")
     if output is not None:
-        output_paths.check(output, errors, source=file, grows=True)  # before anything is submitted or paid for
+        output_paths.check(
+            output, errors, source=file, grows=True, reported=True
+        )  # before anything is submitted or paid for
     wanted: BatchOptions = {
         "metadata": dict(metadata) or None,
         "max_cost_usd": max_cost,

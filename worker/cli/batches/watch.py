@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import click
 from rich.progress import Progress
 
-from worker.base.errors import NotWritten
+from worker.base.errors import InvalidRequest, NotWritten
 from worker.batches.progress import Pace
 from worker.batches.report_files import write
 from worker.batches.view import batch_object
@@ -106,11 +106,21 @@ def _written(
         say(resuming(batch, output, errors, error.offset or 0))
         return FAILED
     if written.complete:
+        return _report(pot, batch, output, shared=shared) or code
+    say(resuming(batch, output, errors, written.offset))
+    return code
+
+
+def _report(pot: Stockpot, batch: str, output: str, *, shared: bool) -> int:
+    """Write the report beside the output; what cannot be written can be made again. The exit code."""
+    try:
         for path in write(pot.batches.report(batch), output, shared=shared):
             say(f"Report: {path}")
-    else:
-        say(resuming(batch, output, errors, written.offset))
-    return code
+    except (InvalidRequest, NotWritten) as error:
+        say(click.style("Error: ", fg="red", bold=True) + f"{error}.")
+        say(f"The answers are written, the report is not. Make it: stockpot batch report {batch} -o OUT")
+        return FAILED
+    return 0
 
 
 #: Why a batch stands until its user acts; a command that waits for it waits no longer.
