@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
@@ -35,6 +41,12 @@ HEADINGS = {
     "keys list": "key tenant ends in used state",
     "keys limit": "tenant calls a minute tokens a minute in flight",
     "batch list": "batch status done failed cost",
+    "batch quote {file}": "model lines input tokens output tokens cost",
+    "failures": "",
+    "budget set 5 --tenant another-tenant-with-a-long-name": "tenant period limit spent reserved left state",
+    "budget remove --tenant another-tenant-with-a-long-name": "",
+    "routes": "",
+    "webhooks show {event}": "",
     "webhooks endpoints": "endpoint url events state",
     "webhooks events": "event type status tries age",
     "webhooks dead": "event type status tries age",
@@ -44,6 +56,13 @@ HEADINGS = {
     "show {job}": "job {job}",
     "status": "",
     "top --once": "",
+}
+
+
+#: Commands that show something that moves, or more than a table: the tests that see them in a terminal.
+ELSEWHERE = {
+    "batch submit": "tests.journey.test_cli_batch_files."
+    "test_the_bar_its_count_and_its_share_are_seen_in_a_narrow_terminal",
 }
 
 
@@ -88,14 +107,12 @@ def test_it_fits_and_its_ids_are_whole(
     monkeypatch.setenv("STOCKPOT_DATABASE_URL", place.settings.database_url)
     monkeypatch.setenv("STOCKPOT_REDIS_URL", redis_url)
     monkeypatch.setattr(output, "_WIDE", 80)
-    ids = {
-        name: str(
-            rows(place, f"SELECT MIN(id) AS id FROM {name}es" if name == "batch" else "SELECT MIN(id) AS id FROM jobs")[
-                0
-            ]["id"]
-        )
-        for name in ("job", "batch")
-    }
+    if command == "routes":
+        with Stockpot(Settings()) as pot:
+            pot.routes.pause(MODEL, reason="the bill of this month is being looked at " * 3)
+    tables = {"job": "jobs", "batch": "batches", "event": "webhook_events"}
+    ids = {name: str(rows(place, f"SELECT MIN(id) AS id FROM {table}")[0]["id"]) for name, table in tables.items()}
+    ids["file"] = str(next(Path(place.settings.home).parent.glob("wide*/a-file*")))
     done = CliRunner().invoke(main, command.format(**ids).split())
     assert done.exit_code in {0, 1}, done.output
     lines = done.stdout.splitlines()
@@ -106,3 +123,62 @@ def test_it_fits_and_its_ids_are_whole(
         assert " ".join(lines[0].split()) == heading, "\n".join(lines)
     for found in ID.findall(done.stdout):
         assert len(found.partition("_")[2]) == 32, f"{found} is cut:\n" + "\n".join(lines)
+
+
+def test_every_command_with_a_table_or_a_progress_line_is_seen_at_80_columns() -> None:
+    """A new one is found here: by what its code can reach, not by what a list says."""
+    drawing = {path for path, command in commands(main) if draws(home_of(command), set())}
+    seen = {re.sub(r" (?:-.*|\{.*|\d.*)$", "", one) for one in HEADINGS} | set(ELSEWHERE)
+    assert len(drawing) > 15
+    assert drawing - seen == set()
+    for name in ELSEWHERE.values():
+        module, _, test = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), test), name
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command by its words."""
+    context = click.Context(group)
+    if path and group.invoke_without_command:
+        yield " ".join(path), group
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from commands(found, (*path, name))
+        else:
+            yield " ".join((*path, name)), found
+
+
+def home_of(found: object) -> tuple[str, str]:
+    """The module and the name of what runs."""
+    found = inspect.unwrap(getattr(found, "callback", None) or found)  # type: ignore[arg-type]
+    return str(getattr(found, "__module__", "")), str(getattr(found, "__name__", ""))
+
+
+def draws(home: tuple[str, str], seen: set[tuple[str, str]]) -> bool:
+    """Whether a function or a class of the commands' package draws a table or a progress line, itself or by another."""
+    module, name = home
+    if module.startswith(("worker.cli.tables", "rich.")):
+        return name in {"Table", "facts", "Progress", "Live"}
+    body = bodies(module).get(name) if module.startswith("worker.cli.") and home not in seen else None
+    if body is None:
+        return False
+    seen.add(home)
+    names = vars(sys.modules[module])
+    return any(draws(home_of(one), seen) for part in body for node in ast.walk(part) for one in referred(node, names))
+
+
+def referred(node: ast.AST, names: dict[str, object]) -> Iterator[object]:
+    """What a name, or an attribute of a module, refers to."""
+    if isinstance(node, ast.Name) and node.id in names:
+        yield names[node.id]
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        yield getattr(names.get(node.value.id), node.attr, None)
+
+
+@functools.cache
+def bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """The functions and classes of a module, without their decorators."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    return {one.name: one.body for one in tree.body if isinstance(one, ast.FunctionDef | ast.ClassDef)}

@@ -17,8 +17,8 @@ from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from worker.base.errors import Unreachable
 from worker.db import copying, identity
-from worker.db.connect import Database
-from worker.db.ready import OtherSchema, ensure_schema
+from worker.db.connect import Database, OtherSchema
+from worker.db.ready import ensure_schema
 from worker.db.schema import upgrade
 from worker.db.workers import registry
 

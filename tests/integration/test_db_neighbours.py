@@ -18,9 +18,9 @@ from worker.base.settings import Settings
 from worker.cli.app import main
 from worker.cli.operations import checks
 from worker.db import schema, views
-from worker.db.connect import Database
+from worker.db.connect import Database, OtherSchema
 from worker.db.jobs import listing, lookup, settle
-from worker.db.ready import OtherSchema, ensure_schema
+from worker.db.ready import ensure_schema
 from worker.db.revisions import HEAD
 from worker.producer.stockpot import Stockpot
 
@@ -94,6 +94,26 @@ def test_a_command_at_an_older_database_names_the_upgrade(
     assert "unreachable" not in refused.output
     assert CliRunner().invoke(main, ["db", "upgrade"]).exit_code == 0
     assert CliRunner().invoke(main, ["list"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["DROP TABLE webhook_endpoints", "ALTER TABLE webhook_endpoints RENAME COLUMN description TO words"],
+    ids=["table", "column"],
+)
+def test_a_table_or_a_column_that_went_missing_is_named(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """As after a restore of half a backup: the database answers, so it is not unreachable, and it had its tables."""
+    engine = create_engine(database_url)
+    run(engine, harm)
+    engine.dispose()
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", database_url)
+    refused = CliRunner().invoke(main, ["webhooks", "endpoints"])
+    assert refused.exit_code == 3
+    assert "the database lacks what this version of Stockpot uses: " in refused.stderr
+    assert "`stockpot db check` compares it" in refused.stderr
+    assert "unreachable" not in refused.output
 
 
 def test_what_the_application_has_written_beside_it_stays(empty_database_url: str, theirs: Engine) -> None:

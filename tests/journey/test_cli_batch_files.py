@@ -17,6 +17,7 @@ import pytest
 from tests.batch_factories import ANSWER, claimed, end, over, submit, write_file
 from tests.factories import chat, opened
 from tests.rig.procs import Process
+from tests.rig.terminal import Terminal
 from tests.rig.waiting import eventually
 from worker.db import schema
 
@@ -211,3 +212,117 @@ def test_bad_lines_are_skipped_on_request_and_a_large_one_says_its_size(env: dic
     [error] = [json.loads(line) for line in (tmp_path / "out.errors.jsonl").read_text().splitlines()]
     assert (error["custom_id"], error["error"]["code"]) == ("big", "invalid_line")
     assert f"{len(text):,} bytes" in error["error"]["message"]
+
+
+def test_what_is_no_file_is_written_to_and_stays_what_it_is(env: dict[str, str], batch: str, tmp_path: Path) -> None:
+    """A pipe for errors of which there are none, `/dev/stdout` behind a log, a shell's `>(…)`."""
+    fifo, log = tmp_path / "fifo", tmp_path / "log"
+    os.mkfifo(fifo)
+    assert run(env, "batch", "results", batch, "-o", tmp_path / "out.jsonl", "--errors", fifo).returncode == 0
+    assert fifo.is_fifo()
+    log.write_text("mine\n")
+    for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        with log.open("a") as end:
+            assert run(env, "batch", "results", batch, "-o", path, stdout=end).returncode == 0
+    first, *lines = log.read_text().splitlines()
+    assert (first, len(lines)) == ("mine", 3 * (LINES - 2))
+    assert not [one for one in Path("/dev").iterdir() if "errors" in one.name]
+    shell = f"{STOCKPOT} batch results {batch} -o >(cat > {tmp_path}/copy.jsonl); wait $!"
+    assert subprocess.run(["bash", "-c", shell], env=env, timeout=120, check=False).returncode == 0
+    assert sorted(ids(tmp_path / "copy.jsonl")) == sorted(ids(tmp_path / "out.jsonl"))
+
+
+def test_a_reader_that_reads_nothing_holds_no_command_up(
+    env: dict[str, str], batch: str, launch: Callable[..., Process], tmp_path: Path
+) -> None:
+    """One Ctrl-C ends it, in a pipe that is full as in one that has no reader: `| less`, a FIFO."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    results = launch([STOCKPOT, "batch", "results", batch, "-o", fifo, "--follow"], name="results", env=env)
+    results.wait_for_line("is a pipe")
+    submit = [STOCKPOT, "batch", "submit", tmp_path / "in.jsonl", "--wait", "--again", "--output", fifo]
+    submitted = launch(submit, name="submit", env=env)
+    submitted.wait_for_line("^batch_")
+    for waiting in (results, submitted):
+        waiting.send(signal.SIGINT)
+        assert waiting.wait(timeout=60) in {1, 130}
+        assert "--follow --offset 0" in waiting.stderr.read_text()
+    reading, writing = os.pipe()
+    arguments = [STOCKPOT, "batch", "results", batch, "-o", "-", "--follow"]
+    full = subprocess.Popen(arguments, env=env, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert os.read(reading, 1)  # it has begun, and the pipe is full soon
+    full.send_signal(signal.SIGINT)
+    assert "--offset 0" in full.communicate(timeout=60)[1]
+    assert full.returncode == 1
+    os.close(reading)
+
+
+def test_a_file_grows_by_one_command_at_a_time(
+    env: dict[str, str], batch: str, launch: Callable[..., Process], tmp_path: Path
+) -> None:
+    """The same command in a second terminal would write every line twice."""
+    out = tmp_path / "out.jsonl"
+    first = launch([STOCKPOT, "batch", "results", batch, "-o", out, "--follow"], name="first", env=env)
+    eventually(lambda: out.exists() and out.read_bytes().count(b"\n") == LINES - 2)
+    for options in (("--follow", "--offset", LINES - 2), ("--overwrite",), ("--force", "--follow")):
+        second = run(env, "batch", "results", batch, "-o", out, *options)
+        assert second.returncode == 2
+        assert "is being written by another command" in second.stderr
+    first.send(signal.SIGINT)
+    assert first.wait() == 130
+    assert len(ids(out)) == LINES - 2
+
+
+def test_no_option_writes_over_requests_or_over_files_that_are_none_of_ours(
+    env: dict[str, str], batch: str, tmp_path: Path
+) -> None:
+    """The input by any name, a diary that is continued, a name that promises gzip, the report's place."""
+    source = tmp_path / "in.jsonl"
+    link, hard, diary = tmp_path / "link.jsonl", tmp_path / "hard.jsonl", tmp_path / "diary.txt"
+    link.symlink_to(source)
+    os.link(source, hard)
+    diary.write_text("my diary, without an end")
+    before = {path: path.read_bytes() for path in (source, hard, diary)}
+    new = tmp_path / "new.jsonl"
+    for arguments in (
+        ("-o", source, "--force"),
+        ("-o", link, "--offset", 3),
+        ("-o", hard, "--follow", "--offset", 3, "--force"),
+        ("-o", new, "--errors", hard, "--offset", 3),
+    ):
+        refused = run(env, "batch", "results", batch, *arguments)
+        assert (refused.returncode, "requests, which is never written over" in refused.stderr) == (2, True)
+    assert run(env, "batch", "results", batch, "-o", diary, "--offset", 3).returncode == 2
+    assert {path: path.read_bytes() for path in before} == before
+    named = run(env, "batch", "results", batch, "-o", tmp_path / "out.jsonl.gz")
+    assert named.returncode == 2
+    assert f"gzip {tmp_path}/out.jsonl" in named.stderr
+    report = tmp_path / "new.report.json"
+    report.write_text("my report")
+    early = run(env, "batch", "submit", source, "--again", "--wait", "--output", new)
+    assert (early.returncode, "new.report.json exists" in early.stderr) == (2, True)
+    late = run(env, "batch", "report", batch, "-o", new)
+    assert (late.returncode, report.read_text()) == (2, "my report")
+    assert not (tmp_path / "new.report.html").exists()
+    for _ in range(2):  # its own report is made anew
+        assert run(env, "batch", "report", batch, "-o", tmp_path / "other.jsonl").returncode == 0
+    assert run(env, "batch", "report", batch, "-o", "/dev/stdout").returncode == 2
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_the_bar_its_count_and_its_share_are_seen_in_a_narrow_terminal(
+    env: dict[str, str], batch: str, tmp_path: Path, columns: int
+) -> None:
+    """Of `submit --wait` as of `status --watch`; Ctrl-C there detaches, and says how to attach again."""
+    submit = ["batch", "submit", str(tmp_path / "in.jsonl"), "--again", "--wait"]
+    for command, line in (
+        (["batch", "status", batch, "--watch"], f"[━─]{{20}} 298 of {LINES} 99 %"),
+        (submit, f"[━─]{{20}} 0 of {LINES} 0 %"),
+    ):
+        with Terminal([STOCKPOT, *command], env=env, columns=columns) as terminal:
+            terminal.shows(line)
+            terminal.press("\x03")
+            assert terminal.wait() == 130
+            assert "Attach again: stockpot batch status batch_" in terminal.text()
+            assert "Traceback" not in terminal.text()

@@ -12,8 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from tests.rig.procs import Process
+from tests.rig.terminal import Terminal
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 JOBS = 69  # one streamed, five in parallel, one over HTTP, one called back, one whose worker is killed, sixty in bulk
@@ -83,16 +85,16 @@ def test_ctrl_c_stops_everything_the_demo_started_and_removes_its_home(
 def test_the_demo_with_a_key_calls_the_upstream_that_is_set_and_fails_when_its_jobs_do(
     newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
 ) -> None:
-    """Answers above a kilobyte are refused here, so the streamed ones fail, with their reason, and the exit code is 1."""
+    """Answers above a kilobyte are refused here, so the streamed ones fail, with their reason, and the exit code is 1; all in 80 columns."""
     command = [sys.executable, "-m", "worker.simulator", "--no-fsync"]
     simulator = launch(command, name="upstream", env={"PATH": os.environ["PATH"]})
     url = simulator.wait_for_line(r'"url": "(http[^"]+)"')[1]
     settings = {"STOCKPOT_UPSTREAM_URL": f"{url}/v1", "STOCKPOT_MAX_RESPONSE_BYTES": "1024"}
-    demo = launch(
-        [STOCKPOT, "demo"], name="demo", env=newcomer | settings | {"AIMLAPI_API_KEY": "sk-demo"}, cwd=tmp_path
-    )
-    assert demo.wait(PATIENCE) == 1, demo.tail()
-    assert f"{url}/v1 with your key" in demo.output
+    with Terminal([STOCKPOT, "demo"], env=newcomer | settings | {"AIMLAPI_API_KEY": "sk-demo"}, cwd=tmp_path) as demo:
+        assert demo.wait(PATIENCE) == 1, demo.text()
+        text = demo.text()
+    assert f"{url}/v1 with your key" in " ".join(text.split())
     failed = rows(home, "SELECT DISTINCT error_class FROM jobs_v WHERE status = 'failed'")
     assert failed == [("too_large",)]
-    assert "failed: " in demo.stdout.read_text().partition("The bill")[2]
+    assert "failed: " in text.partition("The bill")[2]
+    assert [one for one in re.split(r"[\r\n]+", text) if cell_len(one) > 80] == [], "wider than its terminal"

@@ -69,6 +69,20 @@ def is_stdout(path: str) -> bool:
     return path == STDOUT or descriptor(path) == 1
 
 
+def notes(output: str, errors: str | None = None) -> list[str]:
+    """What is to be known of these paths before anything is written: pipes that wait, files that were left."""
+    pipes = [
+        path for path in dict.fromkeys((output, errors or output)) if Path(path).is_fifo() and descriptor(path) is None
+    ]
+    return [
+        *(f"{path} is a pipe: its lines wait until something reads it." for path in pipes),
+        *(
+            f"{path} was left by a command that was killed; it is not whole, and can be removed."
+            for path in leftovers(output, errors)
+        ),
+    ]
+
+
 def is_one(output: str, errors: str) -> bool:
     """Whether the errors go into what the output goes into: stdout, or another thing that is no file."""
     if is_stdout(output) or is_stdout(errors):

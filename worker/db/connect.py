@@ -194,6 +194,14 @@ def _make_private(file: Path, home: Path) -> None:
         raise Unreachable("the database", f"cannot use {file}: {error.strerror}", _HOME) from error
 
 
+class OtherSchema(Unreachable):
+    """The database answers and is not one that this version may use: waiting mends nothing."""
+
+    def __init__(self, detail: str, mend: str) -> None:
+        super().__init__("the database", detail, mend)
+        self.args = (f"the database {detail}\n{mend}",)
+
+
 class Database:
     """One engine with the two ways in: `write` (one transaction) and `read` (a snapshot, no lock on SQLite)."""
 
@@ -256,14 +264,16 @@ class Database:
         except OperationalError as error:
             if _too_much(error):
                 raise
+            if _missing(error):
+                raise _lacks(error) from error
             if _cancelled(error):
                 raise StatementTimeout(_detail(error)) from error
             raise Unreachable("the database", _detail(error), self._mend(error)) from error
         except DBAPIError as error:
             if error.connection_invalidated or _read_only(error):
                 raise Unreachable("the database", _detail(error), self._mend(error)) from error
-            if _missing_table(error):
-                raise Unreachable("the database", "it has no tables of Stockpot yet", _UPGRADE) from error
+            if _missing(error):
+                raise _lacks(error) from error
             if CLOSED in str(error.orig):
                 raise Unreachable("the database", CLOSED, MOVED) from error
             if "NUL (0x00)" in str(error.orig):
@@ -271,8 +281,6 @@ class Database:
             raise
 
     def _mend(self, error: DBAPIError) -> str:
-        if _missing_table(error):
-            return _UPGRADE
         if _read_only(error):
             return "It takes no writes: a standby, or `default_transaction_read_only`. Name the primary."
         return f"Is it running? STOCKPOT_DATABASE_URL is {display_url(self.settings)}; `stockpot doctor` checks it."
@@ -294,12 +302,24 @@ MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is u
 _READ_ONLY = "25006"
 _HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
 _CANCELLED = "57014"
-_UPGRADE = "Run `stockpot db upgrade`."
+_LACKS = (
+    "Was it restored, or another put in its place? `stockpot db check` compares it; `stockpot db upgrade` makes tables that"
+    " are new."
+)
 
 
-def _missing_table(error: DBAPIError) -> bool:
-    detail = str(error.orig)
-    return "no such table" in detail or getattr(error.orig, "sqlstate", None) == "42P01"
+_MISSING = {"42P01", "42703"}  # a table, a column
+
+
+def _missing(error: DBAPIError) -> bool:
+    """Whether a table or a column that this version uses is not there."""
+    return str(error.orig).startswith(("no such table", "no such column")) or (
+        getattr(error.orig, "sqlstate", None) in _MISSING
+    )
+
+
+def _lacks(error: DBAPIError) -> OtherSchema:
+    return OtherSchema(f"lacks what this version of Stockpot uses: {str(error.orig).splitlines()[0]}", _LACKS)
 
 
 def _read_only(error: DBAPIError) -> bool:

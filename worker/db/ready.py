@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.settings import Settings
 from worker.db import bookmarks, payloads
-from worker.db.connect import CLOSED, MOVED, Database
+from worker.db.connect import CLOSED, MOVED, Database, OtherSchema
 from worker.db.ownership import refuse_encoding, relations, revision
 from worker.db.revisions import HEAD
 
@@ -22,14 +22,6 @@ UPGRADE = "Run `stockpot db upgrade`."
 COPY = "copy"
 #: Between two looks at a database that does not answer; doubles from the first to the second, in seconds.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
-
-
-class OtherSchema(Unreachable):
-    """The database answers and is not one that this version may use: waiting mends nothing."""
-
-    def __init__(self, detail: str, mend: str) -> None:
-        super().__init__("the database", detail, mend)
-        self.args = (f"the database {detail}\n{mend}",)
 
 
 def await_database(settings: Settings, wait: Callable[[Unreachable, float], None]) -> None:

@@ -7,7 +7,7 @@ import threading
 import click
 
 from worker.base.errors import NotWritten
-from worker.batches.output_paths import is_stdout, leftovers
+from worker.batches.output_paths import is_stdout, notes
 from worker.batches.view import purged
 from worker.cli import ids, options
 from worker.cli.batches.watch import resuming
@@ -64,7 +64,8 @@ def results(
     wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
     whole = wanted is Order.FILE and not follow and offset is None
     stop = threading.Event()
-    _name_leftovers(output, errors)
+    for note in notes(output, errors):
+        say(note)
     with producer(tenant) as pot, stopping(stop, at_once=whole):
         try:
             written = pot.batches.save(
@@ -100,11 +101,6 @@ def _tell(batch: str, output: str, errors: str | None, written: Exported, *, ord
     say(f"{written.output:,} answers{failed}{more}.")
     if not written.complete and not whole:
         say(resuming(batch, output, errors, written.offset, order=order))
-
-
-def _name_leftovers(output: str, errors: str | None) -> None:
-    for path in leftovers(output, errors):
-        say(f"{path} was left by a command that was killed; it is not whole, and can be removed.")
 
 
 def _not_written(error: NotWritten, batch: str, output: str, errors: str | None, *, order: Order) -> None:

@@ -12,9 +12,9 @@ from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.output import margin, put, put_json, say
 from worker.db import compacting, copying, schema
-from worker.db.connect import Database
+from worker.db.connect import Database, OtherSchema
 from worker.db.ownership import revision
-from worker.db.ready import OtherSchema, ensure_schema
+from worker.db.ready import ensure_schema
 from worker.db.url import display_url
 from worker.files import resealing
 

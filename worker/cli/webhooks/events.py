@@ -10,7 +10,7 @@ import click
 from worker.cli import ids, options
 from worker.cli.opening import producer
 from worker.cli.output import age, cell, put, put_json, say, screen, shown, span
-from worker.cli.tables import Table
+from worker.cli.tables import Table, facts
 from worker.cli.webhooks.endpoints import plain
 from worker.db.jobs.lookup import moment
 from worker.producer.webhooks import UNDELIVERABLE, EventFilter, EventStatus
@@ -68,9 +68,11 @@ def show(event: str, tenant: str, *, as_json: bool) -> None:
     if as_json:
         put_json(plain(found))
         return
+    about = facts()
     for name, value in found.items():
         if name != "attempt_log" and value is not None:
-            put(f"{name:<17} {cell(str(value))}")
+            about.add_row(name, cell(str(value)))
+    screen().print(about)
     table = Table()
     table.numbers("try")
     table.whole("at")
