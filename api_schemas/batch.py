@@ -82,7 +82,7 @@ def _given(document: dict[str, Any], name: str) -> str:
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 
-def _one_line(line: bytes) -> bytes:
+def one_line(line: bytes) -> bytes:
     """A line of JSON that every reader takes for one line: Unicode's other line ends are escaped (only strings have them)."""
     for raw, escaped in _LINE_ENDS:
         if raw in line:
@@ -105,7 +105,7 @@ def output_line(
     """
     if b"\n" in body or b"\r" in body:
         body = jsontext.dumps(jsontext.loads(body))
-    return _one_line(
+    return one_line(
         b'{"id":%b,"custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":%b}\n'
         % (
             jsontext.dumps(line_id),
@@ -122,7 +122,7 @@ def error_line(*, line_id: str, custom_id: str | None, code: str, message: str |
     """A line of the error file for a request that never got an answer; ends with a newline."""
     error = {"code": code, "message": message or NEVER_RAN.get(code, "This request could not be executed.")}
     line = {"id": line_id, "custom_id": custom_id, "response": None, "error": error}
-    return _one_line(jsontext.dumps(line) + b"\n")
+    return one_line(jsontext.dumps(line) + b"\n")
 
 
 class BatchProblem(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from tests.batch_factories import ANSWER, claimed, end, over, submit, write_file
 from tests.factories import chat, opened
@@ -326,3 +328,32 @@ def test_the_bar_its_count_and_its_share_are_seen_in_a_narrow_terminal(
             assert terminal.wait() == 130
             assert "Attach again: stockpot batch status batch_" in terminal.text()
             assert "Traceback" not in terminal.text()
+
+
+def test_a_terminal_that_shrinks_or_is_closed_ends_no_wait(env: dict[str, str], batch: str, tmp_path: Path) -> None:
+    """The line is as wide as the window is then; who told the command to ignore its end (`nohup`, `disown`) is obeyed."""
+    command = [STOCKPOT, "batch", "status", batch, "--watch"]
+    with Terminal(command, env=env, columns=120) as terminal:
+        terminal.shows("298 of 300 99 % · 2 failed|298 of 300 99 % · ")
+        terminal.resize(40)
+        eventually(lambda: all(cell_len(one) < 40 for one in terminal.text().split("\r")[-3:]))
+    submit = ["batch", "submit", tmp_path / "in.jsonl", "--again", "--wait", "--output", tmp_path / "out.jsonl"]
+    with Terminal(["nohup", STOCKPOT, *submit], env=env, cwd=tmp_path) as terminal:
+        eventually(lambda: "batch_" in (tmp_path / "nohup.out").read_text())
+        terminal.close()
+        terminal.send(signal.SIGHUP)
+        made = re.search(r"batch_\w+", (tmp_path / "nohup.out").read_text())
+        assert made is not None
+        assert run(env, "batch", "cancel", made[0]).returncode == 0
+        assert terminal.wait() == 1
+    assert len(ids(tmp_path / "out.errors.jsonl")) == LINES
+
+
+def test_a_terminal_that_knows_no_unicode_is_shown_what_it_can(env: dict[str, str], batch: str) -> None:
+    """Latin-1 and ASCII: a question mark, and no traceback."""
+    for encoding in ("latin-1", "ascii"):
+        foreign = env | {"PYTHONIOENCODING": encoding}
+        shown = run(foreign, "batch", "status", batch)
+        assert (shown.returncode, batch in shown.stdout) == (0, True), shown.stderr
+        assert run(foreign, "batch", "--help").returncode == 0
+        assert run(foreign, "usage", "--plot").returncode == 0

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -70,6 +71,19 @@ class Terminal:
 
         return eventually(found, timeout=timeout, what=f"the terminal shows {pattern}: {self._text[-2_000:]!r}")
 
+    def resize(self, columns: int) -> None:
+        """Make the window narrower or wider; the command is told by SIGWINCH."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, _SIZE.pack(24, columns, 0, 0))
+
+    def close(self) -> None:
+        """Close the window: the command gets a SIGHUP, and each of its writes fails."""
+        os.close(self._master)
+        self._master = -1
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the command."""
+        self._child.send_signal(number)
+
     def press(self, keys: str) -> None:
         """Type."""
         os.write(self._master, keys.encode())
@@ -92,7 +106,8 @@ class Terminal:
         if self._child.poll() is None:
             self._child.kill()
         self._child.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
 
 def _controlling() -> None:

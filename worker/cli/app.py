@@ -8,6 +8,7 @@ import click
 
 from worker.cli.exit_codes import errors_in_words
 from worker.cli.lazy import LazyGroup, Place
+from worker.cli.output import lenient
 
 #: In the order of a newcomer's questions; `--help` shows them in this order.
 _COMMANDS = {
@@ -64,6 +65,11 @@ Settings come from STOCKPOT_… variables, .env and stockpot.toml; docs/settings
 
 class Commands(LazyGroup):
     """Turns the errors of `worker.base.errors` into messages and exit codes."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run as a program: whatever stdout's encoding is."""
+        lenient()
+        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors are printed in words."""

@@ -11,14 +11,22 @@ from types import FrameType
 
 @contextlib.contextmanager
 def stopping(stop: threading.Event, *, at_once: bool) -> Iterator[None]:
-    """The first of these signals sets the event, the second raises KeyboardInterrupt; with `at_once` the first does."""
+    """The first of these signals sets the event, the second raises KeyboardInterrupt; with `at_once` the first does.
+
+    A signal that the command was told to ignore, as by `nohup`, is ignored.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if at_once or stop.is_set():
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

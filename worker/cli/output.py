@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import io
 import sys
 from decimal import Decimal
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 from rich.console import Console
 
 from api_schemas import jsontext
+from api_schemas.batch import one_line
 from worker.base.figures import age, money, span
 
-__all__ = ["age", "at_least", "cell", "cost", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
+__all__ = [
+    "age",
+    "at_least",
+    "cell",
+    "cost",
+    "lenient",
+    "margin",
+    "money",
+    "put",
+    "put_json",
+    "say",
+    "screen",
+    "shown",
+    "span",
+]
 
 #: Columns of a table that goes to a file or a pipe, where nothing is cut.
 _WIDE = 100_000
@@ -27,7 +42,7 @@ _TURNS = dict.fromkeys((1564, 8206, 8207, *range(8234, 8239), *range(8294, 8298)
 
 def put_json(value: Any) -> None:
     """Write one JSON document on a line of its own to stdout, at once."""
-    click.echo(jsontext.dumps(value))
+    click.echo(one_line(jsontext.dumps(value)))
 
 
 def put(text: str) -> None:
@@ -57,9 +72,44 @@ def screen() -> Console:
 
 
 def margin() -> Console:
-    """A console on stderr, for what moves while people wait."""
-    width = shutil.get_terminal_size().columns
-    return Console(stderr=True, width=width, markup=False, highlight=False, emoji=False)
+    """A console on stderr, for what moves while people wait: as wide as the terminal is in that moment.
+
+    A terminal that was closed meanwhile (`disown`) ends no work.
+    """
+    width = None if sys.stderr.isatty() else _WIDE
+    return Console(file=cast("TextIO", _Margin(sys.stderr)), width=width, markup=False, highlight=False, emoji=False)
+
+
+class _Margin(io.TextIOBase):
+    """A text stream that takes what its own stream refuses."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+def lenient() -> None:
+    """Let stdout and stderr show a `?` for what their encoding lacks: a terminal in Latin-1 ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def cell(text: str) -> str:
