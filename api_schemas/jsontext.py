@@ -189,7 +189,7 @@ def _loads_slowly(text: str) -> Any:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
-        raise ValueError(f"not JSON: {error.msg[:1].lower()}{error.msg[1:]} at {where}") from None
+        raise ValueError(f"not JSON: {error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} at {where}") from None
     except (RecursionError, MemoryError):
         raise ValueError("nested too deeply to read") from None
     except ValueError as error:

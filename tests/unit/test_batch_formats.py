@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,6 +72,14 @@ CSV = "id,prompt\n1,hello\n2,world\n"
         (gzip.compress(b"[1, 2]", mtime=0), "jq -c '.[]'"),
         (b'{\n  "custom_id": "a"\n}\n', "jq -c ."),
         (LINES.replace("\n", "\r").encode(), "tr '\\r' '\\n'"),
+        (LINES.encode("utf-32"), "iconv -f UTF-32 "),
+        (gzip.compress(gzip.compress(LINES.encode(), mtime=0), mtime=0), "/in.any | gunzip |"),
+        (lzma.compress(LINES.encode(), format=lzma.FORMAT_ALONE), "xz --format=lzma -dc"),
+        (LINES.replace('{"custom_id"', '{"é": 1, "custom_id"').encode("latin-1"), "iconv -f WINDOWS-1252"),
+        (b"SQLite format 3\x00 rest", "no text in UTF-8"),
+        (b"<!doctype html>\n<title>Log in</title>", "HTML or XML"),
+        (b'{"custom_id": "a", "response": {"status_code": 200}, "error": null}\n', "holds answers"),
+        (b"{'custom_id': 'a', 'method': 'POST'}\n", "Python"),
         (CSV.encode(), "looks like CSV"),
         (CSV.replace(",", ";").encode(), "looks like CSV"),
         (CSV.replace(",", "\t").encode(), "looks like CSV"),
@@ -103,6 +112,50 @@ def test_the_command_for_csv_makes_a_batch_file(tmp_path: Path, delimiter: str) 
     found, problems = surveyed(made)
     assert (found.lines, problems) == (2, [])
     assert "hello" in done.stdout
+
+
+ASKED = [{"role": "user", "content": "hello"}]
+OTHERS = [
+    "hello\nworld\n",
+    *(
+        json.dumps(line) + "\n"
+        for line in (
+            {"custom_id": "a", "params": {"model": "m", "max_tokens": 5, "system": "be kind", "messages": ASKED}},
+            {"key": "a", "request": {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}},
+            {"model": "m", "messages": ASKED},
+            {"messages": ASKED},
+            {"id": 1, "prompt": "hello"},
+            {"requests": [json.loads(LINES.partition("\n")[0].replace("r-1", "hello"))]},
+        )
+    ),
+    LINES.partition("\n")[0].replace("r-1", "hello") + ",\n",
+    LINES.partition("\n")[0] + LINES.partition("\n")[0].replace("r-1", "hello") + "\n",
+]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.parametrize("content", OTHERS)
+def test_the_command_for_another_making_makes_a_batch_file(tmp_path: Path, content: str) -> None:
+    """Prompts, other providers' batches, bodies, conversations, an export, lines with commas or without ends."""
+    path = tmp_path / "in.any"
+    path.write_text(content)
+    with pytest.raises(InvalidRequest) as caught:
+        surveyed(path)
+    command = caught.value.problems[0].message.partition(": ")[2].rpartition(" | stockpot batch submit -")[0]
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    made = tmp_path / "in.jsonl"
+    made.write_text(done.stdout)
+    found, problems = surveyed(made)
+    assert (found.lines > 0, problems) == (True, [])
+    assert "hello" in done.stdout
+
+
+def test_a_bad_line_among_good_ones_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    """A comment at the top, a line of another encoding, a line of nothing that is JSON: the others may still run."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"// mine\n" + LINES.encode() + b'{"custom_id": "\xe9"}\nnonsense\n')
+    found, problems = surveyed(path)
+    assert (found.lines, found.bad_lines, len(problems)) == (43, 3, 3)
 
 
 @pytest.mark.parametrize("packed", [gzip.compress, bz2.compress, lzma.compress])

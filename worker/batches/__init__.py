@@ -19,6 +19,7 @@ report        The report: what became of a batch, in numbers
 report_files  The report as files beside the output
 result_files  An output file and an error file
 results       Results
+shapes        JSON lines and texts of other makings, and what makes a batch file of them
 survey        The survey
 view          A batch as OpenAI's batch object, with our additions behind it
 """

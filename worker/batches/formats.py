@@ -13,8 +13,12 @@ import shlex
 import zlib
 from typing import BinaryIO, cast
 
+from worker.batches.shapes import foreign_encoding, other_json, other_text
+
 UTF8_MARK = b"\xef\xbb\xbf"
 
+#: How many lines at most show in what a file is written.
+_LOOKED_AT = 100
 #: How many of a file's first bytes show what it is compressed with.
 MAGIC_BYTES = 8
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
@@ -32,6 +36,10 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
         "is a Parquet file",
         """duckdb -c "COPY (SELECT * FROM {file}) TO 'prompts.jsonl' (FORMAT json)", of columns custom_id, method, url, body""",
     ),
+    (b"\x1f\x8b", "is compressed twice with gzip", f"gunzip -c {{file}} | gunzip | {_SUBMIT}"),
+    (b"\x5d\x00\x00", "is compressed with lzma", f"xz --format=lzma -dc {{file}} | {_SUBMIT}"),
+    (b"\xff\xfe\x00\x00", "is UTF-32", f"iconv -f UTF-32 -t UTF-8 {{file}} | {_SUBMIT}"),
+    (b"\x00\x00\xfe\xff", "is UTF-32", f"iconv -f UTF-32 -t UTF-8 {{file}} | {_SUBMIT}"),
     (b"\xff\xfe", "is UTF-16", f"iconv -f UTF-16 -t UTF-8 {{file}} | {_SUBMIT}"),
     (b"\xfe\xff", "is UTF-16", f"iconv -f UTF-16 -t UTF-8 {{file}} | {_SUBMIT}"),
 )
@@ -53,8 +61,13 @@ def decompressed(raw: BinaryIO, kind: str | None) -> BinaryIO:
     return raw
 
 
-def foreign(name: str, path: str, head: bytes) -> str | None:
-    """Why a file with this beginning (decompressed) is not read, and how to convert it; None: it may be JSON lines."""
+def foreign(name: str, path: str, head: bytes, *, cut: bool = False, shapes: bool = True) -> str | None:
+    """Why a file with this beginning (decompressed) is not read, and how to convert it; None: it may be JSON lines.
+
+    Args:
+        cut: the file goes on behind `head`.
+        shapes: look at what the lines have, too.
+    """
     file = shlex.quote(path)
     for magic, what, command in _FOREIGN:
         if head.startswith(magic):
@@ -64,7 +77,19 @@ def foreign(name: str, path: str, head: bytes) -> str | None:
     if head[:4].count(0) and head[:200].count(0) * 3 > len(head[:200]):
         wide = "UTF-32" if head[:8].count(0) > 4 else "UTF-16LE" if head[1:2] == b"\x00" else "UTF-16BE"
         return f"{name} is {wide}: iconv -f {wide} -t UTF-8 {file} | {_SUBMIT}"
-    return _other_text(name, file, head.removeprefix(UTF8_MARK))
+    text = head.removeprefix(UTF8_MARK)
+    if (why := _other_text(name, file, text)) is not None or not shapes:
+        return why
+    lines = [line.strip() for line in text.split(b"\n")[: -1 if cut else None]]
+    return _other_lines(name, file, [line for line in lines if line][:_LOOKED_AT])
+
+
+def _other_lines(name: str, file: str, lines: list[bytes]) -> str | None:
+    if not lines:
+        return None
+    if not lines[0].startswith(b"{"):
+        return other_text(name, file, lines)
+    return other_json(name, file, lines[0]) or foreign_encoding(name, file, lines)
 
 
 def _other_text(name: str, file: str, head: bytes) -> str | None:

@@ -245,7 +245,7 @@ def _check_special(field: str, path: str) -> None:
 
 
 def _check_name(field: str, path: str) -> None:
-    """What the path says of itself: a folder, or a compressed file."""
+    """Refuse what the path alone shows: a folder, or a compressed file."""
     if path.endswith("/"):
         _refuse(field, f"{path} is the name of a folder; name a file in it")
     tool = _COMPRESSED.get(Path(path).suffix.lower())

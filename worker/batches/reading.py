@@ -54,6 +54,7 @@ class BatchFile:
         Raises:
             OSError: it cannot be read.
         """
+        self._shapes = isinstance(source, str)  # of a stored file each line has its problem, as OpenAI has it
         self._path = source if isinstance(source, str) and source != STDIN else "FILE"
         if not isinstance(source, str):
             self.name, self._raw = name, source
@@ -117,7 +118,8 @@ class BatchFile:
         self._raw.seek(0)
         source = formats.decompressed(self._raw, self._compression)
         first = source.read(_BUFFER)
-        if refusal := formats.foreign(self.name, self._path, first):
+        cut = len(first) == _BUFFER
+        if refusal := formats.foreign(self.name, self._path, first, cut=cut, shapes=self._shapes):
             raise InvalidRequest(refusal)
         yield first.removeprefix(formats.UTF8_MARK)
         while block := source.read(_BUFFER):

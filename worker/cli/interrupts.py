@@ -13,7 +13,7 @@ from types import FrameType
 def stopping(stop: threading.Event, *, at_once: bool) -> Iterator[None]:
     """The first of these signals sets the event, the second raises KeyboardInterrupt; with `at_once` the first does.
 
-    A signal that the command was told to ignore, as by `nohup`, is ignored.
+    A signal that is ignored already, as `nohup` has it, stays ignored.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -21,12 +21,12 @@ def stopping(stop: threading.Event, *, at_once: bool) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set()
 
-    heard = [
+    caught = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(number) is not signal.SIG_IGN
     ]
-    before = {number: signal.signal(number, interrupt) for number in heard}
+    before = {number: signal.signal(number, interrupt) for number in caught}
     try:
         yield
     finally:

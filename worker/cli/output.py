@@ -15,21 +15,7 @@ from api_schemas import jsontext
 from api_schemas.batch import one_line
 from worker.base.figures import age, money, span
 
-__all__ = [
-    "age",
-    "at_least",
-    "cell",
-    "cost",
-    "lenient",
-    "margin",
-    "money",
-    "put",
-    "put_json",
-    "say",
-    "screen",
-    "shown",
-    "span",
-]
+__all__ = ["age", "at_least", "cell", "cost", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
 
 #: Columns of a table that goes to a file or a pipe, where nothing is cut.
 _WIDE = 100_000

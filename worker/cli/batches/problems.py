@@ -10,7 +10,7 @@ from worker.cli.output import cell
 
 #: Kinds that are counted separately, and lines that are named of each.
 _KINDS, _NAMED = 50, 5
-_NUMBER = re.compile(r"\d[\d,]*")
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d[\d,]*")
 
 
 class Problems:
