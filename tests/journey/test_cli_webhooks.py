@@ -86,6 +86,13 @@ def test_listen_verifies_a_jobs_webhook_and_an_endpoints_and_refuses_a_forged_on
     assert (event["status"], event["attempt_log"][0]["status_code"]) == ("delivered", 204)
     received = json.loads(receiver.wait_for_line(rf"^.*{event['id']}.*$", timeout=60)[0])
     assert (received["event"]["type"], received["event"]["data"]["id"]) == ("endpoint.test", endpoint["id"])
+    # Rotated twice within its day: the receiver still has the first secret, and is not left out.
+    for _ in range(2):
+        assert run("webhooks", "rotate", endpoint["id"]).wait(60) == 0
+    again = run("webhooks", "test", endpoint["id"], "--timeout", "120", "--json")
+    assert again.wait(150) == 0, again.tail()
+    event = json.loads(again.stdout.read_text())
+    assert (event["status"], event["attempt_log"][0]["status_code"]) == ("delivered", 204)
     receiver.send(signal.SIGINT)
     assert receiver.wait(60) == 130
     assert "Traceback" not in receiver.output
