@@ -101,6 +101,8 @@ def test_beside_up_commands_have_its_simulator_and_after_it_not(tmp_path: Path) 
     assert running(tmp_path) is None
     with noted(tmp_path, None):
         assert beside(settings) is settings, "it calls the real one"
+        (tmp_path / "up.json").write_text("another's")
+    assert (tmp_path / "up.json").read_text() == "another's"
 
 
 def test_the_checks_run_on_their_own_loop() -> None:

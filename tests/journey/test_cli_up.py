@@ -47,6 +47,10 @@ def test_everything_runs_recovers_from_a_crash_and_stops_with_ctrl_c(run: Callab
     up = run("up", "--simulate")
     up.wait_for_line(r"^Ready\.", timeout=120)
 
+    second_up = run("up", "--simulate")
+    assert second_up.wait() == 2, "jobs would go to the one's upstream or to the other's"
+    assert f"`stockpot up` runs in {home} already" in second_up.output
+
     whole = run("submit", "-m", MODEL, "hello", "--wait", "--json")
     assert whole.wait() == 0, whole.tail()
     job = json.loads(whole.stdout.read_text())

@@ -40,7 +40,8 @@ def noted(home: Path, simulator: str | None) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()
+            if path.read_bytes() == text:  # and not that of another
+                path.unlink()
 
 
 def running(home: Path) -> Running | None:

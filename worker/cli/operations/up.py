@@ -14,13 +14,13 @@ import click
 from api_schemas import jsontext
 from worker import embedded
 from worker.base import urls
-from worker.base.errors import Unreachable
+from worker.base.errors import NotAllowed, Unreachable
 from worker.base.settings import Settings, load
 from worker.cli.exit_codes import USAGE
 from worker.cli.output import put, say, shown
 from worker.db.ready import await_database
 from worker.db.url import display_url
-from worker.local.running import SIMULATED_KEY, noted
+from worker.local.running import SIMULATED_KEY, noted, running
 from worker.local.supervise import Child, Supervisor, stopping
 from worker.local.words import program
 
@@ -51,6 +51,10 @@ def up(workers: int, *, simulate: bool) -> None:
             say("  For a server that asks for none (Ollama, vLLM): STOCKPOT_UPSTREAM_URL=http://127.0.0.1:11434/v1")
             click.get_current_context().exit(USAGE)
         say("No API key is set: calls go without one.")
+    if running(settings.home) is not None:  # jobs would go to one's upstream or to the other's
+        raise NotAllowed(
+            f"`stockpot up` runs in {settings.home} already. More workers: --workers N; one beside it: another STOCKPOT_HOME."
+        )
     with contextlib.ExitStack() as stack:
         supervisor = stack.enter_context(Supervisor(_Lines(), drain=timedelta(seconds=settings.drain_seconds)))
         redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
