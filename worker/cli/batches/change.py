@@ -91,8 +91,8 @@ def retry_failed(batch: str, tenant: str, *, cancelled: bool, again: bool, as_js
         made = pot.batches.retry_failed(batch, cancelled=cancelled, again=again, **given)
     row = made.batch
     if not made.created:
-        say(f"They were submitted again before; this is that batch ({row.status}). What fails there: stockpot batch")
-        say(f"retry-failed {row.id}; --again makes another batch of the lines of {batch}.")
+        say(f"They were submitted again before; this is that batch ({row.status}). --again makes another one of them.")
+        say(f"What fails in it: stockpot batch retry-failed {row.id}")
     if as_json:
         put_json({"id": row.id, "status": row.status, "lines": row.total, "created": made.created})
         return
