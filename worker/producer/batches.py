@@ -250,7 +250,7 @@ class Batches:
             follow: go on writing lines as they come, until the batch is over or `stop` is set.
             shared: make the files readable as the umask allows, and not by their owner alone.
             overwrite: replace an output file that is there, unless it holds more answers than are written now.
-            force: replace whatever is there.
+            force: replace whatever is there, but for a file of requests.
             order: the order of the input, or (the default with `follow` or `offset`) that in which lines end.
 
         Raises:
