@@ -12,6 +12,7 @@ from api_schemas.batch import error_line, output_line
 from worker.base.errors import InvalidRequest, NotWritten
 from worker.batches import output_paths
 from worker.batches.result_files import Files
+from worker.cli.output import put_json
 
 ANSWER = output_line(line_id="l", custom_id="a", status=200, request_id=None, body=b"{}")
 
@@ -126,3 +127,13 @@ def test_a_line_is_one_line_for_every_reader(character: str) -> None:
         assert len(one.decode().splitlines()) == 1
     assert jsontext.loads(line)["response"]["body"]["text"] == f"a{character}b"
     assert jsontext.loads(line)["custom_id"] == f"c{character}"
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\u0085"])
+def test_what_a_command_prints_as_json_is_one_line_for_every_reader(
+    capsys: pytest.CaptureFixture[str], character: str
+) -> None:
+    """`watch --json`, `show --json`, the lists."""
+    put_json({"text": f"a{character}b"})
+    [line] = capsys.readouterr().out.splitlines()
+    assert jsontext.loads(line)["text"] == f"a{character}b"
