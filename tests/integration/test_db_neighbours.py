@@ -98,16 +98,18 @@ def test_a_command_at_an_older_database_names_the_upgrade(
 
 @pytest.mark.parametrize(
     "harm",
-    ["DROP TABLE webhook_endpoints", "ALTER TABLE webhook_endpoints RENAME COLUMN description TO words"],
+    [
+        "ALTER TABLE webhook_endpoints RENAME TO elsewhere",
+        "ALTER TABLE webhook_endpoints RENAME COLUMN description TO words",
+    ],
     ids=["table", "column"],
 )
 def test_a_table_or_a_column_that_went_missing_is_named(
     database_url: str, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
     """As after a restore of half a backup: the database answers, so it is not unreachable, and it had its tables."""
-    engine = create_engine(database_url)
-    run(engine, harm)
-    engine.dispose()
+    with opened(database_url) as database:
+        database.write(lambda conn: conn.execute(text(harm)))
     monkeypatch.setenv("STOCKPOT_DATABASE_URL", database_url)
     refused = CliRunner().invoke(main, ["webhooks", "endpoints"])
     assert refused.exit_code == 3

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -268,6 +269,9 @@ class Database:
                 raise _lacks(error) from error
             if _cancelled(error):
                 raise StatementTimeout(_detail(error)) from error
+            if self._is_full(error):
+                where = Path(str(self.engine.url.database)).parent
+                raise Unreachable("the database", f"{_detail(error)}: no room in {where}", _FULL) from error
             raise Unreachable("the database", _detail(error), self._mend(error)) from error
         except DBAPIError as error:
             if error.connection_invalidated or _read_only(error):
@@ -279,6 +283,16 @@ class Database:
             if "NUL (0x00)" in str(error.orig):
                 raise InvalidRequest(_NO_TEXT) from None
             raise
+
+    def _is_full(self, error: OperationalError) -> bool:
+        """Whether SQLite has no room on its disk: some of its files report that as an I/O error."""
+        detail = str(error.orig)
+        if not self.is_sqlite or detail not in {"database or disk is full", "disk I/O error"}:
+            return False
+        with contextlib.suppress(OSError):
+            free = shutil.disk_usage(Path(str(self.engine.url.database)).parent).free
+            return detail != "disk I/O error" or free < _ROOM
+        return False
 
     def _mend(self, error: DBAPIError) -> str:
         if _read_only(error):
@@ -302,6 +316,9 @@ MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is u
 _READ_ONLY = "25006"
 _HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
 _CANCELLED = "57014"
+_FULL = "Make room there; what was committed is kept, and the same command goes on."
+#: Less than this and SQLite's own files cannot grow, in bytes.
+_ROOM = 1024 * 1024
 _LACKS = (
     "Was it restored, or another put in its place? `stockpot db check` compares it; `stockpot db upgrade` makes tables that"
     " are new."
