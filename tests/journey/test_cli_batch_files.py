@@ -249,7 +249,7 @@ def test_a_reader_that_reads_nothing_holds_no_command_up(
         assert waiting.wait(timeout=60) in {1, 130}
         assert "--follow --offset 0" in waiting.stderr.read_text()
     reading, writing = os.pipe()
-    arguments = [STOCKPOT, "batch", "results", batch, "-o", "-", "--follow"]
+    arguments = [str(STOCKPOT), "batch", "results", batch, "-o", "-", "--follow"]
     full = subprocess.Popen(arguments, env=env, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert os.read(reading, 1)  # it has begun, and the pipe is full soon
@@ -331,9 +331,9 @@ def test_the_bar_its_count_and_its_share_are_seen_in_a_narrow_terminal(
 
 def test_a_terminal_that_shrinks_or_is_closed_ends_no_wait(env: dict[str, str], batch: str, tmp_path: Path) -> None:
     """The line is as wide as the window is then; who told the command to ignore its end (`nohup`, `disown`) is obeyed."""
-    command = [STOCKPOT, "batch", "status", batch, "--watch"]
+    command = [str(STOCKPOT), "batch", "status", batch, "--watch"]
     with Terminal(command, env=env, columns=120) as terminal:
-        terminal.shows("298 of 300 99 % · 2 failed|298 of 300 99 % · ")
+        terminal.shows("298 of 300 99 % · ")
         terminal.resize(40)
         eventually(lambda: all(cell_len(one) < 40 for one in terminal.text().split("\r")[-3:]))
     submit = ["batch", "submit", tmp_path / "in.jsonl", "--again", "--wait", "--output", tmp_path / "out.jsonl"]

@@ -50,7 +50,7 @@ def batch(env: dict[str, str], tmp_path: Path) -> str:
 
 def run(env: dict[str, str], *arguments: object, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
     """A command, which never shows a traceback."""
-    command = [STOCKPOT, *map(str, arguments)]
+    command = [str(STOCKPOT), *map(str, arguments)]
     done = subprocess.run(command, env=env, stdin=stdin, capture_output=True, text=True, timeout=240, check=False)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr

@@ -66,8 +66,10 @@ class Terminal:
         """Wait until it has shown what matches."""
         regex = re.compile(pattern, re.MULTILINE)
 
-        def found() -> re.Match[str] | None:
-            return regex.search(self.text())
+        def found() -> re.Match[str]:
+            match = regex.search(self.text())
+            assert match is not None
+            return match
 
         return eventually(found, timeout=timeout, what=f"the terminal shows {pattern}: {self._text[-2_000:]!r}")
 

@@ -23,9 +23,9 @@ from worker.cli.operations.check import Check, first_line
 from worker.cli.operations.name_checks import names
 from worker.db import identity, ownership
 from worker.db.clock import now_sql
-from worker.db.connect import Database
+from worker.db.connect import Database, OtherSchema
 from worker.db.jobs import leases, lookup
-from worker.db.ready import OtherSchema, ensure_schema
+from worker.db.ready import ensure_schema
 from worker.db.url import display_url
 from worker.db.workers import registry
 from worker.provider.provider import Provider
