@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from api_schemas import jsontext
+from worker.gateway.errors import ApiError
 
 #: Bytes of a request's head, in all: a key, ids and traces fit many times over.
 HEAD_BYTES = 32 * 1024
@@ -34,6 +38,22 @@ class BoundedProtocol(H11Protocol):
             self._await_head()
         else:
             self._head_came()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP: uvicorn's own answer is plain text, and every refusal here has the error body."""
+        content = jsontext.dumps(ApiError(400, msg, code="invalid_http").body())
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=content),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from api_schemas import jsontext
 from worker.base.errors import (
@@ -148,4 +149,15 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
         message = f"Unknown request URL: {request.method} {request.url.path[:256]}. It is not served here."
     elif error.status_code == 405:
         message = f"Not allowed to {request.method} {request.url.path[:256]}."
-    return ApiError(error.status_code, message, headers=error.headers).response()
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
+    return ApiError(error.status_code, message, headers=headers).response()
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method of a path: Starlette names those of the first route that has it."""
+    routes = [one for one in request.app.routes if isinstance(one, Route)]
+    return sorted(
+        {name for one in routes if one.matches(request.scope)[0] is not Match.NONE for name in one.methods or ()}
+    )

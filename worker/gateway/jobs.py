@@ -111,10 +111,10 @@ def moment_of(request: Request, name: str) -> datetime | None:
     try:
         found = datetime.fromtimestamp(float(given), UTC) if given[:1].isdigit() and "-" not in given else None
         found = found or datetime.fromisoformat(given.replace(" ", "+"))
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         message = "Expected a time: ISO 8601, e.g. 2026-11-26T12:00:00Z, or Unix seconds."
         raise ApiError(400, message, param=name, code="invalid_value") from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 ROUTES = [

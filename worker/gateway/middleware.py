@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from urllib.parse import parse_qsl
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +20,16 @@ log = get_logger(__name__)
 
 
 _FULL = ApiError(503, "The gateway holds as many connections as it may.", code="full", retry_after=1, should_retry=True)
+
+
+def _nul(scope: Scope) -> ApiError:
+    """The answer to U+0000 in a URL: no id has it, nothing that is kept holds it, and PostgreSQL refuses to be asked."""
+    if "\0" in scope["path"]:
+        return ApiError(404, "There is nothing by that URL: it contains the character U+0000 (NUL).")
+    found = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    name = next((name for name, value in found if "\0" in name + value), "").replace("\0", "")[:64]
+    message = f"Invalid '{name}': contains the character U+0000 (NUL)."
+    return ApiError(400, message, param=name or None, code="invalid_value")
 
 
 class Around:
@@ -63,6 +74,8 @@ class Around:
             try:
                 if self._running > self._limit:
                     raise _FULL
+                if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                    raise _nul(scope)
                 await self._app(scope, receive, named)
             except ApiError as error:
                 await error.response()(scope, receive, named)

@@ -98,6 +98,8 @@ class Form:
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b"").decode("latin-1"))
         self._part.name = _text(options.get(b"name", b""))
+        if not self._part.name:
+            raise _malformed("a part of it has no name")
         if b"filename" in options or self._part.name == "file":
             self._part.filename = _text(options.get(b"filename", b"file"))
             if self._part.name != "file":
@@ -109,7 +111,8 @@ class Form:
             self.has_file = True
             self._found.append(FileBegins(self._part.filename))
         elif self._part.name in self.fields:
-            raise ApiError(400, f"'{self._part.name[:64]}' is given twice.", param=self._part.name[:64])
+            message = f"'{self._part.name[:64]}' is given twice."
+            raise ApiError(400, message, param=self._part.name[:64], code="invalid_value")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._part.filename is not None:
@@ -117,7 +120,8 @@ class Form:
             return
         self._part.value += data[start:end]
         if len(self._part.value) > _FIELD_BYTES or len(self.fields) >= _FIELDS:
-            raise ApiError(400, "The form's fields are too long or too many.", param=self._part.name[:64] or None)
+            message = "The form's fields are too long or too many."
+            raise ApiError(400, message, param=self._part.name[:64], code="invalid_value")
 
     def _part_ends(self) -> None:
         if self._part.filename is None:

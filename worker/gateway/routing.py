@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
 from worker.gateway.auth import READ_ONLY, Caller, authenticate
@@ -31,4 +31,4 @@ def route(path: str, handler: Handler, *methods: str) -> Route:
 
 def with_and_without_v1(routes: Sequence[BaseRoute]) -> list[BaseRoute]:
     """The same routes at `/v1` and at the root: some clients leave it out."""
-    return [Mount("/v1", routes=list(routes)), *routes]
+    return [Mount("/v1", app=Router(list(routes), redirect_slashes=False)), *routes]

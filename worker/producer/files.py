@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal, get_args
 from anyio import to_thread
 
 from api_schemas.errors import FieldProblem
+from api_schemas.jsontext import check_text
 from worker.base.errors import InvalidRequest
 from worker.db.files import records
 from worker.db.files.records import FileRow
@@ -52,7 +53,9 @@ class Files:
         self._scope = scope
 
     def begin(self, filename: str) -> Upload:
-        """Begin a file whose bytes are to come; it is there after `Upload.finish`. Raises Unreachable."""
+        """Begin a file whose bytes are to come; it is there after `Upload.finish`. Raises InvalidRequest, Unreachable."""
+        if unkeepable := check_text(filename):
+            raise InvalidRequest([FieldProblem(field="file", message=f"its name {unkeepable[0].message}")])
         name = filename.replace("\\", "/").rpartition("/")[2].strip()[:_NAME_LENGTH] or "file"
         return Upload(
             self._scope.database, tenant=self._scope.tenant, filename=name, place=self._scope.settings.file_store

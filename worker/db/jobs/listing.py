@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import Connection, bindparam, text
@@ -217,7 +217,7 @@ def _floor(since: datetime | None) -> str | None:
     """The lowest id that a job made since then can have."""
     if since is None:
         return None
-    return f"{JOB}{max(0, int((since.astimezone(UTC) - _CLOCKS).timestamp() * 1000)):012x}"
+    return f"{JOB}{max(0, int((max(since.timestamp(), 0) - _CLOCKS.total_seconds()) * 1000)):012x}"
 
 
 def _read(conn: Connection, ids: list[str]) -> list[Job]:
