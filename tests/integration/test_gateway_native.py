@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import httpx
-import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from tests.factories import chat, rows
+from tests.factories import chat
 from tests.fakes import Workplace
 from tests.file_factories import CHAT, jsonl, line
 from tests.rig.gateway import Gateway
@@ -150,80 +147,6 @@ def test_usage_routes_and_webhooks_are_there(gateway: Gateway) -> None:
         assert http.get(f"{endpoints}/{hook}").status_code == 404
         ended_badly = http.get("/webhooks/events?status=dead,blocked").json()["data"]
         assert {one["type"] for one in ended_badly} <= {"endpoint.test"}  # its endpoint is gone
-
-
-@pytest.fixture
-def theirs(gateway: Gateway, served: Workplace) -> Iterator[dict[str, str]]:
-    """An id of each kind, of another tenant."""
-    with Stockpot(served.settings, tenant="acme") as pot:
-        file = pot.files.add(_stream(jsonl(line(1))))
-        batch = pot.batches.create(file.id)
-        eventually(lambda: pot.batches.get(batch.id).row.over)
-        hook = pot.webhooks.add("https://example.com/hook")
-        job = pot.submit(chat("hi", model="sim:ok"), webhook="https://example.com/one")
-        pot.wait(job.id, timeout=60)
-        event = pot.webhooks.events()[0]["id"]
-        output = pot.batches.get(batch.id).row.output_file_id
-        assert output is not None
-        yield {
-            "file_id": file.id,
-            "batch_id": batch.id,
-            "endpoint_id": hook.id,
-            "job_id": job.id,
-            "event_id": event,
-            "output": output,
-            "completion_id": f"chatcmpl-{job.id.removeprefix('job_')}",
-            "response_id": f"resp_{job.id.removeprefix('job_')}",
-        }
-
-
-def _stream(data: bytes) -> Any:
-    import io
-
-    return io.BytesIO(data)
-
-
-def test_every_route_with_another_tenants_id_is_a_404(gateway: Gateway, theirs: dict[str, str]) -> None:
-    """Each route × each id: neither seen nor changed, and never a 403."""
-    tried = 0
-    with gateway.http() as http:
-        for path, method in OPERATIONS:
-            names = re.findall(r"{(\w+)", path)
-            if not names or names == ["model_id"]:
-                continue
-            for given in {theirs[names[0]], *theirs.values()}:
-                for prefix in ("", "/v1"):
-                    url = prefix + re.sub(r"{\w+(:\w+)?}", given, path)
-                    body: dict[str, Any] = (
-                        {"json": {"metadata": {}}} if method == "POST" and "completion" in path else {}
-                    )
-                    answer = http.request(method, url, **body)
-                    assert answer.status_code == 404, f"{method} {url}: {answer.status_code}"
-                    assert set(answer.json()["error"]) == ERROR_KEYS
-                    tried += 1
-        for query in ("/files", "/batches", "/jobs", "/webhooks/events"):
-            assert http.get(query).json()["data"] == []
-        for query, name in (("/files", "file_id"), ("/batches", "batch_id"), ("/jobs", "job_id")):
-            assert http.get(query, params={"after": theirs[name]}).status_code == 404
-        assert http.get("/jobs", params={"batch": theirs["batch_id"]}).json()["data"] == []
-        made = http.post(
-            "/batches",
-            json={"input_file_id": theirs["file_id"], "endpoint": CHAT, "completion_window": "24h"},
-        ).json()
-        eventually(lambda: http.get(f"/batches/{made['id']}").json()["status"] == "failed")
-    assert tried > 200
-
-
-def test_what_is_another_tenants_is_untouched(served: Workplace, theirs: dict[str, str]) -> None:
-    """The table above would be worth little if its refusals had changed something."""
-    with Stockpot(served.settings, tenant="acme") as pot:
-        assert pot.files.get(theirs["file_id"]).filename
-        assert pot.batches.get(theirs["batch_id"]).row.status == "completed"
-        assert b"".join(pot.files.read(theirs["output"])).count(b"\n") == 1
-        assert [one.id for one in pot.webhooks.list()] == [theirs["endpoint_id"]]
-    assert (
-        rows(served.database, "SELECT status FROM jobs WHERE id = :id", id=theirs["job_id"])[0]["status"] == "completed"
-    )
 
 
 def test_the_document_has_every_route_and_no_other(gateway: Gateway) -> None:

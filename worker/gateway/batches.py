@@ -19,7 +19,7 @@ from worker.gateway.auth import Caller
 from worker.gateway.bodies import read_json
 from worker.gateway.errors import ApiError
 from worker.gateway.fields import Fields, idempotency_key
-from worker.gateway.joining import check_metadata_object, limits_unknown
+from worker.gateway.joining import check_metadata_object, limits_unknown, retry_count
 from worker.gateway.queries import check_query, number
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
@@ -66,6 +66,8 @@ async def create_batch(request: Request, caller: Caller) -> Response:
         output_expires_seconds=_expiry(body.get("output_expires_after")),
         idempotency_key=idempotency_key(request, body.get("idempotency_key")),
         models=caller.models,
+        key_id=caller.key,
+        repeats=retry_count(request) > 0,
     )
     return json_response(batch_json(row))
 

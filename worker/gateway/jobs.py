@@ -35,7 +35,9 @@ async def submit_job(request: Request, caller: Caller) -> Response:
     job = parse_job(body, max_bytes=gateway.settings.max_request_bytes, tenant=caller.tenant, **overrides)
     if not caller.may_use(job.model):
         raise unknown_model(job.model)
-    if await is_limited(request, caller):
+    # An SDK that would repeat the call without a key finds what it began, as with OpenAI's own calls.
+    by_sdk = "x-stainless-retry-count" in request.headers and job.idempotency_key is None
+    if by_sdk or await is_limited(request, caller):
         accepted = await accept_job(request, caller, job)
         done = Submitted(accepted.job_id, "queued", accepted.created)
         if not done.created:

@@ -71,7 +71,7 @@ async def accept(request: Request, caller: Caller, wanted: Wanted) -> Accepted:
         added=tuple(name for name in wanted.body if name not in wanted.sent),
         fingerprint=_fingerprint(wanted),
         idempotency_key=idempotency_key(request),
-        retry_count=_retry_count(request),
+        retry_count=retry_count(request),
         stored=wanted.stored,
         background=wanted.background,
         metadata=metadata,
@@ -106,7 +106,7 @@ async def accept_job(request: Request, caller: Caller, job: JobRequest) -> Accep
         added=(),
         fingerprint=fingerprint,
         idempotency_key=job.idempotency_key,
-        retry_count=0,
+        retry_count=retry_count(request),
         stored=False,
         background=False,
         metadata=None,
@@ -139,7 +139,8 @@ def _fingerprint(wanted: Wanted) -> str:
     return hashlib.sha256(jsontext.canonical({"path": wanted.endpoint, "body": dict(wanted.sent)})).hexdigest()
 
 
-def _retry_count(request: Request) -> int:
+def retry_count(request: Request) -> int:
+    """How often the SDK has repeated this call by itself."""
     count = request.headers.get("x-stainless-retry-count", "")
     return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
 

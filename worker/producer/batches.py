@@ -12,6 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Unpack
 
+from sqlalchemy import Connection
+
 from api_schemas.batch import BatchProblem, BatchStatus
 from api_schemas.bodies import ENDPOINTS
 from worker.base.errors import WaitTimeout
@@ -161,12 +163,17 @@ class Batches:
         output_expires_seconds: int | None = None,
         idempotency_key: str | None = None,
         models: Collection[str] | None = None,
+        key_id: str | None = None,
+        repeats: bool = False,
     ) -> BatchRow:
         """Make a batch of a stored file (`pot.files`); a worker reads it, and the batch reports what is wrong with it.
 
         Args:
             models: those that its lines may name; None: any.
             output_expires_seconds: how long its output and error files are kept; 30 days.
+            key_id: the API key that asks.
+            repeats: the caller lost the answer to an equal order; without an idempotency key it gets the batch of a while
+                ago that the same API key made by one, if there is such a batch.
 
         Raises:
             InvalidRequest: the endpoint is none that batches have.
@@ -182,8 +189,14 @@ class Batches:
             output_expires_seconds=output_expires_seconds,
             idempotency_key=idempotency_key,
             models=models,
+            key_id=key_id,
         )
-        return self._scope.announce(lambda conn: stored.create(conn, order, place=self._scope.settings.file_store))[0]
+
+        def create(conn: Connection) -> BatchRow:
+            before = stored.repeated(conn, order) if repeats and idempotency_key is None else None
+            return before or stored.create(conn, order, place=self._scope.settings.file_store)[0]
+
+        return self._scope.announce(create)
 
     def get(self, batch: str) -> Look:
         """Where a batch stands: its counters, the lines in flight, and what it waits on. Raises NotFound."""

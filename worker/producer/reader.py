@@ -118,7 +118,10 @@ class Follower:
         owner, accepted_at = self._accepted.pop(job_id, ("", 0.0))
         if owner == tenant and time.monotonic() - accepted_at < _JUST_ACCEPTED:
             return live, True
-        standing = await live.watch.look(job_id)
+        try:
+            standing = await live.watch.look(job_id)
+        except NotFound:
+            raise unknown from None  # in the same words: whether another tenant has it is not to be learned
         if standing.tenant != tenant:
             raise unknown
         return live, not standing.terminal

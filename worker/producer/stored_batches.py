@@ -27,11 +27,13 @@ def order(
     output_expires_seconds: int | None = None,
     idempotency_key: str | None = None,
     models: Collection[str] | None = None,
+    key_id: str | None = None,
 ) -> Order:
     """What is to be made of a stored file. The batch reports later what is wrong with the file.
 
     Args:
         models: those that its lines may name; None: any.
+        key_id: the API key that asks; what it repeats without an idempotency key is its own order.
 
     Raises:
         InvalidRequest: the endpoint is none that batches have.
@@ -48,6 +50,8 @@ def order(
         "webhook": webhook,
         "output_expires_seconds": output_expires_seconds,
     }
+    if idempotency_key is None:
+        asked["key"] = key_id
     return Order(
         tenant=scope.tenant,
         input_file_id=input_file,
@@ -58,7 +62,7 @@ def order(
         metadata=jsontext.dumps(dict(metadata)).decode() if metadata else None,
         webhook=webhook,
         import_key=None if idempotency_key is None else f"key:{hashlib.sha256(idempotency_key.encode()).hexdigest()}",
-        fingerprint=None if idempotency_key is None else hashlib.sha256(jsontext.canonical(asked)).hexdigest(),
+        fingerprint=hashlib.sha256(jsontext.canonical(asked)).hexdigest(),
         output_expires_seconds=output_expires_seconds,
         allowed_models=None if models is None else jsontext.dumps(sorted(models)).decode(),
     )

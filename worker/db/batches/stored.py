@@ -14,6 +14,7 @@ from api_schemas.ids import batch_id
 from worker.base.errors import IdempotencyConflict
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
+from worker.db.calls.records import JOIN_AFTER_END_SECONDS, JOIN_RUNNING_SECONDS
 from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.files import records as files
 
@@ -31,7 +32,7 @@ class Order:
     metadata: str | None = None
     webhook: str | None = None
     import_key: str | None = None
-    fingerprint: str | None = None
+    fingerprint: str | None = None  # of what was asked; with a key nothing else may be asked by it
     allowed_models: str | None = None
     output_expires_seconds: int | None = None
 
@@ -65,6 +66,20 @@ def create(conn: Connection, order: Order, *, place: str | None) -> tuple[BatchR
         return before, False
     _give_files(conn, new, order.tenant, place)
     return records.get(conn, new, tenant=None), True
+
+
+def repeated(conn: Connection, order: Order) -> BatchRow | None:
+    """The batch that an SDK made with the same order before it lost the answer, as with any call that it repeats."""
+    found = conn.execute(
+        text(f"""
+        SELECT id FROM batches WHERE tenant = :tenant AND input_file_id = :file AND fingerprint = :fingerprint
+            AND import_key IS NULL AND created_at > {after_sql(conn, f"-{JOIN_RUNNING_SECONDS}")}
+            AND (finished_at IS NULL OR finished_at > {after_sql(conn, f"-{JOIN_AFTER_END_SECONDS}")})
+        ORDER BY id DESC LIMIT 1
+        """),
+        {"tenant": order.tenant, "file": order.input_file_id, "fingerprint": order.fingerprint},
+    ).scalar()
+    return None if found is None else records.get(conn, str(found), tenant=order.tenant)
 
 
 def follow(conn: Connection, batch: BatchRow, old: BatchRow, *, place: str | None) -> BatchRow:
