@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 
+from tests.rig import rawhttp
 from tests.rig.gateway import gateway_process
 from tests.rig.ports import free_port
 from tests.rig.procs import Process
@@ -77,6 +78,33 @@ def one_job(on: Stage, text: str | None) -> None:
     assert len(on.calls()) == 1, "somebody paid twice"
     on.submitted.append(job["id"])
     on.check()
+
+
+@pytest.mark.long
+def test_a_head_a_body_and_an_upload_stop_in_the_middle(stage: SetStage, processes: ExitStack, tmp_path: Path) -> None:
+    """G15: each is given up in its time and leaves nothing, and others are served meanwhile."""
+    on = stage("postgres", workers=1)
+    port = free_port()
+    gateway = processes.enter_context(gateway_process(on, tmp_path, port))
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"x" * 2_000_000
+    with Witness("what was begun did not come in time") as witness:
+        if witness.faults_on:
+            url = f"http://127.0.0.1:{port}"
+            head = processes.enter_context(rawhttp.dial(url, b"POST /v1/chat/completions HTTP/1.1\r\nHost: local"))
+            body = processes.enter_context(dial(port, on.body(), keep_back=20))
+            file = rawhttp.request("POST", "/v1/files", None, kind, "Content-Length: 3000000") + part
+            upload = processes.enter_context(rawhttp.dial(url, file))
+        done = sdk_at(port, processes).chat.completions.create(**on.body())
+        if witness.faults_on:
+            for slow in (body, upload):
+                late = rawhttp.reply(slow)
+                assert (late.status, late.error["code"]) == (408, "timeout")
+            assert head.recv(1) == b""
+        witness.saw(len(answered(gateway, status=408)) == 2)
+        assert list(sdk_at(port, processes).files.list()) == []
+    eventually(lambda: on.count(table="file_pieces") == 0, what="the pieces are removed")
+    one_job(on, done.choices[0].message.content)
 
 
 def test_a_client_vanishes_in_the_middle_of_its_body(stage: SetStage, processes: ExitStack, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.file_factories import jsonl, line
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.gateway import gateway_process
 from tests.rig.ports import free_port
-from tests.rig.simulated import Simulated
+from tests.rig.simulated import Knobs
 from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
@@ -111,7 +111,7 @@ def test_the_answer_of_every_call_is_lost_on_its_way(stage: SetStage, processes:
                 done[name] = call(sdk)
                 assert proxy.stats().dropped_replies == (1 if witness.faults_on else 0), name
         witness.saw(len(done) == len(calls))
-    Simulated(on.simulator).release()
+    Knobs(on.simulator).release()
     on.quiesce()
     batch = ended(port, done["batch"].id)
     assert on.count(table="batches") == 2 and batch.metadata == {"for": "one"}
@@ -164,7 +164,7 @@ def test_the_gateway_is_killed_when_the_call_is_kept_and_not_answered(
         witness.saw(gateway.returncode == -signal.SIGKILL)
     with client(port) as direct:
         direct.responses.cancel(held.id)
-    Simulated(on.simulator).release()
+    Knobs(on.simulator).release()
     on.quiesce()
     alone = on.rows("SELECT status FROM jobs_v WHERE batch_id IS NULL")
     made = ["completed"] if name in {"background", "native job"} else []
