@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import openai
@@ -17,6 +14,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.openai import OpenAIResponsesModel as PydanticResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from tests.rig import judges
 from tests.rig.gateway import Gateway
 
 MODEL = "openai/gpt-4o-mini"
@@ -55,17 +53,9 @@ async def test_the_agents_sdk_answers_and_streams(
     await client.close()
 
 
-def test_the_node_sdk_answers_streams_and_resumes_after_every_event(gateway: Gateway) -> None:
-    """Where node is, with the package `openai` on NODE_PATH (`npm install --prefix DIR openai`)."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("there is no node on this machine")
-    env = {"PATH": os.environ["PATH"], "NODE_PATH": os.environ.get("NODE_PATH", "")}
-    if subprocess.run([node, "-e", "require('openai')"], env=env, capture_output=True, check=False).returncode:
-        pytest.skip("node has no package `openai`: npm install --prefix DIR openai; NODE_PATH=DIR/node_modules")
-    done = subprocess.run(
-        [node, PROGRAM, gateway.base_url], env=env, capture_output=True, text=True, check=False, timeout=120
-    )
+def test_the_node_sdk_answers_streams_and_resumes_after_every_event(gateway: Gateway, tmp_path: Path) -> None:
+    """Where npm is, which installs it; else skipped, with the reason."""
+    done = judges.run([*judges.node(PROGRAM, "openai@7.57.0"), gateway.base_url], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "text": True,
