@@ -21,7 +21,7 @@ from tests.rig.faultproxy import FaultProxy
 from tests.rig.gateway import gateway_process
 from tests.rig.ports import free_port
 from tests.rig.simulated import Knobs
-from tests.rig.stage import SetStage, Stage
+from tests.rig.stage import SetStage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
 
@@ -43,9 +43,9 @@ def client(port: int, **options: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any", timeout=100, **options)
 
 
-def stored(on: Stage, port: int) -> str:
+def stored(port: int, script: str = "ok") -> str:
     """A batch's file."""
-    lines = jsonl(*(line(number, body_model=f"{MODEL}@sim:ok") for number in range(1, LINES + 1)))
+    lines = jsonl(*(line(number, body_model=f"{MODEL}@sim:{script}") for number in range(1, LINES + 1)))
     with client(port) as sdk:
         return sdk.files.create(file=lines, purpose="batch").id
 
@@ -86,7 +86,7 @@ def test_the_answer_of_every_call_is_lost_on_its_way(stage: SetStage, processes:
     on = stage("postgres", workers=1)
     port = free_port()
     processes.enter_context(gateway_process(on, tmp_path, port))
-    file = stored(on, port)
+    file = stored(port)
     order: dict[str, Any] = {
         "input_file_id": file,
         "endpoint": "/v1/chat/completions",
@@ -96,7 +96,7 @@ def test_the_answer_of_every_call_is_lost_on_its_way(stage: SetStage, processes:
     held: dict[str, Any] = {"model": f"{MODEL}@sim:hold", "input": "hi", "background": True}
     with client(port) as sdk:
         running = sdk.responses.create(**held)
-        other = sdk.batches.create(**{**order, "metadata": {"for": "another"}})
+        other = sdk.batches.create(**{**order, "input_file_id": stored(port, "hold")})
     calls = of_one_job() | {
         "batch": (b"/batches", lambda sdk: sdk.batches.create(**order)),
         "cancelled batch": (b"/cancel", lambda sdk: sdk.batches.cancel(other.id)),
@@ -114,6 +114,7 @@ def test_the_answer_of_every_call_is_lost_on_its_way(stage: SetStage, processes:
     Knobs(on.simulator).release()
     on.quiesce()
     batch = ended(port, done["batch"].id)
+    assert ended(port, other.id).status == "cancelled"
     assert on.count(table="batches") == 2 and batch.metadata == {"for": "one"}
     assert done["cancelled response"].status == "cancelled"
     jobs = on.rows("SELECT id, status FROM jobs_v WHERE batch_id IS NULL")
@@ -139,7 +140,7 @@ def test_the_gateway_is_killed_when_the_call_is_kept_and_not_answered(
     gateway = processes.enter_context(gateway_process(on, tmp_path, port))
     proxy = processes.enter_context(FaultProxy("127.0.0.1", port))
     order: dict[str, Any] = {
-        "input_file_id": stored(on, port),
+        "input_file_id": stored(port),
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
     }
