@@ -1,6 +1,6 @@
 """The one message of a producer that has the broker and no database: the keyword `job` of the task `stockpot.submit`.
 
-    app.send_task("stockpot.submit", kwargs=broker_message(body, idempotency_key="order-17"), queue="interactive")
+    app.send_task("stockpot.submit", kwargs=broker_message(body, idempotency_key="order-17"), queue="stockpot.interactive")
 
 What is accepted here is accepted by the worker that receives it: both ask this module.
 """

@@ -1,6 +1,6 @@
 """What a process keeps open to one place: a pool of the database, a doorbell, a loop and a subscription for readers.
 
-All producers of a process that have the same place share one of these, whatever their tenant; the last to be closed
+All producers of a process that have equal settings share one of these, whatever their tenant; the last to be closed
 (or collected) closes it, and the end of the process closes what is left. After a `fork` the child begins anew and never
 touches a socket, a selector or a lock that is its parent's.
 """
@@ -131,8 +131,8 @@ class Connections:
     def _leave(self) -> bool:
         with _lock:
             self.users -= 1
-            if self.users == 0 and _open.get(_place(self.settings)) is self:
-                del _open[_place(self.settings)]
+            if self.users == 0 and self in _open:
+                _open.remove(self)
             return self.users == 0
 
     def close(self) -> None:
@@ -169,33 +169,25 @@ class Connections:
 CLOSE_SECONDS = 2.0
 
 _lock = threading.RLock()  # a finalizer may run in the thread that has it
-_open: dict[tuple[Any, ...], Connections] = {}
+_open: list[Connections] = []
 #: What a fork left in this process. It must never be collected: closing it would speak to the parent's servers.
 _inherited: list[Any] = []
 
 
-def _place(settings: Settings) -> tuple[Any, ...]:
-    """What producers must have in common to share."""
-    return (
-        settings.database_url,
-        settings.redis_url,
-        settings.broker_url,
-        settings.redis_namespace,
-        settings.home,
-        settings.publish_budget_seconds,
-    )
-
-
 def acquire(settings: Settings) -> Connections:
-    """The process's connections to the place that the settings name, for one more user. Connects at first use.
+    """The process's connections for these settings, for one more user. Connects at first use.
+
+    Shared are those of equal settings, and not of settings that lead to the same servers: what is open has a schema, a
+    key of payloads, a certificate authority, and each setting is one that a verb may go by.
 
     Raises:
         SettingsError: the database's URL is not one.
     """
     with _lock:
-        found = _open.get(_place(settings))
+        found = next((one for one in _open if one.settings == settings), None)
         if found is None:
-            found = _open[_place(settings)] = Connections(settings)
+            found = Connections(settings)
+            _open.append(found)
         found.users += 1
         return found
 
@@ -209,7 +201,7 @@ def watch(user: object, connections: Connections) -> Callable[[], object]:
 
 def end_all_readers() -> None:
     """The process is about to end: its readers end now, and none begins."""
-    for one in list(_open.values()):
+    for one in list(_open):
         one.end_readers(for_good=True)
 
 
@@ -220,14 +212,14 @@ def _on_loop() -> None:
 
 def _close_all() -> None:
     end_all_readers()
-    for one in list(_open.values()):
+    for one in list(_open):
         one.close()
 
 
 def _begin_anew() -> None:
     global _lock
     _lock = threading.RLock()
-    for one in list(_open.values()):
+    for one in list(_open):
         one.begin_anew()
 
 
