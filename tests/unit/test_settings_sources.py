@@ -154,6 +154,9 @@ def test_files_are_read_by_their_byte_order_mark(nowhere: Path, encoding: str) -
         ("stockpot.toml", b"rpm = 1\nx = '\xe9'\n", r"stockpot\.toml, line 2"),
         ("stockpot.toml", b"rpmm = 1\n", r"stockpot\.toml: unknown setting rpmm"),
         ("stockpot.toml", b"[limits]\nrpm = 1\n", r"stockpot\.toml: unknown setting limits"),
+        (".env", "STOCKPOT_RPM=7\n".encode("utf-16-le"), r"\.env: it holds NUL bytes.*UTF-16.*save it as UTF-8"),
+        (".env", "STOCKPOT_RPM=7\n".encode("utf-16-be"), r"\.env: it holds NUL bytes"),
+        ("stockpot.toml", "rpm = 7\n".encode("utf-16-le"), r"stockpot\.toml: it holds NUL bytes"),
     ],
 )
 def test_a_broken_file_is_one_line_with_its_place(nowhere: Path, file: str, content: bytes, place: str) -> None:

@@ -231,6 +231,9 @@ def _text(path: Path) -> str | None:
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
     encoding = next((name for mark, name in _ENCODINGS if raw.startswith(mark)), "utf-8")
+    if encoding.startswith("utf-8") and b"\0" in raw:
+        # Each line of it would be read as another program's.
+        raise SettingsError(f"{path}: it holds NUL bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -42,6 +43,9 @@ NO_MESSAGE = (
 NO_FILES_PAUSE = 1.0
 #: From one connection to the next at least, in seconds: a broker that refuses each is not hammered.
 RECONNECT_PAUSE = 0.5
+#: Between two tries to reach a broker that is away, in seconds: the first pause, what each adds, and the longest. kombu would
+#: let 30 s pass after a long outage, in which nothing that was sent over the broker alone is taken.
+AWAY_PAUSES = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
 
 
 class StockpotChannel(kombu_redis.Channel):
@@ -104,6 +108,14 @@ class StockpotConsumer(Consumer):
                     self._drop(message, error)
 
         return received
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, and try again until the broker is there or the worker stops."""
+        conn.ensure_connection = partial(conn.ensure_connection, **AWAY_PAUSES)
+        try:
+            return super().ensure_connected(conn)  # type: ignore[misc]  # the stubs do not know it
+        finally:
+            del conn.ensure_connection
 
     def update_strategies(self) -> None:
         """Take calls of our own tasks only; Celery registers a dozen of its own."""
