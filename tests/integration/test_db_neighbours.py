@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -13,17 +14,23 @@ from tests.factories import chat, claimed, opened, settlement, submitted
 from tests.revisions import upgrade_to
 from tests.rig import pgbouncer
 from tests.rig.postgres import PostgresServer
-from worker.base.errors import SettingsError, StatementTimeout
+from worker.base.errors import Refused, SettingsError, StatementTimeout
 from worker.base.settings import Settings
 from worker.cli.app import main
 from worker.cli.operations import checks
-from worker.db import schema, views
+from worker.db import identity, schema, views
 from worker.db.connect import Database, OtherSchema
 from worker.db.jobs import listing, lookup, settle
 from worker.db.ready import ensure_schema
 from worker.db.revisions import HEAD
 from worker.producer.stockpot import Stockpot
 
+#: What each of our transactions has, whatever is set elsewhere.
+OURS = {
+    "transaction_isolation": "read committed",
+    "statement_timeout": "30s",
+    "client_encoding": "UTF8",
+}
 ANSWER = "naïve ☃ 漢字 🙂"
 
 
@@ -257,6 +264,8 @@ def test_a_schema_that_does_not_exist_is_named(empty: str) -> None:
         "datestyle = 'German'",
         "timezone = 'America/St_Johns'",
         "default_transaction_isolation = 'serializable'",
+        "statement_timeout = '20s'",
+        "search_path = elsewhere, public",
         "bytea_output = 'escape'",
     ],
 )
@@ -266,6 +275,47 @@ def test_the_settings_of_a_database_do_not_change_ours(
     """Each would break answers, times or claims."""
     postgres_server.execute(f"ALTER DATABASE {empty.rsplit('/', 1)[1]} SET {default}")
     works(Settings(database_url=empty))
+    with opened(empty) as database:
+        shown = database.read(lambda conn: {name: conn.execute(text(f"SHOW {name}")).scalar() for name in OURS})
+    assert shown == OURS
+
+
+@pytest.fixture
+def poor(postgres_server: PostgresServer, empty: str) -> Iterator[str]:
+    """The URL of a role that may log in, and nothing else, at a database that has our tables."""
+    name = empty.rsplit("/", 1)[1]
+    schema.upgrade(Settings(database_url=empty))
+    postgres_server.execute(f"CREATE ROLE poor_{name} LOGIN")
+    yield empty.replace("postgres@", f"poor_{name}@")
+    with opened(empty) as database:
+        database.write(lambda conn: conn.execute(text(f"DROP OWNED BY poor_{name}")))
+    postgres_server.execute(f"DROP ROLE poor_{name}")
+
+
+@pytest.mark.parametrize("granted", ["", "SELECT", "ALL"])
+def test_a_right_that_is_missing_is_one_sentence(
+    empty: str, poor: str, granted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a command, in `doctor`, in `db upgrade`, and where a worker waits for its database; `ALL` is read only by default."""
+    role = poor.split("://")[1].split("@", maxsplit=1)[0]
+    with opened(empty) as database:
+        if granted:
+            database.write(lambda conn: conn.execute(text(f"GRANT {granted} ON ALL TABLES IN SCHEMA public TO {role}")))
+        if granted == "ALL":
+            database.write(lambda conn: conn.execute(text(f"ALTER ROLE {role} SET default_transaction_read_only = on")))
+    why = "read-only transaction" if granted == "ALL" else "permission denied"
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", poor)
+    submitting = CliRunner().invoke(main, ["submit", "-m", "m", "hi"])
+    assert (submitting.exit_code, submitting.stderr.count("\n")) == (3, 2), submitting.output
+    assert re.match(f"Error: the database refuses: .*{why}", submitting.stderr)
+    found = {check.name: check for check in checks.database(Settings(database_url=poor))}
+    refused = found["database" if granted else "schema"]
+    assert refused.outcome != "ok" and why in refused.detail and refused.mend
+    with pytest.raises(Refused, match=why), opened(poor) as database:
+        database.write(identity.ensure)  # as a worker does, which asks again
+    if not granted:
+        with pytest.raises(Refused, match=why):
+            schema.upgrade(Settings(database_url=poor))
 
 
 def test_the_url_says_who_is_connected(empty: str) -> None:

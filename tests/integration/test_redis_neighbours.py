@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,9 @@ import pytest
 from celery import Celery
 from celery.exceptions import Reject
 from click.testing import CliRunner
+from redis import Redis
+from redis.exceptions import RedisError
+from structlog.testing import capture_logs
 
 from tests.factories import chat, opened, rows
 from tests.fakes import Provider
@@ -22,9 +28,12 @@ from worker.broker import tasks
 from worker.cli.app import main
 from worker.db import identity
 from worker.db.connect import Database
+from worker.engine import redis_policy
 from worker.engine.neighbours import databases_key
 
 NAMESPACES = ("staging", "production")
+#: Faults that need a server started for them.
+OWN_CONFIGURATIONS = {"CLUSTER": {"cluster-enabled": "yes"}, "MISCONF": {"enable-protected-configs": "yes"}}
 
 
 def test_two_projects_and_a_strangers_tasks_do_not_touch(
@@ -135,27 +144,62 @@ def _neighbours() -> dict[str, str]:
     return next(check for check in json.loads(done.stdout)["checks"] if check["name"] == "redis neighbours")
 
 
-@pytest.mark.parametrize("fault", ["READONLY", "MISCONF", "NOPERM"])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("READONLY", "it is a read-only replica"),
+        ("MISCONF", "MISCONF.*unable to persist"),
+        ("NOREPLICAS", "NOREPLICAS|Not enough good replicas"),
+        ("NOPERM", "(?i)noperm"),
+        ("CLUSTER", "it is a node of a Redis Cluster"),
+    ],
+)
 def test_doctor_sees_a_redis_that_takes_no_writes(
-    own_valkey: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    own_valkey: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
-    """It answers PING all the while."""
-    with own_valkey.client() as redis:
+    """It answers PING all the while. Each fault is the server's own, and a worker's start says the same of its kind."""
+    with contextlib.ExitStack() as stack:
+        server = own_valkey
+        if fault in OWN_CONFIGURATIONS:
+            server = stack.enter_context(ValkeyServer(config=OWN_CONFIGURATIONS[fault]))
+        redis = stack.enter_context(server.client())
         if fault == "READONLY":
             redis.replicaof("127.0.0.1", "1")
         elif fault == "MISCONF":
+            _persisting_fails(redis, tmp_path)
+        elif fault == "NOREPLICAS":
             redis.config_set("min-replicas-to-write", 1)
-        else:
+        elif fault == "NOPERM":
             redis.acl_setuser("default", enabled=True, commands=["-@write"])
+        else:
+            redis.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16_383)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("STOCKPOT_HOME", str(tmp_path))
-        monkeypatch.setenv("STOCKPOT_REDIS_URL", own_valkey.url)
+        monkeypatch.setenv("STOCKPOT_REDIS_URL", server.url)
         monkeypatch.setenv("STOCKPOT_UPSTREAM_URL", "http://127.0.0.1:1/v1")
         done = CliRunner().invoke(main, ["doctor", "--json"])
         found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
         assert found["redis writes"]["outcome"] == "failed", found
-        if fault == "READONLY":
-            assert "replica" in found["redis writes"]["detail"]
+        assert re.search(words, found["redis writes"]["detail"]), found["redis writes"]
+        if fault in {"READONLY", "CLUSTER"}:
+            with capture_logs() as logged:
+                asyncio.run(redis_policy.inspect(server.url))
+            assert [(entry["event"], entry["reason"]) for entry in logged] == [
+                ("redis_unusable", found["redis writes"]["detail"])
+            ]
+
+
+def _persisting_fails(redis: Redis, folder: Path) -> None:
+    """A snapshot that cannot be written: its directory has gone. From then on the server refuses writes."""
+    gone = folder / "gone"
+    gone.mkdir()
+    redis.config_set("dir", str(gone))
+    redis.config_set("save", "1 1")
+    gone.rmdir()
+    redis.set("a", "change")
+    with contextlib.suppress(RedisError):
+        redis.bgsave()
+    eventually(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err", what="the snapshot has failed")
 
 
 def test_settings_of_a_namespace_reach_the_broker() -> None:

@@ -10,7 +10,8 @@ StockpotError
 ├── NotWritten              an output takes no more: a full disk, or no reader; `offset` is where to go on
 ├── NotCompleted            the job whose text was read is over without an answer; `status` and `error` have how
 └── Unreachable             a dependency does not answer; `dependency` names it, `mend` has what to do
-    └── StatementTimeout    the database answers, and has cancelled a statement that took too long
+    ├── StatementTimeout    the database answers, and has cancelled a statement that took too long
+    └── Refused             the database answers, and lets this role not do it, or takes no writes
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "NotCompleted",
     "NotFound",
     "NotWritten",
+    "Refused",
     "SettingsError",
     "StatementTimeout",
     "StockpotError",
@@ -106,6 +108,14 @@ class StatementTimeout(Unreachable):
     def __init__(self, detail: str) -> None:
         super().__init__("the database", detail)
         self.args = (f"the database has cancelled the statement: {detail}",)
+
+
+class Refused(Unreachable):
+    """The database answers and refuses: the role lacks a right, or nothing may be written. Nothing was committed."""
+
+    def __init__(self, detail: str, mend: str) -> None:
+        super().__init__("the database", detail, mend)
+        self.args = (f"the database refuses: {detail}\n{mend}",)
 
 
 def out_of_files(error: BaseException | None) -> bool:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.base import private
-from worker.base.errors import InvalidRequest, StatementTimeout, Unreachable
+from worker.base.errors import InvalidRequest, Refused, StatementTimeout, Unreachable
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
 from worker.db.sqlite_writers import SQLITE_BUSY_MS, begin_immediate, count_writers
@@ -43,6 +43,8 @@ _TRANSACTION = {
     "DateStyle": "ISO",
     "jit": "off",
 }
+#: Claims and fences are written for this level; under another that a role has by default, claims fail beside each other.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 #: The engine's statements are each made for one index. Statistics may be hours old, from before a million rows came or
 #: went; by them the planner would read another index whole and sort what it finds (measured: 2 ms became 600).
 _BY_INDEX = {"enable_seqscan": "off", "enable_sort": "off"}
@@ -137,7 +139,7 @@ def _begin(settings: Settings, *, by_index: bool) -> str:
     statements = [f"SET LOCAL {name} = '{value}'" for name, value in given.items()]
     if settings.schema_name is not None:
         statements.append(f'SET LOCAL search_path = "{settings.schema_name}"')
-    return "; ".join(["BEGIN", *statements])
+    return "; ".join([_BEGIN, *statements])
 
 
 def _leave_read_only(context: ExceptionContext) -> None:
@@ -238,7 +240,7 @@ class Database:
             StatementTimeout: PostgreSQL has cancelled a statement; nothing was committed.
             Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
         """
-        with self._told(), self.engine.begin() as conn:
+        with self.told(), self.engine.begin() as conn:
             return verb(conn)
 
     def read(self, query: Callable[[Connection], T]) -> T:
@@ -249,11 +251,12 @@ class Database:
             StatementTimeout: PostgreSQL has cancelled a statement.
             Unreachable: the database does not answer.
         """
-        with self._told(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
+        with self.told(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
             return query(conn)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def told(self) -> Iterator[None]:
+        """What goes wrong with the database in the block is raised as the error that says so; see `read`, `write`."""
         try:
             yield
         except UnicodeEncodeError:
@@ -272,10 +275,12 @@ class Database:
             if self._is_full(error):
                 where = Path(str(self.engine.url.database)).parent
                 raise Unreachable("the database", f"{_detail(error)}: no room in {where}", _FULL) from error
-            raise Unreachable("the database", _detail(error), self._mend(error)) from error
+            raise Unreachable("the database", _detail(error), self._mend()) from error
         except DBAPIError as error:
-            if error.connection_invalidated or _read_only(error):
-                raise Unreachable("the database", _detail(error), self._mend(error)) from error
+            if (mend := _REFUSALS.get(_sqlstate(error))) is not None:
+                raise Refused(_detail(error), mend) from error
+            if error.connection_invalidated:
+                raise Unreachable("the database", _detail(error), self._mend()) from error
             if _missing(error):
                 raise _lacks(error) from error
             if CLOSED in str(error.orig):
@@ -294,9 +299,7 @@ class Database:
             return detail != "disk I/O error" or free < _ROOM
         return False
 
-    def _mend(self, error: DBAPIError) -> str:
-        if _read_only(error):
-            return "It takes no writes: a standby, or `default_transaction_read_only`. Name the primary."
+    def _mend(self) -> str:
         return f"Is it running? STOCKPOT_DATABASE_URL is {display_url(self.settings)}; `stockpot doctor` checks it."
 
     def close_idle(self) -> None:
@@ -313,7 +316,13 @@ _NO_TEXT = "expected text, got one with the character U+0000 (NUL) or half of a 
 #: What a database answers to every write once `stockpot db copy` has closed it, and what to do then.
 CLOSED = "it was moved by stockpot db copy and takes no more work"
 MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is undone by `stockpot db copy --reopen`."
-_READ_ONLY = "25006"
+_READ_ONLY, _NO_RIGHT = "25006", "42501"
+#: What PostgreSQL refuses for good, or for as long as it is a standby (RELIABILITY F44), and what to do.
+_REFUSALS = {
+    _READ_ONLY: "It is a standby, or `default_transaction_read_only` is on for the role, the database or the server.",
+    _NO_RIGHT: "The role of STOCKPOT_DATABASE_URL needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on"
+    " Stockpot's tables; for `stockpot db upgrade` it must own them and may CREATE.",
+}
 _HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
 _CANCELLED = "57014"
 _FULL = "Make room there; what was committed is kept, and the same command goes on."
@@ -328,30 +337,28 @@ _LACKS = (
 _MISSING = {"42P01", "42703"}  # a table, a column
 
 
+def _sqlstate(error: DBAPIError) -> str:
+    """PostgreSQL's code of an error; empty on SQLite."""
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
 def _missing(error: DBAPIError) -> bool:
     """Whether a table or a column that this version uses is not there."""
-    return str(error.orig).startswith(("no such table", "no such column")) or (
-        getattr(error.orig, "sqlstate", None) in _MISSING
-    )
+    return str(error.orig).startswith(("no such table", "no such column")) or _sqlstate(error) in _MISSING
 
 
 def _lacks(error: DBAPIError) -> OtherSchema:
     return OtherSchema(f"lacks what this version of Stockpot uses: {str(error.orig).splitlines()[0]}", _LACKS)
 
 
-def _read_only(error: DBAPIError) -> bool:
-    """Whether PostgreSQL takes no writes now, as a standby does until it is promoted (RELIABILITY F44)."""
-    return getattr(error.orig, "sqlstate", None) == _READ_ONLY
-
-
 def _cancelled(error: DBAPIError) -> bool:
     """Whether PostgreSQL has cancelled the statement: by `statement_timeout`, or since an operator asked for it."""
-    return getattr(error.orig, "sqlstate", None) == _CANCELLED
+    return _sqlstate(error) == _CANCELLED
 
 
 def _too_much(error: DBAPIError) -> bool:
     """Whether PostgreSQL has refused a value as too deep or too long (class 54): trying again does not help."""
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith("54")
+    return _sqlstate(error).startswith("54")
 
 
 def _detail(error: DBAPIError) -> str:

@@ -95,7 +95,7 @@ def upgrade(settings: Settings | str, *, on_wait: Callable[[int], object] = lamb
     database = Database(settings, pool_size=1, patient=True)
     tries = 0
     try:
-        _make_indexes_ahead(database, settings)
+        _make_indexes_ahead(database)
         while True:
             try:
                 return database.write(lambda conn: _upgrade(conn, settings))
@@ -144,7 +144,7 @@ def _upgrade(conn: Connection, settings: Settings) -> None:
         _make_view(conn, view, select)
 
 
-def _make_indexes_ahead(database: Database, settings: Settings) -> None:
+def _make_indexes_ahead(database: Database) -> None:
     """Make the indexes of the coming revisions without a lock that a writer would wait for.
 
     A revision names them in `INDEXES`, each of columns that its predecessor has. PostgreSQL makes them outside of any
@@ -152,6 +152,11 @@ def _make_indexes_ahead(database: Database, settings: Settings) -> None:
     """
     if database.is_sqlite:
         return
+    with database.told():
+        _make_indexes(database)
+
+
+def _make_indexes(database: Database) -> None:
     script = alembic.script.ScriptDirectory.from_config(_config())
     with database.engine.connect() as conn:
         at = ownership.revision(conn)

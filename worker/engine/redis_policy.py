@@ -23,10 +23,10 @@ LIMIT = timedelta(seconds=2)
 
 def unusable(info: Mapping[str, Any]) -> str | None:
     """Why a server cannot be our Redis, in one sentence, from its INFO; None when it can."""
-    if info.get("redis_mode") == "cluster":
+    if info.get("cluster_enabled"):  # the mode itself has another name in Valkey's INFO
         return "it is a node of a Redis Cluster, where a script may not touch keys of several slots"
     if info.get("role") == "slave":
-        return "it is a replica, which takes no writes"
+        return "it is a read-only replica, which takes no writes"
     return None
 
 

@@ -201,7 +201,7 @@ def watch(user: object, connections: Connections) -> Callable[[], object]:
 
 def end_all_readers() -> None:
     """The process is about to end: its readers end now, and none begins."""
-    for one in list(_open):
+    for one in _open:
         one.end_readers(for_good=True)
 
 
@@ -212,14 +212,14 @@ def _on_loop() -> None:
 
 def _close_all() -> None:
     end_all_readers()
-    for one in list(_open):
+    for one in _open:
         one.close()
 
 
 def _begin_anew() -> None:
     global _lock
     _lock = threading.RLock()
-    for one in list(_open):
+    for one in _open:
         one.begin_anew()
 
 
