@@ -59,7 +59,8 @@ test-encrypted: $(VENV)/.dev ## the suite with payloads encrypted at rest, by de
 	TESTS_ENCRYPTED=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not long" $(HANGS) $(PYTEST_ARGS)
 
 # The lowest versions that pyproject.toml allows, in an environment of their own: units, and a real worker on both databases.
-# Left out: a comparison with openai 3, which asks for a newer anyio.
+# Left out: a comparison with openai 3, which asks for a newer anyio. It is no part of `make test`, which has one environment:
+# this one costs a minute to make and more than another to run, and only a change of pyproject.toml or of a lock can break it alone.
 FLOORS := $(VENV)-floors
 $(FLOORS)/.done: requirements-floors.lock pyproject.toml
 	@$(PYTHON) -m venv --clear $(FLOORS)

@@ -113,7 +113,7 @@ class StockpotConsumer(Consumer):
         """Connect, and try again until the broker is there or the worker stops."""
         conn.ensure_connection = partial(conn.ensure_connection, **AWAY_PAUSES)
         try:
-            return super().ensure_connected(conn)  # type: ignore[misc]  # the stubs do not know it
+            return super().ensure_connected(conn)
         finally:
             del conn.ensure_connection
 

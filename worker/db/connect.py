@@ -319,7 +319,8 @@ MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is u
 _READ_ONLY, _NO_RIGHT = "25006", "42501"
 #: What PostgreSQL refuses for good, or for as long as it is a standby (RELIABILITY F44), and what to do.
 _REFUSALS = {
-    _READ_ONLY: "It is a standby, or `default_transaction_read_only` is on for the role, the database or the server.",
+    _READ_ONLY: "It takes no writes: a standby, or `default_transaction_read_only` of its role, the database or the server."
+    " Name the primary.",
     _NO_RIGHT: "The role of STOCKPOT_DATABASE_URL needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on"
     " Stockpot's tables; for `stockpot db upgrade` it must own them and may CREATE.",
 }
