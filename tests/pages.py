@@ -21,7 +21,7 @@ PAGES = [
 #: A command in backticks, or on a line of its own in a block.
 SHOWN = re.compile(r"`stockpot ([^`]+)`|^\s*(?:\$ )?(?:\.venv/bin/)?stockpot (.+)$", re.MULTILINE)
 #: Programs that pages call beside ours.
-_PROGRAMS = r"git clone|make|docker|helm|kubectl|systemctl|pip|pg_dump|pg_restore|psql|redis-cli|openssl|celery [-m]|python3?|\.venv/bin/python"
+_PROGRAMS = r"git clone|make|docker|helm|kubectl|systemctl|pip|pg_dump|pg_restore|psql|createuser|redis-cli|valkey-server|prometheus|curl|openssl|celery [-m]|python3?|\.venv/bin/python"
 _ELSE = re.compile(rf"`((?:{_PROGRAMS}) [^`]+)`|^((?:{_PROGRAMS}) .+|STOCKPOT_\w+=\S+ [^\s=].*)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```\w+\n.*?^```", re.MULTILINE | re.DOTALL)
@@ -30,7 +30,8 @@ _CODE = re.compile(r"^```\w+\n.*?^```", re.MULTILINE | re.DOTALL)
 def texts(page: Path) -> Iterator[str]:
     """Each command that a page shows, behind `stockpot`, without the words that explain it."""
     for match in SHOWN.finditer(page.read_text(encoding="utf-8")):
-        yield (match[1] or match[2]).split("  ")[0].split(" #")[0].split(" | ")[0].rstrip("\\ ").replace("…", "X")
+        text = re.sub(r"\n\s*", " ", match[1] or match[2])
+        yield text.split("  ")[0].split(" #")[0].split(" | ")[0].rstrip("\\ ").replace("…", "X")
 
 
 def shown(page: Path) -> Iterator[list[str]]:

@@ -13,10 +13,13 @@ from aiohttp import web
 from click.testing import CliRunner
 from pydantic import SecretStr
 
+from tests.factories import claimed, settled, settlement, submitted
+from tests.fakes import Provider
 from worker.base.settings import Settings
 from worker.cli.app import main
 from worker.cli.operations import checks
 from worker.cli.operations.check import Check
+from worker.db.connect import Database
 from worker.local.running import beside, noted, running
 
 Answer = Callable[[web.Request], Awaitable[web.Response]]
@@ -103,6 +106,23 @@ def test_beside_up_commands_have_its_simulator_and_after_it_not(tmp_path: Path) 
         assert beside(settings) is settings, "it calls the real one"
         (tmp_path / "up.json").write_text("another's")
     assert (tmp_path / "up.json").read_text() == "another's"
+
+
+def test_reconcile_beside_up_asks_its_simulator_and_never_the_real_provider(
+    sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the real account's bill is compared with calls that were never made there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STOCKPOT_HOME", str(tmp_path))
+    monkeypatch.setenv("AIMLAPI_API_KEY", "sk-a-real-one")
+    monkeypatch.setenv("STOCKPOT_UPSTREAM_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", sqlite.settings.database_url)
+    settled(sqlite, settlement(*claimed(sqlite, *submitted(sqlite))))
+    with Provider(tmp_path) as simulated, noted(tmp_path, simulated.url):
+        done = CliRunner().invoke(main, ["reconcile", "--since", "1h"])
+    assert done.exit_code == 0, done.output
+    alone = CliRunner().invoke(main, ["reconcile", "--since", "1h"])
+    assert alone.exit_code == 3, "nothing listens where the real one would be"
 
 
 def test_the_checks_run_on_their_own_loop() -> None:

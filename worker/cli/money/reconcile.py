@@ -15,6 +15,7 @@ from worker.cli import options
 from worker.cli.opening import database
 from worker.cli.output import put_json, say
 from worker.db.connect import Database
+from worker.local.running import beside
 from worker.provider.provider import Provider
 from worker.reconcile import NoLog, walk
 from worker.upstream.client import UpstreamClient
@@ -35,7 +36,7 @@ def reconcile(since: datetime | None, *, as_json: bool) -> None:
     It reads the provider's log and transactions page by page, each at its own pace. Broken off, it goes on at that page;
     a late call (its charge has not been seen yet) is asked for again the next time.
     """
-    settings = load()
+    settings = beside(load())
     with database(settings) as opened:
         counted = asyncio.run(_walk(settings, opened, since, say))
     if as_json:
