@@ -32,6 +32,7 @@ def one_claim(database: Database, **options: Any) -> ClaimedJob:
     return claimed(database, *submitted(database, **options))[0]
 
 
+@pytest.mark.clear
 def test_a_completed_job_has_its_result_and_a_whole_ledger_row(database: Database) -> None:
     """One transaction: job, attempt and result."""
     job = one_claim(database)
@@ -92,6 +93,7 @@ def test_a_failure_without_text_leaves_no_result(database: Database) -> None:
     assert rows(database, "SELECT job_id FROM results") == []
 
 
+@pytest.mark.clear
 def test_a_job_that_is_tried_again_is_due_later_and_keeps_its_error(database: Database) -> None:
     """Its attempt is spent; the partial text stays with the attempt."""
     job = one_claim(database)
@@ -164,6 +166,7 @@ def test_a_job_that_goes_back_without_a_call_keeps_the_whole_error_of_its_last_o
     assert [row(database, job.id)[name] for name in names] == [None] * 4
 
 
+@pytest.mark.clear
 def test_nothing_is_written_under_an_old_fence(database: Database) -> None:
     """Neither the job, nor the ledger, nor a result."""
     job = one_claim(database)
@@ -221,6 +224,7 @@ def test_a_slice_is_written_whole_with_each_settlement_under_its_own_fence(datab
     assert [len(attempt_rows(database, job.id)) for job in jobs] == [1, 1, 1, 0, 1]
 
 
+@pytest.mark.clear
 def test_a_stale_settlement_beside_the_new_one_of_the_same_job_writes_nothing(database: Database) -> None:
     """One worker may hold both: it lost the lease, took the job back, and both calls end at once."""
     job = one_claim(database)
@@ -257,6 +261,7 @@ TORTURE = {
 }
 
 
+@pytest.mark.clear
 @pytest.mark.parametrize("name", TORTURE)
 def test_any_text_of_an_upstream_can_be_stored(database: Database, name: str) -> None:
     """What no database takes is replaced by U+FFFD; the rest comes back to the letter."""
@@ -280,6 +285,7 @@ def test_any_text_of_an_upstream_can_be_stored(database: Database, name: str) ->
     assert detail.text == clean
 
 
+@pytest.mark.clear
 @pytest.mark.parametrize("number", ["1" * 5000, "1e400", "-0.0", "123456789012345678901234567890.5"])
 def test_a_response_is_stored_to_the_letter(database: Database, number: str) -> None:
     """Numbers that no float holds too: nothing parses it on the way."""

@@ -42,6 +42,7 @@ def in_threads(count: int, verb: Callable[[int], Any]) -> list[Any]:
     return results
 
 
+@pytest.mark.clear
 def test_a_job_is_inserted_with_its_request_and_its_defaults(database: Database) -> None:
     """What was not given comes from the settings; the body is stored to the letter."""
     asked = request("hi", metadata={"k": "v"}, webhook="https://example.com/h", max_cost_usd="0.25", tenant="acme")
@@ -157,6 +158,7 @@ def test_not_before_is_a_delay_and_one_in_the_past_is_none(database: Database) -
     assert row(database, past)["waiting_on"] is None
 
 
+@pytest.mark.clear
 def test_a_big_body_with_every_kind_of_text_comes_back_to_the_letter(database: Database) -> None:
     """A megabyte; quotes, percent signs and colons that a driver might take for its own."""
     nasty = "%s :name %(x)s ' \" \\ \n\t \u2028 \U0001f600 {}" + "ü" * 400_000

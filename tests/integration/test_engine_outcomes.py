@@ -183,6 +183,7 @@ def test_an_answer_is_stored_whole_with_its_tokens_and_its_cost(
     assert job.response["object"] == ("response" if endpoint == "responses" else "chat.completion")
 
 
+@pytest.mark.clear
 def test_a_broken_streams_text_stays_with_its_attempt_and_the_answer_is_the_last_one(place: Workplace) -> None:
     """Nothing is glued together."""
     body = chat("hi", model="m@sim:cut@3,ok", stream=True)
@@ -231,6 +232,7 @@ def test_a_job_whose_time_is_up_while_it_waits_makes_no_call(place: Workplace) -
     assert place.provider.calls(job) == []
 
 
+@pytest.mark.clear
 def test_bodies_reach_the_provider_to_the_letter(place: Workplace) -> None:
     """Its journal has the hash of what it received."""
     job = place.submit(prompt="é \U0001f600 \u2028 ' \" \\ %s {}")

@@ -135,7 +135,15 @@ async def test_while_the_database_is_away_the_record_is_repeated_and_not_the_sen
         return asyncio.to_thread(sqlite.write, work)
 
     (event_id,) = settle(sqlite, hooks.url("/ok"))
-    deliverer = Deliverer(run_sql, vault, Egress(Policy(PRIVATE)), owner="w1", lease_seconds=20, poll_seconds=60)
+    deliverer = Deliverer(
+        run_sql,
+        vault,
+        Egress(Policy(PRIVATE)),
+        owner="w1",
+        lease_seconds=20,
+        poll_seconds=60,
+        payloads=database.payloads,
+    )
     await deliverer.run_once()
     assert len(refused) == 2
     event = event_of(sqlite, event_id)

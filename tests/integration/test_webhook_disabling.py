@@ -211,7 +211,9 @@ async def test_a_record_whose_commit_was_in_doubt_tells_once(
 
     settle(database, None)
     given: Callable[..., Awaitable[Any]] = run_sql
-    deliverer = Deliverer(given, vault, Egress(Policy(PRIVATE)), owner="w1", lease_seconds=20, poll_seconds=60)
+    deliverer = Deliverer(
+        given, vault, Egress(Policy(PRIVATE)), owner="w1", lease_seconds=20, poll_seconds=60, payloads=database.payloads
+    )
     async with by_hand(deliverer):
         await deliverer.run_once()
     assert doubts == ["once"]

@@ -88,6 +88,7 @@ def test_endpoints_hear_of_what_their_filter_admits_and_only_of_their_tenant(dat
     assert len(settle(database, None, kind="batch", id="batch_1")) == 1
 
 
+@pytest.mark.clear
 def test_text_that_databases_dislike_survives_the_outbox(database: Database) -> None:
     """NUL and surrogate escapes in an answer reach the body unchanged."""
     response = rb'{"text":"\u0000 \ud83d \u20ac '.replace(b" \\u20ac", " €".encode()) + b'"}'

@@ -40,6 +40,7 @@ def deliverer_of(
         return asyncio.to_thread(database.write, work)
 
     given: dict[str, Any] = {"owner": "w1", "lease_seconds": 20, "poll_seconds": 0.05, "retry_scale": SCALE}
+    given["payloads"] = database.payloads
     egress = Egress(policy if policy is not None else Policy(PRIVATE), seconds=seconds)
     return Deliverer(run_sql, vault, egress, **(given | options))
 
