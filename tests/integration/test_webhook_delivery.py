@@ -142,7 +142,7 @@ async def test_while_the_database_is_away_the_record_is_repeated_and_not_the_sen
         owner="w1",
         lease_seconds=20,
         poll_seconds=60,
-        payloads=database.payloads,
+        payloads=sqlite.payloads,
     )
     await deliverer.run_once()
     assert len(refused) == 2
