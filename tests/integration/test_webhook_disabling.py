@@ -221,6 +221,7 @@ async def test_a_record_whose_commit_was_in_doubt_tells_once(
     assert len(events_of_type(database, DISABLED)) == 1
 
 
+@pytest.mark.clear
 def test_what_is_disabled_by_hand_is_told_too_and_again_after_it_was_enabled(database: Database, vault: Vault) -> None:
     """Once per disabling; disabling what is disabled is none."""
     bad = register(database, vault, "https://a.example/hook?token=secret")

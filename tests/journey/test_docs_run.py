@@ -40,7 +40,7 @@ ENDLESS = {
     "webhooks listen": "tests/journey/test_cli_webhooks.py",
 }
 #: Commands that need an option which their page names in the sentence around them.
-SENTENCES = {"db copy", "webhooks update ID"}
+SENTENCES = {"db copy", "webhooks update ID", "webhooks replay"}
 #: A page that is run whole by a test of its own, since its commands follow one another.
 STORIES = {"overnight.md": "tests/journey/test_overnight.py"}
 #: Commands that need the workers ended, in this order.
@@ -177,6 +177,9 @@ class Desk:
         """A command with our ids in its placeholders."""
         kind = "ENDPOINT" if text.startswith("webhooks") else "HELD" if text.startswith("batch resume") else "BATCH"
         ours = self.ids | {"ID": self.ids[kind]}
+        if text.startswith("cancel "):
+            long = self.has("submit -m openai/gpt-4o-mini@sim:slow=1000+tokens=100 --json hello")
+            ours["JOB"] = json.loads(long)["id"]
         ours |= {"USD": "5", "TENANT": "acme", "T": "acme", "N": "50", "A,B": "a,b", "COMMAND": "status"}
         ours |= {"DATE": f"{datetime.now(UTC):%Y-%m-%d}", "batch_X": ours["BATCH"]}
         text = text.replace("metadata.KEY", "metadata.team").replace("[--remove]", "").replace("[", "").replace("]", "")
