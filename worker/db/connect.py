@@ -240,7 +240,7 @@ class Database:
             StatementTimeout: PostgreSQL has cancelled a statement; nothing was committed.
             Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
         """
-        with self.told(), self.engine.begin() as conn:
+        with self.translated(), self.engine.begin() as conn:
             return verb(conn)
 
     def read(self, query: Callable[[Connection], T]) -> T:
@@ -251,12 +251,12 @@ class Database:
             StatementTimeout: PostgreSQL has cancelled a statement.
             Unreachable: the database does not answer.
         """
-        with self.told(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
+        with self.translated(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
             return query(conn)
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """What goes wrong with the database in the block is raised as the error that says so; see `read`, `write`."""
+    def translated(self) -> Iterator[None]:
+        """A driver's error in the block is raised as the one of ours that it means; see `read`, `write`."""
         try:
             yield
         except UnicodeEncodeError:

@@ -152,7 +152,7 @@ def _make_indexes_ahead(database: Database) -> None:
     """
     if database.is_sqlite:
         return
-    with database.told():
+    with database.translated():
         _make_indexes(database)
 
 
