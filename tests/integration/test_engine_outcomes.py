@@ -35,7 +35,7 @@ def story(job: JobDetail) -> str:
     return f"{end} {job.attempts} " + ",".join(str(attempt.outcome) for attempt in job.attempt_log)
 
 
-def translated(place: Workplace, scripts: dict[str, str], *, stream: bool, **options: object) -> dict[str, str]:
+def told(place: Workplace, scripts: dict[str, str], *, stream: bool, **options: object) -> dict[str, str]:
     """Run all scripts at once on one engine; each job in one line."""
     ids = {script: place.submit(script, stream=stream, **options) for script in scripts}  # type: ignore[arg-type]
     return {script: story(place.ended(job)) for script, job in ids.items()}

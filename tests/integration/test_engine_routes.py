@@ -86,7 +86,7 @@ def subscribe(place: Workplace, *types: str, tenant: str = "default") -> None:
     )
 
 
-def translated(place: Workplace) -> list[tuple[str, str]]:
+def told(place: Workplace) -> list[tuple[str, str]]:
     """The route events in the outbox: endpoint and type, oldest first."""
     found = rows(
         place.database,

@@ -122,7 +122,7 @@ class Project:
     def completed(self) -> int:
         return len(self.rows("SELECT id FROM jobs WHERE status = 'completed'"))
 
-    def translated(self) -> set[str]:
+    def told(self) -> set[str]:
         """The jobs whose ends were delivered."""
         return {one.json["data"]["id"] for one in self.hooks.deliveries() if one.accepted}
 
@@ -144,8 +144,8 @@ class Project:
 
         hooked = {row["id"] for row in stored if row["webhook"] is not None}
         assert len(hooked) == 2 * len(range(0, MANY, EVERY))
-        eventually(lambda: self.translated() >= hooked, 240, f"{self.name} was told of every end")
-        assert self.translated() == hooked
+        eventually(lambda: self.told() >= hooked, 240, f"{self.name} was told of every end")
+        assert self.told() == hooked
         assert list(unverified(self.hooks.deliveries(), [self.secret])) == []
 
 

@@ -21,7 +21,7 @@ from worker.webhooks.subscriptions import Subscriptions
 URL = "https://hooks.example/stockpot?token=canary-url-token"
 
 
-def translated(database: Database, tenant: str, job_id: str, webhook: str | None = None) -> None:
+def told(database: Database, tenant: str, job_id: str, webhook: str | None = None) -> None:
     """A job of a tenant is completed."""
     settled = Settled(
         kind="job", id=job_id, tenant=tenant, status="completed", settled_at=1_800_000_000, webhook=webhook

@@ -96,7 +96,7 @@ def test_a_deliverer_that_is_killed_as_it_disables_an_endpoint_tells_of_it_once(
         assert len(database.read(admin.events)) == 1, "and nobody is told of what was not committed"
         launch([sys.executable, "-c", CHILD], name="second", env=env)
 
-        def translated() -> list[str]:
+        def told() -> list[str]:
             return [event["type"] for event in database.read(admin.events) if event["status"] == "delivered"]
 
         eventually(told, what="the other endpoint hears of it")
