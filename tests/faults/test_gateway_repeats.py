@@ -120,7 +120,7 @@ def test_the_answer_of_every_call_is_lost_on_its_way(stage: SetStage, processes:
     jobs = on.rows("SELECT id, status FROM jobs_v WHERE batch_id IS NULL")
     assert sorted(one["status"] for one in jobs) == ["cancelled", *["completed"] * len(of_one_job())]
     assert on.count(f"batch_id = '{batch.id}'") == LINES
-    assert on.extra_calls() == 0, "one was paid twice"
+    assert on.unexplained_calls() == 0, "one was paid twice"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_gateway_is_killed_when_the_call_is_kept_and_not_answered(
     assert on.count(table="batches") == (name == "batch")
     if name == "batch":
         assert ended(port, done.id).status == "completed" and on.count("batch_id IS NOT NULL") == LINES
-    assert on.extra_calls() == 0, "one was paid twice"
+    assert on.unexplained_calls() == 0, "one was paid twice"
 
 
 @pytest.mark.long
