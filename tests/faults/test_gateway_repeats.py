@@ -83,7 +83,8 @@ def ended(port: int, batch: str) -> Any:
 
 def test_the_answer_of_every_call_is_lost_on_its_way(stage: SetStage, processes: ExitStack, tmp_path: Path) -> None:
     """G11: one job a call, one batch of each order, one bill."""
-    on = stage("postgres", workers=1)
+    # What is held until it is cancelled takes a slot each, and must not be given up as late.
+    on = stage("postgres", workers=1, concurrency=16, first_event_timeout=110)
     port = free_port()
     processes.enter_context(gateway_process(on, tmp_path, port))
     file = stored(port)
