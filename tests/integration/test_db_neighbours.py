@@ -309,7 +309,7 @@ def test_a_right_that_is_missing_is_one_sentence(
     assert (submitting.exit_code, submitting.stderr.count("\n")) == (3, 2), submitting.output
     assert re.match(f"Error: the database refuses: .*{why}", submitting.stderr)
     found = {check.name: check for check in checks.database(Settings(database_url=poor))}
-    refused = found["database" if granted else "schema"]
+    refused = found["database"]
     assert refused.outcome != "ok" and why in refused.detail and refused.mend
     with pytest.raises(Refused, match=why), opened(poor) as database:
         database.write(identity.ensure)  # as a worker does, which asks again

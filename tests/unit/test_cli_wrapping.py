@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from worker.cli.wrapping import Wrapper
+from worker.base.wrapping import Wrapper
 
 WORDS = st.lists(st.text(alphabet="abcdefghij", min_size=1, max_size=18), min_size=1, max_size=60)
 

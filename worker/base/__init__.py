@@ -23,4 +23,5 @@ telemetry    Logs of workers and commands
 tracing      OpenTelemetry traces, where they are on
 urls         URLs of settings: checked, and shown without credentials
 webhook_settings  What the webhook settings mean
+wrapping     Live text in a terminal: lines break at spaces
 """

@@ -16,7 +16,6 @@ With `--json` stdout carries JSON and nothing else.
     output       What goes where
     param_type   click's `ParamType` with its type parameter
     tables       Tables that fit their terminal
-    wrapping     Live text in a terminal: lines break at spaces
     webhooks/    `stockpot webhooks …`
 """
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from api_schemas import jsontext
 from api_schemas.jobs import JobDetail
 from worker import Stockpot
+from worker.base.wrapping import Wrapper
 from worker.local.parallel import follow_all
 from worker.local.stage import Stage, stage
 from worker.local.words import clock, one_line, printable, program, usd
@@ -138,16 +139,18 @@ def _streamed(console: Console, pot: Stockpot) -> str:
     job = pot.submit(_request("How is a good stock made?", stream=True))
     first: float | None = None
     pieces = 0
+    wrapper = Wrapper(console.width if console.is_terminal else 0)
     for event in pot.events(job.id):
         if event["type"] == "attempt.reset":
-            console.print("\n(a new attempt begins)")
+            console.print(f"{wrapper.end()}\n(a new attempt begins)", soft_wrap=True)
         if text := event.get("text"):
             first = first if first is not None else time.monotonic() - submitted
             pieces += 1
-            console.print(printable(text), end="", soft_wrap=True)
+            console.print(wrapper.feed(printable(text)), end="", soft_wrap=True)
             console.file.flush()
+    console.print(wrapper.end(), soft_wrap=True)
     waited = "no token came" if first is None else f"the first text after {clock(first)}, then {pieces} live events"
-    console.print(f"\n{job.id}: {waited}")
+    console.print(f"{job.id}: {waited}")
     return job.id
 
 

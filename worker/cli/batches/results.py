@@ -106,7 +106,7 @@ def _tell(batch: str, output: str, errors: str | None, written: Exported, *, ord
 def _not_written(error: NotWritten, batch: str, output: str, errors: str | None, *, order: Order) -> None:
     """Print why an output takes no more, and the command that goes on."""
     silence_stdout()
-    say(click.style("Error: ", fg="red", bold=True) + f"{error}.")
+    say(f"{error}.", lead=click.style("Error: ", fg="red", bold=True))
     if error.offset is None:
         say(
             "Nothing was written, and nothing is lost. Run the same command again when there is room, or with another output."

@@ -132,12 +132,12 @@ def submit(
         try:
             made = _submit(pot, file, wanted, again=again, as_json=as_json)
         except BadBatch as error:
-            say(click.style("Error: ", fg="red", bold=True) + str(error))
+            say(str(error), lead=click.style("Error: ", fg="red", bold=True))
             click.get_current_context().exit(FAILED)
         if not wait:
             _submitted(made, as_json=as_json)
             return
-        say(click.style(made.id, dim=True))
+        say(made.id, dim=True)
         code = wait_for(pot, made.id, output=output, errors=errors, shared=shared, as_json=as_json)
     click.get_current_context().exit(code)
 

@@ -102,7 +102,7 @@ def _written(
         written = writing.result()
     except NotWritten as error:
         silence_stdout()
-        say(click.style("Error: ", fg="red", bold=True) + f"{error}. The batch goes on.")
+        say(f"{error}. The batch goes on.", lead=click.style("Error: ", fg="red", bold=True))
         say(resuming(batch, output, errors, error.offset or 0))
         return FAILED
     if written.complete:
@@ -117,7 +117,7 @@ def _report(pot: Stockpot, batch: str, output: str, *, shared: bool) -> int:
         for path in write(pot.batches.report(batch), output, shared=shared):
             say(f"Report: {path}")
     except (InvalidRequest, NotWritten) as error:
-        say(click.style("Error: ", fg="red", bold=True) + f"{error}.")
+        say(f"{error}.", lead=click.style("Error: ", fg="red", bold=True))
         say(f"The answers are written, the report is not. Make it: stockpot batch report {batch} -o OUT")
         return FAILED
     return 0

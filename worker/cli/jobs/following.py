@@ -19,9 +19,9 @@ import click
 from api_schemas.jobs import JobDetail
 from worker.base.errors import StockpotError, Unreachable, WaitTimeout
 from worker.base.settings import load
+from worker.base.wrapping import Wrapper
 from worker.cli.exit_codes import FAILED, INTERRUPTED
 from worker.cli.output import cell, money, say, shown, span
-from worker.cli.wrapping import Wrapper
 from worker.local.running import beside
 from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.waiting import Waiting
