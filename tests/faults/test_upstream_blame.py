@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, text
@@ -36,6 +38,69 @@ def test_a_job_that_a_fleet_is_refused_again_and_again_ends_though_each_worker_s
     assert (job["status"], job["error_class"]) == ("failed", "refused"), "its own refusal ends it"
     assert len(_refusals(on, refused)) == 3
     assert "credits" in job["error_message"]
+
+
+@pytest.mark.long
+def test_one_jobs_own_refusal_stops_no_other_of_its_model_and_ends_it(stage: SetStage) -> None:
+    """Two workers, one model: while others wait, one of them is the probe, never the job that was refused."""
+    on = stage("postgres", workers=2, lease_seconds=60)
+    refused = _ask(on, "403credits")
+    with Witness("it was refused more than once, while others came and were answered") as witness:
+        for times in (1, 2):
+            eventually(partial(_refused_so_often, on, refused, times), 60, what=f"refusal {times}")
+            others = [_ask(on, "ok") for _ in range(20)]
+            witness.inject(partial(books.write, on, partial(_now, job=refused)))
+            eventually(partial(_all_done, on, others), 60, what="the others are answered")
+            books.write(on, partial(_now, job=refused))
+        witness.saw(len(_refusals(on, refused)) > 1)
+
+    def over() -> bool:
+        books.write(on, partial(_now, job=refused))
+        return bool(on.job(refused)["status"] == "failed")
+
+    eventually(over, 120, what="alone, it has itself to blame")
+    assert on.job(refused)["error_class"] == "refused"
+    assert len(_refusals(on, refused)) <= 4
+    assert on.count("status = 403 AND job_id <> :job", "attempts_v", job=refused) == 0, "another job was refused"
+    assert on.count("status = 'completed' AND attempts = 1 OR id = :job", job=refused) == 41
+
+
+@pytest.mark.long
+def test_one_refused_line_of_a_batch_does_not_stall_the_others(stage: SetStage, tmp_path: Path) -> None:
+    """Of 300 lines of one model, with two workers: the others are answered while it waits, each with one call."""
+    on = stage("postgres", workers=2, lease_seconds=60)
+    lines = [
+        json.dumps(
+            {
+                "custom_id": f"l{at}",
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": _body(on, "403credits" if at == 40 else "ok"),
+            }
+        )
+        for at in range(300)
+    ]
+    file = tmp_path / "lines.jsonl"
+    file.write_text("\n".join(lines))
+    batch = on.pot.batches.submit(str(file)).id
+    ended = "status = 'completed' AND attempts = 1 AND batch_id = :batch"
+    eventually(lambda: on.count(ended, batch=batch) == 299, 120, "all others are answered")
+    eventually(lambda: on.count("status = 'failed' AND batch_id = :batch", batch=batch) == 1, 120, "it ends")
+    assert on.count("status = 403", "attempts_v") == on.count(
+        "status = 403 AND job_id IN (SELECT id FROM jobs_v WHERE status = 'failed')", "attempts_v"
+    )
+
+
+def _body(on: Stage, script: str) -> dict[str, object]:
+    said = f"[[sim: {script}]] {on.canaries.prompt}"
+    return {"model": "openai/gpt-5-1-chat-latest", "messages": [{"role": "user", "content": said}]}
+
+
+def _ask(on: Stage, script: str) -> str:
+    """A job whose script stands in its message: all have one model."""
+    job = on.pot.submit(_body(on, script)).id
+    on.submitted.append(job)
+    return job
 
 
 def _refused_so_often(on: Stage, job: str, times: int) -> bool:

@@ -259,6 +259,33 @@ async def test_calls_that_we_cut_off_say_nothing_against_the_upstream(redis_url:
         assert isinstance(await one.admit(ROUTE, 98_500, 0.3), Held)  # 200 × 10 are gone
 
 
+@pytest.mark.parametrize("limits", [Limits(concurrency=4), Limits(rpm=1_000)], ids=["shared", "counted"])
+async def test_the_probe_of_an_account_is_a_call_that_may_be_one(redis_url: str, limits: Limits) -> None:
+    """Of those that wait the first that may, on whichever worker; alone, a call that may not waits in vain."""
+    async with admission(redis_url, limits) as one, admission(redis_url, limits) as two:
+        (permit,) = await permits(one, 1, wait=5.0)
+        permit.done("account", status=403)
+
+        async def paused() -> bool:
+            given = await two.admit(ROUTE, 1)
+            if isinstance(given, Permit):
+                given.done("unused")
+            return isinstance(given, Held) and given.reason == "paused"
+
+        await eventually_async(paused)
+        barred = [asyncio.ensure_future(of.admit(ROUTE, 1, 12.0, probes=False)) for of in (one, two, one)]
+        alone = await two.admit(ROUTE, 1, 7.0, probes=False)  # the first look is due after 5 s
+        assert isinstance(alone, Held)
+        probe = await one.admit(ROUTE, 1, 12.0)
+        assert isinstance(probe, Permit)
+        assert probe.probe == "account"
+        assert not any(waiting.done() and isinstance(waiting.result(), Permit) for waiting in barred)
+        probe.done("answer", 1)
+        assert isinstance(await two.admit(ROUTE, 1, 5.0, probes=False), Permit)
+        for waiting in barred:
+            waiting.cancel()
+
+
 async def test_maintenance_opens_the_breaker_at_once(redis_url: str) -> None:
     """One "under maintenance" is enough, for that model only."""
     told: list[Transition] = []

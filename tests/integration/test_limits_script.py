@@ -299,8 +299,10 @@ def test_random_workers_never_exceed_a_limit_that_falls(client: redis.Redis) -> 
 # ── whose refusal it is ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _believed(client: redis.Redis, route: Route, job: str, epoch: int) -> bool:
-    body = json.dumps({"job": job, "epoch": epoch, "strikes": STRIKES, "most": REMEMBERED, "ttl": 10**9})
+def _believed(client: redis.Redis, route: Route, job: str, epoch: int, *, probed: bool = False) -> bool:
+    body = json.dumps(
+        {"job": job, "epoch": epoch, "probed": probed, "strikes": STRIKES, "most": REMEMBERED, "ttl": 10**9}
+    )
     return bool(client.eval(lua.REFUSED, 2, KEYS.account(route.key_id), KEYS.state(route), body))
 
 
@@ -338,6 +340,16 @@ def test_a_job_that_is_refused_again_after_others_passed_has_itself_to_blame_who
         fleet.ask("abc"[times], 0, 0, seen={"answered": 1})
         assert _believed(client, ROUTE, f"fresh{times}", times + 1), "another job's first refusal is the account's"
     assert not _believed(client, ROUTE, "own", STRIKES)
+
+
+def test_a_job_that_is_refused_as_the_only_probe_has_itself_to_blame_too(client: redis.Redis) -> None:
+    """No other is left to resume the account in between; as long as none was answered, the account may be empty."""
+    fleet = Fleet(client, limits={})
+    assert all(_believed(client, ROUTE, "own", 0, probed=True) for _ in range(2 * STRIKES))
+    epoch = _resumed(client)
+    fleet.ask("a", 0, 0, seen={"answered": 1})
+    assert _believed(client, ROUTE, "own", epoch)
+    assert not _believed(client, ROUTE, "own", epoch, probed=True)
 
 
 def test_a_model_is_to_blame_until_it_is_answered_itself(client: redis.Redis) -> None:

@@ -286,9 +286,9 @@ class Stage:
         with self._engine.connect() as connection:
             return [dict(row) for row in connection.execute(sa.text(statement), values).mappings()]
 
-    def count(self, where: str = "true", table: str = "jobs_v") -> int:
+    def count(self, where: str = "true", table: str = "jobs_v", **values: object) -> int:
         """How many rows of a view there are."""
-        return int(self.rows(f"SELECT count(*) AS n FROM {table} WHERE {where}")[0]["n"])
+        return int(self.rows(f"SELECT count(*) AS n FROM {table} WHERE {where}", **values)[0]["n"])
 
     def done(self, ids: Sequence[str] | None = None) -> int:
         """How many jobs (of these) are over."""

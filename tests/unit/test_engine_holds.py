@@ -68,3 +68,36 @@ def test_a_scout_that_is_due_later_goes_later() -> None:
     holds.turned_away("m", "a", 30.0, 0.0)
     assert holds.scouts(30.0) == []
     assert holds.scouts(30.0 + DUE_SECONDS) == ["a"]
+
+
+def test_a_job_that_was_refused_itself_is_no_scout_and_one_is_looked_for() -> None:
+    """Soon, and not when the refused one is due; another that comes back meanwhile is the scout."""
+    holds = PausedModels()
+    holds.turned_away("m", "refused", 17.0, 0.0, refused=True)
+    assert holds.models == {"m"}
+    assert holds.without_scout(FIRST_SECONDS - 0.01) == []
+    assert holds.without_scout(FIRST_SECONDS) == ["m"]
+    holds.found("m", "due")
+    assert holds.scouts(FIRST_SECONDS) == ["due"]
+    other = PausedModels()
+    other.turned_away("m", "refused", 17.0, 0.0, refused=True)
+    other.turned_away("m", "back", 0.0, 0.1)
+    other.turned_away("m", "refused-too", 17.0, 0.1, refused=True)
+    assert other.without_scout(FIRST_SECONDS) == []
+    assert other.scouts(FIRST_SECONDS) == ["back"]
+
+
+def test_a_scout_that_was_refused_gives_way_to_another_or_to_one_that_is_looked_for() -> None:
+    """Its refusal may be its own; where nothing is due, the model opens."""
+    holds = PausedModels()
+    for job in ("a", "b"):
+        holds.turned_away("m", job, 0.0, 0.0)
+    assert holds.scouts(1.0) == ["a"]
+    holds.turned_away("m", "a", 17.0, 1.0, refused=True)
+    assert holds.scouts(1.0 + MOST_SECONDS) == ["b"]
+    holds.turned_away("m", "b", 17.0, 6.0, refused=True)
+    assert holds.scouts(6.0 + MOST_SECONDS) == []
+    assert holds.without_scout(6.0 + MOST_SECONDS) == ["m"]
+    assert holds.models == {"m"}
+    holds.found("m", None)
+    assert holds.models == frozenset()

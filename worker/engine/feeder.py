@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from sqlalchemy import Connection
@@ -28,7 +29,7 @@ from worker.base.errors import Unreachable
 from worker.base.log import get_logger
 from worker.db.batches import claims
 from worker.db.batches.claims import OpenBatch
-from worker.db.jobs import claim
+from worker.db.jobs import claim, scouts
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.threads import DatabaseThreads
@@ -102,7 +103,8 @@ class Feeder:
     def recall(self, job: ClaimedJob, seconds: float, waiting_on: str | None, *, called: bool) -> None:
         """Claim a job that was not finished again in `seconds`. If its route is paused, claim no other job of its model until then."""
         if waiting_on in {"paused", "price"}:
-            self.turned_away(job.model, job.id, seconds, called=called)
+            refused = called or job.last_error in scouts.REFUSED_CLASSES
+            self.turned_away(job.model, job.id, seconds, refused=refused)
         else:
             asyncio.get_running_loop().call_later(seconds + 0.002, self.due, job.lane, job.id)
 
@@ -111,12 +113,12 @@ class Feeder:
         if self._lanes or self._ids or self._batch_fairness:
             self._bell.set()
 
-    def turned_away(self, model: str, job_id: str, seconds: float, *, called: bool = False) -> None:
+    def turned_away(self, model: str, job_id: str, seconds: float, *, refused: bool = False) -> None:
         """A job came back because its route is paused: claim no other job of this model until one call succeeds.
 
-        This job is due again in `seconds`; `called`: it was sent and refused, not only held back.
+        This job is due again in `seconds`; `refused`: it was sent and refused itself, not only held back.
         """
-        self._paused.turned_away(model, job_id, seconds, asyncio.get_running_loop().time(), called=called)
+        self._paused.turned_away(model, job_id, seconds, asyncio.get_running_loop().time(), refused=refused)
 
     def ended(self, job: ClaimedJob) -> None:
         """A job left its slot. If it was its model's scout and got through, claim the model's jobs again."""
@@ -253,13 +255,17 @@ class Feeder:
                 self._bell.set()  # it may have the slots that were kept for this claim
 
     async def _send_scouts(self) -> None:
-        scouts = self._paused.scouts(asyncio.get_running_loop().time())
-        if not scouts:
+        now = asyncio.get_running_loop().time()
+        for model in self._paused.without_scout(now):
+            found = await self._database.read(partial(scouts.next_of, model=model, lanes=self._mine))
+            self._paused.found(model, found)
+        sent = self._paused.scouts(now)
+        if not sent:
             return
         jobs = await self._database.write(
-            lambda conn: claim.claim_ids(conn, scouts, owner=self._owner, lease=self._lease, any_lane=True)
+            lambda conn: claim.claim_ids(conn, sent, owner=self._owner, lease=self._lease, any_lane=True)
         )
-        for missed in set(scouts) - {job.id for job in jobs}:
+        for missed in set(sent) - {job.id for job in jobs}:
             self._paused.missed(missed)
         self._take(jobs)
 

@@ -4,8 +4,8 @@
     held ── its time is over: the scout is claimed ──▶ out
     out ── the scout got through, or is not to be had ──▶ open        out ── it came back, too ──▶ held
 
-A scout that was let through and refused is not sent again: the refusal may be its own. Another job that had come back
-is the next scout; where there is none, the model opens when its time is over, and every due job goes.
+A job that was let through and refused is no scout: the refusal may be its own. Another job that had come back is the next;
+where none is known, one that is due is looked for (`db.jobs.scouts`), and where none is due the model opens.
 
 So a pause of a night costs a worker the jobs that it had in hand when it began, and then one claim in some seconds.
 Pure; times are seconds on one rising clock.
@@ -41,15 +41,20 @@ class PausedModels:
     def __init__(self) -> None:
         self._held: dict[str, _Hold] = {}
 
-    def turned_away(self, model: str, job: str, seconds: float, now: float, *, called: bool = False) -> None:
-        """A job came back because its route is paused; it is due again in `seconds`. `called`: it was refused itself."""
+    def turned_away(self, model: str, job: str, seconds: float, now: float, *, refused: bool = False) -> None:
+        """A job came back because its route is paused; it is due again in `seconds`. `refused`: it was so itself, once."""
         hold = self._held.get(model)
         if hold is None:
-            self._held[model] = _Hold(job, now + max(FIRST_SECONDS, seconds + DUE_SECONDS))
+            wait = FIRST_SECONDS if refused else max(FIRST_SECONDS, seconds + DUE_SECONDS)
+            self._held[model] = _Hold(None if refused else job, now + wait)
         elif hold.scout != job:
-            if not called and job not in hold.others:
+            if refused:
+                return
+            if hold.scout is None:
+                hold.scout = job
+            elif job not in hold.others:
                 hold.others.append(job)
-        elif called:
+        elif refused:
             hold.scout = hold.others.popleft() if hold.others else None
             hold.until, hold.out = now + MOST_SECONDS, False
         else:
@@ -63,17 +68,30 @@ class PausedModels:
         del self._held[model]
         return True
 
+    def without_scout(self, now: float) -> list[str]:
+        """The models whose time has come and whose next scout is not known: look for a job that is due."""
+        return [model for model, hold in self._held.items() if hold.until <= now and hold.scout is None]
+
+    def found(self, model: str, job: str | None) -> None:
+        """The next scout of a model; without one that is due, the model is open."""
+        hold = self._held.get(model)
+        if hold is not None and hold.scout is None:
+            if job is None:
+                del self._held[model]
+            else:
+                hold.scout = job
+
     def scouts(self, now: float) -> list[str]:
         """The scouts whose time has come: claim them. One that is out for too long frees its model instead."""
         due = []
         for model, hold in list(self._held.items()):
             if hold.until > now:
                 continue
-            if hold.out or hold.scout is None:
+            if hold.out:
                 del self._held[model]
-                continue
-            hold.out, hold.until = True, now + OUT_SECONDS
-            due.append(hold.scout)
+            elif hold.scout is not None:
+                hold.out, hold.until = True, now + OUT_SECONDS
+                due.append(hold.scout)
         return due
 
     def missed(self, job: str) -> None:

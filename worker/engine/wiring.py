@@ -28,6 +28,7 @@ from worker.job.budget_hold import BudgetHold
 from worker.job.consequences import Consequences
 from worker.job.context import JobContext
 from worker.job.lookups import Lookups
+from worker.job.probing import Probing
 from worker.job.settlements import SettlementWriter
 from worker.job.slots import Slots
 from worker.limits.admission import Admission
@@ -120,6 +121,7 @@ def build(
         prices=prices,
         budget_hold=BudgetHold(database, prices),
         refusals=Refusals(),
+        probing=Probing(database, lanes),
         rng=random.Random(),
         recall=feeder.recall,
         lookups=lookups,

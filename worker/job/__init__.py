@@ -6,6 +6,7 @@ consequences  Consequences: all that follows from an end, in the transaction tha
 context       What the story of a job needs at hand: one context per worker, shared by all its jobs
 decide        What a call's outcome means for its job, pure: an outcome in, a `Settlement` out
 lookups       Calls that may have been paid
+probing       Who may be the call that finds out whether a paused account takes calls again
 retry         Retry policy, pure: what follows from a failed call
 run_job       The story of one claimed job, from top to bottom: admit, call, decide, settle
 settlements   Settlements: one writer commits those of all jobs together, each with its consequences

@@ -10,6 +10,7 @@ from worker.base.settings import Settings
 from worker.db.jobs.claim import ClaimedJob
 from worker.job.budget_hold import BudgetHold
 from worker.job.lookups import Lookups
+from worker.job.probing import Probing
 from worker.job.settlements import SettlementWriter
 from worker.limits.admission import Admission
 from worker.limits.estimate import Estimator
@@ -41,6 +42,7 @@ class JobContext:
     prices: Prices
     budget_hold: BudgetHold
     refusals: Refusals
+    probing: Probing
     rng: random.Random
     recall: Recall
     lookups: Lookups

@@ -155,7 +155,9 @@ async def _permit(slot: Slot, context: JobContext) -> Permit | Held:
     if context.tenant_limits != UNLIMITED:
         scopes.append(Scope(f"tenant:{job.tenant}", context.tenant_limits))
     route = Route(upstream_url, key_id, job.model)
-    return await context.admission.admit(route, tokens, patience, scopes, urgent=job.lane == "interactive")
+    probes = await context.probing.may_probe(job)
+    urgent = job.lane == "interactive"
+    return await context.admission.admit(route, tokens, patience, scopes, urgent=urgent, probes=probes)
 
 
 def _without_key(error: SettingsError) -> Held:

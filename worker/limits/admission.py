@@ -26,6 +26,7 @@ from worker.limits.pauses import Balance, Closing, Pauses
 from worker.limits.permit import Ended, Held, Permit
 from worker.limits.route import Limits, Route, Scope
 from worker.limits.route_limiter import RouteLimiter
+from worker.limits.waiter import Waiter
 
 #: Seconds between two round trips: asks that arrive meanwhile share one. At most 250 a second, some 5 % of a core.
 _GAP_SECONDS = 0.004
@@ -119,11 +120,13 @@ class Admission:
         scopes: Sequence[Scope] = (),
         *,
         urgent: bool = False,
+        probes: bool = True,
     ) -> Permit | Held:
         """Ask to make one call of about `tokens` tokens; wait in the queue for up to `timeout_hint` seconds.
 
         Returns a `Permit`, whose `done` must be called, or `Held`, at the latest `GRACE_SECONDS` after that time. All
-        `scopes` must have room, too. `urgent` calls are admitted before the others.
+        `scopes` must have room, too. `urgent` calls are admitted before the others. `probes`: whether the call may be the
+        one that finds out whether a paused account takes calls again.
         """
         if self._stopped:
             return Held("concurrency", 1.0, "this worker's admission is not open")
@@ -134,7 +137,8 @@ class Admission:
         if permit is not None:
             self._wake_for(route_limiter)
             return permit
-        future = route_limiter.queue(tokens, now + timeout_hint, now, urgent=urgent)
+        waiter = Waiter(tokens, now + timeout_hint, loop.create_future(), urgent, probes)
+        future = route_limiter.queue(waiter, now)
         latest = loop.call_at(now + timeout_hint + GRACE_SECONDS, route_limiter.give_up, future)
         try:
             return await future
@@ -149,7 +153,8 @@ class Admission:
         """Whether a refusal in words about the account is the account's, and not this job's own; while Redis is away, it is."""
         if self._limiter is not None and not self.away:
             with contextlib.suppress(*AWAY):
-                return await self._limiter.believes(permit.route, job, permit.account_epoch)
+                probed = permit.probe == "account"
+                return await self._limiter.believes(permit.route, job, permit.account_epoch, probed=probed)
         return True
 
     def closed(self, route: Route) -> Held | None:

@@ -212,7 +212,7 @@ class Limiter:
         """Whether the key's account is paused."""
         return bool(await cast("Any", self.redis.hexists(self.keys.account(key_id), "paused")))
 
-    async def believes(self, route: Route, job: str, epoch: int) -> bool:
+    async def believes(self, route: Route, job: str, epoch: int, *, probed: bool = False) -> bool:
         """Whether a refusal of this job in words about the account is the account's, by what all workers have seen.
 
         It is, unless the job was refused so before, again and again, although others of its key were answered in between
@@ -220,8 +220,16 @@ class Limiter:
 
         Args:
             epoch: of the refused call's permit.
+            probed: whether that call was the account's probe, so that nothing but this job's refusal had paused it.
         """
-        body = {"job": job, "epoch": epoch, "strikes": STRIKES, "most": REMEMBERED, "ttl": _STATE_TTL_MS}
+        body = {
+            "job": job,
+            "epoch": epoch,
+            "probed": probed,
+            "strikes": STRIKES,
+            "most": REMEMBERED,
+            "ttl": _STATE_TTL_MS,
+        }
         named = [self.keys.account(route.key_id), self.keys.state(route)]
         return bool(await self._run(lua.REFUSED, named, orjson.dumps(body)))
 

@@ -1,5 +1,7 @@
 -- A job was refused with words about the account. → 1 to believe them, 0 if the job has itself to blame.
--- KEYS: the account, the route's state. A JSON argument: job, epoch (of its permit), strikes, most (jobs to remember), ttl (ms).
+-- A strike is a refusal after others were answered since the job's first; the account was resumed in between, or the job
+-- itself was its probe.
+-- KEYS: the account, the route's state. A JSON argument: job, epoch (of its permit), probed, strikes, most (jobs to remember), ttl (ms).
 -- The account's `answered` counts answers since its first refusal and `answered_in` is the epoch of the last of them (`sync`);
 -- `job:<id>` has a refused job's strikes and the epochs of its first and last refusal; the state's `blamed` has the
 -- answers at the last refusal of a model that is to blame, until that model is answered.
@@ -13,7 +15,7 @@ local strikes, first, last = 0, ask.epoch, ask.epoch
 if kept then
   strikes, first, last = string.match(kept, '(%d+) (%d+) (%d+)')
   strikes, first, last = tonumber(strikes), tonumber(first), tonumber(last)
-  if ask.epoch > last and tonumber(answered_in or 0) > first then strikes = strikes + 1 end
+  if (ask.epoch > last or ask.probed) and tonumber(answered_in or 0) > first then strikes = strikes + 1 end
 end
 local blamed = redis.call('HGET', state, 'blamed')
 if strikes >= ask.strikes or (blamed and tonumber(answered) > tonumber(blamed)) then

@@ -23,7 +23,7 @@ from worker.limits.minute import BUCKET_MS
 from worker.limits.permit import Ended, Held, Permit, WaitingOn
 from worker.limits.provider_clock import OtherClock, ProviderClock
 from worker.limits.route import Limits, Route, Scope
-from worker.limits.waiter import Waiter
+from worker.limits.waiter import Waiter, prober, prober_first
 
 #: Seconds between reports while calls come and go: bounds how stale the fleet's view of this worker is.
 REPORT_SECONDS = 0.1
@@ -31,8 +31,7 @@ REPORT_SECONDS = 0.1
 QUIET_SECONDS = 1.0
 #: Seconds until a worker asks again after it found all permits taken.
 EXHAUSTED_SECONDS = 0.05
-#: Seconds for which a permit refused with 429 stays out of use: as long as a call, within these bounds. A slot too many
-#: would else be refused hundreds of times a second, since a refusal takes no time.
+#: Seconds for which a permit refused with 429 stays out of use: as long as a call, within these bounds; refusals are quick.
 _LEAST_COOL, _MOST_COOL = 0.5, 5.0
 #: Of a route that refuses a share of calls whatever the load is: there an idle permit is lost throughput.
 _BACKGROUND_COOL = 0.25
@@ -101,10 +100,10 @@ class RouteLimiter:
             return None
         return self._grant(tokens, now, 0, None)
 
-    def queue(self, tokens: int, deadline: float, now: float, *, urgent: bool = False) -> asyncio.Future[Permit | Held]:
-        """Wait in the queue until `deadline`; urgent calls stand before the others, each kind in order of arrival."""
-        waiter = Waiter(self._capped(tokens), deadline, self._loop.create_future(), urgent)
-        if not urgent or not self.waiting or self.waiting[-1].urgent:
+    def queue(self, waiter: Waiter, now: float) -> asyncio.Future[Permit | Held]:
+        """Wait in the queue; urgent calls stand before the others, each kind in order of arrival."""
+        waiter.tokens = self._capped(waiter.tokens)
+        if not waiter.urgent or not self.waiting or self.waiting[-1].urgent:
             self.waiting.append(waiter)
         else:
             before = sum(1 for _ in takewhile(lambda other: other.urgent, self.waiting))
@@ -264,6 +263,7 @@ class RouteLimiter:
             "known": self.known,
             "seed": self._seed(),
             "calls": calls_probe,
+            "probes": any(waiter.probes for waiter in (self._asked if self.rated else self.waiting)),
         }
 
     def _seed(self) -> dict[str, Any]:
@@ -305,17 +305,17 @@ class RouteLimiter:
         """Let one call go out as a probe; without a waiting call the permit is returned."""
         permit = self._grant(0, now, reply.now, reply.probe)
         permit.trips = reply.trips
-        while self.waiting and not self.paused_locally:
-            waiter = self.waiting.popleft()
-            if not waiter.future.done():
-                waiter.future.set_result(permit)
-                return
-        permit.done("unused")
+        waiter = None if self.paused_locally else prober(self.waiting, reply.probe)
+        if waiter is None:
+            permit.done("unused")
+            return
+        self.waiting.remove(waiter)
+        waiter.future.set_result(permit)
 
     def _grant_asked(self, reply: Reply, now: float) -> None:
         self._last_n = reply.n
         granted = tokens = 0
-        for waiter in islice(self._asked, reply.n):
+        for waiter in islice(prober_first(self._asked, reply.probe), reply.n):
             permit = self._grant(waiter.tokens, now, reply.now, reply.probe)
             permit.trips = reply.trips
             if waiter.future.done() or self.paused_locally:

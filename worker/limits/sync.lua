@@ -12,6 +12,7 @@
 --   known        the limit under which they were let out: overloads under a higher one than now have had their verdict
 --   seed         {limit, learned, length}: the route's state if Redis has none
 --   calls        whether a paused account may be probed with a call
+--   probes       whether one of the waiting calls may be that
 --   ttl, state_ttl, probe_ttl; at: the clock, given by tests only
 -- Reply: hold (permits the holder may use), n (of the costs, how many may go), why and wait (ms) for the rest, probe
 -- ("account" or "route" when the one granted call is a probe), epochs, limit, holders, now, bucket, and `due` with the
@@ -151,7 +152,8 @@ local learned = tonumber(redis.call('HGET', state, 'limit'))
 ask.scopes[1].c = math.min(ask.scopes[1].c or learned, learned)
 
 -- Why nothing may go out, if so; and the one probe that may.
-local why, wait, probe = closed(account, ask.calls or redis.call('HEXISTS', account, 'calls') == 1)
+local why, wait, probe = closed(account,
+  ask.probes ~= false and (ask.calls or redis.call('HEXISTS', account, 'calls') == 1))
 local hashed, which = account, 'account'
 if not why then
   why, wait, probe = closed(state, true)

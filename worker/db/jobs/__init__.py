@@ -10,6 +10,7 @@ leases           Leases
 ledger           The ledger against the provider's books
 listing          Lists of jobs, newest first, page by page
 lookup           Look up: a job with all that came of it
+scouts           Which job finds out whether a paused model or account takes calls again
 settle           Settle
 standings        Where many jobs stand, in one look
 submit           Submit: insert jobs with their requests
