@@ -82,13 +82,17 @@ def test_one_refused_line_of_a_batch_does_not_stall_the_others(stage: SetStage, 
     ]
     file = tmp_path / "lines.jsonl"
     file.write_text("\n".join(lines))
-    batch = on.pot.batches.submit(str(file)).id
-    ended = "status = 'completed' AND attempts = 1 AND batch_id = :batch"
-    eventually(lambda: on.count(ended, batch=batch) == 299, 120, "all others are answered")
-    eventually(lambda: on.count("status = 'failed' AND batch_id = :batch", batch=batch) == 1, 120, "it ends")
-    assert on.count("status = 403", "attempts_v") == on.count(
-        "status = 403 AND job_id IN (SELECT id FROM jobs_v WHERE status = 'failed')", "attempts_v"
-    )
+    with Witness("one line was refused for the account") as witness:
+        witness.inject(partial(on.pot.batches.submit, str(file)))
+        batch = eventually(lambda: on.rows("SELECT id FROM batches"), what="the batch is there")[0]["id"]
+        answered = "status = 'completed' AND attempts = 1 AND batch_id = :batch"
+        eventually(lambda: on.count(answered, batch=batch) == 299, 120, "all others are answered")
+        [row] = on.rows("SELECT DISTINCT job_id FROM attempts_v WHERE status = 403")
+        refused = row["job_id"]
+        witness.saw(on.job(refused)["batch_id"] == batch)
+    eventually(lambda: on.job(refused)["status"] == "failed", 120, "it ends")
+    assert on.job(refused)["error_class"] == "refused"
+    assert on.count("status = 403 AND job_id <> :job", "attempts_v", job=refused) == 0
 
 
 def _body(on: Stage, script: str) -> dict[str, object]:
