@@ -262,7 +262,6 @@ def test_a_submission_by_message_is_inserted_once_however_often_it_comes(databas
     "message",
     [
         {"body": chat("hi")},  # neither id nor key: a second delivery would be a second job
-        {"id": job_id(), "body": {"model": "m"}},
         {"id": "mine", "body": chat("hi")},
         "not json",
         None,

@@ -135,7 +135,13 @@ def test_a_signal_ends_a_growing_file_with_a_whole_line_and_says_where_to_go_on(
 ) -> None:
     """A terminal that is closed is one of them; what cannot be caught leaves what is named the next time."""
     out = tmp_path / "out.jsonl"
-    reader = launch([STOCKPOT, "batch", "results", batch, "-o", out, "--follow"], name="reader", env=env)
+    # As in a terminal, also where this suite runs under `nohup`, which such a command would obey.
+    heard = [
+        sys.executable,
+        "-c",
+        "import os, signal, sys; signal.signal(1, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+    ]
+    reader = launch([*heard, STOCKPOT, "batch", "results", batch, "-o", out, "--follow"], name="reader", env=env)
     eventually(lambda: out.exists() and out.read_bytes().count(b"\n") == LINES - 2)
     reader.send(number)
     assert reader.wait() == 130

@@ -37,8 +37,9 @@ def loaded(code: str, cwd: Path) -> set[str]:
 
 
 def installed(modules: set[str]) -> set[str]:
-    """Those that are not the standard library's."""
-    return {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names and name[0] != "_"}
+    """Those that are not the standard library's, nor the interpreter's own start (Debian's has a `sitecustomize`)."""
+    start = sys.stdlib_module_names | {"sitecustomize", "usercustomize", "apport_python_hook"}
+    return {name for name in modules if name.partition(".")[0] not in start and name[0] != "_"}
 
 
 def test_importing_the_package_loads_nothing_else(tmp_path: Path) -> None:

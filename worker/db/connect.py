@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, create_engine, event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from worker.base import private
@@ -262,7 +262,7 @@ class Database:
         except UnicodeEncodeError:
             raise InvalidRequest(_NO_TEXT) from None
         except OverflowError:
-            raise InvalidRequest("expected a number or a time that a database can keep") from None
+            raise InvalidRequest(_NO_NUMBER) from None
         except PoolTimeout as error:
             raise Unreachable("the database", "every connection of this process's pool is busy") from error
         except OperationalError as error:
@@ -287,6 +287,12 @@ class Database:
                 raise Unreachable("the database", CLOSED, MOVED) from error
             if "NUL (0x00)" in str(error.orig):
                 raise InvalidRequest(_NO_TEXT) from None
+            raise
+        except StatementError as error:  # SQLAlchemy's own, about a value that it could not hand to the driver
+            if isinstance(error.orig, UnicodeEncodeError):
+                raise InvalidRequest(_NO_TEXT) from None
+            if isinstance(error.orig, OverflowError):
+                raise InvalidRequest(_NO_NUMBER) from None
             raise
 
     def _is_full(self, error: OperationalError) -> bool:
@@ -313,6 +319,7 @@ class Database:
 
 
 _NO_TEXT = "expected text, got one with the character U+0000 (NUL) or half of a surrogate pair"
+_NO_NUMBER = "expected a number or a time that a database can keep"
 #: What a database answers to every write once `stockpot db copy` has closed it, and what to do then.
 CLOSED = "it was moved by stockpot db copy and takes no more work"
 MOVED = "Set STOCKPOT_DATABASE_URL to the new one. A move that was given up is undone by `stockpot db copy --reopen`."
