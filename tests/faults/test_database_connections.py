@@ -191,6 +191,7 @@ def _overtake(on: Stage) -> bool:
     If nothing is in hand, or no worker comes, more is submitted and the caller tries again.
     """
     with psycopg.connect(on.database_url.replace("+psycopg", "")) as admin:
+        admin.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # the database's default is not
         ids = admin.execute("UPDATE jobs SET seq = seq WHERE status = 'in_progress' RETURNING id").fetchall()
         if not ids:
             on.load(8, "slow=50")

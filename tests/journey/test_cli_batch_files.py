@@ -221,6 +221,7 @@ def test_bad_lines_are_skipped_on_request_and_a_large_one_says_its_size(env: dic
     assert f"{len(text):,} bytes" in error["error"]["message"]
 
 
+@pytest.mark.long
 def test_what_is_no_file_is_written_to_and_stays_what_it_is(env: dict[str, str], batch: str, tmp_path: Path) -> None:
     """A pipe for errors of which there are none, `/dev/stdout` behind a log, a shell's `>(…)`."""
     fifo, log = tmp_path / "fifo", tmp_path / "log"
@@ -239,6 +240,7 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(env: dict[str, str],
     assert sorted(ids(tmp_path / "copy.jsonl")) == sorted(ids(tmp_path / "out.jsonl"))
 
 
+@pytest.mark.long
 def test_a_reader_that_reads_nothing_holds_no_command_up(
     env: dict[str, str], batch: str, launch: Callable[..., Process], tmp_path: Path
 ) -> None:
@@ -265,6 +267,7 @@ def test_a_reader_that_reads_nothing_holds_no_command_up(
     os.close(reading)
 
 
+@pytest.mark.long
 def test_a_file_grows_by_one_command_at_a_time(
     env: dict[str, str], batch: str, launch: Callable[..., Process], tmp_path: Path
 ) -> None:
@@ -281,6 +284,7 @@ def test_a_file_grows_by_one_command_at_a_time(
     assert len(ids(out)) == LINES - 2
 
 
+@pytest.mark.long
 def test_no_option_writes_over_requests_or_over_files_that_are_none_of_ours(
     env: dict[str, str], batch: str, tmp_path: Path
 ) -> None:
@@ -317,6 +321,7 @@ def test_no_option_writes_over_requests_or_over_files_that_are_none_of_ours(
     assert run(env, "batch", "report", batch, "-o", "/dev/stdout").returncode == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [80, 40])
 def test_the_bar_its_count_and_its_share_are_seen_in_a_narrow_terminal(
     env: dict[str, str], batch: str, tmp_path: Path, columns: int
@@ -335,6 +340,7 @@ def test_the_bar_its_count_and_its_share_are_seen_in_a_narrow_terminal(
             assert "Traceback" not in terminal.text()
 
 
+@pytest.mark.long
 def test_a_terminal_that_shrinks_or_is_closed_ends_no_wait(env: dict[str, str], batch: str, tmp_path: Path) -> None:
     """The line is as wide as the window is then; who told the command to ignore its end (`nohup`, `disown`) is obeyed."""
     command = [str(STOCKPOT), "batch", "status", batch, "--watch"]
