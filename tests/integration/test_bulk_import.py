@@ -154,9 +154,9 @@ def test_a_pipe_is_kept_and_read_twice_as_stdin_is(tmp_path: Path) -> None:
     """As a shell's `<(…)` gives it."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_bytes, args=(b"one\ntwo\n",))
+    writer = threading.Thread(target=pipe.write_bytes, args=(b'{"n": 1}\n{"n": 2}\n',))
     writer.start()
     with BatchFile(str(pipe), home=tmp_path / "home") as file:
         readings = [[line for _, line, _ in file.lines(longest=100)] for _ in range(2)]
-    assert readings == [[b"one", b"two"]] * 2
+    assert readings == [[b'{"n": 1}', b'{"n": 2}']] * 2
     writer.join()
