@@ -5,11 +5,13 @@ Three unmodified SDKs call at once: a whole answer, a chat stream, a streamed re
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.rig.gateway import Clients, gateway_process
@@ -68,6 +70,66 @@ def test_the_gateway_is_killed_in_the_middle_of_each_call(
     assert len(on.calls()) == 3, "somebody paid twice"
     assert any("response" in one for one in clients.breaks)
     on.check()
+
+
+@pytest.mark.long
+def test_the_gateway_is_killed_in_the_middle_of_a_download_and_of_a_jobs_events(
+    stage: SetStage, tmp_path: Path
+) -> None:
+    """G1-G3: both go on at the next gateway from where they were, to what is stored."""
+    on = stage("postgres", workers=1)
+    port = free_port()
+    data = bytes(range(256)) * 40_000
+    headers: dict[str, str] = {}
+    got, seen = b"", list[tuple[str, str]]()
+    with gateway_process(on, tmp_path, port) as gateway, ExitStack() as stack:
+        http = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", timeout=60))
+        file = http.post("/files", data={"purpose": "user_data"}, files={"file": ("f", data)}).json()["id"]
+        job = http.post("/jobs", json=on.body(SLOW, stream=True)).json()["id"]
+        with Witness("the gateway died of SIGKILL, and both connections with it") as witness:
+            download = stack.enter_context(http.stream("GET", f"/files/{file}/content")).iter_raw()
+            events = stack.enter_context(http.stream("GET", f"/jobs/{job}/events")).iter_lines()
+            got += next(download)
+            while sum(kind == "chunk" for kind, _ in seen) < 3:
+                seen += frame_of(events)
+            witness.inject(gateway.kill9)
+            if witness.faults_on:
+                with pytest.raises(httpx.TransportError):
+                    while piece := next(download, b""):
+                        got += piece
+                with pytest.raises(httpx.TransportError):
+                    while found := frame_of(events):
+                        seen += found
+                assert len(got) < len(data) and seen[-1][0] == "chunk"
+                stack.enter_context(gateway_process(on, tmp_path, port, "gateway-2"))
+                headers = {"last-event-id": seen[-1][1]}
+            witness.saw(gateway.returncode == -signal.SIGKILL)
+        if headers:
+            got += http.get(f"/files/{file}/content", headers={"range": f"bytes={len(got)}-"}).content
+            events = stack.enter_context(http.stream("GET", f"/jobs/{job}/events", headers=headers)).iter_lines()
+        else:
+            got += b"".join(download)
+        while found := frame_of(events):
+            seen += found
+    assert got == data
+    numbers = [int(number) for _, number in seen if number]
+    assert numbers == sorted(set(numbers)) and seen[-1][0] == "job.completed"
+    on.submitted.append(job)
+    on.check()
+
+
+def frame_of(lines: Iterator[str]) -> list[tuple[str, str]]:
+    """The type and number of the next event; none at the end."""
+    fields: dict[str, str] = {}
+    for text in lines:
+        name, _, value = text.partition(": ")
+        if name == "data":
+            fields["type"] = json.loads(value)["type"]
+        elif name == "id":
+            fields["id"] = value
+        elif not text and "type" in fields:
+            return [(fields["type"], fields.get("id", ""))]
+    return []
 
 
 def test_a_worker_is_killed_in_the_middle_of_each_call(

@@ -46,7 +46,7 @@ def test_a_stream_has_one_id_and_usage_only_where_it_was_asked_for(gateway: Gate
         plain = list(sdk.chat.completions.create(**ask(), stream=True))
         counted = list(sdk.chat.completions.create(**ask(), stream=True, stream_options={"include_usage": True}))
     for chunks in (plain, counted):
-        assert len({(chunk.id, chunk.created) for chunk in chunks}) == 1
+        assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
         texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
         assert "".join(texts) == whole
     assert all(chunk.usage is None and chunk.choices for chunk in plain)
@@ -110,6 +110,8 @@ def test_a_stream_that_waits_until_the_attempt_is_sure_shows_no_broken_one(gatew
     with gateway.sdk() as sdk:
         headers = {"Stockpot-Resumable": "wait"}
         chunks = list(sdk.chat.completions.create(**ask("cut=3,ok"), stream=True, extra_headers=headers))
+        with pytest.raises(openai.BadRequestError, match="Stockpot-Resumable"):
+            sdk.chat.completions.create(**ask(), stream=True, extra_headers={"Stockpot-Resumable": "always"})
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer_of(served, chunks[0].id)
 
 

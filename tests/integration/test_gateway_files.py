@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from tests.factories import rows
 from tests.fakes import Workplace
 from tests.file_factories import jsonl, line
+from tests.rig.faultproxy import FaultProxy
 from tests.rig.gateway import Gateway
 from tests.rig.waiting import eventually
 
@@ -92,6 +93,16 @@ def test_a_range_is_answered_with_that_part(gateway: Gateway) -> None:
         assert (other.status_code, len(other.content)) == (200, 10_240)
         head = http.head(url)
         assert (head.status_code, head.headers["content-length"], head.content) == (200, "10240", b"")
+    port = int(urlsplit(gateway.url).port or 0)
+    with FaultProxy("127.0.0.1", port) as proxy, httpx.Client(base_url=f"http://127.0.0.1:{proxy.port}") as http:
+        proxy.cut_after(5_000, "to_client")
+        got = b""
+        with pytest.raises(httpx.TransportError), http.stream("GET", url) as answer:
+            for piece in answer.iter_raw():
+                got += piece
+        assert 0 < len(got) < len(data) and proxy.stats().cuts
+        rest = http.get(url, headers={"range": f"bytes={len(got)}-", "if-range": whole.headers["etag"]})
+        assert (rest.status_code, got + rest.content) == (206, data)
 
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str | None, str]] = [
@@ -213,25 +224,39 @@ def test_a_file_that_is_too_large_is_refused(served: Workplace) -> None:
         assert len(http.get("/v1/files").json()["data"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ("limit=0", "limit"),
-        ("limit=10001", "limit"),
-        ("limit=ten", "limit"),
-        ("order=up", "order"),
-        ("color=red", "color"),
-        ("limit=1&limit=2", "limit"),
-    ],
-)
-def test_a_bad_query_is_refused_with_its_parameter(gateway: Gateway, query: str, param: str) -> None:
-    with gateway.http() as http:
-        assert error_of(http.get(f"/v1/files?{query}"), 400)["param"] == param
-
-
-def test_an_unknown_place_in_the_list_is_an_error_never_the_first_page(gateway: Gateway) -> None:
-    with gateway.http() as http:
-        error_of(http.get("/v1/files?after=file-nope"), 404)
+def test_a_bad_query_of_a_list_is_refused_with_its_parameter(gateway: Gateway) -> None:
+    """On every list of OpenAI's wire: nothing that was asked is left out, and an unknown place is never page one."""
+    with gateway.sdk() as sdk, gateway.http() as http:
+        ask: Any = {"model": "openai/gpt-4o-mini", "store": True}
+        message: Any = {"role": "user", "content": "hi"}
+        chats = [sdk.chat.completions.create(**ask, messages=[message], metadata={"k": "v"}).id for _ in range(2)]
+        response = sdk.responses.create(**ask, input=[message] * 3).id
+        lists = {
+            "/v1/files": 10_000,
+            "/v1/batches": 100,
+            "/v1/chat/completions": 100,
+            f"/v1/chat/completions/{chats[0]}/messages": 100,
+            f"/v1/responses/{response}/input_items": 100,
+        }
+        for path, most in lists.items():
+            for query in ("limit=0", f"limit={most + 1}", "limit=ten", "limit=-1", "limit=", "limit=1&limit=2"):
+                assert error_of(http.get(f"{path}?{query}"), 400)["param"] == "limit", (path, query)
+            for name in ("order=up", "order=", "color=red", "before=x"):
+                assert error_of(http.get(f"{path}?{name}"), 400)["param"] == name.partition("=")[0], (path, name)
+            for after in ("nope", "", "file-" + "0" * 32, "batch_" + "0" * 32, "chatcmpl-" + "0" * 32):
+                answer = http.get(path, params={"after": after})
+                error_of(answer, answer.status_code)
+                assert answer.status_code in {400, 404}, (path, after)
+            assert http.get(f"{path}?limit={most}").status_code == 200, path
+        # What the SDKs send is taken: pages of one, lists of values, filters.
+        items: Any = sdk.responses.input_items.list(
+            response, limit=1, order="asc", include=["message.input_image.image_url", "reasoning.encrypted_content"]
+        )
+        assert len({item.id for item in items}) == 3
+        for order in ("asc", "desc"):
+            found = [one.id for one in sdk.chat.completions.list(limit=1, order=order, metadata={"k": "v"})]
+            assert found == (chats if order == "asc" else chats[::-1])
+        assert http.get("/v1/chat/completions?metadata[k]=v&metadata[k]=w").status_code == 400
 
 
 def test_nothing_of_a_files_content_is_in_an_error(gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import sys
 from collections.abc import Callable
@@ -142,12 +143,51 @@ def test_paths_that_are_nearly_right_are_unknown(url: str) -> None:
     """None is redirected: a client would send its body and its key again to wherever it was told."""
     paths = ["/v1", "/v1/", "/v1/files/", "/files/", "/v1//files", "//v1/files", "/v1/files//content", "/v1/files/../x"]
     paths += ["/v1/files/%", "/v1/files/%zz", "/v1/files/%ff%fe", "/v1/files/%2e%2e%2f%2e%2e", "/v1/conversations"]
-    paths += ["/v1/responses/compact", "/v1/responses/input_tokens", "http://other/v1/files", "*", "/%2fv1/files"]
+    paths += ["/v1/responses/compact", "/v1/responses/input_tokens", "http://127.0.0.1/v1/nowhere", "*", "/%2fv1/files"]
     paths += ["/v1/files/" + "x" * 20_000, "/v1/files?" + "x" * 20_000, "/v1/batches/%F0%9F%98%80"]
     for path in paths:
         answer = ask(url, request("GET", path))
         assert answer.status in {400, 404}, path[:80]
         assert len(answer.error["message"]) < 500, path[:80]
+    # What OpenAI serves and the gateway does not looks like a method that one of its routes has not.
+    for path in ("/v1/responses/compact", "/responses/input_tokens"):
+        answer = ask(url, request("POST", path, b"{}", JSON))
+        assert answer.status == 404 and "not served here" in answer.error["message"], path
+    socket = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AA==")
+    for path in ("/v1/responses", "/responses", "/v1/realtime"):
+        answer = ask(url, request("GET", path, None, *socket))
+        assert (answer.status, answer.error["type"]) == (404, "invalid_request_error"), path
+
+
+@on_sqlite
+def test_a_target_in_absolute_form_is_its_path_and_its_host_counts(url: str, database: Database) -> None:
+    """As a proxy has it. Without keys only this machine is served, whatever `Host` stands beside it."""
+    for root in ("http://127.0.0.1", "HTTP://localhost:80", "https://[::1]:443"):
+        assert ask(url, request("GET", f"{root}/v1/files?limit=1")).status == 200, root
+        assert ask(url, request("GET", f"{root}/v1/files/%00")).status == 404, root
+    assert ask(url, request("POST", "http://127.0.0.1/chat/completions", CHAT, JSON)).error["code"] == "still_running"
+    assert kept(database)[0] == 1
+    for target in ("http://other/v1/files", "http://other.example:80/files?limit=1"):
+        assert ask(url, request("GET", target)).error["code"] == "invalid_api_key", target
+    for target in ("http://127.0.0.1", "http://127.0.0.1?x", "http:///v1/files", "http://", "ftp://127.0.0.1/v1/files"):
+        assert ask(url, request("GET", target)).status in {401, 404}, target
+
+
+@on_sqlite
+def test_a_compressed_body_is_refused_by_its_encoding(url: str, database: Database) -> None:
+    """Whether it is compressed or only called so; `identity` is the body as it is."""
+    for encoding in ("gzip", "br", "zstd", "deflate, gzip", "GZIP"):
+        for path, body, kind in (
+            ("/v1/chat/completions", gzip.compress(CHAT), JSON),
+            ("/v1/jobs", CHAT, JSON),
+            ("/v1/files", form(PURPOSE, FILE), "Content-Type: multipart/form-data; boundary=b"),
+        ):
+            answer = ask(url, request("POST", path, body, kind, f"Content-Encoding: {encoding}"))
+            assert (answer.status, answer.error["code"]) == (415, "unsupported_content_encoding"), (path, encoding)
+            assert answer.headers["accept-encoding"] == "identity" and answer.error["param"] == "Content-Encoding"
+    assert kept(database) == [0, 0, 0, 0]
+    plain = request("POST", "/v1/chat/completions", CHAT, JSON, "Content-Encoding: Identity")
+    assert ask(url, plain).error["code"] == "still_running"
 
 
 def test_any_moment_is_a_moment(url: str) -> None:

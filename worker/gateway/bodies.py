@@ -15,8 +15,22 @@ from worker.gateway.state import Gateway
 IDLE_SECONDS = 30.0
 
 
+def check_encoding(request: Request) -> None:
+    """Refuse a compressed body by its name: read as it is, it would be called broken text. Raises ApiError 415."""
+    encoding = request.headers.get("content-encoding", "").strip()
+    if encoding.lower() not in {"", "identity"}:
+        message = f"The request's body is compressed (Content-Encoding: {encoding[:64]}); send it as it is."
+        headers = {"accept-encoding": "identity"}
+        raise ApiError(415, message, param="Content-Encoding", code="unsupported_content_encoding", headers=headers)
+
+
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises ApiError: 413 when it is larger than `limit` bytes, 408 when it does not come."""
+    """The whole body.
+
+    Raises:
+        ApiError: 413 when it is larger than `limit` bytes, 408 when it does not come, 415 when it is compressed.
+    """
+    check_encoding(request)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_large(limit)

@@ -20,7 +20,7 @@ from worker.gateway.chat_wire import Broken, ChatStream
 from worker.gateway.errors import ApiError
 from worker.gateway.event_stream import EventStream
 from worker.gateway.first import SURE_SECONDS, begun
-from worker.gateway.joining import RESUMABLE, Wanted, accept
+from worker.gateway.joining import Wanted, accept
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
 from worker.producer.async_stockpot import AsyncStockpot
@@ -33,6 +33,7 @@ _OURS = frozenset({"store", "metadata"})
 async def create(request: Request, caller: Caller) -> Answer:
     """`POST /chat/completions`."""
     waiting.check_on_disconnect(request)
+    hold = waiting.hold_seconds(request)
     sent = await read_json(request)
     known_fields.check(sent, known_fields.CHAT)
     streamed = sent.get("stream") is True
@@ -42,7 +43,7 @@ async def create(request: Request, caller: Caller) -> Answer:
     wanted = Wanted("chat.completion", "/v1/chat/completions", sent, _upstream_body(sent), sent.get("store") is True)
     accepted = await accept(request, caller, wanted)
     if streamed:
-        return await _stream(request, caller, accepted, sent)
+        return await _stream(request, caller, accepted, sent, hold)
     job = await waiting.ended(request, caller, accepted.job_id)
     if job.status != "completed":
         raise waiting.failed(job)
@@ -70,10 +71,9 @@ def _created(accepted: Accepted) -> int:
     return int(accepted.call.created_at.timestamp())
 
 
-async def _stream(request: Request, caller: Caller, accepted: Accepted, sent: Mapping[str, Any]) -> Answer:
+async def _stream(request: Request, caller: Caller, accepted: Accepted, sent: Mapping[str, Any], hold: float) -> Answer:
     gateway = Gateway.of(request)
     pot = gateway.pot(caller.tenant)
-    hold = gateway.settings.gateway_hold_seconds if request.headers.get(RESUMABLE, "").lower() == "wait" else 0.0
     options = sent.get("stream_options")
 
     def wire() -> ChatStream:

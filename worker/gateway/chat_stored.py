@@ -19,7 +19,7 @@ from worker.gateway.bodies import read_json
 from worker.gateway.chat import id_of
 from worker.gateway.errors import ApiError
 from worker.gateway.joining import check_metadata_object
-from worker.gateway.queries import number, order_of, page, refused
+from worker.gateway.queries import check_query, number, order_of, page, refused
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
 from worker.producer.calls import Call, Calls
@@ -55,6 +55,8 @@ def _job_id(completion_id: str) -> str | None:
 
 async def list_completions(request: Request, caller: Caller) -> Answer:
     """`GET /chat/completions`, by model and `metadata[key]=value`."""
+    asked = [name for name in request.query_params if _METADATA.fullmatch(name)]
+    check_query(request, "after", "limit", "order", "model", *asked)
     after = request.query_params.get("after")
     after_job = None if after is None else _job_id(after)
     if after is not None and after_job is None:
@@ -115,6 +117,7 @@ async def delete_completion(request: Request, caller: Caller) -> Answer:
 
 async def list_messages(request: Request, caller: Caller) -> Answer:
     """`GET /chat/completions/{id}/messages`: what was asked, each message with an id."""
+    check_query(request, "after", "limit", "order")
     call, _ = await _found(request, caller)
     _, body = await to_thread.run_sync(lambda: _calls(request, caller).whole(call))
     messages = [

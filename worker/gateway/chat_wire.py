@@ -165,7 +165,8 @@ class ChatStream:
         return {"index": index, "logprobs": None, "finish_reason": None, **entry, "delta": delta}
 
     def _made(self, choices: list[dict[str, Any]], model: Any = None) -> Chunk:
-        chunk = {**self._head, "model": model or self._model, "choices": choices}
+        self._model = model or self._model  # the last chunk, of usage, names what the others named
+        chunk = {**self._head, "model": self._model, "choices": choices}
         return chunk | {"usage": None} if self._include_usage else chunk
 
     def complete(self, body: Any) -> Iterator[Chunk]:

@@ -144,15 +144,25 @@ async def answer_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's handler of its own errors: 404 for an unknown path, 405 for another method, 400 for a bad form."""
     if not isinstance(error, HTTPException):
         raise error
-    message = error.detail
-    if error.status_code == 404:
+    message, status = error.detail, error.status_code
+    if status == 405 and _is_not_served(request):
+        status = 404
+    if status == 404:
         message = f"Unknown request URL: {request.method} {request.url.path[:256]}. It is not served here."
-    elif error.status_code == 405:
+    elif status == 405:
         message = f"Not allowed to {request.method} {request.url.path[:256]}."
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
+    headers = dict(error.headers or {}) if status == error.status_code else {}
+    if status == 405:
         headers["Allow"] = ", ".join(_methods(request))
-    return ApiError(error.status_code, message, headers=headers).response()
+    return ApiError(status, message, headers=headers).response()
+
+
+def _is_not_served(request: Request) -> bool:
+    """Whether OpenAI has this call and we have not, although its path looks like one of ours with another method."""
+    path = request.url.path.removeprefix("/v1")
+    if request.method == "GET" and request.headers.get("upgrade", "").lower() == "websocket":
+        return path == "/responses"
+    return request.method == "POST" and path in {"/responses/compact", "/responses/input_tokens"}
 
 
 def _methods(request: Request) -> list[str]:

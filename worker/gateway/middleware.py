@@ -5,9 +5,10 @@ Log lines carry the method, the route, the status and ids; never a body, a key o
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,20 @@ def _nul(scope: Scope) -> ApiError:
     return ApiError(400, message, param=name or None, code="invalid_value")
 
 
+def _origin_form(scope: Scope) -> None:
+    """Take a target in absolute form, which a server must accept, apart: its authority counts, and `Host` does not."""
+    match = _ABSOLUTE.match(scope.get("raw_path") or b"")
+    if match is None:
+        return
+    path = match["path"] or b"/"
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    scope["path"], scope["raw_path"] = unquote(path.decode("latin-1")), path
+    scope["headers"] = [(b"host", match["host"]), *others]
+
+
+_ABSOLUTE = re.compile(rb"https?://(?P<host>[^/]+)(?P<path>/.*)?", re.IGNORECASE)
+
+
 class Around:
     """ASGI middleware around every request."""
 
@@ -46,6 +61,7 @@ class Around:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _origin_form(scope)
         began = time.perf_counter()
         request_id = f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id

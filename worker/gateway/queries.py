@@ -14,12 +14,15 @@ Order = Literal["asc", "desc"]
 
 
 def check_query(request: Request, *known: str) -> None:
-    """Refuse a parameter that would be ignored, and one that is given twice. Raises ApiError 400."""
+    """Refuse a parameter that would be ignored, and one that is given twice. Raises ApiError 400.
+
+    `name[]` in `known` is a list of values, each given as `name[]` or, alone, as `name`.
+    """
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
-        if name not in known:
+        if name not in known and f"{name}[]" not in known:
             raise ApiError(400, f"Unknown parameter: '{name[:64]}'.", param=name[:64], code="unknown_parameter")
-        if names.count(name) > 1:
+        if names.count(name) > 1 and not name.endswith("[]"):
             raise ApiError(400, f"'{name}' is given twice.", param=name, code="invalid_value")
 
 

@@ -21,7 +21,7 @@ from worker.gateway.errors import ApiError
 from worker.gateway.event_stream import EventStream
 from worker.gateway.first import SURE_SECONDS, begun
 from worker.gateway.joining import Wanted, accept
-from worker.gateway.queries import flag, number, page
+from worker.gateway.queries import check_query, flag, number, page
 from worker.gateway.response_wire import ResponseStream
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
@@ -209,6 +209,7 @@ async def delete(request: Request, caller: Caller) -> Answer:
 
 async def input_items(request: Request, caller: Caller) -> Answer:
     """`GET /responses/{id}/input_items`."""
+    check_query(request, "after", "limit", "order", "include[]")
     call = await find(request, caller, request.path_params["response_id"])
     _, body = await to_thread.run_sync(Gateway.of(request).pot(caller.tenant).blocking.calls.whole, call)
     items = conversation.input_items(call, (body or {}).get("input"))

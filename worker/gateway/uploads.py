@@ -22,7 +22,7 @@ from worker.base.errors import StockpotError
 from worker.base.log import get_logger
 from worker.gateway.answers import json_response
 from worker.gateway.auth import Caller
-from worker.gateway.bodies import IDLE_SECONDS
+from worker.gateway.bodies import IDLE_SECONDS, check_encoding
 from worker.gateway.errors import ApiError
 from worker.gateway.file_wire import file_object, whole_number
 from worker.gateway.multipart import FileBegins, Form
@@ -51,6 +51,7 @@ async def create_file(request: Request, caller: Caller) -> Response:
     reading = _Reading(request, most=2 * limit + _OVERHEAD)
     async with gateway.uploads:
         try:
+            check_encoding(request)
             declared = request.headers.get("content-length", "")
             if declared.isdigit() and int(declared) > limit + _OVERHEAD:
                 raise _too_large(limit)

@@ -11,7 +11,7 @@ from worker.base.errors import NotAllowed, NotFound, WaitTimeout
 from worker.base.tasks import end_tasks
 from worker.gateway.auth import Caller
 from worker.gateway.errors import ApiError
-from worker.gateway.joining import ON_DISCONNECT
+from worker.gateway.joining import ON_DISCONNECT, RESUMABLE
 from worker.gateway.state import Gateway
 from worker.producer.async_stockpot import AsyncStockpot
 
@@ -86,8 +86,21 @@ def check_on_disconnect(request: Request) -> None:
     """Refuse a value that would be ignored. Raises ApiError."""
     value = request.headers.get(ON_DISCONNECT, "continue")
     if value.lower() not in {"continue", "cancel"}:
-        message = "Stockpot-On-Disconnect: expected `continue` or `cancel`."
-        raise ApiError(400, message, param="Stockpot-On-Disconnect", code="invalid_value")
+        raise _header("Stockpot-On-Disconnect", "expected `continue` or `cancel`")
+
+
+def hold_seconds(request: Request) -> float:
+    """For how long, in seconds, a stream keeps text back until its attempt is sure. Raises ApiError."""
+    value = request.headers.get(RESUMABLE)
+    if value is None:
+        return 0.0
+    if value.lower() != "wait":
+        raise _header("Stockpot-Resumable", "expected `wait`")
+    return Gateway.of(request).settings.gateway_hold_seconds
+
+
+def _header(name: str, why: str) -> ApiError:
+    return ApiError(400, f"{name}: {why}.", param=name, code="invalid_value")
 
 
 def failed(job: JobDetail) -> ApiError:
