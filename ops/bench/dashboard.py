@@ -18,19 +18,14 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 
 from ops.bench import page, wire, year
 from ops.bench.children import Child
 from ops.bench.measure import cpu_seconds, percentile
 from ops.bench.rig import Rig
-from tests.rig.environment import environment
-from tests.rig.ports import free_port
-from tests.rig.procs import Process
+from ops.bench.served import served
 from worker.base.settings import Settings
-from worker.db import schema
 from worker.db.connect import Database
-from worker.gateway import serving
 
 #: What the viewers look at, in turns.
 PAGES = (
@@ -163,6 +158,13 @@ def put(measurement: str, **figures: object) -> None:
     )
 
 
+def fill(url: str, jobs: int) -> None:
+    """Make so many finished jobs in a database."""
+    database = Database(Settings(database_url=url), by_index=True)
+    year.make(database, jobs)
+    database.close()
+
+
 def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=sys.modules[__name__].__doc__)
@@ -172,38 +174,10 @@ def main() -> None:
     given = options.parse_args()
     with contextlib.ExitStack() as stack:
         rig = stack.enter_context(Rig())
-        url = rig.fresh_database()
-        schema.upgrade(url)
-        made = Database(Settings(database_url=url), by_index=True)
-        year.make(made, given.jobs)
-        made.close()
-        env = environment(
-            rig.scratch,
-            database_url=url,
-            redis_url=rig.valkey.url,
-            upstream_url=rig.base_url,
-            concurrency=IN_FLIGHT,
-            max_in_flight=IN_FLIGHT,
-            log_level="WARNING",
-        )
-        port = free_port()
-        command: list[str | Path] = [sys.executable, "-m", *serving.command("127.0.0.1", port)]
-        gateway = stack.enter_context(Process(command, logs=rig.scratch, name="gateway", env=env, cwd=rig.scratch))
-        program = Path(sys.executable).with_name("stockpot")
-        worker = stack.enter_context(
-            Process(
-                [program, "worker"],
-                logs=rig.scratch,
-                name="worker",
-                env=env | {"STOCKPOT_LOG_LEVEL": "INFO"},
-                cwd=rig.scratch,
-            )
-        )
-        gateway.wait_for_line(f"^{serving.READY}")
-        worker.wait_for_line("engine_started")
-        producer = Child("ops.bench.contenders.stockpot_producer", log=rig.scratch / "producer.err", env=env)
+        both = served(stack, rig, in_flight=IN_FLIGHT, prepare=lambda url: fill(url, given.jobs))
+        producer = Child("ops.bench.contenders.stockpot_producer", log=rig.scratch / "producer.err", env=both.env)
         stack.callback(producer.stop)
-        measure(rig, port, producer, gateway.pid, given)
+        measure(rig, both.port, producer, both.gateway.pid, given)
 
 
 if __name__ == "__main__":

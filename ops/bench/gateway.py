@@ -32,12 +32,11 @@ from ops.bench import page, wire
 from ops.bench.children import raise_file_limit
 from ops.bench.measure import cpu_seconds
 from ops.bench.rig import Rig
+from ops.bench.served import served
 from tests.rig.environment import environment
 from tests.rig.ports import free_port
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
-from worker.db import schema
-from worker.gateway import serving
 
 #: LiteLLM's proxy asks for one; the gateway, without keys of its own, takes any.
 KEY = "sk-bench-0f6d1c7e9b2a4853"
@@ -221,41 +220,8 @@ def main() -> None:
     raise_file_limit()
     with contextlib.ExitStack() as stack:
         rig = stack.enter_context(Rig())
-        url = rig.fresh_database()
-        schema.upgrade(url)
-        env = environment(
-            rig.scratch,
-            database_url=url,
-            redis_url=rig.valkey.url,
-            upstream_url=rig.base_url,
-            concurrency=given.streams + 100,
-            max_in_flight=given.streams + 100,
-            lease_seconds=30,
-            sweep_seconds=1,
-            log_level="WARNING",
-        )
-        port = free_port()
-        gateway = stack.enter_context(
-            Process(
-                [sys.executable, "-m", *serving.command("127.0.0.1", port)],
-                logs=rig.scratch,
-                name="gateway",
-                env=env,
-                cwd=rig.scratch,
-            )
-        )
-        program = Path(sys.executable).with_name("stockpot")
-        worker = stack.enter_context(
-            Process(
-                [program, "worker"],
-                logs=rig.scratch,
-                name="worker",
-                env=env | {"STOCKPOT_LOG_LEVEL": "INFO"},
-                cwd=rig.scratch,
-            )
-        )
-        gateway.wait_for_line(f"^{serving.READY}")
-        worker.wait_for_line("engine_started")
+        both = served(stack, rig, in_flight=given.streams + 100, lease_seconds=30, sweep_seconds=1)
+        port, gateway, worker = both.port, both.gateway, both.worker
         ports = {"direct": rig.port, "gateway": port}
         peer = None
         if given.litellm:

@@ -49,7 +49,9 @@ def _reads(clock: _Clock, takes: float) -> tuple[list[float], Looks]:
 
 
 @pytest.mark.parametrize(("takes", "apart"), [(0.001, 1.0), (0.019, 1.0), (0.1, 5.0), (0.2, 10.0), (2.0, LONGEST)])
-def test_a_look_has_a_fiftieth_of_the_time_at_most(clock: _Clock, takes: float, apart: float) -> None:
+def test_a_look_is_shown_for_fifty_times_as_long_as_it_took_up_to_a_bound(
+    clock: _Clock, takes: float, apart: float
+) -> None:
     read, _ = _reads(clock, takes)
     gaps = [later - earlier - takes for earlier, later in itertools.pairwise(read)]
     assert gaps

@@ -70,6 +70,19 @@ def test_every_table_of_the_command_line_is_that_one() -> None:
     assert strangers == []
 
 
+def test_what_is_styled_is_handed_over_apart_from_what_others_wrote() -> None:
+    """`say` shows escape sequences in its text as what they are: a style of ours goes into `lead`, or into its options."""
+    root = Path(__file__).parents[2] / "worker" / "cli"
+    styled = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "say" and node.args
+        if "click.style" in ast.unparse(node.args[0])
+    ]
+    assert styled == []
+
+
 @pytest.mark.parametrize("model", ["m\x1b[2J", "m\nforged", "m\x9b", "m\x00", "m\u202e", "m\u2067", "m\u2028", "m\t"])
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
 def test_a_models_name_is_printable_or_refused(model: str, endpoint: str) -> None:

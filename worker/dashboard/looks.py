@@ -1,7 +1,7 @@
 """Looks: what many viewers want to see is read once, and shown to all of them for a second.
 
 Twenty viewers of one page cost the database what one does. What no page shows is not read. What takes long to read is
-shown for longer, so that no look has the database for more than a fiftieth of the time.
+shown for longer: fifty times as long as it took, up to 15 seconds.
 """
 
 from __future__ import annotations
