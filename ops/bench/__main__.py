@@ -15,7 +15,7 @@ import orjson
 from ops.bench import report, upstream_check
 from ops.bench.children import raise_file_limit
 from ops.bench.measure import machine
-from ops.bench.options import QUICK, TINY, Options
+from ops.bench.options import QUICK, TINY, Options, command_line
 from ops.bench.rig import Rig
 from ops.bench.scenarios import Record, backlog, bulk, files, latency, profile, streaming
 
@@ -30,9 +30,9 @@ SCENARIOS: dict[str, Callable[[Rig, Options], Iterator[Record]]] = {
 }
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m ops.bench", description=__doc__)
+    parser = command_line("", __doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one round, small sizes: a few minutes")
     size.add_argument("--tiny", action="store_true", help="one round, as small as can be: is it in order?")
@@ -40,7 +40,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, help="rounds per scenario; the report prints medians")
     parser.add_argument("--contenders", default="", help="only those whose name contains this")
     parser.add_argument("--home", type=Path, default=Path(__file__).parent, help="where the results go")
-    return parser.parse_args(given)
+    return parser
 
 
 def measure(options: Options, chosen: list[str], keep: Callable[[list[Record]], None]) -> list[Record]:
@@ -76,7 +76,7 @@ def tell(record: Record) -> None:
 
 def main() -> None:
     """Measure, then report."""
-    given = arguments()
+    given = arguments().parse_args()
     given.home.mkdir(parents=True, exist_ok=True)
     options = QUICK if given.quick else TINY if given.tiny else Options()
     if given.runs:

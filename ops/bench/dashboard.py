@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import os
-import statistics
-import sys
 import time
 from collections import defaultdict
 
 from ops.bench import page, wire, year
 from ops.bench.children import Child
-from ops.bench.measure import cpu_seconds, percentile
+from ops.bench.measure import Reading, median, spread
+from ops.bench.options import command_line
 from ops.bench.rig import Rig
-from ops.bench.served import served
-from worker.base.settings import Settings
-from worker.db.connect import Database
+from tests.factories import opened
 
 #: What the viewers look at, in turns.
 PAGES = (
@@ -111,7 +106,7 @@ async def window(port: int, viewers: int, took: dict[str, list[float]], seconds:
 
 def measure(rig: Rig, port: int, producer: Child, gateway: int, given: argparse.Namespace) -> None:
     """The windows, in turns, and what came of them."""
-    traffic = Traffic(rig, producer)
+    traffic, pids = Traffic(rig, producer), {"gateway": [gateway], "postgres": [rig.postgres.pid]}
     rates: dict[int, list[float]] = {0: [], given.viewers: []}
     cpu: dict[str, list[float]] = defaultdict(list)
     took: dict[str, list[float]] = defaultdict(list)
@@ -120,64 +115,46 @@ def measure(rig: Rig, port: int, producer: Child, gateway: int, given: argparse.
         for viewers in (0, given.viewers) if turn % 2 else (given.viewers, 0):
             traffic.fill(AHEAD * 3)
             asyncio.run(window(port, viewers, defaultdict(list), PAUSE) if viewers else asyncio.sleep(PAUSE))
-            spent = {name: cpu_seconds(pid) for name, pid in (("gateway", gateway), ("postgres", rig.postgres.pid))}
-            calls, began = traffic.calls, time.monotonic()
+            before, calls = Reading.take(pids), traffic.calls
             asyncio.run(window(port, viewers, took if turn else defaultdict(list), WINDOW))
-            calls, seconds = traffic.calls - calls, time.monotonic() - began
+            after, calls = Reading.take(pids), traffic.calls - calls
             if turn == 0:
                 continue  # warms up
-            rates[viewers].append(calls / seconds)
-            for name, pid in (("gateway", gateway), ("postgres", rig.postgres.pid)):
-                cpu[f"{name}, {viewers} viewers"].append((cpu_seconds(pid) - spent[name]) / seconds)
+            rates[viewers].append(calls / (after.at - before.at))
+            for name, cores in after.cores(before).items():
+                cpu[f"{name}, {viewers} viewers"].append(cores)
     for name, values in sorted(took.items()):
-        put(
-            "pages",
-            page=name,
-            looks=len(values),
-            p50_ms=round(statistics.median(values), 1),
-            p95_ms=round(percentile(values, 95), 1),
-        )
-    without, with_viewers = (statistics.median(rates[viewers]) for viewers in rates)
-    put(
+        found = spread(values, digits=1)
+        page.measurement("pages", page=name, looks=len(values), p50_ms=found["p50"], p95_ms=found["p95"])
+    without, with_viewers = (median(rates[viewers]) for viewers in rates)
+    page.measurement(
         "traffic",
         calls_per_second={f"{viewers} viewers": [round(rate) for rate in found] for viewers, found in rates.items()},
         change_percent=round(100 * (with_viewers / without - 1), 2),
-        cores={name: round(statistics.median(values), 3) for name, values in sorted(cpu.items())},
+        cores={name: round(median(values), 3) for name, values in sorted(cpu.items())},
     )
 
 
-def put(measurement: str, **figures: object) -> None:
-    """Print one line, with what else the machine was doing."""
-    page.line(
-        {
-            "measurement": measurement,
-            **figures,
-            "load": round(os.getloadavg()[0], 1),
-            "cores_of_machine": os.cpu_count(),
-        }
-    )
-
-
-def fill(url: str, jobs: int) -> None:
-    """Make so many finished jobs in a database."""
-    database = Database(Settings(database_url=url), by_index=True)
-    year.make(database, jobs)
-    database.close()
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("dashboard", __doc__)
+    parser.add_argument("--jobs", type=int, default=5_000_000, help="finished jobs in the database")
+    parser.add_argument("--viewers", type=int, default=20)
+    parser.add_argument("--windows", type=int, default=6, help="of each kind")
+    return parser
 
 
 def main() -> None:
     """Measure and print."""
-    options = argparse.ArgumentParser(description=sys.modules[__name__].__doc__)
-    options.add_argument("--jobs", type=int, default=5_000_000, help="finished jobs in the database")
-    options.add_argument("--viewers", type=int, default=20)
-    options.add_argument("--windows", type=int, default=6, help="of each kind")
-    given = options.parse_args()
-    with contextlib.ExitStack() as stack:
-        rig = stack.enter_context(Rig())
-        both = served(stack, rig, in_flight=IN_FLIGHT, prepare=lambda url: fill(url, given.jobs))
-        producer = Child("ops.bench.contenders.stockpot_producer", log=rig.scratch / "producer.err", env=both.env)
-        stack.callback(producer.stop)
-        measure(rig, both.port, producer, both.gateway.pid, given)
+    given = arguments().parse_args()
+    with Rig() as rig:
+        url = rig.database()
+        with opened(url) as database:
+            year.make(database, given.jobs)
+        env = rig.environment(url, in_flight=IN_FLIGHT)
+        gateway, port = rig.gateway(env)
+        rig.worker(env)
+        measure(rig, port, rig.producer(env), gateway.pid, given)
 
 
 if __name__ == "__main__":

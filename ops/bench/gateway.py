@@ -16,23 +16,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import re
-import statistics
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil  # type: ignore[import-untyped]
 
 from ops.bench import page, wire
 from ops.bench.children import raise_file_limit
-from ops.bench.measure import cpu_seconds
+from ops.bench.measure import Reading, median, rss_mib, spread
+from ops.bench.options import command_line
 from ops.bench.rig import Rig
-from ops.bench.served import served
 from tests.rig.environment import environment
 from tests.rig.ports import free_port
 from tests.rig.procs import Process
@@ -112,10 +108,10 @@ async def overhead(ports: dict[str, int], count: int) -> None:
             for name, port in ports.items():
                 number += 1
                 took[name].append(await timed(port, number, stream=stream))
-        p50 = {name: statistics.median(values[WARM:]) for name, values in took.items()}
+        p50 = {name: median(values[WARM:]) for name, values in took.items()}
         least = {name: min(values[WARM:]) for name, values in took.items()}
         added = {name: round(value - p50["direct"], 1) for name, value in p50.items() if name != "direct"}
-        put(
+        page.measurement(
             "overhead",
             what="first token" if stream else "whole",
             p50_ms=rounded(p50),
@@ -128,10 +124,11 @@ async def streams(name: str, port: int, count: int, processes: list[int]) -> Non
     """`count` streams at once; their chunks carry the moment at which the upstream wrote them."""
     lags: list[float] = []
     chunks = 0
-    before, began = 0.0, 0.0
+    before: Reading | None = None
+    pids = {"between": processes}
 
     async def one(number: int) -> None:
-        nonlocal chunks, before, began
+        nonlocal chunks, before
         call = Call(port)
         body = wire.request_body(
             number, model=wire.STREAM_MODEL.format(chunks=CHUNKS, interval_ms=INTERVAL), stream=True
@@ -143,32 +140,33 @@ async def streams(name: str, port: int, count: int, processes: list[int]) -> Non
             kept += piece
             *whole, kept = kept.split(b"\n\n")
             for event in whole:
-                if not began and b'"content"' in event:  # the upstream held all first chunks until all calls were there
-                    before, began = sum(map(cpu_seconds, processes)), time.monotonic()
+                if (
+                    before is None and b'"content"' in event
+                ):  # the upstream held all first chunks until all calls were there
+                    before = Reading.take(pids)
                 chunks += b'"content"' in event
                 if found := wire.STAMP_PATTERN.search(event):
                     lags.append((now - int(found[1], 16)) / 1e6)
 
     await asyncio.gather(*(one(10**6 + number) for number in range(count)))
-    seconds = time.monotonic() - began
-    used = sum(map(cpu_seconds, processes)) - before
-    lags.sort()
-    put(
+    after = Reading.take(pids)
+    if before is None:
+        raise RuntimeError(f"{name}: no stream had a chunk")
+    page.measurement(
         "streams",
         who=name,
         streams=count,
         chunks=chunks,
         lost=count * CHUNKS - chunks if chunks < count * CHUNKS else 0,
-        seconds=round(seconds, 1),
-        cpu_us_per_chunk=round(1e6 * used / max(1, chunks), 1),
-        lag_ms=rounded({"p50": lags[len(lags) // 2], "p99": lags[int(len(lags) * 0.99)]}) if lags else None,
+        seconds=round(after.at - before.at, 1),
+        cpu_us_per_chunk=round(1e6 * after.since(before)["between"] / max(1, chunks), 1),
+        lag_ms=spread(lags, digits=1) if lags else None,
     )
 
 
 async def idle(port: int, pid: int) -> None:
     """Background streams of jobs that nobody runs: the worker is gone by now."""
-    memory = psutil.Process(pid)
-    before = memory.memory_info().rss
+    before = rss_mib(pid)
     calls = []
     for first in range(0, IDLE_STREAMS, 50):
         part = [Call(port) for _ in range(min(50, IDLE_STREAMS - first))]
@@ -176,8 +174,8 @@ async def idle(port: int, pid: int) -> None:
         await asyncio.gather(*(call.open("/v1/responses", body) for call in part))
         await asyncio.gather(*(call.reader.readuntil(b"response.queued") for call in part))
         calls += part
-    after = memory.memory_info().rss
-    put("idle", streams=len(calls), grown_mb=round((after - before) / 2**20, 1), whole_mb=round(after / 2**20, 1))
+    after = rss_mib(pid)
+    page.measurement("idle", streams=len(calls), grown_mib=round(after - before, 1), whole_mib=round(after, 1))
     for call in calls:
         call.writer.close()
 
@@ -185,11 +183,6 @@ async def idle(port: int, pid: int) -> None:
 def rounded(values: dict[str, float]) -> dict[str, float]:
     """To a tenth."""
     return {name: round(value, 1) for name, value in values.items()}
-
-
-def put(measurement: str, **figures: object) -> None:
-    """Print one line, with what else the machine was doing."""
-    page.line({"measurement": measurement, **figures, "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()})
 
 
 @contextlib.contextmanager
@@ -209,19 +202,25 @@ def litellm(program: str, rig: Rig) -> Iterator[tuple[int, Process]]:
         yield port, process
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("gateway", __doc__)
+    parser.add_argument("--litellm", metavar="PATH", help="its program, in an environment of its own")
+    parser.add_argument("--calls", type=int, default=100, help="of each kind, one after the other")
+    parser.add_argument("--streams", type=int, default=1_000)
+    parser.add_argument("--peer-streams", type=int, default=100, help="for LiteLLM, which does not keep up with more")
+    return parser
+
+
 def main() -> None:
     """Measure and print."""
-    options = argparse.ArgumentParser(description=sys.modules[__name__].__doc__)
-    options.add_argument("--litellm", metavar="PATH", help="its program, in an environment of its own")
-    options.add_argument("--calls", type=int, default=100, help="of each kind, one after the other")
-    options.add_argument("--streams", type=int, default=1_000)
-    options.add_argument("--peer-streams", type=int, default=100, help="for LiteLLM, which does not keep up with more")
-    given = options.parse_args()
+    given = arguments().parse_args()
     raise_file_limit()
     with contextlib.ExitStack() as stack:
         rig = stack.enter_context(Rig())
-        both = served(stack, rig, in_flight=given.streams + 100, lease_seconds=30, sweep_seconds=1)
-        port, gateway, worker = both.port, both.gateway, both.worker
+        env = rig.environment(rig.database(), in_flight=given.streams + 100)
+        gateway, port = rig.gateway(env)
+        worker = rig.worker(env)
         ports = {"direct": rig.port, "gateway": port}
         peer = None
         if given.litellm:

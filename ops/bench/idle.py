@@ -7,72 +7,49 @@ the workers have done a job each and had nothing to do for as long as it takes t
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
-from contextlib import ExitStack
 from typing import Any
 
 from ops.bench import page, wire
-from ops.bench.children import ROOT, end_process
+from ops.bench.options import command_line
 from ops.bench.rig import Rig
 from worker import Stockpot
 from worker.base.settings import load
-from worker.db import schema
 
 #: Seconds after the last job until the workers' looks are as seldom as they become.
 CALM = 30.0
-
-
-#: What is counted, and how PostgreSQL gives it.
+#: What else is counted, and how PostgreSQL gives it.
 COUNTED = {
-    "transactions": "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{name}'",
     "connections": "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'",
     "wal_bytes": "SELECT wal_bytes FROM pg_stat_wal",
     "flushes": "SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal'",
 }
 
 
-def count(rig: Rig, name: str) -> dict[str, float]:
+def count(rig: Rig, url: str) -> dict[str, float]:
     """Transactions, connections, bytes and flushes of the write-ahead log so far."""
-    return {what: float(str(rig.postgres.execute(sql.format(name=name))[0][0])) for what, sql in COUNTED.items()}
+    name = url.rsplit("/", 1)[-1].split("?", maxsplit=1)[0]
+    found = {what: float(str(rig.postgres.execute(sql.format(name=name))[0][0])) for what, sql in COUNTED.items()}
+    return found | {"transactions": rig.transactions(url)}
 
 
 def measure(workers: int, seconds: float, *, http: bool) -> dict[str, Any]:
     """Start workers, let each work once, wait until they are calm, and count for so many seconds."""
-    with ExitStack() as stack:
-        rig = stack.enter_context(Rig())
-        url = rig.fresh_database()
-        schema.upgrade(url)
-        name = url.rsplit("/", 1)[-1].split("?")[0]
-        given = {
-            "STOCKPOT_DATABASE_URL": url,
-            "STOCKPOT_REDIS_URL": rig.valkey.url,
-            "STOCKPOT_UPSTREAM_URL": rig.base_url,
-            "STOCKPOT_API_KEY": "bench",
-            "STOCKPOT_HOME": str(rig.scratch),
-        }
-        port = {"STOCKPOT_HTTP_PORT": "0"} if http else {}
-        for number in range(workers):
-            log = stack.enter_context((rig.scratch / f"worker{number}.log").open("wb"))
-            child = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "worker", "worker"],
-                cwd=ROOT,
-                env=os.environ | given | port,
-                stdout=log,
-                stderr=log,
-            )
-            stack.callback(end_process, child)
+    with Rig() as rig:
+        url = rig.database()
+        env = rig.environment(url, **({"http_port": 0} if http else {}))
+        started = [rig.worker(env, f"worker{number}", ready=False) for number in range(workers)]
+        for worker in started:
+            worker.wait_for_line("engine_started")
         settings = load(database_url=url, redis_url=rig.valkey.url, upstream_url=rig.base_url, api_key="bench")
         with Stockpot(settings=settings) as pot:
             for number in range(10 * workers):
                 body = wire.request_body(number, model=wire.WAIT_MODEL.format(ms=0), stream=False)
                 pot.wait(pot.submit(body).id, timeout=120)
         time.sleep(CALM)
-        before, began = count(rig, name), time.monotonic()
+        before, began = count(rig, url), time.monotonic()
         time.sleep(seconds)
-        after, took = count(rig, name), time.monotonic() - began
+        after, took = count(rig, url), time.monotonic() - began
     each = {key: (after[key] - before[key]) / took for key in ("transactions", "wal_bytes", "flushes")}
     return {
         "workers": workers,
@@ -84,14 +61,19 @@ def measure(workers: int, seconds: float, *, http: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure, and print one JSON object."""
-    parser = argparse.ArgumentParser(prog="python -m ops.bench.idle", description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("idle", __doc__)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--http", action="store_true", help="with a status port: the fleet's gauges are read, too")
-    given = parser.parse_args()
-    page.line(measure(given.workers, given.seconds, http=given.http))
+    return parser
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    given = arguments().parse_args()
+    page.measurement("idle", **measure(given.workers, given.seconds, http=given.http))
 
 
 if __name__ == "__main__":

@@ -15,23 +15,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from api_schemas.jobs import Lane, parse_job
 from ops.bench import limits_capacity, limits_report, page
+from ops.bench.measure import spread
+from ops.bench.options import command_line
+from ops.bench.rig import Rig
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
-from tests.rig.servers import ValkeyServer
-from worker.db import schema
 from worker.db.jobs import submit
 from worker.simulator.journal import Call, calls, calls_by_job, read_journal
 
@@ -44,15 +42,13 @@ _TOKENS = 40
 
 @contextlib.contextmanager
 def _place(provider: dict[str, Any], **settings: Any) -> Iterator[Workplace]:
-    with contextlib.ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stockpot-limits-")))
-        valkey = stack.enter_context(ValkeyServer())
-        made = stack.enter_context(Provider(home, first_token_delay=100, token_delay=0, **provider))
-        url = f"sqlite:///{home / 'stockpot.db'}"
-        schema.upgrade(url)
-        yield stack.enter_context(
-            workplace(made, url, valkey.url, **({"lease_seconds": 30, "sweep_seconds": 1} | settings))
-        )
+    given = {"lease_seconds": 30, "sweep_seconds": 1} | settings
+    with (
+        Rig() as rig,
+        Provider(rig.scratch, first_token_delay=100, token_delay=0, **provider) as made,
+        workplace(made, rig.database("sqlite"), rig.valkey.url, **given) as place,
+    ):
+        yield place
 
 
 def _submit(place: Workplace, count: int, lane: Lane = "bulk") -> None:
@@ -142,8 +138,8 @@ def _lanes() -> dict[str, Any]:
 
 
 def _percentiles(name: str, seconds: list[float]) -> dict[str, int]:
-    ordered = sorted(each * 1e3 for each in seconds)
-    return {f"{name}_p50": round(statistics.median(ordered)), f"{name}_p95": round(ordered[int(len(ordered) * 0.95)])}
+    found = spread(seconds, scale=1e3)
+    return {f"{name}_{q}": round(found[q]) for q in ("p50", "p95")}
 
 
 SCENARIOS = {
@@ -157,11 +153,16 @@ SCENARIOS = {
 }
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("limits", __doc__)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, separated by commas")
+    return parser
+
+
 def main() -> None:
     """Run the chosen scenarios."""
-    parser = argparse.ArgumentParser(prog="python -m ops.bench.limits", description=__doc__)
-    parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, separated by commas")
-    chosen = parser.parse_args().only.split(",")
+    chosen = arguments().parse_args().only.split(",")
     load = os.getloadavg()[0]
     records: dict[str, dict[str, Any]] = {}
     for name in chosen:

@@ -8,18 +8,19 @@ be refused once says so in its request, so the share is exact and no call depend
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ops.bench import page
+from ops.bench.options import command_line
+from ops.bench.rig import Rig
 from tests.rig.stage import Stage
 from tests.rig.waiting import eventually
-from worker.db import schema
 from worker.simulator.journal import Call, calls, read_journal
 
 #: Shares of the calls that are refused.
@@ -91,21 +92,28 @@ def _busy(call: Call) -> float:
     return call.done.at - call.received.at if call.done is not None and call.done.status == 200 else 0.0
 
 
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("limits_background", __doc__)
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.0, *SHARES], help="these; others write no page")
+    return parser
+
+
 def main() -> None:
     """All shares, one after the other, on SQLite."""
+    shares = arguments().parse_args().shares
     load, records = os.getloadavg()[0], []
-    for share in (0.0, *SHARES):
-        with tempfile.TemporaryDirectory(prefix="stockpot-refusals-") as folder:
-            url = f"sqlite:///{folder}/stockpot.db"
-            schema.upgrade(url)
-            on = Stage(url, logs=Path(folder), simulator=SIMULATOR, settings=SETTINGS)
+    for share in shares:
+        with Rig() as rig:
+            on = Stage(rig.database("sqlite"), logs=rig.scratch, simulator=SIMULATOR, settings=SETTINGS)
             try:
                 on.start(1)
                 records.append(play(on, share))
             finally:
                 on.close()
         page.line(records[-1])
-    write(records, load)
+    if shares == [0.0, *SHARES]:
+        write(records, load)
 
 
 def write(records: list[dict[str, Any]], load: float) -> None:

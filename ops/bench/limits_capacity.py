@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.rig.servers import ValkeyServer
+from ops.bench.rig import Rig
 from worker.limits.admission import Admission
 from worker.limits.permit import Permit
 from worker.limits.route import Route
@@ -102,10 +102,10 @@ async def _play(
 ) -> tuple[Server, list[tuple[float, int]]]:
     """Let workers loose on an upstream. → the upstream, and the learned limit as (second, calls at once)."""
     limits: list[tuple[float, int]] = []
-    with ValkeyServer() as valkey:
+    with Rig() as rig:
         async with _serving(steps) as server, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             route = Route(server.url, "k", "m")
-            admissions = [Admission(valkey.url) for _ in range(workers)]
+            admissions = [Admission(rig.valkey.url) for _ in range(workers)]
             for admission in admissions:
                 await admission.start()
             server.began = time.monotonic()

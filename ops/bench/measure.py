@@ -6,6 +6,7 @@ least a second of it. PostgreSQL's and prefork's children count with their paren
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -16,6 +17,9 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+import redis
+
+from tests.rig.valkey import ValkeyServer
 
 _MIB = 1024 * 1024
 
@@ -55,8 +59,30 @@ def pss_mib(pid: int) -> float:
 
 
 def rss_mib(pid: int) -> float:
-    """Resident set size in MiB of one process."""
-    return float(psutil.Process(pid).memory_info().rss) / _MIB
+    """Resident set size in MiB of a process and its live descendants; 0 when it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        return float(sum(one.memory_info().rss for one in (top, *top.children(recursive=True)))) / _MIB
+    return 0.0
+
+
+def peak_rss_mib(pid: int) -> float:
+    """The largest resident set that one process has had, in MiB; 0 when it is gone.
+
+    Not `ru_maxrss`, which begins with the memory of the process that forked it.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmHWM:")), 0.0)
+
+
+def valkey_mib(valkey: ValkeyServer) -> float:
+    """Memory that Valkey uses now, in MiB; 0 while it is away."""
+    with contextlib.suppress(redis.RedisError, OSError), valkey.client() as client:
+        return float(client.info("memory")["used_memory"]) / _MIB
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +99,10 @@ class Reading:
         everything = psutil.cpu_times()
         busy = sum(everything) - everything.idle - everything.iowait - everything.guest - everything.guest_nice
         return cls({name: sum(map(cpu_seconds, group)) for name, group in pids.items()}, busy, time.monotonic())
+
+    def cores(self, before: Reading) -> dict[str, float]:
+        """Cores kept busy between `before` and this reading, per name."""
+        return {name: spent / (self.at - before.at) for name, spent in self.since(before).items()}
 
     def since(self, before: Reading) -> dict[str, float]:
         """CPU seconds spent between `before` and this reading, per name."""
@@ -99,6 +129,13 @@ def median(values: Iterable[float]) -> float:
     """The median; NaN of nothing."""
     known = [value for value in values if value == value]  # noqa: PLR0124  NaN is the one value that differs from itself
     return statistics.median(known) if known else float("nan")
+
+
+def spread(values: Iterable[float], *, scale: float = 1.0, digits: int | None = None) -> dict[str, float]:
+    """`p50`, `p95`, `p99` and `max` of the values times `scale`, rounded where `digits` is given; NaN of nothing."""
+    ordered = sorted(value * scale for value in values)
+    found = {f"p{q}": percentile(ordered, q) for q in (50, 95, 99)} | {"max": max(ordered, default=float("nan"))}
+    return found if digits is None else {name: round(value, digits) for name, value in found.items()}
 
 
 def machine() -> dict[str, str]:

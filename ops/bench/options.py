@@ -1,7 +1,8 @@
-"""How large a session is."""
+"""How large a session is, and how every benchmark reads its command line."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 
@@ -29,6 +30,15 @@ class Options:
     def wants(self, name: str) -> bool:
         """Whether this contender takes part."""
         return self.contenders.lower() in name.lower()
+
+
+def command_line(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m ops.bench.PROGRAM`; the description is the module's, with its line breaks."""
+    return argparse.ArgumentParser(
+        prog=f"python -m ops.bench.{program}".removesuffix("."),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 QUICK = Options(runs=1, stream_seconds=4.0, sizes=2, scale=0.1, backlog=100_000)

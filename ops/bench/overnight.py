@@ -9,39 +9,29 @@ if a promise was broken.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
-from ops.bench.children import Child, raise_file_limit
-from ops.bench.overnight_report import Outcome, Spent, write
-from ops.bench.overnight_vitals import Vitals
+from ops.bench.children import raise_file_limit
+from ops.bench.commands import run_command
+from ops.bench.options import command_line
+from ops.bench.overnight_report import Outcome, write
+from ops.bench.rig import Rig
+from ops.bench.vitals import Vitals
 from ops.bench.wire import TAG
 from tests.factories import opened, rows
-from tests.rig import procs
-from tests.rig.environment import environment, scrub
+from tests.rig.environment import scrub
 from tests.rig.ports import fresh_directory
 from tests.rig.procs import Process
-from tests.rig.servers import PostgresServer, ValkeyServer
-from worker.db.schema import upgrade
 
-STOCKPOT = Path(sys.executable).with_name("stockpot")
 LINE_BYTES = 300
 WORKERS = 2
-#: What the rig makes quick for tests, left at its default here.
-DEFAULTS: dict[str, Any] = dict.fromkeys(
-    "lease_seconds sweep_seconds drain_seconds concurrency connect_timeout first_event_timeout idle_timeout"
-    " total_timeout retry_base_seconds retry_max_seconds".split()
-)
 #: A run that makes no progress for so long has failed, in seconds: several leases.
 STUCK_SECONDS = 300.0
 
@@ -61,34 +51,13 @@ def make_file(path: Path, lines: int, *, repeat_every: int = 0) -> None:
             file.write(frame % (number, prompt[:room]))
 
 
-def run_command(env: dict[str, str], *arguments: str) -> tuple[str, Spent]:
-    """Run a command to its end; what it printed, and what it took by the kernel's own account of the process.
-
-    Raises:
-        RuntimeError: it did not exit with 0.
-    """
-    began = time.monotonic()
-    command = subprocess.Popen(
-        [STOCKPOT, *arguments], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    out = command.stdout.read() if command.stdout else ""
-    err = command.stderr.read() if command.stderr else ""
-    _, status, used = os.wait4(command.pid, 0)
-    command.returncode = os.waitstatus_to_exitcode(status)
-    if command.returncode != 0:
-        raise RuntimeError(f"stockpot {' '.join(arguments[:2])} ended with {command.returncode}:\n{err[-2_000:]}")
-    seconds = time.monotonic() - began
-    return out, Spent(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
-
-
 @dataclass(slots=True)
 class Night:
     """One run: its servers, its workers, what it does to them."""
 
     wanted: argparse.Namespace
+    rig: Rig
     env: dict[str, str]
-    logs: Path
-    valkey: ValkeyServer
     database_url: str
     vitals: Vitals
 
@@ -113,7 +82,7 @@ class Night:
                     workers.append(self._replaced(workers.pop(0), next(names)))
                     kills, last_kill = kills + 1, now
                 if self.wanted.redis_restart and not restarts and done >= row["total"] / 2:
-                    self.valkey.restart(empty=True)
+                    self.rig.valkey.restart(empty=True)
                     restarts += 1
                 time.sleep(0.5)
         seconds = time.monotonic() - began
@@ -122,7 +91,7 @@ class Night:
         return seconds, kills, restarts
 
     def _worker(self, number: int) -> Process:
-        started = procs.worker(self.env, logs=self.logs, name=f"worker-{number}")
+        started = self.rig.worker(self.env, f"worker-{number}", ready=False)
         self.vitals.watch(started.pid)
         return started
 
@@ -136,20 +105,6 @@ class Night:
 _PROGRESS = """
     SELECT finished_at, total, completed + failed + cancelled + expired AS done FROM batches WHERE id = :id
 """
-
-
-@contextlib.contextmanager
-def database_of(kind: str, home: Path) -> Iterator[tuple[str, int | None]]:
-    """A migrated database with its durability as it comes; its URL, and the server's process if it has one."""
-    if kind == "sqlite":
-        url = f"sqlite:///{home / 'stockpot.db'}"
-        upgrade(url)
-        yield url, None
-        return
-    with PostgresServer(durable=True) as server:
-        url = server.create_database()
-        upgrade(url)
-        yield url, server.pid
 
 
 def verify(source: Path, out: Path) -> tuple[int, int, list[str]]:
@@ -187,26 +142,22 @@ def overnight(wanted: argparse.Namespace) -> Outcome:
     home = fresh_directory("overnight")
     source, out = home / "prompts.jsonl", home / "answers.jsonl"
     make_file(source, wanted.lines, repeat_every=wanted.repeat_every)
-    with contextlib.ExitStack() as stack:
-        valkey = stack.enter_context(ValkeyServer())
-        url, server = stack.enter_context(database_of(wanted.database, home))
-        upstream = stack.enter_context(Child("ops.bench.upstream", log=home / "upstream.log"))
-        base = f"http://127.0.0.1:{upstream.ready['port']}/v1"
-        env = environment(home, database_url=url, redis_url=valkey.url, upstream_url=base, **DEFAULTS)
-        env["STOCKPOT_LOG_LEVEL"] = "warning"
-        vitals = stack.enter_context(Vitals(valkey, server))
-        submit = ["batch", "submit", str(source), "--json", *(["--dedupe"] if wanted.repeat_every else [])]
-        printed, submitted = run_command(env, *submit)
-        batch = str(orjson.loads(printed.splitlines()[-1])["id"])
-        server_submit = vitals.server_cpu()
-        night = Night(wanted, env, home / "logs", valkey, url, vitals)
-        seconds, kills, restarts = night.work(batch)
-        _, exported = run_command(env, "batch", "results", batch, "-o", str(out))
+    with Rig() as rig:
+        url = rig.database(wanted.database)
+        env = rig.environment(url, log_level="warning")
+        server = rig.postgres.pid if wanted.database == "postgres" else None
+        with Vitals(rig.valkey, server) as vitals:
+            submit = ["batch", "submit", str(source), "--json", *(["--dedupe"] if wanted.repeat_every else [])]
+            printed, submitted = run_command(rig.valkey, env, *submit)
+            batch = str(orjson.loads(printed.splitlines()[-1])["id"])
+            server_submit = vitals.server_cpu()
+            seconds, kills, restarts = Night(wanted, rig, env, url, vitals).work(batch)
+            _, exported = run_command(rig.valkey, env, "batch", "results", batch, "-o", str(out))
         answers, errors, wrong = verify(source, out)
         with opened(url) as database:
             [row] = rows(database, _COUNTERS, id=batch)
             [ledger] = rows(database, "SELECT count(*) AS n FROM attempts")
-        calls = _upstream_calls(base)
+        calls = rig.control("stats")
         return Outcome(
             lines=wanted.lines,
             database=wanted.database,
@@ -223,7 +174,7 @@ def overnight(wanted: argparse.Namespace) -> Outcome:
             ledger_calls=ledger["n"],
             upstream_calls=calls["calls"],
             upstream_distinct=calls["distinct"],
-            redis_peak_mb=vitals.redis_peak_mb,
+            redis_peak_mib=vitals.redis_peak_mib,
             worker_rss=vitals.worker_rss(),
         )
 
@@ -231,16 +182,8 @@ def overnight(wanted: argparse.Namespace) -> Outcome:
 _COUNTERS = "SELECT status, total, completed, failed, duplicates, copied, calls FROM batches WHERE id = :id"
 
 
-def _upstream_calls(base: str) -> dict[str, int]:
-    import urllib.request
-
-    with urllib.request.urlopen(f"{base.removesuffix('/v1')}/control/stats", timeout=60) as answer:
-        found: dict[str, int] = orjson.loads(answer.read())
-    return found
-
-
 def _command(wanted: argparse.Namespace) -> str:
-    """The command that says what was done, whatever was left to its default."""
+    """The command that makes it again, whatever was left to its default."""
     given = {"lines": wanted.lines, "database": wanted.database, "kill-every": f"{wanted.kill_every:g}"}
     if wanted.repeat_every:
         given["repeat-every"] = wanted.repeat_every
@@ -248,16 +191,21 @@ def _command(wanted: argparse.Namespace) -> str:
     return f"python -m ops.bench.overnight {options}" + (" --redis-restart" if wanted.redis_restart else "")
 
 
-def main() -> int:
-    """Run, report, judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("overnight", __doc__)
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("--database", choices=("postgres", "sqlite"), default="postgres")
     parser.add_argument("--kill-every", type=float, default=30.0, metavar="SECONDS", help="0: kill nobody")
     parser.add_argument("--redis-restart", action="store_true", help="kill Redis at half of the run, start it empty")
     parser.add_argument("--repeat-every", type=int, default=0, metavar="N", help="every Nth line is a copy: --dedupe")
     parser.add_argument("--report", type=Path, default=Path(__file__).with_name("OVERNIGHT.md"))
-    wanted = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run, report, judge."""
+    wanted = arguments().parse_args()
     outcome = overnight(wanted)
     write(outcome, wanted.report, _command(wanted))
     sys.stdout.write(wanted.report.read_text())

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ops.bench import page
+from ops.bench.commands import Spent
+from ops.bench.measure import median
 
-REDIS_MB = 50.0
-SUBMIT_MB = 200.0
+REDIS_MIB = 50.0
+SUBMIT_MIB = 200.0
 #: Lines that the import must manage per second: a million in a minute.
 SUBMIT_RATE = 1_000_000 / 60
 #: Memory is flat when its median over the last third of a run is within this factor of that over the middle third.
 FLAT = 1.10
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What a command took: wall seconds, CPU seconds, peak resident memory in MB."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +37,7 @@ class Outcome:
     ledger_calls: int
     upstream_calls: int
     upstream_distinct: int
-    redis_peak_mb: float
+    redis_peak_mib: float
     worker_rss: list[tuple[float, float]]
 
     @property
@@ -58,8 +50,8 @@ class Outcome:
         third = len(self.worker_rss) // 3
         if third < 10:
             return None
-        sizes = [mb for _, mb in self.worker_rss]
-        return statistics.median(sizes[-third:]) / statistics.median(sizes[third : 2 * third])
+        sizes = [mib for _, mib in self.worker_rss]
+        return median(sizes[-third:]) / median(sizes[third : 2 * third])
 
     def broken(self) -> list[str]:
         """Which promises were broken, in words. How fast it was is shown, not judged: the machine decides it, too."""
@@ -71,18 +63,18 @@ class Outcome:
             broken.append(f"the batch counts {self.counters}")
         if self.upstream_distinct != self.jobs or self.upstream_calls > self.ledger_calls:
             broken.append(f"{self.upstream_calls:,} calls seen, {self.ledger_calls:,} on record, {self.jobs:,} wanted")
-        if self.redis_peak_mb >= REDIS_MB:
-            broken.append(f"Redis held {self.redis_peak_mb:.1f} MB")
+        if self.redis_peak_mib >= REDIS_MIB:
+            broken.append(f"Redis held {self.redis_peak_mib:.1f} MiB")
         if growth is not None and growth > FLAT:
             broken.append(f"the workers' memory grew by a factor of {growth:.2f}")
-        if self.submit.peak_mb >= SUBMIT_MB:
-            broken.append(f"submit took {self.submit.peak_mb:.0f} MB")
+        if self.submit.peak_mib >= SUBMIT_MIB:
+            broken.append(f"submit took {self.submit.peak_mib:.0f} MiB")
         return broken
 
 
 def write(outcome: Outcome, path: Path, command: str) -> None:
     """Write the report; `command` makes it again."""
-    sizes = [mb for _, mb in outcome.worker_rss] or [0.0]
+    sizes = [mib for _, mib in outcome.worker_rss] or [0.0]
     growth = outcome.growth()
     cpu = (
         "" if outcome.server_submit_cpu is None else f", server {outcome.server_submit_cpu:,.1f} s (its start included)"
@@ -91,17 +83,17 @@ def write(outcome: Outcome, path: Path, command: str) -> None:
     facts = {
         "lines": f"{outcome.lines:,} of 300 bytes, {outcome.jobs:,} to be called for",
         "submit (validate and import)": f"{outcome.submit.seconds:,.1f} s, {rate:,.0f} lines/s,"
-        f" peak {outcome.submit.peak_mb:,.0f} MB; CPU {outcome.submit.cpu_seconds:,.1f} s{cpu}",
+        f" peak {outcome.submit.peak_mib:,.0f} MiB; CPU {outcome.submit.cpu_seconds:,.1f} s{cpu}",
         "run, two workers": f"{outcome.run_seconds:,.0f} s, {outcome.lines / outcome.run_seconds:,.0f} lines/s,"
         f" {outcome.kills} × kill -9 of a worker, {outcome.redis_restarts} × kill -9 of Redis",
         "every custom_id once": "yes" if not outcome.wrong else "; ".join(outcome.wrong),
         "answers, errors": f"{outcome.answers:,}, {outcome.errors:,}",
         "calls at the upstream": f"{outcome.upstream_calls:,} ({outcome.upstream_calls - outcome.jobs:,} more than lines"
         f" that were to be called for), {outcome.ledger_calls:,} on record",
-        "largest worker": f"median {statistics.median(sizes):,.0f} MB, peak {max(sizes):,.0f} MB"
+        "largest worker": f"median {median(sizes):,.0f} MiB, peak {max(sizes):,.0f} MiB"
         + ("" if growth is None else f"; last third over middle third {growth:.2f}"),
-        "Redis": f"peak {outcome.redis_peak_mb:,.1f} MB",
-        "export": f"{outcome.export.seconds:,.1f} s, peak {outcome.export.peak_mb:,.0f} MB",
+        "Redis": f"peak {outcome.redis_peak_mib:,.1f} MiB",
+        "export": f"{outcome.export.seconds:,.1f} s, peak {outcome.export.peak_mib:,.0f} MiB",
         "promises broken": "; ".join(outcome.broken()) or "none",
     }
     page.write(

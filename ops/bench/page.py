@@ -26,6 +26,11 @@ def line(record: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def measurement(name: str, **figures: Any) -> None:
+    """Print one measurement as a line of JSON, with what else the machine was doing."""
+    line({"measurement": name, **figures, "load": round(os.getloadavg()[0], 1), "cores_of_machine": os.cpu_count()})
+
+
 def here(load: float | None = None) -> str:
     """The machine in a few words; `load` is its load average before the run (None: now)."""
     when = "now" if load is None else "before it began"

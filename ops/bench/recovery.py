@@ -12,13 +12,14 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ops.bench import page
+from ops.bench.options import command_line
 from ops.bench.recovery_celery import (
     HALF_OPEN_SECONDS,
     celery_emptied,
@@ -27,15 +28,14 @@ from ops.bench.recovery_celery import (
     celery_killed,
     celery_restarted,
 )
+from ops.bench.rig import SHIPPED, Rig
 from tests.rig import procs
 from tests.rig.environment import scrub
-from tests.rig.ports import fresh_directory
 from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import Stage
 from tests.rig.waiting import eventually, steadily
 from worker.base.errors import Unreachable
-from worker.db.schema import upgrade
 
 #: An answer that takes about eight seconds: long enough to be in hand when the fault comes.
 SLOW = "slow=200"
@@ -44,11 +44,6 @@ IN_HAND = 8
 HEAD = ("fault", "work goes on after, s", "doorbells work after, s", "extra calls", "plain Celery, `acks_late`")
 #: A row that needs longer than this has failed.
 PATIENCE = 90.0
-#: What the rig makes quick for tests, left at its default here.
-DEFAULTS: dict[str, Any] = dict.fromkeys(
-    "lease_seconds sweep_seconds drain_seconds concurrency connect_timeout first_event_timeout idle_timeout"
-    " total_timeout retry_base_seconds retry_max_seconds webhook_retry_scale".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +59,13 @@ class Row:
 @contextmanager
 def stockpot(*proxies: Any) -> Iterator[tuple[Stage, PostgresServer]]:
     """Two workers with default constants, a durable PostgreSQL, a Valkey that keeps what it was told."""
-    with PostgresServer(durable=True) as postgres:
-        url = postgres.create_database()
-        upgrade(url)
-        on = Stage(url, logs=fresh_directory("recovery"), proxies=proxies, settings=DEFAULTS)
+    with Rig() as rig:
+        on = Stage(rig.database(), logs=rig.scratch, proxies=proxies, settings=SHIPPED)
         try:
             on.start(2)
             on.load(4)
             on.quiesce()
-            yield on, postgres
+            yield on, rig.postgres
         finally:
             on.close()
 
@@ -199,11 +192,16 @@ CELERY: dict[str, Callable[[], str]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure the rows and print the table; 1 if a row failed."""
-    parser = argparse.ArgumentParser(prog="python -m ops.bench.recovery", description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("recovery", __doc__)
     parser.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS), help="these rows")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main() -> int:
+    """Measure the rows and print the table; 1 if a row failed."""
+    given = arguments().parse_args()
     scrub()
     failed = 0
     print(page.table(HEAD, []), flush=True)

@@ -1,4 +1,4 @@
-"""Space given back by slices and VACUUM, and by partitions that are dropped: `python -m ops.bench.space URL [--rows N]`.
+"""Space given back by slices and VACUUM, and by partitions that are dropped: `python -m ops.bench.space [URL] [--rows N]`.
 
 A table like `results`, whose key begins with its time, in an empty database: ten months are filled; then three times a month is
 forgotten and another one filled. Prints what each costs, the files' size, and a look for 64 rows by their keys.
@@ -7,11 +7,15 @@ forgotten and another one filled. Prints what each costs, the files' size, and a
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from typing import Any
 
 import psycopg
+
+from ops.bench import page
+from ops.bench.measure import median
+from ops.bench.options import command_line
+from ops.bench.rig import Rig
 
 SLICE = 2_000
 MONTHS = 10
@@ -73,28 +77,48 @@ class Measured:
         keys = [f"'{row[0]}'" for row in self._conn.execute(rows.encode()).fetchall()]
         self._run("VACUUM (ANALYZE) t")
         statement = f"SELECT text FROM t WHERE job_id IN ({', '.join(keys)})"
-        return 1000 * statistics.median(self._run(statement) for _ in range(50))
+        return 1000 * median(self._run(statement) for _ in range(50))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("space", __doc__)
+    parser.add_argument(
+        "url", nargs="?", help="an empty PostgreSQL database (postgresql://…); by default one of its own"
+    )
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    return parser
+
+
+def measure(conn: psycopg.Connection[Any], rows: int, *, partitions: bool) -> None:
+    """Fill, forget and fill again; print what it took."""
+    table = Measured(conn, rows, partitions=partitions)
+    kind = "partitions" if partitions else "slices"
+    filled = sum(table.fill(month) for month in range(MONTHS))
+    page.measurement(
+        "filled", kind=kind, seconds=round(filled, 1), mb=round(table.megabytes()), look_ms=round(table.look(), 2)
+    )
+    for month in range(AGAIN):
+        forgotten, after = table.forget(month), table.megabytes()
+        page.measurement(
+            "forgotten",
+            kind=kind,
+            seconds=round(forgotten, 2),
+            mb=round(after),
+            filled_again_seconds=round(table.fill(MONTHS + month), 1),
+            filled_again_mb=round(table.megabytes()),
+        )
+    conn.execute("DROP TABLE t")
 
 
 def main() -> None:
     """Measure both, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", help="an empty PostgreSQL database (postgresql://…)")
-    parser.add_argument("--rows", type=int, default=2_000_000)
-    given = parser.parse_args()
-    with psycopg.connect(given.url, autocommit=True) as conn:
-        for partitions in (False, True):
-            table = Measured(conn, given.rows, partitions=partitions)
-            filled = sum(table.fill(month) for month in range(MONTHS))
-            print(f"{'partitions' if partitions else 'slices'}: filled in {filled:.1f} s, {table.megabytes():.0f} MB")
-            print(f"  64 by key: {table.look():.2f} ms")
-            for month in range(AGAIN):
-                forgotten, after = table.forget(month), table.megabytes()
-                again = table.fill(MONTHS + month)
-                print(
-                    f"  a month forgotten in {forgotten:.2f} s: {after:.0f} MB; {again:.1f} s later {table.megabytes():.0f}"
-                )
-            conn.execute("DROP TABLE t")
+    given = arguments().parse_args()
+    with Rig() as rig:
+        url = given.url or rig.empty_database()
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as conn:
+            for partitions in (False, True):
+                measure(conn, given.rows, partitions=partitions)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import logging
 import multiprocessing
-import statistics
 import time
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
@@ -21,11 +20,11 @@ from aiohttp import web
 from sqlalchemy import Connection
 
 from ops.bench import page
-from tests.rig.ports import fresh_directory
-from tests.rig.servers import PostgresServer
-from worker.base.settings import load
+from ops.bench.measure import spread
+from ops.bench.options import command_line
+from ops.bench.rig import Rig
+from tests.factories import opened
 from worker.db.connect import Database
-from worker.db.schema import upgrade
 from worker.db.webhooks import outbox
 from worker.webhooks import admin
 from worker.webhooks.addresses import PRIVATE, Policy
@@ -121,8 +120,7 @@ async def measure(database: Database, port: int, pipe: Pipe, options: argparse.N
         arrived = await asyncio.to_thread(pipe.recv)
     took = time.perf_counter() - began
     await deliverer.stop(drain=0)
-    latencies = sorted(arrived[event_id] - at for event_id, at in committed.items() if event_id in arrived)
-    cuts = statistics.quantiles(latencies, n=100)
+    latencies = [arrived[event_id] - at for event_id, at in committed.items() if event_id in arrived]
     return {
         "database": database.engine.dialect.name,
         "events": options.events,
@@ -132,42 +130,38 @@ async def measure(database: Database, port: int, pipe: Pipe, options: argparse.N
         "expected": len(committed),
         "arrived": len(latencies),
         "seconds": round(took, 2),
-        "p50_s": round(cuts[49], 4),
-        "p95_s": round(cuts[94], 4),
-        "p99_s": round(cuts[98], 4),
-        "max_s": round(latencies[-1], 4),
+        **{f"{name}_s": value for name, value in spread(latencies, digits=4).items()},
     }
 
 
-def main() -> None:
-    """Read the options, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("webhooks", __doc__)
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--endpoints", type=int, default=50)
     parser.add_argument("--hanging", type=int, default=5)
     parser.add_argument("--rate", type=float, default=300.0, help="events a second")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for stragglers")
     parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Read the options, run, print."""
+    given = arguments().parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     receiver = context.Process(target=receive, args=(theirs,), daemon=True)
     receiver.start()
-    server = None if options.sqlite else PostgresServer(durable=True)
-    url = f"sqlite:///{fresh_directory('hooks') / 'bench.db'}" if server is None else server.url()
     try:
-        upgrade(url)
-        database = Database(load(database_url=url))
-        result = asyncio.run(measure(database, ours.recv(), ours, options))
-        database.close()
+        with Rig() as rig, opened(rig.database("sqlite" if given.sqlite else "postgres")) as database:
+            result = asyncio.run(measure(database, ours.recv(), ours, given))
     finally:
         ours.send("stop")
         receiver.join(5)
         receiver.terminate()
-        if server is not None:
-            server.close()
-    page.line(result)
+    page.measurement("webhooks", **result)
 
 
 if __name__ == "__main__":

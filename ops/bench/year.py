@@ -1,7 +1,7 @@
-"""A scaled year on PostgreSQL: `python -m ops.bench.year URL [--jobs N] [--seconds S] [--snapshot S]`; writes YEAR.md.
+"""A scaled year on PostgreSQL: `python -m ops.bench.year URL [--jobs N] [--snapshot S]`; writes YEAR.md.
 
 So many finished jobs are made by SQL in an empty database, statistics are taken, and then jobs are submitted, claimed and
-settled in slices of 64 for so many seconds, half of the time with a snapshot that another connection holds. The
+settled in slices of 64, before and while another connection holds a snapshot for S seconds. The
 server must have `pg_stat_statements` loaded. What is measured: every filter of a list, claim and settle, with and without
 the snapshot, the statements of that time, and a job's bytes by table and index.
 """
@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,9 @@ from sqlalchemy import Connection, text
 
 from api_schemas.jobs import STATUSES, parse_job
 from api_schemas.usage import Usage
+from ops.bench import page
+from ops.bench.measure import median
+from ops.bench.options import command_line
 from worker.base.settings import Settings
 from worker.db import schema
 from worker.db.connect import Database
@@ -111,7 +113,7 @@ def timed(name: str, what: Callable[[], object], times: int = 15) -> Timing:
         began = time.perf_counter()
         what()
         took.append((time.perf_counter() - began) * 1000)
-    return name, statistics.median(took), max(took)
+    return name, median(took), max(took)
 
 
 def lists(database: Database) -> list[Timing]:
@@ -207,7 +209,7 @@ class Load:
 
     def summary(self) -> dict[str, float]:
         """The medians in milliseconds; what was measured is forgotten."""
-        found = {name: statistics.median(took) for name, took in self.took.items()}
+        found = {name: median(took) for name, took in self.took.items()}
         for took in self.took.values():
             took.clear()
         return found
@@ -251,16 +253,6 @@ def bytes_a_job(url: str, jobs: int) -> dict[str, float]:
     return found
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
-    """A table in Markdown."""
-    titles = list(head)
-    return [
-        f"| {' | '.join(titles)} |",
-        "|" + "---|" * len(titles),
-        *(f"| {' | '.join(map(str, row))} |" for row in rows),
-    ]
-
-
 def with_snapshot(database: Database, load: Load, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
     """Claim and settle before another connection takes a snapshot, and in its last fifth."""
     load.run(seconds=10)  # the caches are warm
@@ -293,16 +285,21 @@ def statements(database: Database) -> list[Any]:
     return list(database.read(lambda conn: conn.exec_driver_sql(STATEMENTS).all()))
 
 
-def main() -> None:
-    """Measure, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = command_line("year", __doc__)
     parser.add_argument("url", help="an empty database of a server with pg_stat_statements")
     parser.add_argument("--jobs", type=int, default=10_000_000)
     parser.add_argument("--snapshot", type=float, default=60.0)
     parser.add_argument("--bytes-jobs", type=int, default=32_000)
     parser.add_argument("--home", type=Path, default=Path(__file__).parent)
-    given = parser.parse_args()
-    cpu = os.getloadavg()[0]
+    return parser
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    given = arguments().parse_args()
+    began_with = os.getloadavg()[0]
     name = given.url.rsplit("/", 1)[1]
     with psycopg.connect(given.url.replace("+psycopg", ""), autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {name}_bytes")
@@ -320,48 +317,42 @@ def main() -> None:
     database.read(lambda conn: conn.exec_driver_sql("SELECT pg_stat_statements_reset()").all())
     load = Load(database)
     before, after = with_snapshot(database, load, given.snapshot)
-    lines = [
+    parts = [
         "# A scaled year",
-        "",
         (
-            f"`python -m ops.bench.year URL --jobs {given.jobs} --snapshot {given.snapshot:.0f}` on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: PostgreSQL"
-            f" {version[0] if version else ''}, {given.jobs:,} finished jobs made by SQL in {took:.0f} s (texts of a few bytes, since nothing here reads"
-            f" them), {os.cpu_count()} cores that others worked on at the same time (load {cpu:.1f} at the beginning, {os.getloadavg()[0]:.1f} at the end)."
+            f"`python -m ops.bench.year URL --jobs {given.jobs} --snapshot {given.snapshot:.0f}` on"
+            f" {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: PostgreSQL {version[0] if version else ''}, {given.jobs:,} finished jobs"
+            f" made by SQL in {took:.0f} s (texts of a few bytes, since nothing here reads them), {page.here(began_with)}, which"
+            f" others may have worked on (load {os.getloadavg()[0]:.1f} at the end)."
         ),
-        "",
         "## Lists: a page of fifty",
-        "",
-        *table(
+        page.table(
             ("filter", "median ms", "slowest of 15"),
-            ((name, f"{median:.1f}", f"{most:.1f}") for name, median, most in pages),
+            ((name, f"{middle:.1f}", f"{most:.1f}") for name, middle, most in pages),
         ),
-        "",
         f"## Load: {load.jobs:,} jobs in slices of {SLICE}, and a snapshot that is held for {given.snapshot:.0f} s",
-        "",
-        *table(
+        page.table(
             ("slice, median ms", "before", f"in the last fifth of {given.snapshot:.0f} s", "factor"),
             ((key, f"{before[key]:.1f}", f"{after[key]:.1f}", f"{after[key] / before[key]:.2f}") for key in before),
         ),
-        "",
         "## pg_stat_statements of that load",
-        "",
-        *table(
+        page.table(
             ("calls", "total ms", "mean ms", "slowest", "rows", "statement"),
-            ((*row[:5], "`" + row[5].replace("|", "\\|") + "`") for row in statements(database)),
+            ((*map(str, row[:5]), "`" + row[5].replace("|", "\\|") + "`") for row in statements(database)),
         ),
-        "",
-        f"## Bytes a job by table and index ({given.bytes_jobs:,} jobs with a prompt of {len(PROMPT)} and an answer of {len(ANSWER)} characters)",
-        "",
-        *table(
+        (
+            f"## Bytes a job by table and index ({given.bytes_jobs:,} jobs with a prompt of {len(PROMPT)} and an answer of"
+            f" {len(ANSWER)} characters)"
+        ),
+        page.table(
             ("table or index", "bytes a job", f"the same of the {given.jobs:,} (short texts)"),
             [
                 *((key, f"{value:.0f}", f"{year.get(key, 0):.0f}") for key, value in weights.items()),
-                ("**in all**", f"**{sum(weights.values()):.0f}**", f"{sum(year.values()):.0f}"),
+                ("**in all**", f"**{sum(weights.values()):.0f}**", f"**{sum(year.values()):.0f}**"),
             ],
         ),
-        "",
     ]
-    (given.home / "YEAR.md").write_text("\n".join(lines))
+    page.write(given.home / "YEAR.md", parts)
     plain.close()
     database.close()
 

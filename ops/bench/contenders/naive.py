@@ -40,7 +40,7 @@ class Naive:
     def start(self, work: Work) -> None:
         """A new database, a worker with as many slots as the work wants and the pool bears."""
         slots = min(work.in_flight, PREFORK_SLOTS) if self.pool == "prefork" else work.in_flight
-        url = self.rig.fresh_database()
+        url = self.rig.empty_database()
         self._engine = create_engine(url)
         self._sent = 0
         Base.metadata.create_all(self._engine)

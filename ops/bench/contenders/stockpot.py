@@ -6,17 +6,11 @@ Only what the work itself names is set: how many calls may be in flight. Submitt
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import Literal
-
 from ops.bench import wire
-from ops.bench.children import ROOT, Child
+from ops.bench.children import Child
 from ops.bench.contenders import Work
-from ops.bench.rig import Rig, wait_for
-from tests.rig.ports import fresh_directory
+from ops.bench.rig import Kind, Rig, wait_for
 from tests.rig.procs import Process
-from worker.db import schema
 
 
 class StockpotContender:
@@ -29,7 +23,7 @@ class StockpotContender:
 
     channels: str | None = "stockpot:job:*"
 
-    def __init__(self, rig: Rig, database: Literal["postgres", "sqlite"] = "postgres", workers: int = 1) -> None:
+    def __init__(self, rig: Rig, database: Kind = "postgres", workers: int = 1) -> None:
         self.rig = rig
         self.database = database
         self.count = workers
@@ -51,43 +45,19 @@ class StockpotContender:
 
     def environment(self, work: Work) -> dict[str, str]:
         """What the worker, the producer and the command line of this run are told."""
-        self._run = self.rig.next_run()
-        home = fresh_directory("home")
-        self.url = self.rig.fresh_database() if self.database == "postgres" else f"sqlite:///{home / 'stockpot.db'}"
-        self.env = os.environ | {
-            "STOCKPOT_HOME": str(home),
-            "STOCKPOT_DATABASE_URL": self.url,
-            "STOCKPOT_REDIS_URL": self.rig.valkey.url,
-            "STOCKPOT_UPSTREAM_URL": self.rig.base_url,
-            "STOCKPOT_API_KEY": "bench",
-            "STOCKPOT_CONCURRENCY": str(work.in_flight),
-            "STOCKPOT_MAX_IN_FLIGHT": str(work.in_flight * self.count),
-        }
+        self.url = self.rig.database(self.database)
+        self.env = self.rig.environment(self.url, concurrency=work.in_flight, max_in_flight=work.in_flight * self.count)
         return self.env
-
-    def migrate(self) -> None:
-        """Bring this run's database to the newest schema."""
-        schema.upgrade(self.url)
 
     def start(self, work: Work) -> None:
         """A new database, migrated; the workers; the producer."""
         env = self.environment(work)
-        self.migrate()
         self._ended = 0
-        home = self.rig.scratch / "logs"
-        self._workers = [
-            Process(
-                [sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", f"bench{number}@%h"],
-                logs=home,
-                name=f"{self.database}-{self._run}-{number}",
-                env=env,
-                cwd=ROOT,
-            )
-            for number in range(self.count)
-        ]
+        run = self.rig.next_run()
+        self._workers = [self.rig.worker(env, f"bench{run}-{number}", ready=False) for number in range(self.count)]
         for process in self._workers:
-            process.wait_for_line(r"ready")
-        self._producer = Child("ops.bench.contenders.stockpot_producer", log=home / "producer.err", env=env)
+            process.wait_for_line("engine_started")
+        self._producer = self.rig.producer(env)
 
     def prepare(self, work: Work) -> None:
         """Queue the work while the workers are frozen."""

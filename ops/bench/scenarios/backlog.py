@@ -15,7 +15,6 @@ from ops.bench.options import Options
 from ops.bench.rig import Rig
 from ops.bench.scenarios import Record
 from worker.base.settings import load
-from worker.db import schema
 from worker.db.connect import Database
 from worker.db.jobs import claim, submit
 
@@ -61,9 +60,7 @@ class Queue:
     """A database whose queue grows through the product's own submit and shrinks by its own claim."""
 
     def __init__(self, rig: Rig) -> None:
-        url = rig.fresh_database()
-        schema.upgrade(url)
-        self.settings = load(database_url=url)
+        self.settings = load(database_url=rig.database())
         self.database = Database(self.settings, pool_size=1, by_index=True)  # as a worker opens it
         self._maintain("ANALYZE")
         self.submitted = 0

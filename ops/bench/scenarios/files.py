@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil  # type: ignore[import-untyped]
-import redis
 
 from ops.bench import wire
-from ops.bench.children import ROOT, raise_file_limit
+from ops.bench.children import raise_file_limit
+from ops.bench.commands import run_command
 from ops.bench.contenders import Work
 from ops.bench.contenders.stockpot import StockpotContender
-from ops.bench.measure import cpu_seconds, pss_mib
+from ops.bench.measure import pss_mib
 from ops.bench.options import Options
 from ops.bench.rig import Rig, wait_for
 from ops.bench.scenarios import Record
@@ -25,10 +22,6 @@ from ops.bench.scenarios import Record
 #: The issue's figure is for a million lines; the others show that memory does not grow with the file.
 IMPORT_LINES = (10_000, 100_000, 1_000_000)
 EXPORT_LINES = 50_000
-_LOOK = 0.05
-#: The `stockpot` command, whether or not its script is installed beside this interpreter.
-_COMMAND = "from worker.cli import main; main()"
-_MIB = 1024 * 1024
 
 
 def write_batch(path: Path, lines: int, model: str) -> None:
@@ -41,33 +34,17 @@ def write_batch(path: Path, lines: int, model: str) -> None:
 
 
 def command(rig: Rig, env: dict[str, str], *arguments: str) -> tuple[Record, dict[str, Any]]:
-    """Run `stockpot ARGUMENTS --json` to its end: seconds, CPU, peak memory of it and of Valkey; and what it printed.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    begun = time.monotonic()
-    peak = valkey_peak = cpu = 0.0
-    out = rig.scratch / "command.out"
-    with out.open("wb") as stdout, (rig.scratch / "command.err").open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, *arguments, "--json"], env=env, cwd=ROOT, stdout=stdout, stderr=stderr
-        )
-        with redis.Redis.from_url(rig.valkey.url) as client:
-            while process.poll() is None:
-                valkey_peak = max(valkey_peak, client.info("memory")["used_memory"] / _MIB)
-                try:
-                    peak = max(peak, psutil.Process(process.pid).memory_info().rss / _MIB)
-                    cpu = max(cpu, cpu_seconds(process.pid))
-                except psutil.NoSuchProcess:
-                    break
-                time.sleep(_LOOK)
-    seconds = time.monotonic() - begun
-    if process.wait() != 0:
-        raise RuntimeError(f"stockpot {' '.join(arguments)}:\n{(rig.scratch / 'command.err').read_text()[-1500:]}")
-    printed = out.read_text().strip().splitlines()
+    """Run `stockpot ARGUMENTS --json` to its end: what it took, and what it printed."""
+    text, spent = run_command(rig.valkey, env, *arguments, "--json")
+    printed = text.strip().splitlines()
     answer: dict[str, Any] = orjson.loads(printed[-1]) if printed else {}
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mib": peak, "valkey_peak_mib": valkey_peak}, answer
+    record = {
+        "seconds": spent.seconds,
+        "cpu_seconds": spent.cpu_seconds,
+        "peak_rss_mib": spent.peak_mib,
+        "valkey_peak_mib": spent.valkey_peak_mib,
+    }
+    return record, answer
 
 
 def measure(rig: Rig, options: Options) -> Iterator[Record]:
@@ -78,7 +55,6 @@ def measure(rig: Rig, options: Options) -> Iterator[Record]:
         rig.fresh()
         contender = StockpotContender(rig)
         env = contender.environment(Work(lines, "", stream=False, in_flight=200))
-        contender.migrate()
         path = rig.scratch / "batch.jsonl"
         write_batch(path, lines, wire.WAIT_MODEL.format(ms=0))
         record, _ = command(rig, env, "batch", "submit", str(path))

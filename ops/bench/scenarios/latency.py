@@ -11,7 +11,7 @@ import openai
 from ops.bench import wire
 from ops.bench.contenders import Work
 from ops.bench.contenders.stockpot import StockpotContender
-from ops.bench.measure import percentile
+from ops.bench.measure import spread
 from ops.bench.options import Options
 from ops.bench.rig import Rig, wait_for
 from ops.bench.scenarios import Record
@@ -34,13 +34,8 @@ def _arrived(rig: Rig, number: int) -> int:
 
 
 def _summary(kind: str, values_ms: list[float]) -> Record:
-    return {
-        "scenario": "latency",
-        "what": kind,
-        "p50_ms": percentile(values_ms, 50),
-        "p95_ms": percentile(values_ms, 95),
-        "p99_ms": percentile(values_ms, 99),
-    }
+    found = spread(values_ms)
+    return {"scenario": "latency", "what": kind, **{f"{q}_ms": found[q] for q in ("p50", "p95", "p99")}}
 
 
 def measure(rig: Rig, options: Options) -> Iterator[Record]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
-import psutil  # type: ignore[import-untyped]
-import redis
-
-from ops.bench.measure import cpu_seconds
+from ops.bench.measure import cpu_seconds, rss_mib, valkey_mib
 from tests.rig.servers import ValkeyServer
 
 LOOK_SECONDS = 1.0
-_MB = 1024 * 1024
 
 
 class Vitals:
@@ -30,7 +25,7 @@ class Vitals:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="vitals", daemon=True)
-        self.redis_peak_mb = 0.0
+        self.redis_peak_mib = 0.0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,9 +48,9 @@ class Vitals:
             self._pids.discard(pid)
 
     def worker_rss(self) -> list[tuple[float, float]]:
-        """Seconds since the first look, and the largest worker's resident memory in MB then."""
+        """Seconds since the first look, and the largest worker's resident memory in MiB then."""
         first = self._rss[0][0] if self._rss else 0.0
-        return [(at - first, mb) for at, mb in self._rss]
+        return [(at - first, mib) for at, mib in self._rss]
 
     def server_cpu(self) -> float | None:
         """CPU seconds of the database server so far, backends that have ended included."""
@@ -65,16 +60,7 @@ class Vitals:
         while not self._stop.wait(LOOK_SECONDS):
             with self._lock:
                 pids = list(self._pids)
-            sizes = [size for size in map(_rss_mb, pids) if size]
+            sizes = [size for size in map(rss_mib, pids) if size]
             if sizes:
                 self._rss.append((time.monotonic(), max(sizes)))
-            with contextlib.suppress(redis.RedisError, OSError), self._valkey.client() as client:
-                self.redis_peak_mb = max(self.redis_peak_mb, float(client.info("memory")["used_memory"]) / _MB)
-
-
-def _rss_mb(pid: int) -> float:
-    """A process with its children, in MB; 0 when it is gone."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        return float(sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True)))) / _MB
-    return 0.0
+            self.redis_peak_mib = max(self.redis_peak_mib, valkey_mib(self._valkey))
