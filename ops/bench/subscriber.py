@@ -3,7 +3,7 @@
 Lag is CLOCK_MONOTONIC at receipt less the stamp that the upstream wrote into the chunk. Nothing but RESP is
 parsed: stamps are found in the raw message, which costs about a microsecond each.
 
-`python -m ops.bench.subscriber SOCKET_OR_HOST:PORT PATTERN`; on stdin `{"do": "reset"}`, `{"do": "report"}`.
+Its arguments are SOCKET_OR_HOST:PORT and a PATTERN; on stdin `{"do": "reset"}`, `{"do": "report"}`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from tests.rig.stage import SetStage, Stage
 from tests.rig.supervisor import Supervisor
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
-from worker.base import crashpoints
 
 pytestmark = pytest.mark.fault
 
@@ -84,32 +83,6 @@ JOB_POINTS = {
 }
 #: Points that no job is named at, with how a worker comes there.
 LOOP_POINTS = ("claim.before", "sweep.reclaimed")
-#: Enumerated elsewhere: the producer's in `test_process_producers`, the deliverer's in `test_webhook_crashes`, the
-#: look-up's in `test_upstream_ambiguous`, and those of stored files in `test_file_deaths`.
-FILE_POINTS = {
-    "file.piece",
-    "file.written",
-    "import.surveyed",
-    "import.begun",
-    "import.slice",
-    "output.written",
-    "output.finished",
-}
-ELSEWHERE = {
-    "submit.committed",
-    "hook.claimed",
-    "hook.sent",
-    "hook.recorded",
-    "lookup.before",
-    "copy.slice",
-} | FILE_POINTS
-
-
-def test_every_crash_point_is_enumerated_or_named_as_tested_elsewhere() -> None:
-    """A point that nobody dies at proves nothing."""
-    with Witness("there are crash points") as witness:
-        witness.inject(lambda: witness.saw(crashpoints.POINTS))
-    assert crashpoints.POINTS == JOB_POINTS.keys() | set(LOOP_POINTS) | ELSEWHERE
 
 
 @pytest.mark.slow
