@@ -13,6 +13,7 @@ from typing import Any
 from ops.bench import page, wire
 from ops.bench.options import command_line
 from ops.bench.rig import Rig
+from tests.rig.ports import free_port
 from worker import Stockpot
 from worker.base.settings import load
 
@@ -37,8 +38,11 @@ def measure(workers: int, seconds: float, *, http: bool) -> dict[str, Any]:
     """Start workers, let each work once, wait until they are calm, and count for so many seconds."""
     with Rig() as rig:
         url = rig.database()
-        env = rig.environment(url, **({"http_port": 0} if http else {}))
-        started = [rig.worker(env, f"worker{number}", ready=False) for number in range(workers)]
+        env = rig.environment(url)
+        started = []
+        for number in range(workers):
+            port = {"STOCKPOT_HTTP_PORT": str(free_port())} if http else {}
+            started.append(rig.worker(env | port, f"worker{number}", ready=False))
         for worker in started:
             worker.wait_for_line("engine_started")
         settings = load(database_url=url, redis_url=rig.valkey.url, upstream_url=rig.base_url, api_key="bench")

@@ -47,9 +47,9 @@ class Fallback:
         self.note(1, tokens, now)
         return self._breaker.take_probe(now * 1_000)
 
-    def failing(self, ended: Ended, now: float) -> bool:
+    def failing(self, *, ok: bool, bad: bool, now: float) -> bool:
         """Count a call's end while Redis is there; True when most of this worker's last calls failed, and count anew."""
-        if not (ended.ok or ended.bad) or not self._breaker.count(int(ended.ok), int(ended.bad), now * 1_000):
+        if not (ok or bad) or not self._breaker.count(int(ok), int(bad), now * 1_000):
             return False
         self._breaker = Breaker()
         return True

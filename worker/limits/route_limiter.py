@@ -159,7 +159,7 @@ class RouteLimiter:
         """Account for a call that ended and pass its permit on (after a refusal only when it has cooled down)."""
         now = self._loop.time()
         self.ends[ended.kind] += 1
-        if ended.ok:
+        if ok := ended.ok:
             took = now - permit.granted
             self.call_seconds += (took - self.call_seconds) * (0.1 if self.call_seconds else 1.0)
             self._see("ok", 1)
@@ -177,7 +177,7 @@ class RouteLimiter:
             self._own.end(ended, now, probe=permit.probe == "fallback")
         else:
             # The fleet's window closes once a second; a worker on which all calls fail at once does not wait for that.
-            failing = self._own.failing(ended, now)
+            failing = self._own.failing(ok=ok, bad=ended.bad, now=now)
             if failing or permit.probe or ended.kind == "account" or ended.maintenance:
                 self._on_end(self, permit, ended, failing)
         if ended.kind == "busy":

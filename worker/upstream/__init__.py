@@ -1,6 +1,6 @@
 """One HTTP call to an OpenAI-compatible provider, and what it came to.
 
-Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the others are pure.
+Only `client.py`, `exchange.py` and `connections.py` touch a socket or a clock; the others are pure.
 
     accumulate            Events of a stream in, the finished response object out
     accumulate_chat       Chat completion chunks in, one `chat.completion` object out
@@ -15,6 +15,7 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     cost                  The cost of a call as the provider states it; in decimals, never in floats
     decoding              A body made plain: compression that was not asked for is undone, within bounds
     endpoints             How the answers of each endpoint are read
+    exchange              One request and its answer: what is sent, how the answer is read, and the timers that bound it
     finish_reasons        What a finish reason means: most end an answer, some mean that it broke
     heads                 Heads of answers that aiohttp's parser refuses and others read, put right before it sees them
     merge                 How the pieces of a streamed object add up; the rules that no field has for itself
@@ -30,6 +31,5 @@ Only `client.py`, `connections.py` and `watch.py` touch a socket or a clock; the
     tap                   An answer's body taken where it arrives: in the transport's own callback
     tool_calls            Fragments of tool calls in, whole tool calls out
     transport             httpx over one aiohttp session: the only module that imports httpx
-    watch                 The timers of one call: total, and a window that starts again with every event
     whole_body            An answer that came in one piece: whether it is one, and its content
 """

@@ -11,19 +11,14 @@ Whether a failed call may have been paid is never guessed from an exception's ty
     headers came, the body broke    PARTIAL
 
 An outcome, success or failure, holds all usage and cost that the answer stated, so that they are booked.
-
-Four timers: connect; first event (from sending to the first event of a stream); idle (between pieces); total. Comments
-and pings feed both middle ones: a slow reasoning model lives behind them, and the total bounds it. Without streaming a
-provider answers when all is generated, so only connect and total bound the wait for the headers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -33,28 +28,13 @@ from worker.base.base_url import BaseUrl
 from worker.base.errors import Unreachable
 from worker.base.proxies import proxy_for
 from worker.base.settings import Settings
-from worker.upstream.answer import AnswerReading
 from worker.upstream.call import Call, ChunkSink, Progress, asks_for_usage, wire_body
-from worker.upstream.classify import classify
 from worker.upstream.connections import WIRE, Wire, explain, lower, read_bounded
-from worker.upstream.cost import cost_from_headers
 from worker.upstream.decoding import Undecodable, decoded
+from worker.upstream.exchange import Exchange, Watch
 from worker.upstream.outcome import Failure, Kind, Outcome
 from worker.upstream.room import Room
-from worker.upstream.stream import Stage
-from worker.upstream.tap import take_all
 from worker.upstream.transport import BROKEN, Headers, Transport
-from worker.upstream.watch import Watch
-from worker.upstream.whole_body import take_money_of_error
-
-MAX_ERROR_BYTES = 64 * 1024
-"""Bytes of an error body that are read; more is no explanation but an attack."""
-
-LINGER_SECONDS = 0.5
-"""How long more is awaited of an answer that is whole: the provider's cost may follow, a held connection may not."""
-
-USAGE_SECONDS = 5.0
-"""How long the usage is awaited that should follow a finish reason; some providers send none and hold the connection."""
 
 GET_SECONDS = 30.0
 """The whole time of a look-up (models, logs, billing); these answer in well under a second."""
@@ -84,8 +64,7 @@ class UpstreamClient:
         """
         self._base = BaseUrl.parse(base_url)
         self._connect_timeout = connect_timeout
-        self._first_event_timeout = first_event_timeout
-        self._idle_timeout = idle_timeout
+        self._bounds = (first_event_timeout, idle_timeout, max_response_bytes)
         self._max_bytes = max_response_bytes
         self.room = Room(answer_memory_bytes)
         self._headers = tuple((name.lower(), value) for name, value in (headers or {}).items())
@@ -126,12 +105,12 @@ class UpstreamClient:
         route = (call.key, call.model)
         with_usage = route not in self._without_usage
         try:
-            outcome = await _Exchange(self, call, progress, on_chunk, watch).run(with_usage=with_usage)
+            outcome = await self._exchange(call, on_chunk, progress, watch, with_usage=with_usage)
             if with_usage and _refuses_usage(call, outcome):
                 self._without_usage.add(route)
                 watch = Watch(call.total_timeout - watch.elapsed())
                 progress.restart()
-                outcome = await _Exchange(self, call, progress, on_chunk, watch).run(with_usage=False)
+                outcome = await self._exchange(call, on_chunk, progress, watch, with_usage=False)
         finally:
             progress.total = watch.elapsed()
         if isinstance(outcome, Failure):
@@ -184,157 +163,22 @@ class UpstreamClient:
             known = self._urls[path] = self._base.of(path)
         return known
 
-    async def post(self, call: Call, wire: Wire, *, with_usage: bool) -> aiohttp.ClientResponse:
-        """Send the call's request; return when the response's headers are here."""
-        headers = _headers(call.key, "text/event-stream" if call.stream else "application/json", self._headers)
-        wire.response = await self._transport().post_json(
-            self.url(call.endpoint), headers, call.client_request_id, wire_body(call, with_usage=with_usage)
-        )
-        return wire.response
+    async def _exchange(
+        self, call: Call, on_chunk: ChunkSink | None, progress: Progress, watch: Watch, *, with_usage: bool
+    ) -> Outcome:
+        """One request and its answer."""
 
-    @property
-    def limits(self) -> tuple[float, float, int]:
-        """First-event timeout and idle timeout in seconds, and the largest answer in bytes."""
-        return self._first_event_timeout, self._idle_timeout, self._max_bytes
+        def send(wire: Wire) -> Awaitable[aiohttp.ClientResponse]:
+            headers = _headers(call.key, "text/event-stream" if call.stream else "application/json", self._headers)
+            body = wire_body(call, with_usage=with_usage)
+            return self._transport().post_json(self.url(call.endpoint), headers, call.client_request_id, body)
+
+        return await Exchange(call, progress, on_chunk, watch, self._bounds, self.room.share()).run(send)
 
     def _transport(self) -> Transport:
         if self._opened is None:
             self._opened = Transport(connect_timeout=self._connect_timeout, ca=self._ca, proxy=self._proxy)
         return self._opened
-
-
-class _Exchange:
-    """One request and its answer."""
-
-    def __init__(
-        self, client: UpstreamClient, call: Call, progress: Progress, on_chunk: ChunkSink | None, watch: Watch
-    ) -> None:
-        self._client = client
-        self._call = call
-        self._progress = progress
-        self._watch = watch
-        self._first_event, self._idle, self._max_bytes = client.limits
-        self._wire = Wire(self._sent)
-        self._on_chunk = on_chunk
-        self._answer: AnswerReading | None = None
-        self._share = progress.room = client.room.share()
-
-    async def run(self, *, with_usage: bool) -> Outcome:
-        """The exchange, its timers and its failures; leaves no open connection behind that is not reusable."""
-        token = WIRE.set(self._wire)
-        try:
-            async with self._watch:
-                return await self._request(with_usage=with_usage)
-        except TimeoutError as error:
-            if self._watch.fired is None:
-                return self._broke(error)
-            return self._timed_out(self._watch.fired)
-        except BROKEN as error:
-            return self._broke(error)
-        finally:
-            self._wire.close()
-            WIRE.reset(token)
-            self._answer = None  # the wire knows its exchange: what was read must not wait for the collector of cycles
-
-    async def _request(self, *, with_usage: bool) -> Outcome:
-        call, progress, watch = self._call, self._progress, self._watch
-        response = await self._client.post(call, self._wire, with_usage=with_usage)
-        headers = lower(response.headers)
-        progress.headers_after = watch.elapsed()
-        progress.status = response.status
-        progress.inference_id = headers.get("x-inference-id")
-        progress.request_id = headers.get("x-request-id")
-        progress.rate_limits = {name: value for name, value in headers.items() if name.startswith("x-ratelimit-")}
-        progress.cost_usd = cost_from_headers(headers)
-        encoding = headers.get("content-encoding", "")
-        if not call.stream or response.status // 100 != 2:
-            watch.phase("idle_timeout", self._idle)
-        if response.status // 100 != 2:
-            raw = (await read_bounded(response, MAX_ERROR_BYTES, watch.touch))[0]
-            try:
-                body = decoded(raw, encoding, MAX_ERROR_BYTES)
-            except Undecodable:
-                body = b""
-            take_money_of_error(progress, body)
-            return classify(response.status, headers, body, now=datetime.now(UTC), key=call.key)
-        events = headers.get("content-type", "").lower().startswith("text/event-stream")
-        self._answer = answer = AnswerReading(
-            call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
-        )
-        await take_all(response, self._taker(answer), self._share, self._may_go_on)
-        answer.end()
-        return answer.outcome()
-
-    def _taker(self, answer: AnswerReading) -> Callable[[bytes], bool]:
-        """What is done with each piece of the body: it is read, and the timers follow how far the answer has come."""
-        watch, idle, share = self._watch, self._idle, self._share
-        now = watch.now
-        ending = False
-
-        def take(data: bytes) -> bool:
-            nonlocal ending
-            if not ending:
-                watch.since = now()
-            events = answer.plain_events
-            if events is not None:  # as for nearly every piece
-                changed, size = events.take(data), len(data)
-            else:
-                inflated = answer.inflated
-                changed, size = answer.take(data), len(data) + answer.inflated - inflated
-            share.take(size)
-            if not changed:
-                return False
-            stage = answer.stage
-            if stage is Stage.RUNNING:
-                ending = False
-                watch.phase("idle_timeout", idle)
-            elif stage is Stage.FINISHED:
-                ending = True
-                watch.phase("linger", min(USAGE_SECONDS, idle))
-            elif stage is Stage.ENDING:
-                ending = True
-                watch.phase("linger", min(LINGER_SECONDS, idle))
-            return stage is Stage.FULL
-
-        return take
-
-    def _may_go_on(self, on_room: Callable[[], None]) -> bool:
-        """Whether there is room for more of the answer; while there is none, no timer runs."""
-        share = self._share
-        if share.free(on_room):
-            self._watch.wake()
-            return True
-        self._watch.rest()
-        return False
-
-    def _sent(self) -> None:
-        if self._progress.sent_after is None:
-            self._progress.sent_after = self._watch.elapsed()
-            if self._call.stream:
-                self._watch.phase("first_event_timeout", self._first_event)
-
-    def _timed_out(self, timer: str) -> Outcome:
-        progress = self._progress
-        words = f"the upstream was silent for too long ({timer.replace('_', ' ')})"
-        if not progress.sent:
-            return Failure(Kind.NOT_SENT, "timeout", timer, "time ran out before the request was sent")
-        if progress.headers_after is None:
-            return Failure(Kind.AMBIGUOUS, "ambiguous", timer, words)
-        cut = Failure(Kind.PARTIAL, "timeout", timer, words)
-        return cut if self._answer is None else self._answer.outcome(cut)
-
-    def _broke(self, error: BaseException) -> Outcome:
-        progress = self._progress
-        kind, code, words = explain(error, sent=progress.sent, headers=progress.headers_after is not None)
-        if kind is Kind.NOT_SENT:
-            progress.sent_after = None
-            return Failure(kind, "timeout" if code == "connect_timeout" else "upstream", code, words)
-        if kind is Kind.AMBIGUOUS:
-            return Failure(kind, "ambiguous", code, words)
-        if kind is Kind.RETRYABLE:
-            return Failure(kind, "upstream", code, words)
-        cut = Failure(kind, "truncated", code, words)
-        return cut if self._answer is None else self._answer.outcome(cut)
 
 
 def _booked(failure: Failure, progress: Progress) -> Failure:
