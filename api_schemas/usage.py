@@ -110,6 +110,10 @@ class Usage(BaseModel):
         )
 
 
+#: The names of the counts: columns of calls, batches and days have them, too.
+TOKENS = tuple(Usage.model_fields)
+
+
 def usage_objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every usage object of an answer or a piece of one, the most general place last.
 

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 
 from api_schemas.jobs import JobDetail, parse_job
 from tests.factories import chat
+from tests.rig.closing import Closing
 from tests.rig.waiting import eventually
 from worker.base.settings import Settings
 from worker.db.connect import Database
@@ -39,7 +39,7 @@ QUICK: dict[str, Any] = {
 }
 
 
-class Provider:
+class Provider(Closing):
     """The simulator in a thread of its own, so that a test need not be asynchronous."""
 
     def __init__(self, directory: Path, **config: Any) -> None:
@@ -49,12 +49,6 @@ class Provider:
         self._exit = ExitStack()
         self._portal: BlockingPortal = self._exit.enter_context(start_blocking_portal())
         self.url = self._portal.call(self.simulator.start) + "/v1"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop it, and the thread."""

@@ -6,11 +6,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import orjson
 import psutil  # type: ignore[import-untyped]
+
+from tests.rig.closing import Closing
 
 ROOT = Path(__file__).resolve().parents[2]
 #: A child that is not ready or not done in this time is a fault of the benchmark, not a slow contender.
@@ -23,7 +24,7 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class Child:
+class Child(Closing):
     """One `python -m MODULE` process. It prints a JSON line when ready, and one for each line it is asked.
 
     Args:
@@ -81,17 +82,9 @@ class Child:
         """Wait for the next line it prints."""
         return self._line()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Close its stdin; end it by force if that is not enough."""
         end_process(self.process)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def end_process(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import orjson
 import redis
 
 from ops.bench.children import Child
+from tests.rig.closing import Closing
 from tests.rig.environment import QUICK, environment
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.procs import Process
@@ -38,7 +38,7 @@ SHIPPED: dict[str, Any] = dict.fromkeys(
 Kind = Literal["postgres", "sqlite"]
 
 
-class Rig:
+class Rig(Closing):
     """One session. PostgreSQL runs with its own defaults, except that more may connect."""
 
     def __init__(self) -> None:
@@ -46,12 +46,8 @@ class Rig:
         self.scratch: Path = fresh_directory("bench")
         self._runs = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End every server and process of the session."""
         self._stack.close()
 
     # ── servers ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from tests.rig.hookd import HookReceiver
 from tests.rig.receipts import unverified
 from worker.db.batches.records import BatchRow
 from worker.db.connect import Database
+from worker.producer.stockpot import Stockpot
 from worker.webhooks.secrets import Vault
 
 
@@ -73,3 +74,17 @@ def gateway(served: Workplace) -> Iterator[Gateway]:
     """The HTTP gateway before that worker."""
     with Gateway(served.settings) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def place(tmp_path: Path, sqlite_url: str, redis_url: str) -> Iterator[Workplace]:
+    """A database, a Redis and a provider; the test starts the workers."""
+    with Provider(tmp_path) as provider, workplace(provider, sqlite_url, redis_url, total_timeout=100) as place:
+        yield place
+
+
+@pytest.fixture
+def pot(place: Workplace) -> Iterator[Stockpot]:
+    """A producer beside the place."""
+    with Stockpot(place.settings) as pot:
+        yield pot

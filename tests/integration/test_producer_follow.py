@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
 
 from api_schemas.ids import job_id
 from tests.factories import chat
-from tests.fakes import Provider, Workplace, workplace
+from tests.fakes import Workplace
 from tests.rig.invariants import check_stream, shown_text
 from worker.base.errors import NotFound, WaitTimeout
 from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.stockpot import Stockpot
-
-
-@pytest.fixture
-def place(tmp_path: Path, sqlite_url: str, redis_url: str) -> Iterator[Workplace]:
-    with Provider(tmp_path) as provider, workplace(provider, sqlite_url, redis_url, total_timeout=100) as place:
-        yield place
-
-
-@pytest.fixture
-def pot(place: Workplace) -> Iterator[Stockpot]:
-    with Stockpot(place.settings) as pot:
-        yield pot
 
 
 def test_events_come_live_and_end_with_the_terminal_one(place: Workplace, pot: Stockpot) -> None:

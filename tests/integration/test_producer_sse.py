@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,12 @@ import pytest
 
 from api_schemas.ids import job_id
 from tests.factories import chat
-from tests.fakes import Provider, Workplace, workplace
+from tests.fakes import Workplace
 from worker.base.errors import InvalidRequest, NotAllowed, NotCompleted, NotFound
 from worker.producer.async_stockpot import AsyncStockpot
 from worker.producer.stockpot import Stockpot
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def place(tmp_path: Path, sqlite_url: str, redis_url: str) -> Iterator[Workplace]:
-    with Provider(tmp_path) as provider, workplace(provider, sqlite_url, redis_url, total_timeout=100) as place:
-        yield place
-
-
-@pytest.fixture
-def pot(place: Workplace) -> Iterator[Stockpot]:
-    with Stockpot(place.settings) as pot:
-        yield pot
 
 
 def parsed(frames: list[str]) -> list[dict[str, Any]]:

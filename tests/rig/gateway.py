@@ -7,12 +7,12 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 
+from tests.rig.closing import Closing
 from tests.rig.procs import Process
 from worker.base.settings import Settings
 from worker.gateway import serving
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.rig.stage import Stage
 
 
-class Gateway:
+class Gateway(Closing):
     """A gateway with these settings; `url` is its root, `base_url` what an OpenAI SDK takes."""
 
     def __init__(self, settings: Settings, *, host: str = "127.0.0.1") -> None:
@@ -33,12 +33,6 @@ class Gateway:
         self._thread = threading.Thread(target=self.server.run, args=([self._sock],), name="gateway")
         self._thread.start()
         assert ready.wait(60), "the gateway does not listen"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop it as SIGTERM does."""

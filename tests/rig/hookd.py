@@ -33,12 +33,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 
+from tests.rig.closing import Closing
 from tests.rig.hook_scripts import Visit, behave
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Delivery:
         return 200 <= self.status < 300
 
 
-class HookReceiver:
+class HookReceiver(Closing):
     """Listens on 127.0.0.1 at a free port.
 
     Args:
@@ -99,12 +99,6 @@ class HookReceiver:
         self._thread = threading.Thread(target=self._loop.run_forever, name="hookd", daemon=True)
         self._thread.start()
         self._runner = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def url(self, path: str = "/ok", **query: object) -> str:
         """The URL of a scripted path."""

@@ -6,14 +6,13 @@ import contextlib
 import socket
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from tests.rig.closing import Closing
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import eventually
 
 
-class Monitor:
+class Monitor(Closing):
     """Writes every command that the server gets to a file, as the server shows it, until closed."""
 
     def __init__(self, server: ValkeyServer, path: Path) -> None:
@@ -47,9 +46,3 @@ class Monitor:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

@@ -25,9 +25,9 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tests.rig.closing import Closing
 from tests.rig.leash import PR_SET_PDEATHSIG
 from tests.rig.procs import LEASH, Process
 from tests.rig.waiting import PATIENCE_SECONDS
@@ -50,7 +50,7 @@ LOOK_SECONDS = 0.02
 COMMAND = ["celery", "-A", "worker", "worker"]
 
 
-class Nursery:
+class Nursery(Closing):
     """Starts workers as forks of one warm process. Close it last: its workers die with it."""
 
     def __init__(self, *, logs: Path, cwd: Path | None = None) -> None:
@@ -71,12 +71,6 @@ class Nursery:
         )
         self._reader = threading.Thread(target=self._read, name="nursery", daemon=True)
         self._reader.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

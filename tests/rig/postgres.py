@@ -18,14 +18,14 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import quote
 
 import psutil  # type: ignore[import-untyped]
 import psycopg
 from psycopg import sql
 
+from tests.rig.closing import Closing
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
@@ -45,7 +45,7 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-class PostgresServer:
+class PostgresServer(Closing):
     """One server with its own data directory and port, started on construction.
 
     Args:
@@ -82,12 +82,6 @@ class PostgresServer:
         self.starts = 0
         self.process = self._launch()
         eventually(self._answers, what=f"PostgreSQL on port {self.port} answers")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

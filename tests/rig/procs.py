@@ -16,11 +16,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil  # type: ignore[import-untyped]
 
+from tests.rig.closing import Closing
 from tests.rig.waiting import PATIENCE_SECONDS, eventually
 
 LEASH = Path(__file__).with_name("leash.py")
@@ -30,7 +29,7 @@ LEASH = Path(__file__).with_name("leash.py")
 _cradle = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cradle")
 
 
-class Process:
+class Process(Closing):
     """A running program. `stdout` and `stderr` are files; `pid` is the program's own.
 
     Args:
@@ -86,12 +85,6 @@ class Process:
             with popen.stdin as pipe:
                 pipe.write((stdin or "").encode())
         return popen
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     @property
     def returncode(self) -> int | None:

@@ -13,9 +13,8 @@ import errno
 import functools
 import os
 import subprocess
-from types import TracebackType
-from typing import Self
 
+from tests.rig.closing import Closing
 from tests.rig.ports import fresh_directory
 
 #: Mounts, says so, and unmounts when its input ends: also when whoever asked for it was killed.
@@ -23,7 +22,7 @@ _HOLD = 'mount -t tmpfs -o size={size}m,mode=700 none "$1" && echo mounted && ca
 _BLOCK = bytes(4096)
 
 
-class SmallDisk:
+class SmallDisk(Closing):
     """Mounted when it is entered; gone, with all that is on it, when it is left."""
 
     def __init__(self, megabytes: int) -> None:
@@ -65,12 +64,6 @@ class SmallDisk:
         """Unmount it."""
         with contextlib.suppress(OSError):
             self._holder.communicate()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 @functools.cache

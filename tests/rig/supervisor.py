@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
+from tests.rig.closing import Closing
 from tests.rig.procs import Process
 
 #: How often the supervisor looks. A restarted worker needs a second to start anyway.
 LOOK_SECONDS = 0.05
 
 
-class Supervisor:
+class Supervisor(Closing):
     """Keeps one process alive until closed.
 
     Args:
@@ -52,9 +51,3 @@ class Supervisor:
         self._closing.set()
         self._thread.join()
         self.process.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()

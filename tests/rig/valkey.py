@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.rig.closing import Closing
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
@@ -19,7 +18,7 @@ from tests.rig.waiting import eventually
 _START_ATTEMPTS = 3
 
 
-class ValkeyServer:
+class ValkeyServer(Closing):
     """One server with its own directory and port, started on construction.
 
     Args:
@@ -57,12 +56,6 @@ class ValkeyServer:
         self.starts = 0
         self.process = self._launch()
         eventually(self._answers, what=f"Valkey on port {self.port} answers")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     @property
     def pid(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from api_schemas.jobs import Attempt, JobDetail
-from api_schemas.usage import Usage
+from api_schemas.usage import TOKENS, Usage
 from worker.producer.calls import Call
 
 #: What a field is when neither the request nor the provider gives it.
@@ -78,7 +78,7 @@ def of(call: Call, request: Mapping[str, Any], job: JobDetail) -> dict[str, Any]
 
 
 def _counted(attempt: Attempt | None) -> Usage:
-    return Usage(**{name: (getattr(attempt, name) if attempt else None) or 0 for name in Usage.model_fields})
+    return Usage(**{name: (getattr(attempt, name) if attempt else None) or 0 for name in TOKENS})
 
 
 def _complete(whole: dict[str, Any], given: Mapping[str, Any], job: JobDetail) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
-from api_schemas.usage import Usage
+from api_schemas.usage import TOKENS, Usage
 from worker.base import metrics
 from worker.base.log import get_logger
 from worker.base.settings import Settings
@@ -203,7 +203,7 @@ def _batch_event(batch: BatchRow) -> Settled:
         tenant=batch.tenant,
         status=batch.status,
         metadata=batch.metadata,
-        usage=Usage(**{name: getattr(batch, name) for name in Usage.model_fields}),
+        usage=Usage(**{name: getattr(batch, name) for name in TOKENS}),
         cost_usd=batch.cost_usd,
         webhook=batch.webhook,
         request_counts={"total": batch.total, "completed": batch.completed, "failed": batch.failed},

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from api_schemas import jsontext
 from worker.base.errors import Unreachable
@@ -77,17 +77,18 @@ class ChargePage:
     cursor: str | None
 
 
-@dataclass(slots=True)
 class _Reader:
-    """Asks one path for pages, at a pace."""
+    """Asks one path for pages, at a pace; `requests` are those made so far."""
 
-    upstream: UpstreamClient
-    key: Callable[[], str | None]
-    path: str
-    requests: int = 0
-    _pace: Minute = field(default_factory=lambda: Minute(REQUESTS_PER_MINUTE))
+    path: ClassVar[str]
 
-    async def ask(self, query: Mapping[str, str | int]) -> tuple[int, bytes]:
+    def __init__(self, upstream: UpstreamClient, key: Callable[[], str | None]) -> None:
+        """`key` is asked at each request."""
+        self._upstream, self._key = upstream, key
+        self._pace = Minute(REQUESTS_PER_MINUTE)
+        self.requests = 0
+
+    async def _ask(self, query: Mapping[str, str | int]) -> tuple[int, bytes]:
         """The status and the body of an answer that is neither a 429 nor the server's trouble.
 
         Raises:
@@ -97,7 +98,7 @@ class _Reader:
         for _ in range(_TRIES):
             await self._turn()
             try:
-                status, _, body = await self.upstream.get_json(self.path, self.key(), query)
+                status, _, body = await self._upstream.get_json(self.path, self._key(), query)
             except Unreachable as error:
                 trouble = str(error)
                 await asyncio.sleep(1.0)
@@ -115,17 +116,10 @@ class _Reader:
         self.requests += 1
 
 
-class ProviderLog:
+class ProviderLog(_Reader):
     """Reads the log of one key."""
 
-    def __init__(self, upstream: UpstreamClient, key: Callable[[], str | None]) -> None:
-        """`key` is asked at each request."""
-        self._reader = _Reader(upstream, key, "/v2/logs")
-
-    @property
-    def requests(self) -> int:
-        """Requests made so far."""
-        return self._reader.requests
+    path = "/v2/logs"
 
     async def pages(
         self, begin: datetime, end: datetime, *, most: int | None = None, first: int = 0
@@ -141,9 +135,9 @@ class ProviderLog:
         number = first
         while most is None or number - first < most:
             window = {"start": begin.isoformat(), "end": end.isoformat()}
-            status, body = await self._reader.ask({**window, "limit": PAGE, "offset": number * PAGE})
+            status, body = await self._ask({**window, "limit": PAGE, "offset": number * PAGE})
             if status != 200:
-                raise NoLog(f"GET /v2/logs answered {status}")
+                raise NoLog(f"GET {self.path} answered {status}")
             page = read_page(body)
             yield page
             if not page.more:
@@ -151,17 +145,10 @@ class ProviderLog:
             number += 1
 
 
-class ProviderCharges:
+class ProviderCharges(_Reader):
     """Reads the charges of one key for model usage."""
 
-    def __init__(self, upstream: UpstreamClient, key: Callable[[], str | None]) -> None:
-        """`key` is asked at each request."""
-        self._reader = _Reader(upstream, key, "/v2/billing/transactions")
-
-    @property
-    def requests(self) -> int:
-        """Requests made so far."""
-        return self._reader.requests
+    path = "/v2/billing/transactions"
 
     async def pages(self, begin: datetime, end: datetime, cursor: str | None = None) -> AsyncIterator[ChargePage]:
         """The pages of [begin, end), from `cursor` on.
@@ -179,11 +166,11 @@ class ProviderCharges:
             "limit": PAGE,
         }
         while True:
-            status, body = await self._reader.ask(window if cursor is None else {**window, "cursor": cursor})
+            status, body = await self._ask(window if cursor is None else {**window, "cursor": cursor})
             if status == 400 and cursor is not None:
                 raise StaleCursor
             if status != 200:
-                raise NoCharges(f"GET /v2/billing/transactions answered {status}")
+                raise NoCharges(f"GET {self.path} answered {status}")
             page = read_charges(body)
             yield page
             if page.cursor is None or page.cursor == cursor:

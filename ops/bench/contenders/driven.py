@@ -66,7 +66,7 @@ class Driven:
     def stop(self) -> None:
         """End it."""
         if self._child is not None:
-            self._child.stop()
+            self._child.close()
             self._child = None
 
 

@@ -97,7 +97,7 @@ class StockpotContender:
     def stop(self) -> None:
         """End everything of this run."""
         if self._producer is not None:
-            self._producer.stop()
+            self._producer.close()
             self._producer = None
         for process in self._workers:
             process.close()

@@ -16,7 +16,7 @@ from sqlalchemy.engine import RowMapping
 from api_schemas import jsontext
 from api_schemas.errors import JobError
 from api_schemas.jobs import TERMINAL_STATUSES, Attempt, Job, JobDetail
-from api_schemas.usage import Usage
+from api_schemas.usage import TOKENS, Usage
 from worker.base.errors import NotFound
 from worker.base.money import PICO
 from worker.db.payloads import of as payloads_of
@@ -35,7 +35,6 @@ _ATTEMPT = (
     " a.total_seconds"
 )
 _TIMES = ("created_at", "due_at", "started_at", "finished_at")
-_TOKENS = tuple(Usage.model_fields)
 
 
 def job(conn: Connection, job_id: str, *, tenant: str | None) -> JobDetail:
@@ -119,7 +118,7 @@ def _usage(status: str, attempts: list[Attempt]) -> Usage | None:
     completing = next((attempt for attempt in reversed(attempts) if attempt.outcome == "completed"), None)
     if completing is None or completing.total_tokens is None:
         return None
-    return Usage(**{name: getattr(completing, name) or 0 for name in _TOKENS})
+    return Usage(**{name: getattr(completing, name) or 0 for name in TOKENS})
 
 
 def error_of(row: RowMapping) -> JobError | None:

@@ -12,14 +12,12 @@ from sqlalchemy.engine import RowMapping
 from api_schemas import jsontext
 from api_schemas.event_numbers import end_number
 from api_schemas.job_views import TERMINAL_STATUSES, Standing
-from api_schemas.usage import Usage
+from api_schemas.usage import TOKENS
 from worker.base.money import PICO
 from worker.db.clock import is_postgres, seconds_until_sql
 from worker.db.jobs.answers import text_sql
 from worker.db.jobs.lookup import error_of, moment
 from worker.db.payloads import of as payloads_of
-
-_TOKENS = tuple(Usage.model_fields)
 
 
 def standings(conn: Connection, ids: Sequence[str]) -> dict[str, Standing]:
@@ -44,7 +42,7 @@ def _ends(conn: Connection, ids: Sequence[str], these: str) -> dict[str, Standin
         text(f"""
         SELECT j.id, j.tenant, j.status, j.fence, j.seq, j.finished_at, j.finish_reason, j.error_class, j.error_code,
             j.error_message, j.error_status, {text_sql(conn.dialect.name, "r")} AS text, -({seconds_until_sql(conn, "j.finished_at")}) AS age,
-            {", ".join(f"a.{name}" for name in _TOKENS)},
+            {", ".join(f"a.{name}" for name in TOKENS)},
             (SELECT SUM(c.cost_picousd) FROM attempts AS c WHERE c.job_id = j.id) AS cost_picousd
         FROM jobs AS j LEFT JOIN results AS r ON r.job_id = j.id
         LEFT JOIN attempts AS a ON a.job_id = j.id AND a.fence = j.fence
@@ -65,7 +63,7 @@ def _end(row: RowMapping, answer: str) -> Standing:
         at="" if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         age=float(row["age"]),
         text=answer,
-        usage=None if row["total_tokens"] is None else {name: row[name] or 0 for name in _TOKENS},
+        usage=None if row["total_tokens"] is None else {name: row[name] or 0 for name in TOKENS},
         cost_usd=None if cost is None else float(int(cost) / PICO),
         finish_reason=row["finish_reason"],
         error=None if error is None else error.wire(),

@@ -22,6 +22,7 @@ from sqlalchemy.engine import RowMapping
 
 from api_schemas.errors import FieldProblem
 from api_schemas.ids import JOB
+from api_schemas.usage import TOKENS
 from worker.base.errors import InvalidRequest
 from worker.base.money import PICO
 from worker.db.clock import day_sql, is_postgres
@@ -63,21 +64,10 @@ TIMED_AT_MOST = 50_000
 _MAX_DIMENSIONS = 8
 #: What reaches further back begins with a whole day.
 WHOLE_DAYS = timedelta(days=2)
-_COUNTED = (
-    "jobs",
-    "attempts",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "total_tokens",
-    "unpriced",
-)
+_COUNTED = ("jobs", "attempts", *TOKENS, "unpriced")
 
-_SUMS = """
-    COUNT(DISTINCT a.job_id) AS jobs, COUNT(*) AS attempts, SUM(a.input_tokens) AS input_tokens,
-    SUM(a.cached_tokens) AS cached_tokens, SUM(a.output_tokens) AS output_tokens,
-    SUM(a.reasoning_tokens) AS reasoning_tokens, SUM(a.total_tokens) AS total_tokens,
+_SUMS = f"""
+    COUNT(DISTINCT a.job_id) AS jobs, COUNT(*) AS attempts, {", ".join(f"SUM(a.{name}) AS {name}" for name in TOKENS)},
     SUM(CASE WHEN a.cost_source = 'provider' THEN a.cost_picousd END) AS provider,
     SUM(CASE WHEN a.cost_source = 'estimated' THEN a.cost_picousd END) AS estimated,
     SUM(CASE WHEN a.cost_picousd IS NULL THEN 1 ELSE 0 END) AS unpriced
@@ -129,13 +119,7 @@ class UsageRow:
         """Plain JSON values, the group's beside the sums; money as a number of US dollars."""
         return {
             **self.group,
-            "jobs": self.jobs,
-            "attempts": self.attempts,
-            "input_tokens": self.input_tokens,
-            "cached_tokens": self.cached_tokens,
-            "output_tokens": self.output_tokens,
-            "reasoning_tokens": self.reasoning_tokens,
-            "total_tokens": self.total_tokens,
+            **{name: getattr(self, name) for name in ("jobs", "attempts", *TOKENS)},
             "cost_usd": None if self.known_usd is None else float(self.known_usd),
             "cost_by_source": {"provider": float(self.cost_provider_usd), "estimated": float(self.cost_estimated_usd)},
             "unpriced": self.unpriced,
@@ -366,16 +350,9 @@ def _expression(conn: Connection, name: str, key: str) -> str:
 def _row(row: RowMapping, by: Sequence[str]) -> UsageRow:
     return UsageRow(
         group={name: row[f"g{at}"] for at, name in enumerate(by)},
-        jobs=int(row["jobs"] or 0),
-        attempts=int(row["attempts"] or 0),
-        input_tokens=int(row["input_tokens"] or 0),
-        cached_tokens=int(row["cached_tokens"] or 0),
-        output_tokens=int(row["output_tokens"] or 0),
-        reasoning_tokens=int(row["reasoning_tokens"] or 0),
-        total_tokens=int(row["total_tokens"] or 0),
         cost_provider_usd=Decimal(int(row["provider"] or 0)) / PICO,
         cost_estimated_usd=Decimal(int(row["estimated"] or 0)) / PICO,
-        unpriced=int(row["unpriced"] or 0),
+        **{name: int(row[name] or 0) for name in _COUNTED},
     )
 
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 from sqlalchemy import Connection, TextClause, text
 
+from api_schemas.usage import TOKENS
 from worker.base.money import picousd
 from worker.db import bookmarks
 from worker.db.clock import day_sql, is_postgres, now_sql, unix_seconds
@@ -39,16 +40,11 @@ GROUP = ("day", "tenant", "model", "lane", "batch_id", "tags")
 SUMS = {
     "jobs": "SUM(first)",
     "attempts": "COUNT(*)",
-    "input_tokens": "SUM(input_tokens)",
-    "cached_tokens": "SUM(cached_tokens)",
-    "output_tokens": "SUM(output_tokens)",
-    "reasoning_tokens": "SUM(reasoning_tokens)",
-    "total_tokens": "SUM(total_tokens)",
+    **{name: f"SUM({name})" for name in TOKENS},
     "provider_picousd": "SUM(CASE WHEN cost_source = 'provider' THEN cost_picousd END)",
     "estimated_picousd": "SUM(CASE WHEN cost_source = 'estimated' THEN cost_picousd END)",
     "unpriced": "SUM(CASE WHEN cost_picousd IS NULL THEN 1 ELSE 0 END)",
 }
-_TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "total_tokens")
 _TAGS = {
     "postgresql": """(SELECT json_object_agg(k.name, j.metadata ->> k.name ORDER BY k.name) FROM usage_keys AS k
         WHERE j.metadata ->> k.name IS NOT NULL)""",
@@ -111,7 +107,7 @@ def _add_known(conn: Connection, known: Sequence[tuple[Ended, EndedCall]]) -> se
 def _sums_of(call: EndedCall) -> dict[str, int]:
     """What one call, its job's first, adds to its day."""
     usage, cost = call.usage, picousd(call.cost_usd)
-    tokens = {name: getattr(usage, name) or 0 for name in _TOKENS} if usage else {}
+    tokens = {name: getattr(usage, name) or 0 for name in TOKENS} if usage else {}
     priced = {f"{call.cost_source}_picousd": cost} if cost is not None else {"unpriced": 1}
     return {"jobs": 1, "attempts": 1, **tokens, **priced}
 
