@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from tests.batch_factories import ANSWER, DEDUPE, claimed, end, finished, over, submit, write_asked, write_file
 from tests.rig.waiting import eventually
+from worker.base.errors import InvalidRequest
 from worker.batches import importing, results
 from worker.batches.result_files import Files
 from worker.batches.results import Order
@@ -167,6 +168,60 @@ def test_a_file_is_followed_in_pieces(database: Database, batch: BatchRow, tmp_p
         json.loads(line) for path in (out, tmp_path / "out.errors.jsonl") for line in path.read_text().splitlines()
     ]
     assert sorted(line["custom_id"] for line in lines) == sorted(f"r-{n}" for n in range(1, 11))
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_a_file_is_continued_from_where_it_ends_and_from_nowhere_else(
+    database: Database, tmp_path: Path, order: Order
+) -> None:
+    """A smaller offset writes lines twice, a larger one leaves some out: both are refused with the right one."""
+    out, part, other = (str(tmp_path / name) for name in ("out.jsonl", "part.jsonl", "other.jsonl"))
+    asked = ["a", "b", "a", "c", "d", "a", "e"]
+    batch, _ = submit(database, write_asked(tmp_path / "in.jsonl", asked), DEDUPE)
+    jobs = claimed(database, batch.id)
+    with Stockpot(database.settings) as pot:
+
+        def save(path: str, offset: int, **how: Any) -> Any:
+            return pot.batches.save(batch.id, path, offset=offset, order=order, **how)
+
+        end(database, over(jobs[0], response=ANSWER), over(jobs[1], "failed"))  # lines 1, 3, 6 and 2
+        first = save(out, 0)
+        assert first.offset == (4 if order is Order.ENDED else 3)
+        end(database, *(over(job, response=ANSWER) for job in jobs[2:]))
+        for wrong in (1, first.offset - 1, first.offset + 1, 9):
+            with pytest.raises(InvalidRequest, match=f"go on with --offset {first.offset}"):
+                save(out, wrong)
+        with pytest.raises(InvalidRequest, match="go on with --offset"):
+            pot.batches.save(batch.id, out, offset=first.offset + 1, follow=True, order=order)
+        assert save(part, first.offset + 1).offset == 7  # a new file takes any offset
+        assert save(part, 7).output == 0
+        with pytest.raises(InvalidRequest, match="--offset 7"):
+            save(part, first.offset + 1)
+        text = Path(out).read_text()
+        Path(out).write_text(text + '{"id":"batch_req_')  # what was cut short does not count
+        assert save(out, first.offset).complete
+        errors = Path(out).with_name("out.errors.jsonl")
+        ids = [json.loads(line)["custom_id"] for path in (out, errors) for line in Path(path).read_text().splitlines()]
+        assert sorted(ids) == [f"r-{number}" for number in range(1, 8)]
+        Path(other).write_text(text.replace(jobs[0].id.removeprefix("job_"), "0" * 32))
+        with pytest.raises(InvalidRequest, match="holds no line of"):
+            save(other, 3)
+        assert save(other, 3, force=True).offset == 7
+
+
+def test_what_was_written_at_one_go_while_the_batch_ran_is_not_continued(
+    database: Database, batch: BatchRow, tmp_path: Path
+) -> None:
+    """It has gaps: its offset says to begin anew, and going on behind what it holds is refused."""
+    out = str(tmp_path / "out.jsonl")
+    jobs = claimed(database, batch.id)
+    with Stockpot(database.settings) as pot:
+        end(database, over(jobs[0], response=ANSWER), over(jobs[3], response=ANSWER))
+        assert pot.batches.save(batch.id, out).offset == 0
+        end(database, over(jobs[1], response=ANSWER))
+        with pytest.raises(InvalidRequest, match="cannot be continued"):
+            pot.batches.save(batch.id, out, offset=2, order="file")
+        assert pot.batches.save(batch.id, out, offset=2).offset == 3  # as they ended these were the first two
 
 
 def test_a_follower_that_is_told_to_stop_ends_behind_a_whole_page(

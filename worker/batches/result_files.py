@@ -30,7 +30,7 @@ class Exported:
     output: int = 0
     errors: int = 0
     complete: bool = False  # the batch is over, and this is all of it
-    offset: int = 0  # lines of the batch that were written, now and before
+    offset: int = 0  # lines of the batch that were written, now and before: where to go on; 0: begin anew
     errors_path: str = ""  # where the errors are, if there are any
 
 

@@ -18,7 +18,7 @@ from api_schemas.batch import BatchProblem, BatchStatus
 from api_schemas.bodies import ENDPOINTS
 from worker.base.errors import WaitTimeout
 from worker.base.money import PICO
-from worker.batches import importing, output_paths, results
+from worker.batches import continuing, importing, output_paths, results
 from worker.batches.importing import Quoted
 from worker.batches.progress import Look, look
 from worker.batches.quote import Quote, check_prices
@@ -259,7 +259,7 @@ class Batches:
         Args:
             output: a path, or `-` for stdout.
             errors: the error file's path; beside the output when left out, in it when that is no file (stdout, a pipe).
-            offset: leave out the first so many lines, and append the rest.
+            offset: leave out the first so many lines, and append the rest; files that hold lines must end there.
             follow: go on writing lines as they come, until the batch is over or `stop` is set.
             shared: make the files readable as the umask allows, and not by their owner alone.
             overwrite: replace an output file that is there, unless it holds more answers than are written now.
@@ -279,6 +279,8 @@ class Batches:
         )
         append = bool(offset)
         with Files(output, errors, grows=follow, append=append, shared=shared, force=force, stop=stop) as files:
+            if append and not force:  # now that no other command lets them grow
+                continuing.check(database, batch, output, errors, offset=offset or 0, order=wanted)
             if wanted is Order.FILE and not follow and offset is None:
                 written = results.export(database, batch, files)
             else:

@@ -57,7 +57,8 @@ def results(
 
     Answers go to OUT, all else to ERR: every custom_id is in one of them once the batch is over. A batch may be read
     as often as wanted, while it runs and afterwards. The offset that is printed counts the lines of both files;
-    --offset goes on from there, at any time, and writes each line once. Ctrl-C stops behind a whole line.
+    --offset goes on from there, at any time, and writes each line once: what is not how far the files are is refused.
+    Ctrl-C stops behind a whole line.
     """
     if as_json and (is_stdout(output) or is_stdout(errors or "")):
         raise click.UsageError("--json and the lines both want stdout.")
@@ -85,8 +86,9 @@ def results(
             _not_written(error, batch, output, errors, order=wanted)
             click.get_current_context().exit(FAILED)
     if as_json:
-        counts = {"output": written.output, "errors": written.errors, "offset": written.offset}
-        put_json({"id": batch, **counts, "complete": written.complete})
+        counts = {"output": written.output, "errors": written.errors}
+        place = {"order": wanted.value, "offset": written.offset}  # an offset counts in its order only
+        put_json({"id": batch, **counts, **place, "complete": written.complete})
     else:
         _tell(batch, output, errors, written, order=wanted, whole=whole)
     if lost:

@@ -172,7 +172,7 @@ def by_end(conn: Connection, batch: str, offset: int, limit: int) -> EndedPage:
     if not rows:
         return EndedPage([], offset)
     ids = [job for row in rows for job in _job_ids(bytes(row.jobs))]
-    found = _among(conn, "SELECT id, answers FROM jobs WHERE id", ids)
+    found = among(conn, "SELECT id, answers FROM jobs WHERE id", ids)
     answers: dict[str, int] = {row["id"]: row["answers"] for row in found}
     skip, first = offset - rows[0].ended_before, 0
     while first < len(ids) and skip >= answers.get(ids[first], 1):
@@ -230,11 +230,11 @@ def _whole(conn: Connection, batch: str, ids: list[str]) -> list[FinishedLine]:
 
 
 def _by_id(conn: Connection, ids: list[str]) -> dict[str, FinishedLine]:
-    found = _among(conn, f"{_JOBS} WHERE j.id", ids)
+    found = among(conn, f"{_JOBS} WHERE j.id", ids)
     return {row["job_id"]: _line(conn, row) for row in found}
 
 
-def _among(conn: Connection, statement: str, ids: list[str]) -> Sequence[RowMapping]:
+def among(conn: Connection, statement: str, ids: list[str]) -> Sequence[RowMapping]:
     """The rows of a statement that ends in a column, for each id that the column has."""
     if is_postgres(conn):
         return conn.execute(text(f"{statement} = ANY(CAST(:ids AS text[]))"), {"ids": ids}).mappings().all()
