@@ -12,6 +12,7 @@ log          Loggers that cost nothing until something is logged
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars
 payloads     Payloads, encrypted where they are kept: the one codec
+ports        Ports that are listened on
 private      Files and directories that only their owner can read, whatever the umask
 proxies      The HTTP proxy that the environment names
 redis        The one place that makes Redis clients

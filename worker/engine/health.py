@@ -19,8 +19,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
-from worker.base import metrics
-from worker.base.errors import SettingsError, Unreachable
+from worker.base import metrics, ports
+from worker.base.errors import Unreachable
 from worker.db.threads import DatabaseThreads
 from worker.engine.connections import BoundedConnections
 
@@ -86,10 +86,7 @@ class HealthServer:
             self._listener = await listening
         except OSError as error:
             await self._runner.cleanup()
-            raise SettingsError(
-                f"STOCKPOT_HTTP_PORT: {host}:{port} cannot be listened on ({error.strerror}); each worker of a machine"
-                " needs a port of its own"
-            ) from error
+            raise ports.taken("STOCKPOT_HTTP_PORT", host, port, error) from error
 
     async def close(self) -> None:
         """Stop listening."""

@@ -1,5 +1,7 @@
 """The engine of `stockpot up`: child processes in the foreground, restarted when they crash, stopped in order.
 
+One that ends at each start, before it is ready, ends all: nobody else will mend its setting.
+
 Each child leads a process group of its own, so that Ctrl-C in the terminal reaches only us. We stop the workers first
 and wait for their drain, then the simulator; the embedded Valkey is our caller's and goes last. A second Ctrl-C
 hurries the workers, a third kills them: their jobs go on in another worker once the leases have run out. A closed
@@ -23,6 +25,9 @@ from typing import Literal, NamedTuple, Self
 
 from worker.base.errors import Unreachable
 
+#: A child that ends so often before it is ready, one time after the other, is not started again: half a minute in which a
+#: key's file or a server may come back.
+MOST_STARTS = 6
 #: A child that crashes at its start must not spin; one that ran this long has earned a fresh count.
 FIRST_WAIT, LONGEST_WAIT, SETTLED = timedelta(seconds=1), timedelta(seconds=30), timedelta(seconds=60)
 #: After a drain a worker closes connections and writes its last rows; a machine under load may take a while.
@@ -65,6 +70,8 @@ class Child:
     awaited: str | None = None
     needs: Sequence[Child] = ()
     ready_line: str | None = None
+    last_line: str = ""
+    starts_in_vain: int = 0  # one after the other, since it was ready
     crashes: int = 0
     started_at: float = 0.0
     due_at: float | None = None  # when it is started again
@@ -154,18 +161,21 @@ class Supervisor:
             start_new_session=True,
         )
         child.started_at, child.due_at = time.monotonic(), None
+        child.starts_in_vain += child.awaited is not None
         if child not in self._children:
             self._children.append(child)
         threading.Thread(target=self._read, args=(child, child.process), name=child.name, daemon=True).start()
 
     def _read(self, child: Child, process: subprocess.Popen[str]) -> None:
-        if process.stdout is not None:
-            for line in process.stdout:
-                if child.ready_line is None and child.awaited is not None and child.awaited in line:
-                    child.ready_line = line.rstrip()
-                    self._events.put(_Event("line", child))
+        with process:
+            for line in process.stdout or ():
+                child.last_line = line.strip() or child.last_line
+                if child.awaited is not None and child.awaited in line:
+                    child.starts_in_vain = 0
+                    if child.ready_line is None:
+                        child.ready_line = line.rstrip()
+                        self._events.put(_Event("line", child))
                 self._write(child.name, line.rstrip())
-        process.wait()
         self._events.put(_Event("ended", child))
 
     def await_line(self, child: Child) -> str | None:
@@ -198,7 +208,11 @@ class Supervisor:
                 self._events.put(event)
 
     def run(self, ready: Callable[[], None]) -> None:
-        """Keep the children running until a signal comes; `ready` is called once when all have reported it."""
+        """Keep the children running until a signal comes; `ready` is called once when all have reported it.
+
+        Raises:
+            Unreachable: a child ends at each start, before it is ready.
+        """
         announced = False
         while True:
             if not announced and all(child.ready_line is not None or child.awaited is None for child in self._children):
@@ -218,6 +232,12 @@ class Supervisor:
                 self._crashed(event.child)
 
     def _crashed(self, child: Child) -> None:
+        if child.starts_in_vain >= MOST_STARTS:
+            raise Unreachable(
+                f"the {child.name}",
+                f"it has ended {child.starts_in_vain} times before it was ready",
+                f"Its last line: {child.last_line}",
+            )
         wait = child.wait_before_restart(time.monotonic())
         child.due_at = time.monotonic() + wait
         code = child.process.returncode if child.process is not None else None

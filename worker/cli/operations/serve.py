@@ -8,7 +8,7 @@ from datetime import timedelta
 import click
 
 from worker import embedded
-from worker.base import telemetry
+from worker.base import ports, telemetry
 from worker.base.settings import Settings, load
 from worker.cli.output import put, say
 from worker.db.ready import ensure_schema
@@ -47,7 +47,7 @@ def serve(host: str, port: int | None, processes: int) -> None:
             serving.listen(host, port).close()
         sock = serving.listen(host, port, shared=processes > 1)
     except OSError as error:
-        raise click.UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise ports.taken("STOCKPOT_GATEWAY_PORT, --port", host, port, error) from None
     with contextlib.ExitStack() as stack:
         stack.callback(sock.close)
         if settings.redis_url is None:

@@ -13,7 +13,7 @@ import click
 
 from api_schemas import jsontext
 from worker import embedded
-from worker.base import urls
+from worker.base import ports, urls
 from worker.base.errors import NotAllowed, Unreachable
 from worker.base.settings import Settings, load
 from worker.cli.exit_codes import USAGE
@@ -25,6 +25,8 @@ from worker.local.supervise import Child, Supervisor, stopping
 from worker.local.words import program
 
 _MODEL = "openai/gpt-5-1-chat-latest"
+#: Where the gateway listens.
+_HOST = "127.0.0.1"
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -55,6 +57,7 @@ def up(workers: int, *, simulate: bool) -> None:
         raise NotAllowed(
             f"`stockpot up` runs in {settings.home} already. More workers: --workers N; one beside it: another STOCKPOT_HOME."
         )
+    _check_ports(settings, workers)
     with contextlib.ExitStack() as stack:
         supervisor = stack.enter_context(Supervisor(_Lines(), drain=timedelta(seconds=settings.drain_seconds)))
         redis = settings.redis_url or stack.enter_context(embedded.lease(settings.home))
@@ -93,6 +96,19 @@ def up(workers: int, *, simulate: bool) -> None:
     say("Stopped.")
 
 
+def _check_ports(settings: Settings, workers: int) -> None:
+    """Refuse ports that somebody set and that another program has: a worker would end at each start.
+
+    Raises:
+        SettingsError: names the setting and the port.
+    """
+    if settings.http_port is not None:
+        for number in range(workers):
+            ports.check("STOCKPOT_HTTP_PORT", settings.http_host, settings.http_port + number)
+    if "gateway_port" in settings.model_fields_set and settings.gateway_port:
+        ports.check("STOCKPOT_GATEWAY_PORT", _HOST, settings.gateway_port)
+
+
 def _wait(supervisor: Supervisor, error: Unreachable, seconds: float) -> None:
     """Print that the database is awaited, and wait; Ctrl-C gives up."""
     first, *_ = str(error).splitlines()
@@ -111,18 +127,19 @@ def _worker(number: int, settings: Settings, env: dict[str, str]) -> Child:
 
 
 def _gateway(settings: Settings, env: dict[str, str]) -> Child | None:
-    """The gateway, on a free port when its own is taken; None without its extra."""
+    """The gateway, on a free port when the default one is taken; None without its extra."""
     try:
         from worker.gateway import serving
     except ModuleNotFoundError:
         return None
     try:
-        sock = serving.listen("127.0.0.1", settings.gateway_port)
-    except OSError:
-        sock = serving.listen("127.0.0.1", 0)
+        sock = serving.listen(_HOST, settings.gateway_port)
+    except OSError as error:
+        say(f"{ports.taken('STOCKPOT_GATEWAY_PORT', _HOST, settings.gateway_port, error)}. It takes a free one.")
+        sock = serving.listen(_HOST, 0)
     port = sock.getsockname()[1]  # should it crash, it must come back where clients look for it
     sock.close()
-    return Child("gateway", serving.command("127.0.0.1", port), env, awaited=serving.READY)
+    return Child("gateway", serving.command(_HOST, port), env, awaited=serving.READY)
 
 
 class _Lines:
