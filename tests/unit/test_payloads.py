@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from worker.base.errors import SettingsError
 from worker.base.payloads import CLEAR, Payloads, Unreadable
-from worker.base.settings import Settings
+from worker.base.settings import Settings, load
 
 OLD, NEW = "an old key that is long enough", "a new key that is long enough"
 CODEC = Payloads([NEW])
@@ -86,8 +86,8 @@ def test_the_first_key_encrypts_and_each_opens() -> None:
 def test_keys_are_checked_and_never_shown() -> None:
     """Short ones are refused at start, without the value."""
     with pytest.raises((SettingsError, ValueError), match="STOCKPOT_PAYLOAD_KEY") as caught:
-        Settings(payload_key=f"{NEW},short")
-    assert "short" not in str(caught.value).replace("shortest", "")
+        load(payload_key=f"{NEW},short")
+    assert "short" not in str(caught.value)
     with pytest.raises((SettingsError, ValueError), match="STOCKPOT_PAYLOAD_KEY"):
-        Settings(payload_key=" , ")
+        load(payload_key=" , ")
     assert NEW not in repr(Settings(payload_key=NEW))

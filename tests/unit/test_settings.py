@@ -161,3 +161,35 @@ def test_tenants_have_weights_and_a_wrong_one_is_named(monkeypatch: pytest.Monke
         monkeypatch.setenv("STOCKPOT_TENANT_WEIGHTS", wrong)
         with pytest.raises(SettingsError, match="STOCKPOT_TENANT_WEIGHTS"):
             load()
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("a" * 20 + ",", "part 2 of 2 is empty"),
+        (",", "part 1 of 2 is empty"),
+        ("a" * 20 + ", ," + "b" * 20, "part 2 of 3 is empty"),
+        ("Xq9" + "a" * 20 + ",b7{", "part 2 of 2 has fewer than 16 characters"),
+        ("a" * 20 + ",short," + "b" * 20, "part 2 of 3 has fewer than 16 characters"),
+        ("a" * 20 + "," + "b" * 20 + "," + "a" * 20, "part 3 of 3 is the same as part 1"),
+        ("short", "it has fewer than 16 characters"),
+    ],
+)
+@pytest.mark.parametrize("name", ["STOCKPOT_SECRET_KEY", "STOCKPOT_PAYLOAD_KEY"])
+def test_a_key_with_a_comma_is_no_two_keys_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
+) -> None:
+    """A list is refused by the place of the part that can be no key, and no part is shown."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert str(refused.value).startswith(f"{name}: ") and why in str(refused.value)
+    assert ("a comma separates keys" in str(refused.value)) == ("," in value)
+    assert not any(part.strip() and part.strip() in str(refused.value) for part in value.split(",") if part != "short")
+
+
+def test_a_list_of_webhook_secrets_is_refused_by_the_place_of_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any list of keys."""
+    monkeypatch.setenv("STOCKPOT_WEBHOOK_SECRET", "whsec_" + "A" * 32 + ",whsec_zzz")
+    with pytest.raises(SettingsError, match="part 2 of 2 is none: a webhook secret is whsec_"):
+        load()

@@ -24,11 +24,11 @@ def test_a_child_that_ends_at_each_start_ends_all_with_its_last_line(
     env = {"PYTHONPATH": str(tmp_path)}
     dies = Child("dies", ["ends"], env, awaited="never printed")
     crashes = Child("crashes", ["crashes"], env, awaited="up")
-    with Supervisor(lambda name, line: lines.append(f"{name} {line}"), drain=timedelta()) as supervisor:
-        with stopping(supervisor, [dies, crashes]), pytest.raises(Unreachable) as caught:
-            supervisor.start(crashes)
-            supervisor.start(dies)
-            supervisor.run(lambda: None)
+    supervisor = Supervisor(lambda name, line: lines.append(f"{name} {line}"), drain=timedelta())
+    with supervisor, stopping(supervisor, [dies, crashes]), pytest.raises(Unreachable) as caught:
+        supervisor.start(crashes)
+        supervisor.start(dies)
+        supervisor.run(lambda: None)
     assert str(caught.value) == (
         f"the dies is unreachable: it has ended {MOST_STARTS} times before it was ready\nIts last line: the port is taken"
     )

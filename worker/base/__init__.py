@@ -8,6 +8,7 @@ figures      Figures for people: money, durations, ages
 genai        The field's names for what a call of a model is
 headers      Headers as a setting
 healthy      The image's health check
+key_lists    Settings that list keys
 log          Loggers that cost nothing until something is logged
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars

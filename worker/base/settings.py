@@ -25,24 +25,22 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.base import headers, redis_urls, urls, webhook_settings
+from worker.base import headers, key_lists, redis_urls, urls, webhook_settings
 from worker.base.errors import SettingsError
 from worker.base.money import Price, price_table
 from worker.base.sources import NOT_SETTINGS, PREFIX, Everything
 
-__all__ = ["NOT_SETTINGS", "PREFIX", "SHORTEST_SECRET_KEY", "Settings", "crash_at", "load", "redis_server", "settings"]
+__all__ = ["NOT_SETTINGS", "PREFIX", "Settings", "crash_at", "load", "redis_server", "settings"]
 
 #: One tenant's weight at most: beyond that the others might as well have no work.
 _MOST_WEIGHT = 1_000
-
-#: Characters of each key in `STOCKPOT_SECRET_KEY` and `STOCKPOT_PAYLOAD_KEY`: with less, a copy of the database could be opened by guessing.
-SHORTEST_SECRET_KEY = 16
 
 #: Each further key multiplies the rows that a day of usage has.
 _MOST_USAGE_KEYS = 4
 
 Days = Annotated[float, Field(gt=0, le=36_500)]
 Seconds = Annotated[float, Field(gt=0, le=10**8)]
+Keys = Annotated[SecretStr | None, AfterValidator(key_lists.check_keys)]
 
 
 def _absolute(path: Path) -> Path:
@@ -69,10 +67,6 @@ def _schema(name: str | None) -> str | None:
 
 #: A word of a list, in any case.
 _Lower = BeforeValidator(_lower)
-
-
-def _listed(keys: SecretStr | None) -> list[str]:
-    return [part.strip() for part in keys.get_secret_value().split(",") if part.strip()] if keys is not None else []
 
 
 def _weights(raw: str | None) -> dict[str, int]:
@@ -155,8 +149,8 @@ class Settings(BaseSettings):
     webhook_allow_private: Annotated[str, AfterValidator(webhook_settings.check_networks)] = "false"
     webhook_secret: Annotated[SecretStr | None, AfterValidator(webhook_settings.check_secrets)] = None
     webhook_retry_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
-    secret_key: SecretStr | None = None
-    payload_key: SecretStr | None = None
+    secret_key: Keys = None
+    payload_key: Keys = None
 
     file_store: str | None = None
     max_file_bytes: Annotated[int, Field(ge=1_024)] = 512 * 1024 * 1024
@@ -182,16 +176,6 @@ class Settings(BaseSettings):
     def _whole(self) -> Self:
         if self.api_key is not None and not self.api_key.get_secret_value().strip():
             raise ValueError("STOCKPOT_API_KEY is set but empty; unset it or give the key")
-        if any(len(key) < SHORTEST_SECRET_KEY for key in self.secret_keys):
-            raise ValueError(
-                f"STOCKPOT_SECRET_KEY: each key needs at least {SHORTEST_SECRET_KEY} characters; make it random"
-            )
-        if self.payload_key is not None and not self.payload_keys:
-            raise ValueError("STOCKPOT_PAYLOAD_KEY: it lists no key; unset it, or give one")
-        if any(len(key) < SHORTEST_SECRET_KEY for key in self.payload_keys):
-            raise ValueError(
-                f"STOCKPOT_PAYLOAD_KEY: each key needs at least {SHORTEST_SECRET_KEY} characters; make it random"
-            )
         self._refuse_plain_http()
         if self.first_event_timeout > self.total_timeout or self.idle_timeout > self.total_timeout:
             raise ValueError(
@@ -222,12 +206,12 @@ class Settings(BaseSettings):
     @property
     def secret_keys(self) -> list[str]:
         """The keys that encrypt webhook secrets: the first encrypts, all decrypt. Empty: the home's key file."""
-        return _listed(self.secret_key)
+        return key_lists.listed(self.secret_key)
 
     @property
     def payload_keys(self) -> list[str]:
         """The keys that encrypt payloads: the first encrypts, all decrypt. Empty: they are kept in clear."""
-        return _listed(self.payload_key)
+        return key_lists.listed(self.payload_key)
 
     @property
     def own_prices(self) -> dict[str, Price]:

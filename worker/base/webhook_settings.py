@@ -8,6 +8,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from pydantic import SecretStr
 
+from worker.base import key_lists
+
 #: What a signing secret begins with, and how many bytes its base64 holds.
 MARK = "whsec_"
 SHORTEST_KEY, LONGEST_KEY = 24, 64
@@ -39,8 +41,7 @@ def signing_key(secret: str) -> bytes:
 
 def signing_secrets(value: SecretStr | None) -> list[str]:
     """The parts of `STOCKPOT_WEBHOOK_SECRET`, a comma list."""
-    parts = value.get_secret_value().split(",") if value is not None else []
-    return [part.strip() for part in parts if part.strip()]
+    return key_lists.listed(value)
 
 
 def check_networks(value: str) -> str:
@@ -51,6 +52,11 @@ def check_networks(value: str) -> str:
 
 def check_secrets(value: SecretStr | None) -> SecretStr | None:
     """The setting as it is, if it can be used. Raises ValueError."""
-    for secret in signing_secrets(value):
-        signing_key(secret)
-    return value
+    return key_lists.check_parts(value, _check_secret)
+
+
+def _check_secret(part: str) -> None:
+    try:
+        signing_key(part)
+    except ValueError as error:
+        raise ValueError(f"is none: {error}") from None

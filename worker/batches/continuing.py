@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class _Extent:
     has_gaps: bool = False
 
 
-def _extent(ids: Iterable[tuple[int, str]], held: Set[str]) -> _Extent | None:
+def _extent(ids: Iterable[tuple[int, str]], held: Collection[str]) -> _Extent | None:
     """From the numbers and ids of a batch's lines; None: none is held."""
     found, missing = _Extent(), False
     for number, one in ids:

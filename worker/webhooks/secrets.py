@@ -26,8 +26,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from worker.base import private
 from worker.base.errors import InvalidRequest, SettingsError
+from worker.base.key_lists import SHORTEST_KEY
 from worker.base.log import get_logger
-from worker.base.settings import SHORTEST_SECRET_KEY, Settings
+from worker.base.settings import Settings
 from worker.base.webhook_settings import signing_secrets
 from worker.db.url import database_url
 from worker.webhooks.signing import key_of, spell
@@ -140,7 +141,7 @@ def _kept_keys(settings: Settings) -> list[bytes]:
         key = path.read_bytes().strip()
     except OSError as error:
         raise SettingsError(f"STOCKPOT_SECRET_KEY is not set and {path} cannot be kept: {error.strerror}") from error
-    if len(key) < SHORTEST_SECRET_KEY:
+    if len(key) < SHORTEST_KEY:
         raise SettingsError(f"{path} holds no key; set STOCKPOT_SECRET_KEY, or restore the file")
     return [key]
 

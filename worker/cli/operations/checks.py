@@ -121,7 +121,9 @@ def _secret_key(opened: Database, settings: Settings) -> Check:
     except SettingsError as error:
         why = first_line(error)
     if why is None:
-        return Check("webhook key", "ok", "the one of this database")
+        several = len(settings.secret_keys)
+        listed = f"; STOCKPOT_SECRET_KEY lists {several} keys, by commas" if several > 1 else ""
+        return Check("webhook key", "ok", f"the one of this database{listed}")
     return Check("webhook key", "failed", why, "Until then webhooks of these endpoints wait.")
 
 
