@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from tests.rig.procs import Process
 from tests.rig.terminal import Terminal
@@ -84,7 +85,7 @@ def test_ctrl_c_stops_everything_the_demo_started_and_removes_its_home(
 def test_the_demo_with_a_key_calls_the_upstream_that_is_set_and_fails_when_its_jobs_do(
     newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
 ) -> None:
-    """Answers above a kilobyte are refused here, so the streamed ones fail, with their reason, and the exit code is 1."""
+    """Answers above a kilobyte are refused here, so the streamed ones fail, with their reason, and the exit code is 1; all in 80 columns."""
     command = [sys.executable, "-m", "worker.simulator", "--no-fsync"]
     simulator = launch(command, name="upstream", env={"PATH": os.environ["PATH"]})
     url = simulator.wait_for_line(r'"url": "(http[^"]+)"')[1]
@@ -92,6 +93,8 @@ def test_the_demo_with_a_key_calls_the_upstream_that_is_set_and_fails_when_its_j
     with Terminal([STOCKPOT, "demo"], env=newcomer | settings | {"AIMLAPI_API_KEY": "sk-demo"}, cwd=tmp_path) as demo:
         assert demo.wait(PATIENCE) == 1, demo.text()
         text = demo.text()
+        wide = [line for line in demo.lines() if cell_len(line) > 80]
+    assert wide == [], "wider than its terminal"
     assert f"{url}/v1 with your key" in " ".join(text.split())
     failed = rows(home, "SELECT DISTINCT error_class FROM jobs_v WHERE status = 'failed'")
     assert failed == [("too_large",)]

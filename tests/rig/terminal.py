@@ -27,6 +27,9 @@ _SIZE = struct.Struct("HHHH")
 #: What moves the cursor, colours, clears.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
+#: What begins a line, or draws one anew: line breaks, a cursor that moves, a line that is cleared.
+_NEW_LINE = re.compile(r"[\r\n]|\x1b\[[0-9;]*[A-HJKf]")
+
 
 class Terminal:
     """A command whose stdin, stdout and stderr are a terminal of its own, which is its controlling one."""
@@ -61,6 +64,11 @@ class Terminal:
             while part := os.read(self._master, 1 << 16):
                 self._text += part.decode("utf-8", "replace")
         return _CONTROL.sub("", self._text)
+
+    def lines(self) -> list[str]:
+        """The lines that it has drawn so far, also those that others were drawn over since."""
+        self.text()
+        return [_CONTROL.sub("", line) for line in _NEW_LINE.split(self._text)]
 
     def shows(self, pattern: str, timeout: float = 120.0) -> re.Match[str]:
         """Wait until it has shown what matches."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import shlex
+import sys
 import textwrap
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from worker.base.wrapping import Wrapper
+from worker.local.demo import next_steps
+from worker.local.words import broken_command
 
 WORDS = st.lists(st.text(alphabet="abcdefghij", min_size=1, max_size=18), min_size=1, max_size=60)
 
@@ -56,3 +63,23 @@ def test_text_without_spaces_is_not_held_back() -> None:
 def test_a_narrow_window_or_none_changes_nothing() -> None:
     """Below twenty columns the terminal does it."""
     assert written(["some words ", "and more"], 10) == "some words and more"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_a_long_command_breaks_as_a_shell_reads_it(width: int) -> None:
+    """A shell that is given the lines runs the same words; a quoted one stays whole."""
+    line = "stockpot submit -m openai/gpt-5-1-chat-latest --stream \"Why does a stock simmer?\" --metadata 'a b'"
+    broken = broken_command(line, width)
+    assert shlex.split(broken.replace("\\\n", "")) == shlex.split(line)
+    for one in broken.split("\n"):
+        assert cell_len(one) <= width or len(shlex.split(one.rstrip("\\"))) <= 2
+
+
+def test_the_next_steps_of_the_demo_fit_their_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program has a long path, too."""
+    monkeypatch.setattr(sys, "argv", ["/home/somebody/projects/stockpot/.venv/bin/stockpot"])
+    shown = io.StringIO()
+    next_steps(Console(file=shown, width=80, force_terminal=True, color_system=None))
+    assert [line for line in shown.getvalue().splitlines() if cell_len(line) > 80] == []
+    assert 'a stock simmer?"\n' in shown.getvalue()
+    assert shown.getvalue().count("# ") == 4

@@ -26,7 +26,7 @@ from worker import Stockpot
 from worker.base.wrapping import Wrapper
 from worker.local.parallel import follow_all
 from worker.local.stage import Stage, stage
-from worker.local.words import clock, one_line, printable, program, usd
+from worker.local.words import broken_command, clock, one_line, printable, program, usd
 
 MODEL = "openai/gpt-5-1-chat-latest"
 #: A bulk that costs nothing may be larger than one that costs a few cents.
@@ -44,10 +44,7 @@ INTERRUPTED = 130
 PIECES_BEFORE_THE_KILL = 10
 
 _NEXT = (
-    (
-        "up --simulate",
-        "everything for development, in a terminal of its own; with AIMLAPI_API_KEY set without --simulate",
-    ),
+    ("up --simulate", "everything for development, in a terminal of its own (with a key: up)"),
     (f'submit -m {MODEL} --stream "Why does a stock simmer?"', "tokens as they come"),
     ("batch quote prompts.jsonl", "what a file in OpenAI's batch format would cost"),
     ("--help", "everything else"),
@@ -78,7 +75,7 @@ def run(console: Console) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     if code == 0:
-        _next_steps(console)
+        next_steps(console)
     console.print(f"\nNothing is left running. {clock(time.monotonic() - started)} in all.")
     return code
 
@@ -123,6 +120,16 @@ def _tell(console: Console, up: Stage, seconds: float) -> None:
     console.print(f"  ready after {clock(seconds)}")
 
 
+def _width(console: Console) -> int:
+    """Where lines break, in cells; 0, nowhere: what is no terminal gets them whole."""
+    return console.width if console.is_terminal else 0
+
+
+def _wrapped(console: Console, text: str) -> None:
+    wrapper = Wrapper(_width(console))
+    console.print(wrapper.feed(text) + wrapper.end(), soft_wrap=True)
+
+
 def _title(console: Console, text: str) -> None:
     console.print(f"\n── {text} ──", style="bold")
 
@@ -139,7 +146,7 @@ def _streamed(console: Console, pot: Stockpot) -> str:
     job = pot.submit(_request("How is a good stock made?", stream=True))
     first: float | None = None
     pieces = 0
-    wrapper = Wrapper(console.width if console.is_terminal else 0)
+    wrapper = Wrapper(_width(console))
     for event in pot.events(job.id):
         if event["type"] == "attempt.reset":
             console.print(f"{wrapper.end()}\n(a new attempt begins)", soft_wrap=True)
@@ -173,8 +180,8 @@ def _over_http(console: Console, base_url: str) -> str:
     with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:  # noqa: S310
         done = jsontext.loads(answer.read())
         job, cost = answer.headers["stockpot-job-id"], answer.headers.get("stockpot-cost-usd")
-    console.print(printable(done["choices"][0]["message"]["content"]), soft_wrap=True)
-    console.print(f"{job}: {done['id']}, {done['usage']['total_tokens']} tokens, ${cost or '?'}", soft_wrap=True)
+    _wrapped(console, printable(done["choices"][0]["message"]["content"]))
+    _wrapped(console, f"{job}: {done['id']}, {done['usage']['total_tokens']} tokens, ${cost or '?'}")
     return str(job)
 
 
@@ -267,8 +274,10 @@ def _sums(jobs: list[JobDetail]) -> tuple[int, int, int, int, Decimal]:
     )
 
 
-def _next_steps(console: Console) -> None:
+def next_steps(console: Console) -> None:
     """What to type next, as it works from here."""
     begins = program()
     for command, what in _NEXT:
-        console.print(f"  # {what}\n  {begins} {command}", soft_wrap=True)
+        _wrapped(console, f"# {what}")
+        line = f"{begins} {command}"
+        console.print(broken_command(line, _width(console)) if console.is_terminal else line, soft_wrap=True)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from decimal import Decimal
 from pathlib import Path
+
+from rich.cells import cell_len
+
+#: A word of a command, whose quotes may hold spaces.
+_WORDS = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
+#: What a shell reads as: the command goes on in the next line.
+_BREAK = " \\"
 
 
 def program() -> str:
@@ -27,6 +35,18 @@ def one_line(text: str, length: int = 60) -> str:
     """The beginning of a text, on one line."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def broken_command(line: str, width: int) -> str:
+    """A command that fits a width, in cells: broken between its words, as a shell reads it; one word may be wider."""
+    lines = [""]
+    for word in _WORDS.findall(line):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1].strip() and cell_len(longer) + len(_BREAK) > width:
+            lines.append(f"    {word}")
+        else:
+            lines[-1] = longer
+    return f"{_BREAK}\n".join(lines)
 
 
 def clock(seconds: float) -> str:
