@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import re
+import shlex
 import shutil
 import subprocess
-import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +77,7 @@ CSV = "id,prompt\n1,hello\n2,world\n"
         (b'{\n  "custom_id": "a"\n}\n', "jq -c ."),
         (LINES.replace("\n", "\r").encode(), "tr '\\r' '\\n'"),
         (LINES.encode("utf-32"), "iconv -f UTF-32 "),
-        (gzip.compress(gzip.compress(LINES.encode(), mtime=0), mtime=0), "/in.any | gunzip |"),
+        (gzip.compress(gzip.compress(LINES.encode(), mtime=0), mtime=0), "/in.any | gzip -dc |"),
         (lzma.compress(LINES.encode(), format=lzma.FORMAT_ALONE), "xz --format=lzma -dc"),
         (LINES.replace('{"custom_id"', '{"é": 1, "custom_id"').encode("latin-1"), "iconv -f WINDOWS-1252"),
         (b"SQLite format 3\x00 rest", "no text in UTF-8"),
@@ -97,23 +101,6 @@ def test_all_else_is_refused_in_one_sentence(tmp_path: Path, content: bytes, say
     assert "\n" not in problem.message
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_the_command_for_csv_makes_a_batch_file(tmp_path: Path, delimiter: str) -> None:
-    """As it stands there, with a model."""
-    path = tmp_path / "in.csv"
-    path.write_text(CSV.replace(",", delimiter))
-    with pytest.raises(InvalidRequest) as caught:
-        surveyed(path)
-    program = caught.value.problems[0].message.partition("-c '")[2].partition("' < ")[0]
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, input=path.read_text(), capture_output=True, text=True, check=True)
-    made = tmp_path / "in.jsonl"
-    made.write_text(done.stdout)
-    found, problems = surveyed(made)
-    assert (found.lines, problems) == (2, [])
-    assert "hello" in done.stdout
-
-
 ASKED = [{"role": "user", "content": "hello"}]
 OTHERS = [
     "hello\nworld\n",
@@ -133,15 +120,96 @@ OTHERS = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-@pytest.mark.parametrize("content", OTHERS)
-def test_the_command_for_another_making_makes_a_batch_file(tmp_path: Path, content: str) -> None:
-    """Prompts, other providers' batches, bodies, conversations, an export, lines with commas or without ends."""
-    path = tmp_path / "in.any"
-    path.write_text(content)
+def zipped(raw: bytes) -> bytes:
+    kept = io.BytesIO()
+    with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in.jsonl", raw)
+        archive.writestr("__MACOSX/._in.jsonl", b"what a Mac adds")
+    return kept.getvalue()
+
+
+def tarred(raw: bytes) -> bytes:
+    kept = io.BytesIO()
+    with tarfile.open(fileobj=kept, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        named = tarfile.TarInfo("in.jsonl")
+        named.size = len(raw)
+        archive.addfile(named, io.BytesIO(raw))
+    return kept.getvalue()
+
+
+def by_tool(*command: str) -> Callable[[bytes], bytes] | None:
+    if shutil.which(command[0]) is None:
+        return None
+    return lambda raw: subprocess.run(command, input=raw, capture_output=True, check=True).stdout
+
+
+MARK = "\ufeff"
+HELLO = LINES.replace(json.dumps("ü 1")[1:], 'hello"').encode()
+#: How each kind is made that is refused with a command.
+CONVERTED: dict[str, bytes] = {
+    "utf-16": HELLO.decode().encode("utf-16"),
+    "utf-16-le": HELLO.decode().encode("utf-16-le"),
+    "utf-16-be": HELLO.decode().encode("utf-16-be"),
+    "utf-32": HELLO.decode().encode("utf-32"),
+    "utf-32-le": HELLO.decode().encode("utf-32-le"),
+    "latin-1": HELLO.replace(b"\\u00fc", "ü".encode("latin-1")),
+    "old Macs": HELLO.replace(b"\n", b"\r"),
+    "array": b"[" + HELLO.strip().replace(b"\n", b",\n") + b"]",
+    "array with a mark": MARK.encode() + b"[" + HELLO.strip().replace(b"\n", b",") + b"]",
+    "indented": b"\n".join(json.dumps(json.loads(line), indent=2).encode() for line in HELLO.splitlines()),
+    "gzip": gzip.compress(HELLO),
+    "bzip2": bz2.compress(HELLO),
+    "xz": lzma.compress(HELLO),
+    "lzma": lzma.compress(HELLO, format=lzma.FORMAT_ALONE),
+    "zip": zipped(HELLO),
+    "tar": tarred(HELLO),
+    "python": b"\n".join(str(json.loads(line)).encode() for line in HELLO.splitlines()),
+    "csv": CSV.encode(),
+    "csv with a mark": (MARK + CSV).encode(),
+    "csv with ;": CSV.replace(",", ";").encode(),
+    "csv with tabs": CSV.replace(",", "\t").encode(),
+    "csv whose cells have line ends": b'id,question\r\n1,"hello\r\nthere"\r\n',
+    "csv without names": b"hello you,1 a\nworld,2 a\n",
+    "prompts without an end": b'{"prompt":"hello"}\n{"prompt":"b"}\n{"prompt":"c"}',
+    "text with a mark": (MARK + "hello\n\nworld").encode(),
+    **{f"making {number}": content.encode() for number, content in enumerate(OTHERS)},
+    **{
+        tool: pack(HELLO)
+        for tool, pack in {"zstd": by_tool("zstd", "-c"), "lz4": by_tool("lz4", "-c")}.items()
+        if pack is not None
+    },
+}
+#: Their tools; all others are everywhere.
+TOOLS = {"jq", "unzip", "zstd", "lz4", "xz"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "through"),
+    [
+        *((kind, through) for kind in CONVERTED for through in ("a file", "gzip")),
+        *((kind, through) for kind in ("array", "zip", "csv") for through in ("xz", "a pipe", "a pipe of bzip2")),
+    ],
+)
+def test_the_command_that_converts_a_file_makes_a_batch_file(tmp_path: Path, kind: str, through: str) -> None:
+    """As it is pasted: whatever the file is compressed with, in a folder with a space; of a pipe behind what writes it."""
+    pack = {"gzip": gzip.compress, "xz": lzma.compress, "a pipe of bzip2": bz2.compress}.get(through, bytes)
+    if kind in {"gzip", "bzip2", "xz"} and pack is bytes:
+        pytest.skip("that is read as it is")
+    folder = tmp_path / "my prompts"
+    folder.mkdir()
+    path = folder / "in.any"
+    path.write_bytes(pack(CONVERTED[kind]))
     with pytest.raises(InvalidRequest) as caught:
-        surveyed(path)
-    command = caught.value.problems[0].message.partition(": ")[2].rpartition(" | stockpot batch submit -")[0]
+        if "pipe" in through:
+            with path.open("rb") as stdin, BatchFile("-", home=tmp_path, stdin=stdin) as file:
+                survey(file, max_line_bytes=LONGEST, on_problem=lambda _: None)
+        else:
+            surveyed(path)
+    command = caught.value.problems[0].message.partition(": ")[2].removesuffix(" | stockpot batch submit -")
+    if any(re.search(rf"\b{tool}\b", command) and shutil.which(tool) is None for tool in TOOLS):
+        pytest.skip("its tool is not installed")
+    assert ("…" in command) == ("pipe" in through)
+    command = command.replace("…", f"cat {shlex.quote(str(path))}")
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     made = tmp_path / "in.jsonl"
     made.write_text(done.stdout)

@@ -1,6 +1,7 @@
 """Batches of any size: quoted, imported, run by the workers, read while they run, reported.
 
 continuing    A file of answers that is continued: how far it is
+converting    The command line that converts a file
 daily         Windows of the day: `HH:MM-HH:MM`, in which bulk work may run
 file_lines    A line of a stored batch file, with OpenAI's codes for what is wrong with it
 formats       What a file is, by its first bytes

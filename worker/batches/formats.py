@@ -9,11 +9,11 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-import shlex
 import zlib
 from typing import BinaryIO, cast
 
-from worker.batches.shapes import foreign_encoding, other_json, other_text
+from worker.batches.converting import Given
+from worker.batches.shapes import PROMPTS, foreign_encoding, other_json, other_text
 
 UTF8_MARK = b"\xef\xbb\xbf"
 
@@ -25,23 +25,28 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz"}
 #: What a damaged file of these raises.
 DAMAGED = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
-_SUBMIT = "stockpot batch submit -"
+#: What begins so: what it is, and the command that reads it from stdin.
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", f"zstd -dc {{file}} | {_SUBMIT}"),
-    (b"\x04\x22\x4d\x18", "is compressed with lz4", f"lz4 -dc {{file}} | {_SUBMIT}"),
-    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", f"7z e -so {{file}} | {_SUBMIT}"),
-    (b"PK\x03\x04", "is a zip archive", f"unzip -p {{file}} | {_SUBMIT}"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "zstd -dc"),
+    (b"\x04\x22\x4d\x18", "is compressed with lz4", "lz4 -dc"),
+    (b"\x1f\x8b", "is compressed twice, inside with gzip", "gzip -dc"),
+    (b"BZh", "is compressed twice, inside with bzip2", "bzip2 -dc"),
+    (b"\xfd7zXZ\x00", "is compressed twice, inside with xz", "xz -dc"),
+    (b"\x5d\x00\x00", "is compressed with lzma", "xz --format=lzma -dc"),
+    (b"\xff\xfe\x00\x00", "is UTF-32", "iconv -f UTF-32 -t UTF-8"),
+    (b"\x00\x00\xfe\xff", "is UTF-32", "iconv -f UTF-32 -t UTF-8"),
+    (b"\xff\xfe", "is UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "is UTF-16", "iconv -f UTF-16 -t UTF-8"),
+)
+#: The same of what is read from a path alone, since it has its index at its end.
+_SOUGHT_IN: tuple[tuple[bytes, str, str], ...] = (
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "7z e -so {file}"),
+    (b"PK\x03\x04", "is a zip archive", "unzip -p {file} -x '__MACOSX/*'"),
     (
         b"PAR1",
-        "is a Parquet file",
-        """duckdb -c "COPY (SELECT * FROM {file}) TO 'prompts.jsonl' (FORMAT json)", of columns custom_id, method, url, body""",
+        "is a Parquet file; of columns custom_id, method, url, body",
+        """duckdb -c "COPY (FROM read_parquet('/dev/stdin')) TO '/dev/stdout' (FORMAT json)" < {file}""",
     ),
-    (b"\x1f\x8b", "is compressed twice with gzip", f"gunzip -c {{file}} | gunzip | {_SUBMIT}"),
-    (b"\x5d\x00\x00", "is compressed with lzma", f"xz --format=lzma -dc {{file}} | {_SUBMIT}"),
-    (b"\xff\xfe\x00\x00", "is UTF-32", f"iconv -f UTF-32 -t UTF-8 {{file}} | {_SUBMIT}"),
-    (b"\x00\x00\xfe\xff", "is UTF-32", f"iconv -f UTF-32 -t UTF-8 {{file}} | {_SUBMIT}"),
-    (b"\xff\xfe", "is UTF-16", f"iconv -f UTF-16 -t UTF-8 {{file}} | {_SUBMIT}"),
-    (b"\xfe\xff", "is UTF-16", f"iconv -f UTF-16 -t UTF-8 {{file}} | {_SUBMIT}"),
 )
 
 
@@ -61,52 +66,58 @@ def decompressed(raw: BinaryIO, kind: str | None) -> BinaryIO:
     return raw
 
 
-def foreign(name: str, path: str, head: bytes, *, cut: bool = False, shapes: bool = True) -> str | None:
+def foreign(given: Given, head: bytes, *, cut: bool = False, shapes: bool = True) -> str | None:
     """Why a file with this beginning (decompressed) is not read, and how to convert it; None: it may be JSON lines.
 
     Args:
         cut: the file goes on behind `head`.
         shapes: look at what the lines have, too.
     """
-    file = shlex.quote(path)
     for magic, what, command in _FOREIGN:
         if head.startswith(magic):
-            return f"{name} {what}: {command.format(file=file)}"
+            return f"{given.name} {what}: {given.through(command)}"
+    for magic, what, command in _SOUGHT_IN:
+        if head.startswith(magic):
+            return f"{given.name} {what}: {given.by(command)}"
     if head[257:262] == b"ustar":
-        return f"{name} is a tar archive: tar -xOf {file} | {_SUBMIT}"
+        return f"{given.name} is a tar archive: {given.through('tar -xOf -')}"
     if head[:4].count(0) and head[:200].count(0) * 3 > len(head[:200]):
         wide = "UTF-32" if head[:8].count(0) > 4 else "UTF-16LE" if head[1:2] == b"\x00" else "UTF-16BE"
-        return f"{name} is {wide}: iconv -f {wide} -t UTF-8 {file} | {_SUBMIT}"
+        return f"{given.name} is {wide}: {given.through(f'iconv -f {wide} -t UTF-8')}"
     text = head.removeprefix(UTF8_MARK)
-    if (why := _other_text(name, file, text)) is not None or not shapes:
+    if (why := _other_text(given, text)) is not None or not shapes:
         return why
     lines = [line.strip() for line in text.split(b"\n")[: -1 if cut else None]]
-    return _other_lines(name, file, [line for line in lines if line][:_LOOKED_AT])
+    return _other_lines(given, [line for line in lines if line][:_LOOKED_AT])
 
 
-def _other_lines(name: str, file: str, lines: list[bytes]) -> str | None:
+def _other_lines(given: Given, lines: list[bytes]) -> str | None:
     if not lines:
         return None
     if not lines[0].startswith(b"{"):
-        return other_text(name, file, lines)
-    return other_json(name, file, lines[0]) or foreign_encoding(name, file, lines)
+        return other_text(given, lines)
+    return other_json(given, lines[0]) or foreign_encoding(given, lines)
 
 
-def _other_text(name: str, file: str, head: bytes) -> str | None:
+def _other_text(given: Given, head: bytes) -> str | None:
     text = head.lstrip()
     first = text.partition(b"\n")[0].strip()
     if text.startswith(b"["):
-        return f"{name} is one JSON array, not a request per line: jq -c '.[]' {file} | {_SUBMIT}"
+        return f"{given.name} is one JSON array, not a request per line: {given.through(_OF_AN_ARRAY)}"
     if first == b"{":
-        return f"{name} has JSON objects over several lines, not a request per line: jq -c . {file} | {_SUBMIT}"
+        return f"{given.name} has JSON objects over several lines, not a request per line: {given.through('jq -c .')}"
     if b"\n" not in head and b"}\r{" in head:
-        return f"{name} has line ends of old Macs (CR): tr '\\r' '\\n' < {file} | {_SUBMIT}"
+        return f"{given.name} has line ends of old Macs (CR): {given.through(_OLD_MAC)}"
     if first.startswith(b"{") or not first:
         return None
-    return _table(name, file, head.splitlines()[:2])
+    return _table(given, head.splitlines()[:2])
 
 
-def _table(name: str, file: str, lines: list[bytes]) -> str | None:
+_OF_AN_ARRAY = "jq -c '.[]'"
+_OLD_MAC = r"tr '\r' '\n'"
+
+
+def _table(given: Given, lines: list[bytes]) -> str | None:
     """A file of rows: as many commas, semicolons or tabs in its second line as in its first, or at least one in its only."""
     delimiter = next(
         (one for one in (b"\t", b";", b",") if lines[0].count(one) and all(line.count(one) for line in lines)), None
@@ -114,13 +125,18 @@ def _table(name: str, file: str, lines: list[bytes]) -> str | None:
     if delimiter is None or any(line.lstrip().startswith(b"{") for line in lines):
         return None
     names = [part.strip().strip('"') for part in lines[0].decode("utf-8", "replace").split(delimiter.decode())]
-    prompt = "prompt" if "prompt" in names or not names[0].isidentifier() else names[0]
-    reader = "csv.DictReader(sys.stdin" + ("" if delimiter == b"," else f",delimiter={_spelled(delimiter)}") + ")"
+    column = next((name for name in PROMPTS if name in names), names[0] if names[0].isidentifier() else None)
+    rows, cell, of = "DictReader", f'"{column}"', f"of the column {column}"
+    if column is None:
+        rows, cell, of = "reader", "0", "of the first column"
+    reader = f'csv.{rows}(open(0,encoding="utf-8-sig",newline="")'
+    reader += ")" if delimiter == b"," else f",delimiter={_spelled(delimiter)})"
     program = (
-        f'import csv,json,sys;[print(json.dumps({{"custom_id":str(n),"method":"POST","url":"/v1/chat/completions",'
-        f'"body":{{"model":"MODEL","messages":[{{"role":"user","content":r["{prompt}"]}}]}}}})) for n,r in enumerate({reader},1)]'
+        f'import csv,json;[print(json.dumps({{"custom_id":str(n),"method":"POST","url":"/v1/chat/completions",'
+        f'"body":{{"model":"MODEL","messages":[{{"role":"user","content":r[{cell}]}}]}}}})) for n,r in enumerate({reader},1)]'
     )
-    return f"{name} looks like CSV; with your MODEL: python3 -c '{program}' < {file} | {_SUBMIT}"
+    command = given.through(f"python3 -c '{program}'")
+    return f"{given.name} looks like CSV; with your MODEL, {of}: {command}"
 
 
 def _spelled(delimiter: bytes) -> str:

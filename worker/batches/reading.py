@@ -22,6 +22,7 @@ from api_schemas.errors import StockpotError
 from worker.base import private
 from worker.base.errors import InvalidRequest
 from worker.batches import formats
+from worker.batches.converting import Given
 
 STDIN = "-"
 #: Reads of a quarter of a megabyte: fewer system calls, and still nothing in memory.
@@ -55,7 +56,7 @@ class BatchFile:
             OSError: it cannot be read.
         """
         self._shapes = isinstance(source, str)  # of a stored file each line has its problem, as OpenAI has it
-        self._path = source if isinstance(source, str) and source != STDIN else "FILE"
+        self._path = _read_again(source, name)
         if not isinstance(source, str):
             self.name, self._raw = name, source
         elif source == STDIN and stdin is not None:
@@ -119,7 +120,8 @@ class BatchFile:
         source = formats.decompressed(self._raw, self._compression)
         first = source.read(_BUFFER)
         cut = len(first) == _BUFFER
-        if refusal := formats.foreign(self.name, self._path, first, cut=cut, shapes=self._shapes):
+        given = Given(self.name, self._path, self._compression)
+        if refusal := formats.foreign(given, first, cut=cut, shapes=self._shapes):
             raise InvalidRequest(refusal)
         yield first.removeprefix(formats.UTF8_MARK)
         while block := source.read(_BUFFER):
@@ -136,6 +138,13 @@ class BatchFile:
         except io.UnsupportedOperation:  # no file of this machine
             return 0, 0
         return found.st_size, found.st_mtime_ns
+
+
+def _read_again(source: str | BinaryIO, name: str) -> str | None:
+    """The path from which a shell reads the file, too; None: it comes through a pipe. A stored file's user has it by its name."""
+    if not isinstance(source, str):
+        return name or None
+    return source if source != STDIN and Path(source).is_file() else None
 
 
 def _opened(path: Path, home: Path) -> BinaryIO:

@@ -10,9 +10,12 @@ import shlex
 from typing import Any
 
 from api_schemas import jsontext
+from worker.batches.converting import Given
 
-_SUBMIT = "stockpot batch submit -"
-_LINE = '{custom_id:(input_line_number|tostring),method:"POST",url:"/v1/chat/completions",body:%s}'
+#: Fields that hold a prompt, in files of prompts.
+PROMPTS = ("prompt", "question", "instruction", "input", "text")
+#: Lines are counted, since jq's own number of a line stands twice where the last one has no end. `$x` is what a line has.
+_LINE = 'foreach %s as $x (0;.+1;{custom_id:tostring,method:"POST",url:"/v1/chat/completions",body:($x|%s)})'
 _ASKED = '{model:"MODEL",messages:[{role:"user",content:%s}]}'
 _ANTHROPIC = (
     '{custom_id,method:"POST",url:"/v1/chat/completions",body:(.params|{model,max_tokens,messages:'
@@ -24,51 +27,61 @@ _GEMINI = (
 )
 
 
-def other_json(name: str, file: str, first: bytes) -> str | None:
-    """What JSON of another making a file with this first line has, and how to convert it; None: it may be a batch file.
-
-    Args:
-        file: its path, quoted for a shell.
-    """
+def other_json(given: Given, first: bytes) -> str | None:
+    """What JSON of another making a file with this first line has, and how to convert it; None: it may be a batch file."""
     if first.startswith((b"{'", b"{ '")):
-        program = "import ast,json,sys;[print(json.dumps(ast.literal_eval(l))) for l in sys.stdin if l.strip()]"
-        return f"{name} is written as Python shows a dict, not as JSON: python3 -c {shlex.quote(program)} < {file} | {_SUBMIT}"
+        program = 'import ast,json;[print(json.dumps(ast.literal_eval(l))) for l in open(0,encoding="utf-8-sig") if l.strip()]'
+        command = given.through(f"python3 -c {shlex.quote(program)}")
+        return f"{given.name} is written as Python shows a dict, not as JSON: {command}"
     if first.endswith(b"},") and _one(first[:-1]) is not None:
-        return f"{name} has a comma behind each line: sed 's/,[[:space:]]*$//' {file} | {_SUBMIT}"
+        return f"{given.name} has a comma behind each line: {given.through(_NO_COMMAS)}"
     line = _one(first)
     if line is None and _several(first):
-        return f"{name} has several requests in a line: jq -c . {file} | {_SUBMIT}"
+        return f"{given.name} has several requests in a line: {given.through('jq -c .')}"
     if line is None or line.keys() & {"url", "body", "method"}:
         return None
     what, program = _made(line)
     if not what:
         return None
-    return f"{name} {what}" + (f": jq -c {shlex.quote(program)} {file} | {_SUBMIT}" if program else "")
+    return f"{given.name} {what}" + (f": {given.through(program)}" if program else "")
+
+
+_NO_COMMAS = "sed 's/,[[:space:]]*$//'"
+
+
+def _jq(program: str) -> str:
+    return f"jq -c {shlex.quote(program)}"
+
+
+def _counted(body: str, *, options: str = "-nc", lines: str = "inputs") -> str:
+    """The command that makes a request of each line, whose ids count them."""
+    return f"jq {options} {shlex.quote(_LINE % (lines, body))}"
 
 
 def _made(line: dict[str, Any]) -> tuple[str, str]:
-    """What made a line with these fields, and jq's program that makes a request of it."""
+    """What made a line with these fields, and the command that makes a request of it."""
     if "custom_id" in line and line.keys() & {"response", "result"}:
         return "holds answers, not requests; submit the file that was asked with", ""
     if isinstance(line.get("params"), dict) and "custom_id" in line:
-        return "is a batch for Anthropic's API", _ANTHROPIC
+        return "is a batch for Anthropic's API", _jq(_ANTHROPIC)
     if isinstance(line.get("request"), dict) and isinstance(line["request"].get("contents"), list):
-        return "is a batch for Gemini's API; with your MODEL", _GEMINI
+        return "is a batch for Gemini's API; with your MODEL", _jq(_GEMINI)
     if isinstance(line.get("messages"), list) and "model" in line:
-        return "has bodies of requests only", _LINE % "."
+        return "has bodies of requests only", _counted(".")
     if isinstance(line.get("messages"), list):
-        return "has conversations without a model; with your MODEL", _LINE % '{model:"MODEL",messages}'
-    for field in ("prompt", "question", "instruction", "input", "text"):
+        return "has conversations without a model; with your MODEL", _counted('{model:"MODEL",messages}')
+    for field in PROMPTS:
         if isinstance(line.get(field), str):
-            return f"has prompts, not requests; with your MODEL, of the field {field}", _LINE % (_ASKED % f".{field}")
+            return f"has prompts, not requests; with your MODEL, of the field {field}", _counted(_ASKED % f".{field}")
     for field, value in line.items():
         if field.isidentifier() and isinstance(value, list) and value and isinstance(value[0], dict):
-            return f"is one JSON object with a list of {field}, not a request per line", f".{field}[]"
+            return f"is one JSON object with a list of {field}, not a request per line", _jq(f".{field}[]")
     return "", ""
 
 
-def other_text(name: str, file: str, lines: list[bytes]) -> str | None:
+def other_text(given: Given, lines: list[bytes]) -> str | None:
     """What text or data that is no JSON lines a file with these lines has; None: some line of it may be JSON."""
+    name = given.name
     if any(line.lstrip().startswith(b"{") for line in lines):
         return None
     if lines[0].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
@@ -77,11 +90,11 @@ def other_text(name: str, file: str, lines: list[bytes]) -> str | None:
         return f"{name} is no text in UTF-8, and of no format that is known here: expected a request in JSON per line"
     if any(line.lstrip().startswith((b"[", b'"', b"//", b"#")) for line in lines):
         return None
-    program = _LINE % (_ASKED % ".")
-    return f"{name} is plain text, not JSON; a prompt per line, with your MODEL: jq -Rc {shlex.quote(program)} {file} | {_SUBMIT}"
+    command = _counted(_ASKED % r'ltrimstr("\ufeff")', options="-nRc", lines=r'(inputs|select(test("\\S")))')
+    return f"{name} is plain text, not JSON; a prompt per line, with your MODEL: {given.through(command)}"
 
 
-def foreign_encoding(name: str, file: str, lines: list[bytes]) -> str | None:
+def foreign_encoding(given: Given, lines: list[bytes]) -> str | None:
     """Whether JSON lines are in an older encoding: a quarter of them is no UTF-8, and none with accents is."""
     wrong = 0
     for line in lines:
@@ -92,7 +105,8 @@ def foreign_encoding(name: str, file: str, lines: list[bytes]) -> str | None:
         wrong += 1
     if wrong < 2 or 4 * wrong < len(lines):
         return None
-    return f"{name} is not UTF-8 (Windows-1252 or Latin-1?): iconv -f WINDOWS-1252 -t UTF-8 {file} | {_SUBMIT}"
+    command = given.through("iconv -f WINDOWS-1252 -t UTF-8")
+    return f"{given.name} is not UTF-8 (Windows-1252 or Latin-1?): {command}"
 
 
 def _is_text(line: bytes) -> bool:
