@@ -192,13 +192,18 @@ TOOLS = {"jq", "unzip", "zstd", "lz4", "xz"}
 )
 def test_the_command_that_converts_a_file_makes_a_batch_file(tmp_path: Path, kind: str, through: str) -> None:
     """As it is pasted: whatever the file is compressed with, in a folder with a space; of a pipe behind what writes it."""
-    pack = {"gzip": gzip.compress, "xz": lzma.compress, "a pipe of bzip2": bz2.compress}.get(through, bytes)
-    if kind in {"gzip", "bzip2", "xz"} and pack is bytes:
+    packs: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "xz": lzma.compress,
+        "a pipe of bzip2": bz2.compress,
+    }
+    pack = packs.get(through)
+    if kind in {"gzip", "bzip2", "xz"} and pack is None:
         pytest.skip("that is read as it is")
     folder = tmp_path / "my prompts"
     folder.mkdir()
     path = folder / "in.any"
-    path.write_bytes(pack(CONVERTED[kind]))
+    path.write_bytes(CONVERTED[kind] if pack is None else pack(CONVERTED[kind]))
     with pytest.raises(InvalidRequest) as caught:
         if "pipe" in through:
             with path.open("rb") as stdin, BatchFile("-", home=tmp_path, stdin=stdin) as file:
