@@ -198,7 +198,7 @@ def test_two_hundred_bad_lines_are_a_line_of_words_for_each_kind(env: dict[str, 
     refused = run(env, "batch", "submit", table)
     assert refused.returncode == 2
     [sentence] = refused.stderr.strip().splitlines()
-    assert sentence.startswith("Error: in.csv looks like CSV; with your MODEL: python3 -c ")
+    assert sentence.startswith("Error: in.csv looks like CSV; with your MODEL, of the column prompt: python3 -c ")
 
 
 def test_bad_lines_are_skipped_on_request_and_a_large_one_says_its_size(env: dict[str, str], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A file of answers that is continued: how far it is, by the ids of its lines. The offset that is given must be that.
 
-With a smaller one lines would be there twice, with a larger one some would be missing, and neither is seen later.
+With a smaller one lines would be there twice, with a larger one some would be missing, and neither shows later.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ LOOK_SECONDS = 1.0
 def export(database: Database, batch: str, files: Files) -> Exported:
     """Write what is over now, in the order of the file.
 
-    While lines are yet to come, what is over has gaps: then the offset stays 0, and whoever goes on begins anew.
+    While lines are yet to come, what is over has gaps: then the offset stays 0, and a reader that goes on begins anew.
     """
     row = database.read(lambda conn: records.get(conn, batch, tenant=None))  # before the lines: they only grow
     for page in lines_out.by_line(database, batch, copies=row.duplicates > 0):

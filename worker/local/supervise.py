@@ -1,6 +1,6 @@
 """The engine of `stockpot up`: child processes in the foreground, restarted when they crash, stopped in order.
 
-One that ends at each start, before it is ready, ends all: nobody else will mend its setting.
+One that ends at each start, before it is ready, ends all: no further start will mend its setting.
 
 Each child leads a process group of its own, so that Ctrl-C in the terminal reaches only us. We stop the workers first
 and wait for their drain, then the simulator; the embedded Valkey is our caller's and goes last. A second Ctrl-C

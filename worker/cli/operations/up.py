@@ -97,7 +97,7 @@ def up(workers: int, *, simulate: bool) -> None:
 
 
 def _check_ports(settings: Settings, workers: int) -> None:
-    """Refuse ports that somebody set and that another program has: a worker would end at each start.
+    """Refuse ports of settings that another program has: a worker would end at each start.
 
     Raises:
         SettingsError: names the setting and the port.
