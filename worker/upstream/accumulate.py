@@ -47,8 +47,12 @@ class Accumulator(Protocol):
         """Whether anything of an answer has come: a piece of text, of a tool call, of reasoning."""
 
     @property
+    def gives(self) -> bool:
+        """Whether anything of the answer itself has come (`ends`): reasoning and steps are none of it."""
+
+    @property
     def complete(self) -> bool:
-        """Whether the answer is whole although no event marked its end, if the stream ends here in good order."""
+        """Whether what came looks whole although no event marked its end, if the stream ends here in good order."""
 
     @property
     def finish_reason(self) -> str | None:

@@ -15,6 +15,7 @@ from api_schemas.usage import merge_usage, usage_objects
 from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
 from worker.upstream.chunk_template import ChunkTemplate
+from worker.upstream.ends import message_gives
 from worker.upstream.finish_reasons import is_failure, reason_of
 from worker.upstream.merge import NAMES, add_parts, joined, merge, overlay
 from worker.upstream.received import read_json
@@ -119,9 +120,14 @@ class ChatAccumulator:
         return any(choice.began for choice in self._choices.values())
 
     @property
+    def gives(self) -> bool:
+        """Whether some choice holds anything of an answer."""
+        return any(message_gives(choice.final(index)["message"]) for index, choice in self._choices.items())
+
+    @property
     def complete(self) -> bool:
         """Whether the usage of the whole has come behind it."""
-        return self._counted and self.began
+        return self._counted
 
     @property
     def finish_reason(self) -> str | None:

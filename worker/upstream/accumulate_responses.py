@@ -18,6 +18,7 @@ from api_schemas.upstream_errors import is_error, speaks
 from api_schemas.usage import merge_usage, usage_objects
 from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
+from worker.upstream.ends import response_gives
 from worker.upstream.merge import overlay
 from worker.upstream.received import read_json
 from worker.upstream.response_items import ResponseItems
@@ -106,6 +107,11 @@ class ResponsesAccumulator:
     def began(self) -> bool:
         """Whether any item, or any piece of one, has come."""
         return self._deltas or bool(self._texts) or self._items.began
+
+    @property
+    def gives(self) -> bool:
+        """Whether some item holds anything of an answer."""
+        return response_gives(self.response())
 
     @property
     def complete(self) -> bool:

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from worker.upstream.call import whole_text
+from worker.upstream.ends import STEPS
 
 #: How many items are looked at for the one that an event without a known id continues.
 _OPEN_ITEMS = 64
@@ -49,10 +50,6 @@ _DELTAS = {f"{stem}.delta": place for stem, place in _PLACES.items()}
 _WHOLE = {f"{stem}.done": place for stem, place in _PLACES.items()}
 _WHOLE_PARTS = frozenset({"response.content_part.done", "response.reasoning_summary_part.done"})
 _PARTS: dict[Any, _Place] = {place.part: place for place in _PLACES.values() if place.part} | {"text": _TEXT}
-#: Items behind which the answer is still to come.
-_STEPS = frozenset(
-    {"reasoning", "web_search_call", "file_search_call", "code_interpreter_call", "mcp_call", "mcp_list_tools"}
-)
 _BEGINS, _ENDS = "response.output_item.added", "response.output_item.done"
 
 
@@ -125,7 +122,7 @@ class ResponseItems:
     def all_over(self) -> bool:
         """Whether each item has come whole and the last is no mere step. Reasoning that was only announced was left out."""
         spoken = [item for item in self._items if item.type != "reasoning" or item.pieces or item.done is not None]
-        return bool(spoken) and spoken[-1].type not in _STEPS and all(item.over for item in spoken)
+        return bool(spoken) and spoken[-1].type not in STEPS and all(item.over for item in spoken)
 
     def add(self, kind: str | None, event: dict[str, Any]) -> str:
         """Take an event about an item, and return the output text that it adds. Any other event is ignored."""

@@ -7,6 +7,7 @@ from typing import Any
 from api_schemas import jsontext
 from api_schemas.upstream_errors import speaks
 from worker.upstream.call import whole_text
+from worker.upstream.ends import item_gives
 from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
 
 #: What a response is called that has not ended; in an answer that has, it means nothing.
@@ -64,26 +65,10 @@ def _part(text: str) -> dict[str, Any]:
 def completed(output: Any, items: list[dict[str, Any]]) -> list[Any]:
     """The output of a terminal event, with what the stream had and it has not: all items if it is empty, else the calls."""
     known = output if isinstance(output, list) else []
-    if not any(map(_has_content, known)):
+    if not any(map(item_gives, known)):
         return items or known
     calls = [item for item in items if _is_call(item)]
     return known if any(map(_is_call, known)) else [*known, *calls]
-
-
-def has_content(response: dict[str, Any]) -> bool:
-    """Whether a response holds any text or call."""
-    output = response.get("output")
-    return isinstance(output, list) and any(map(_has_content, output))
-
-
-def _has_content(item: Any) -> bool:
-    if not isinstance(item, dict):
-        return False
-    if item.get("type") != "message":
-        return item.get("type") != "reasoning"
-    content = item.get("content")
-    parts = content if isinstance(content, list) else []
-    return any(isinstance(part, dict) and (part.get("text") or part.get("refusal")) for part in parts)
 
 
 def _is_call(item: Any) -> bool:

@@ -23,6 +23,7 @@ from worker.upstream.call import Call, ChunkSink, Progress, choices_asked
 from worker.upstream.classify import classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
 from worker.upstream.endpoints import ENDPOINTS
+from worker.upstream.ends import cut_off, is_answer
 from worker.upstream.finish_reasons import failure_words
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.sse import EventParser, EventTooLarge, ServerSentEvent
@@ -116,20 +117,18 @@ class StreamReading:
         if self._broken is not None:
             return self._failed(self._broken)
         polite = cut is None or self._done
-        if self._sum.finished and (polite or (self._is_whole and not self._goes_on)):
-            return self._failed(self._ended_badly()) if self._sum.failure is not None else self._answer(cut is not None)
-        if cut is not None and not self._done:
+        stated = self._sum.finished and (polite or (self._is_whole and not self._goes_on))
+        if stated and self._sum.failure is not None:
+            return self._failed(self._ended_badly())
+        if cut is not None and not self._done and not stated:
             return self._failed(cut)
-        if self._sum.complete or (self._done and self._sum.began):
-            self._odd("no_finish_reason")
+        ended = stated or self._done or self._sum.complete
+        if ended and is_answer(self._progress, stated=stated, gives=self._sum.gives):
             return self._answer(cut is not None)
         if not self._progress.events:
             message = self._words or "the upstream answered with an empty stream"
             return self._failed(Failure(Kind.RETRYABLE, "upstream", "wrong_content", message))
-        message = "the stream ended before the answer did: no finish reason came"
-        if self._words:
-            message = f"{message}; the upstream sent: {self._words}"
-        return self._failed(Failure(Kind.PARTIAL, "truncated", "no_finish_reason", message))
+        return self._failed(cut_off(self._words))
 
     @property
     def _is_whole(self) -> bool:

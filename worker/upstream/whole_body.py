@@ -12,11 +12,12 @@ from api_schemas.usage import Usage, merge_usage, usage_objects
 from worker.upstream.call import Call, ChunkSink, Progress
 from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
+from worker.upstream.ends import cut_off, is_answer, message_gives, response_gives
 from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.received import read_json
 from worker.upstream.redact import redact, redact_bytes
-from worker.upstream.response_object import RUNNING, failure_of, finish_reason, has_content, mend, output_text
+from worker.upstream.response_object import RUNNING, failure_of, finish_reason, mend, output_text
 from worker.upstream.tool_calls import one_or_more
 
 if TYPE_CHECKING:
@@ -100,13 +101,16 @@ def responses(call: Call, progress: Progress, value: dict[str, Any], body: bytes
     if (error := failure_of(value)) is not None:
         failure = classify_in_answer(error, began=bool(text), key=call.key)
         return replace(_with_body(failure, body, call.key), partial_text=text)
+    stated = isinstance(value.get("status"), str) and value["status"] not in RUNNING
     if value.get("status") in RUNNING:
-        if not has_content(value):
+        if not response_gives(value):
             message = "the upstream put the response into its own background, where no route can fetch it"
             return Failure(Kind.TERMINAL, "upstream", "background", message)
         value["status"], mended = "completed", True
     if not isinstance(value.get("output"), list):
         return _no_answer(value, "output", body, call.key)
+    if not is_answer(progress, stated=stated, gives=response_gives(value)):
+        return _with_body(cut_off(), body, call.key)
     if mended:
         body = jsontext.dumps(value)
     return answer_of(progress, value, body, text, finish_reason(value))
@@ -132,6 +136,10 @@ def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> 
         failure = _failure_of(choice, call.key)
         if failure is not None:
             return replace(_with_body(failure, body, call.key), partial_text=text)
+    stated = any(reason_of(choice.get("finish_reason")) is not None for choice in choices)
+    gives = any(message_gives(choice["message"]) for choice in choices)
+    if not is_answer(progress, stated=stated, gives=gives):
+        return _with_body(cut_off(), body, call.key)
     return answer_of(progress, value, body, text, reason_of(first.get("finish_reason")))
 
 
