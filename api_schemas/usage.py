@@ -117,8 +117,12 @@ TOKENS = tuple(Usage.model_fields)
 def usage_objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every usage object of an answer or a piece of one, the most general place last.
 
-    It may stand beside the choices, in a choice, its message or its delta, in Groq's own object, or in a response.
+    It may stand beside the choices, in a choice, its message or its delta, in Groq's own object, or in a response. What
+    llama.cpp measured comes before them all: what a usage object states replaces it.
     """
+    for place in (value, value.get("response")):
+        if isinstance(place, dict) and (timings := _measured(place.get("timings"))):
+            yield timings
     choices = value.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict):
@@ -128,6 +132,18 @@ def usage_objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from _named(value.get("x_groq"))
     yield from _named(value.get("response"))
     yield from _named(value)
+
+
+def _measured(timings: Any) -> dict[str, Any]:
+    """llama.cpp's `timings` as a usage object; empty where they count nothing. `prompt_n` leaves out what was cached."""
+    if not isinstance(timings, dict):
+        return {}
+    cached, output = _count(timings.get("cache_n")), _count(timings.get("predicted_n"))
+    given = _count(timings.get("prompt_n")) + cached
+    if not (given or output):
+        return {}
+    usage = {"prompt_tokens": given, "completion_tokens": output, "total_tokens": given + output}
+    return {**usage, "prompt_tokens_details": {"cached_tokens": cached}} if cached else usage
 
 
 def _named(place: Any) -> Iterator[dict[str, Any]]:

@@ -121,7 +121,9 @@ def test_the_usual_upstream_may_be_named_by_anybody(nowhere: Path, monkeypatch: 
     assert load().key == "sk-of-the-user"
 
 
-@pytest.mark.parametrize("host", ["elsewhere.example", "10.0.0.7", "127.0.0.1.elsewhere.example", "[2001:db8::1]"])
+@pytest.mark.parametrize(
+    "host", ["elsewhere.example", "10.0.0.7", "evil.localhost", "127.0.0.1.elsewhere.example", "[2001:db8::1]"]
+)
 def test_plain_http_to_another_machine_needs_a_setting(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Loopback needs none."""
     with pytest.raises(SettingsError, match="STOCKPOT_UPSTREAM_PLAIN_HTTP"):

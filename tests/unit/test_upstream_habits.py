@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from tests.answer_factories import COUNTED, USAGE, WHOLE, answer, chunk, sse
+from api_schemas.usage import Usage
+from tests.answer_factories import BODY, COUNTED, USAGE, WHOLE, answer, chunk, sse
 
 FIN = [chunk(finish="stop"), WHOLE[3], b"[DONE]"]
 STREAMS: dict[str, bytes] = {
@@ -62,6 +64,7 @@ STREAMS: dict[str, bytes] = {
     "finish-with-text": sse(chunk("to you", finish="stop"), WHOLE[3]),
     "usage-str": sse(chunk("to you", finish="stop"), {"choices": [], "usage": {k: str(v) for k, v in USAGE.items()}}),
     "x_groq": sse(chunk("to you"), {**chunk(finish="stop"), "x_groq": {"usage": USAGE}}, b"[DONE]"),
+    "timings": sse(chunk("to you"), chunk(finish="stop", timings={"prompt_n": 7, "predicted_n": 3}), b"[DONE]"),
     "index-null": sse({"choices": [{"index": None, "delta": {"content": "to you"}}]}, *FIN),
     "crlf": sse(chunk("to you"), *FIN).replace(b"\n", b"\r\n"),
     "bom-gap": b"\n\n\n" + sse(chunk("to you"), *FIN),
@@ -98,3 +101,24 @@ def test_a_text_in_the_place_of_the_older_completions_is_the_answers(stream: boo
     assert (whole.text, whole.finish_reason, whole.usage) == ("to you", "stop", COUNTED)
     [stored] = json.loads(whole.body)["choices"]
     assert stored["message"] == {"role": "assistant", "content": "to you"}
+
+
+MEASURED = {"cache_n": 3, "prompt_n": 4, "prompt_ms": 30.5, "predicted_n": 3, "predicted_ms": 60.1}
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}])
+@pytest.mark.parametrize("each", [False, True])
+def test_what_llama_cpp_measured_is_usage_where_there_is_none(usage: Any, each: bool) -> None:
+    """In its last chunk, in each one (`timings_per_token`), in one object; what it was asked to count says more."""
+    last = chunk(finish="stop", timings=MEASURED)
+    first = chunk("to you", **({"timings": {"prompt_n": 4, "cache_n": 3, "predicted_n": 1}} if each else {}))
+    counted = [{"id": "c", "choices": [], "usage": usage, "timings": MEASURED}] if usage else []
+    whole = json.dumps({**BODY, "usage": usage, "timings": MEASURED}).encode()
+    for read in (answer(sse(first, last, *counted, b"[DONE]")), answer(whole, stream=False, events=False)):
+        assert read.usage is not None
+        assert read.usage.cached_tokens == 3
+        assert (read.usage.input_tokens, read.usage.output_tokens) == ((9, 5) if usage else (7, 3))
+    assert json.loads(answer(sse(first, last, b"[DONE]")).body)["usage"]["completion_tokens"] == 3
+    assert answer(sse(first, chunk(finish="stop", timings={"prompt_n": None}), b"[DONE]")).usage == (
+        Usage(input_tokens=7, cached_tokens=3, output_tokens=1, total_tokens=8) if each else None
+    )

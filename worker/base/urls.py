@@ -75,11 +75,15 @@ def _is_secret(key: str) -> bool:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address can only be this machine."""
+    """Whether a host name or address is this machine: `localhost`, 127.0.0.0/8, ::1. An address may stand in brackets.
+
+    Names below `localhost` are not: browsers keep them on this machine, but a resolver may ask the network's name server,
+    and what would be sent there in clear are keys and prompts.
+    """
     if host is None:
         return False
-    host = host.rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
+    host = host.strip("[]").removesuffix(".").lower()
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

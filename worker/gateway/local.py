@@ -6,12 +6,12 @@ sends its own) and no trace of a proxy, behind which any client may stand.
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from worker.base.settings import Settings
+from worker.base.urls import is_loopback
 
 #: Headers that a proxy adds: the client is not on this machine then.
 _PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -34,13 +34,3 @@ def is_local(request: Request, settings: Settings) -> bool:
 def allowed_origins(settings: Settings) -> list[str]:
     """The origins whose pages may call from a browser: STOCKPOT_GATEWAY_CORS_ORIGINS."""
     return [one.strip().rstrip("/") for one in (settings.gateway_cors_origins or "").split(",") if one.strip()]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -16,10 +16,10 @@ from starlette.applications import Starlette
 
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
+from worker.base.urls import is_loopback
 from worker.db.connect import Database
 from worker.gateway.app import build
 from worker.gateway.connections import HEAD_BYTES, BoundedProtocol
-from worker.gateway.local import is_loopback
 from worker.producer.keys import Keys
 
 #: Connections that the kernel holds until they are accepted.

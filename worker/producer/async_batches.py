@@ -7,12 +7,14 @@ from typing import Literal
 
 from anyio import to_thread
 
+from api_schemas.argument_types import typed
 from worker.batches.results import Order, ResultLine
 from worker.producer.batches import Batches
 from worker.producer.faces import awaited
 from worker.producer.scope import Scope
 
 
+@typed
 class AsyncBatches:
     """As `Batches`, awaitable."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from anyio import to_thread
 
+from api_schemas.argument_types import typed
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import JobDetail, JobOptions, Request
 from worker.base.settings import Settings
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from worker.producer.webhooks import AsyncWebhooks
 
 
+@typed
 class AsyncStockpot(AsyncStreams):
     """The awaiting face: the same verbs. SQL runs in threads, live events on the caller's own loop.
 

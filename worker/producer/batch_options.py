@@ -10,6 +10,7 @@ from typing import TypedDict
 
 from pydantic_core import PydanticCustomError
 
+from api_schemas.argument_types import check_types
 from api_schemas.errors import FieldProblem
 from api_schemas.jobs import check_options
 from api_schemas.metadata import check_metadata
@@ -46,6 +47,7 @@ class BatchOptions(TypedDict, total=False):
 def read_options(tenant: str, given: BatchOptions) -> Options:
     """Check the options. Raises InvalidRequest with every problem; TypeError for one that there is not."""
     check_options(given, BatchOptions)
+    check_types(given, BatchOptions)
     problems: list[FieldProblem] = []
 
     def refuse(field: str, message: str) -> None:
@@ -53,7 +55,7 @@ def read_options(tenant: str, given: BatchOptions) -> Options:
 
     not_before, finish_by = _when(given.get("not_before")), _when(given.get("finish_by"))
     for field, moment in (("not_before", not_before), ("finish_by", finish_by)):
-        if moment is not None and moment.at.tzinfo is None:
+        if moment is not None and moment.at.tzinfo is None:  # of a `When`; a bare one has been refused
             refuse(field, "expected an aware moment, e.g. datetime.now(UTC)")
             raise InvalidRequest(problems)
     if finish_by is not None and finish_by.at <= (not_before.at if not_before is not None else datetime.now(UTC)):

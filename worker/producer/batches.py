@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, Unpack
 
 from sqlalchemy import Connection
 
+from api_schemas.argument_types import typed
 from api_schemas.batch import BatchProblem, BatchStatus
 from api_schemas.bodies import ENDPOINTS
 from worker.base.errors import WaitTimeout
@@ -63,6 +64,7 @@ NAMED_PROBLEMS = 100
 LOOK_SECONDS = 0.5
 
 
+@typed
 class Batches:
     """A tenant's batches."""
 

@@ -6,6 +6,7 @@ import builtins
 from decimal import Decimal
 from typing import Literal
 
+from api_schemas.argument_types import typed
 from api_schemas.errors import FieldProblem
 from worker.base.errors import InvalidRequest, NotFound
 from worker.base.money import PICO, dollars
@@ -20,6 +21,7 @@ __all__ = ["ALL_TENANTS", "AsyncBudgets", "Budget", "Budgets", "Period", "dollar
 Period = Literal["day", "total"]
 
 
+@typed
 class Budgets:
     """A tenant's budgets, and with `all_tenants` those of all tenants together.
 

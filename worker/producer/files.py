@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal, get_args
 
 from anyio import to_thread
 
+from api_schemas.argument_types import typed
 from api_schemas.errors import FieldProblem
 from api_schemas.jsontext import check_text
 from worker.base.errors import InvalidRequest
@@ -46,6 +47,7 @@ def kept_seconds(purpose: str, given: int | None) -> int | None:
     return BATCH_SECONDS if given is None and purpose == "batch" else given
 
 
+@typed
 class Files:
     """A tenant's files."""
 
@@ -148,6 +150,7 @@ def size_limit(scope: Scope, purpose: str) -> int:
     return min(scope.settings.max_file_bytes, scope.settings.max_batch_file_bytes if purpose == "batch" else 2**62)
 
 
+@typed
 class AsyncFiles:
     """As `Files`, awaitable."""
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from anyio import to_thread
 
+from api_schemas.argument_types import typed
 from worker import embedded
 from worker.base.errors import NotAllowed, NotFound, Unreachable
 from worker.base.redis import AWAY
@@ -20,6 +21,7 @@ from worker.producer.scope import Scope
 __all__ = ["AsyncRoutes", "RouteState", "Routes"]
 
 
+@typed
 class AsyncRoutes:
     """The routes of the fleet; they are no tenant's."""
 

@@ -18,6 +18,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
+from api_schemas.argument_types import check_types, typed
 from api_schemas.errors import ErrorClass, FieldProblem
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import Job, JobDetail, JobOptions, JobRequest, Lane, Request, Status, check_tenant, parse_job
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 SLICE = 500
 
 
+@typed
 class Stockpot(Streams):
     """The blocking face. Safe to share between threads; use it as a context manager or call `close`.
 
@@ -290,6 +292,7 @@ class Stockpot(Streams):
 
         It costs the same however seldom the filters match: a page may be short, or empty, and have a next one.
         """
+        check_types(filters, listing.Filters)
         return self._scope.read(
             lambda conn: listing.page(
                 conn, tenant=None if all_tenants else self.tenant, limit=limit, before=before, **filters

@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from api_schemas.argument_types import typed
 from api_schemas.event_numbers import after_number
 from worker.base.settings import Settings
 from worker.producer.sse import HEARTBEAT, Frames, frames
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from worker.producer.stockpot import Stockpot
 
 
+@typed
 class Streams:
     """The blocking half."""
 
@@ -96,6 +98,7 @@ class Streams:
         return Vault.of(self.settings).stream_keys()
 
 
+@typed
 class AsyncStreams:
     """The awaiting half: the same verbs."""
 

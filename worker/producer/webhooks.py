@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypedDict, Unpack
 
+from api_schemas.argument_types import check_types, typed
 from api_schemas.jobs import check_options
 from api_schemas.webhooks import WebhookType
 from worker.base.errors import NotAllowed, NotFound
@@ -51,6 +52,7 @@ class EventFilter(TypedDict, total=False):
     since: datetime | None
 
 
+@typed
 class Webhooks:
     """A tenant's webhooks."""
 
@@ -175,6 +177,7 @@ class Webhooks:
 
     def _filter(self, which: EventFilter) -> Filter:
         check_options(which, EventFilter)
+        check_types(which, EventFilter)
         status = which.get("status")
         return Filter(
             tenant=self._scope.tenant,

@@ -15,6 +15,7 @@ Only `client.py`, `exchange.py` and `connections.py` touch a socket or a clock; 
     cost                  The cost of a call as the provider states it; in decimals, never in floats
     decoding              A body made plain: compression that was not asked for is undone, within bounds
     endpoints             How the answers of each endpoint are read
+    ends                  When what came is an answer: one rule for every endpoint, for streams and for objects
     exchange              One request and its answer: what is sent, how the answer is read, and the timers that bound it
     finish_reasons        What a finish reason means: most end an answer, some mean that it broke
     heads                 Heads of answers that aiohttp's parser refuses and others read, put right before it sees them

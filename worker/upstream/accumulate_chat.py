@@ -93,7 +93,7 @@ class ChatAccumulator:
             self._take_usage(chunk)
             self._take_top(dict(chunk))
             raise StreamBroken("the stream reports an error", chunk)
-        counted = b"sage" in data and self._take_usage(chunk)
+        counted = (b"sage" in data or b"timings" in data) and self._take_usage(chunk)
         if choices is None and str(chunk.get("type")).startswith("response."):
             raise OtherEndpoint("the upstream answered with a response, not with a chat completion")
         repeats = self._take_top(chunk)
