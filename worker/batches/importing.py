@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, Self, TypeVar
 
@@ -26,6 +26,7 @@ from worker.batches.survey import BadLine, Copies, Survey
 from worker.db.batches import lines_in, records
 from worker.db.batches.lines_in import ImportCopy, ImportLine, SkippedLine
 from worker.db.batches.records import BatchRow, NewBatch
+from worker.db.clock import seconds_until
 from worker.db.connect import Database
 
 T = TypeVar("T")
@@ -132,7 +133,8 @@ def begin(
             raise SameFile(name, others[0])
     delay = 0.0
     if options.not_before is not None:
-        delay = max(0.0, (options.not_before.at - datetime.now(UTC)).total_seconds())
+        start = options.not_before.at
+        delay = database.read(lambda conn: seconds_until(conn, start))
     new = NewBatch(
         tenant=options.tenant,
         import_key=f"{key}#{len(before)}" if before else key,

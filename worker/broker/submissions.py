@@ -22,6 +22,7 @@ from api_schemas.jobs import JobRequest, parse_job
 from api_schemas.text import storable
 from worker.base.errors import IdempotencyConflict
 from worker.base.settings import Settings
+from worker.db.clock import unix_seconds
 from worker.db.connect import Database
 from worker.db.jobs import submit
 from worker.job.consequences import Consequences
@@ -59,20 +60,22 @@ def take(
         Unreachable: the database does not answer; try again.
     """
     try:
-        request = _timed(read_broker_message(job, max_bytes=settings.max_request_bytes), starts, ends)
+        now = None if ends is None else datetime.fromtimestamp(database.read(unix_seconds), UTC)
+        request = _timed(read_broker_message(job, max_bytes=settings.max_request_bytes), starts, ends, now)
         done = database.write(lambda conn: submit.insert(conn, [request], settings))[0]
     except (InvalidRequest, IdempotencyConflict) as error:
         return _refuse(database, job, settings, error)
     return Taken(done.id, done.created)
 
 
-def _timed(request: JobRequest, starts: datetime | None, ends: datetime | None) -> JobRequest:
+def _timed(request: JobRequest, starts: datetime | None, ends: datetime | None, now: datetime | None) -> JobRequest:
+    """The request with the message's times; `now` is the database's where the message ends."""
     changed: dict[str, Any] = {}
     if starts is not None and request.not_before is None and request.delay_seconds is None:
         changed["not_before"] = starts
-    if ends is not None and request.ttl_seconds is None:
+    if ends is not None and now is not None and request.ttl_seconds is None:
         # The time to live begins with the job's start. One that is over by now is ended by the next sweep, as `expired`.
-        begin = max(datetime.now(UTC), starts or datetime.min.replace(tzinfo=UTC))
+        begin = max(now, starts or now)
         changed["ttl_seconds"] = max(0.001, (ends - begin).total_seconds())
     return parse_job(request, **changed) if changed else request
 

@@ -5,6 +5,7 @@ On SQLite the database's clock is the machine's, read by the library itself.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
@@ -37,10 +38,21 @@ def after_sql(conn: Speaker, seconds: str) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f','now', printf('%+.3f seconds', {seconds}))"
 
 
+def unix_sql(conn: Speaker) -> str:
+    """SQL for this moment in Unix seconds."""
+    if is_postgres(conn):
+        return f"CAST(EXTRACT(EPOCH FROM {now_sql(conn)}) AS double precision)"
+    return "(julianday('now') - 2440587.5) * 86400.0"
+
+
 def unix_seconds(conn: Connection) -> float:
     """This moment by the database's clock, in Unix seconds: for what others compare with theirs."""
-    epoch = f"EXTRACT(EPOCH FROM {now_sql(conn)})" if is_postgres(conn) else "(julianday('now') - 2440587.5) * 86400.0"
-    return float(conn.execute(text(f"SELECT {epoch}")).scalar_one())
+    return float(conn.execute(text(f"SELECT {unix_sql(conn)}")).scalar_one())
+
+
+def seconds_until(conn: Connection, moment: datetime) -> float:
+    """Seconds until an aware moment, by the database's clock; 0 where it has passed."""
+    return max(0.0, moment.timestamp() - unix_seconds(conn))
 
 
 def seconds_until_sql(conn: Connection, moment: str) -> str:

@@ -7,7 +7,6 @@ in Unix seconds) once a minute. `stockpot doctor` reads it, too.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from redis.asyncio import Redis
@@ -55,7 +54,7 @@ async def watch(redis_url: str, database: DatabaseThreads) -> None:
 
 
 async def _look(redis: Redis, key: str, ours: str) -> set[str]:
-    now = time.time()
+    now, _ = await redis.time()  # of all workers the one clock
     async with redis.pipeline(transaction=False) as pipeline:
         pipeline.zadd(key, {ours: now})
         pipeline.zremrangebyscore(key, "-inf", now - LIVES)

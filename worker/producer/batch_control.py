@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
@@ -16,6 +15,7 @@ from worker.batches.keeper import cancel_slice
 from worker.db.batches import changes, lines_in, records, retry, stored
 from worker.db.batches.records import BatchRow, NewBatch
 from worker.db.batches.retry import Failed
+from worker.db.clock import seconds_until
 from worker.db.connect import Database
 from worker.job.consequences import Consequences
 from worker.producer.batch_options import BatchOptions, read_options
@@ -104,7 +104,9 @@ def retry_failed(
                 " nothing was submitted now. --again makes another batch of them with these options"
             )
         return before[0], False
-    new = _retry_of(old, found, wanted, given, f"{key}#{len(before)}" if before else key)
+    start = None if wanted.not_before is None else wanted.not_before.at
+    delay = 0.0 if start is None else database.read(lambda conn: seconds_until(conn, start))
+    new = _retry_of(old, found, wanted, given, f"{key}#{len(before)}" if before else key, delay)
 
     def make(conn: Connection) -> BatchRow:
         return stored.follow(conn, records.create(conn, new), old, place=database.settings.file_store)
@@ -121,13 +123,10 @@ def _nothing(old: BatchRow, *, cancelled: bool) -> str:
     return f"{old.id} has no failed or expired lines" + (" that can be called" if old.failed else "")
 
 
-def _retry_of(old: BatchRow, found: Failed, wanted: Options, given: BatchOptions, key: str) -> NewBatch:
+def _retry_of(old: BatchRow, found: Failed, wanted: Options, given: BatchOptions, key: str, delay: float) -> NewBatch:
     """The new batch: bounded as the old one, unless other bounds are given."""
     in_flight = wanted.max_in_flight or old.max_in_flight
     most = None if wanted.max_cost_usd is None else int(wanted.max_cost_usd * PICO)
-    delay = 0.0
-    if wanted.not_before is not None:
-        delay = max(0.0, (wanted.not_before.at - datetime.now(UTC)).total_seconds())
     metadata = None if wanted.metadata is None else jsontext.dumps(wanted.metadata).decode()
     share = found.lines / max(1, old.total)
     return NewBatch(

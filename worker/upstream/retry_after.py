@@ -19,7 +19,8 @@ MAX_RETRY_AFTER = 120.0
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """Seconds to wait, within [0, MAX_RETRY_AFTER], or None when the headers (lower-case names) ask for nothing usable.
 
-    A date in the past is 0: clocks differ, and "already over" is the only sense it makes.
+    A date is compared with the answer's own `Date`, by the same clock; with `now` where it has none. One in the past is 0:
+    clocks differ, and "already over" is the only sense it makes.
     """
     wait = _number(headers.get("retry-after-ms"))
     if wait is not None and wait >= 0:
@@ -29,7 +30,8 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     if wait is not None:
         return min(wait, MAX_RETRY_AFTER) if wait >= 0 else None
     moment = _date(given)
-    return None if moment is None else min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER)
+    answered = _date(headers.get("date")) or now
+    return None if moment is None else min(max((moment - answered).total_seconds(), 0.0), MAX_RETRY_AFTER)
 
 
 def _number(text: str | None) -> float | None:

@@ -114,7 +114,7 @@ class Deliverer:
         self._wake = asyncio.Event()
         self._stopping = False
         # How far the database's clock is ahead of ours: receivers refuse a timestamp that is minutes off.
-        self._ahead = 0.0
+        self._ahead = 0.0  # the database's clock less the loop's, in seconds: this machine's may be set at any time
 
     @classmethod
     def of(cls, settings: Settings, run_sql: RunSql, *, owner: str) -> Self:
@@ -228,7 +228,7 @@ class Deliverer:
                 busy_hosts=busy_hosts,
             )
             if events:
-                self._ahead = unix_seconds(conn) - time.time()
+                self._ahead = unix_seconds(conn) - loop.time()
             ids = {event.endpoint_id for event in events if event.endpoint_id is not None}
             return events, endpoints.routes(conn, ids)
 
@@ -237,7 +237,7 @@ class Deliverer:
             crashpoint("hook.claimed", event.job_id)
             delivery = Delivery(event, routes.get(event.endpoint_id or ""), ours_until)
             self._deliveries[event.id] = delivery
-            self._destinations.add(delivery, loop.time(), time.time() + self._ahead)
+            self._destinations.add(delivery, loop.time(), loop.time() + self._ahead)
         for name in dict.fromkeys(event.destination for event in events):
             await self._next(name)
         return len(events)
@@ -314,7 +314,7 @@ class Deliverer:
         with tracing.span("stockpot.webhook", "client", facts, link=event.traceparent, root=True) as span:
             outcome = await self._post(event, url, body, keys)
             seconds = time.monotonic() - began
-            judgement = judge(event, outcome, seconds, now=time.time(), scale=self._scale, random=self._random)
+            judgement = judge(event, outcome, seconds, now=self._now(), scale=self._scale, random=self._random)
             verdict = judgement.verdict
             span.set({"stockpot.outcome": verdict.status, "http.response.status_code": verdict.status_code})
             if verdict.status != "delivered":
@@ -333,8 +333,12 @@ class Deliverer:
         )
         return judgement
 
+    def _now(self) -> float:
+        """Unix seconds by the database's clock."""
+        return asyncio.get_running_loop().time() + self._ahead
+
     async def _post(self, event: Claimed, url: str, body: str, keys: list[bytes]) -> Outcome:
-        headers = signed_headers(event.id, int(time.time() + self._ahead), body, keys)
+        headers = signed_headers(event.id, int(self._now()), body, keys)
         headers |= {"Content-Type": "application/json", "User-Agent": USER_AGENT}
         try:
             return await self._egress.post(url, body.encode(), headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,7 +101,8 @@ def _neighbours(client: Redis, database: str | None) -> Iterator[Check]:
     """Other databases in our namespace take our messages; other namespaces and other applications are only there."""
     ours = namespace(client)
     try:
-        seen: Any = client.zrangebyscore(databases_key(ours), time.time() - LIVES, "+inf")
+        now: Any = client.time()
+        seen: Any = client.zrangebyscore(databases_key(ours), now[0] - LIVES, "+inf")
         strangers = [name for name in seen if database is None or name.decode() != database]
         others = _others(client, ours)
     except (RedisError, OSError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, bindparam, text
@@ -19,7 +18,7 @@ from worker.base.errors import IdempotencyConflict
 from worker.base.money import PICO
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
-from worker.db.clock import Speaker, after_sql, is_postgres, now_sql
+from worker.db.clock import Speaker, after_sql, is_postgres, now_sql, unix_sql
 from worker.db.columns import RawJSON
 from worker.db.jobs.ended import RETURNED, Ended, ended
 from worker.db.jobs.tables import jobs
@@ -90,7 +89,10 @@ def insertion(speaker: Speaker, requests: Sequence[JobRequest], settings: Settin
     Raises IdempotencyConflict, as `insert`.
     """
     payloads = Payloads.of(settings)
-    rows = [_row(request, settings, payloads) for request in requests]
+    now = 0.0
+    if any(request.not_before is not None for request in requests):  # a moment is one of the database's clock
+        now = float((yield Statement(f"SELECT {unix_sql(speaker)}", [{}])).rows[0][0])
+    rows = [_row(request, settings, payloads, now) for request in requests]
     # An id of the caller's own may stand twice in a slice; its second row is a second submission, to be compared.
     first = {row["id"]: row for row in reversed(rows)}
     prefix = f'"{schema}".' if schema else ""
@@ -104,11 +106,14 @@ def insertion(speaker: Speaker, requests: Sequence[JobRequest], settings: Settin
     return done
 
 
-def _row(request: JobRequest, settings: Settings, payloads: Payloads) -> dict[str, Any]:
-    """The job's row: each column that the request has a field for, and what follows from the others."""
+def _row(request: JobRequest, settings: Settings, payloads: Payloads, now: float) -> dict[str, Any]:
+    """The job's row: each column that the request has a field for, and what follows from the others.
+
+    `now` is the database's, in Unix seconds, if the request names a moment.
+    """
     delay = request.delay_seconds or 0.0
     if request.not_before is not None:
-        delay = max(0.0, (request.not_before - datetime.now(UTC)).total_seconds())
+        delay = max(0.0, request.not_before.timestamp() - now)
     cost = request.max_cost_usd
     keyed = request.idempotency_key is not None or request.id is not None
     identity = request.id or job_id()
