@@ -7,6 +7,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from worker.producer.stockpot import Stockpot
 
 #: What no `client_encoding` but UTF-8 can carry as it is, and what a `%` style would take for a parameter.
 PROMPT = 'naïve 日本 😀 \\u0041 100%(x)s :name "quoted" \\'
+LATER = datetime.now(UTC) + timedelta(hours=1)
 
 
 def submit(pot: Stockpot, given: Any, prompt: str = PROMPT, **options: Any) -> str:
@@ -40,7 +42,7 @@ def submit(pot: Stockpot, given: Any, prompt: str = PROMPT, **options: Any) -> s
 def check(pot: Stockpot, stack: Callable[[Settings], Any]) -> None:
     """A rollback leaves nothing, a commit leaves a whole job; the same key finds it again, another body is refused."""
     with stack(pot.settings) as given:
-        dropped = submit(pot, given)
+        dropped = submit(pot, given, not_before=LATER)  # which asks the caller's database for its clock
         given.rollback()
         with pytest.raises(NotFound):
             pot.get(dropped)
@@ -94,7 +96,7 @@ async def test_a_job_is_part_of_a_transaction_that_is_awaited(
         for number, stack in enumerate(AWAITED[kind]):
             async with stack(settings) as (given, commit, rollback):
                 word = "session" if isinstance(given, AsyncSession) else "connection"
-                dropped = await pot.submit(chat(PROMPT), **{word: given})
+                dropped = await pot.submit(chat(PROMPT), **{word: given}, not_before=LATER)
                 await rollback()
                 with pytest.raises(NotFound):
                     await pot.get(dropped.id)
