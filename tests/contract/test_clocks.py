@@ -25,7 +25,7 @@ REASONS = {
     "producer/keys.py": "how often the use of a key is noted",
     "producer/stream_urls.py": "when a link ends that another process made: there is no other clock",
     "producer/waiting.py": "words for a person",
-    "upstream/client.py": "a Retry-After that is a date, of an answer without a date of its own",
+    "upstream/exchange.py": "a Retry-After that is a date, of an answer without a date of its own",
 }
 
 
