@@ -18,6 +18,7 @@ The map, from the edge inwards; imports point down only (`pyproject.toml`):
     batches/        files of prompts     reconcile/    the provider's log and transactions against our ledger
     provider/       what only the provider of models has: prices, its log, its transactions
     webhooks/  upstream/  limits/  live/                              four trades, one room each
+    files/          stored files: where their bytes are
     embedded/       the Valkey of a home     db/    all SQL     base/    settings, errors, logs, metrics
 """
 

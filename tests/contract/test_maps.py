@@ -26,5 +26,15 @@ def test_the_map_names_each_module_with_a_line(package: Path) -> None:
     assert sorted(rows) == sorted(modules(package))
 
 
+@pytest.mark.parametrize("page", ["worker/__init__.py", "docs/architecture.md"])
+def test_the_map_of_the_house_names_each_room(page: str) -> None:
+    """Who enters from the README comes here first: a room that is on no map is found by chance."""
+    text = (WORKER.parent / page).read_text(encoding="utf-8")
+    house = re.search(r'^"""(.*?)"""|^worker/ +(.*?)^migrations/', text, flags=re.MULTILINE | re.DOTALL)
+    assert house is not None
+    rooms = {path.parent.name for path in WORKER.glob("*/__init__.py")}
+    assert rooms - set(re.findall(r"[a-z]+", house[0])) == set()
+
+
 def test_nothing_is_loose_at_the_root() -> None:
     assert {path.name for path in WORKER.glob("*.py")} == {"__init__.py", "celery.py"}
