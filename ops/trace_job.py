@@ -3,12 +3,16 @@
 `python -m ops.trace_job [--steps]` runs an engine with embedded Valkey and SQLite against the simulator, submits one
 streamed job with a webhook, and prints the files of `worker/` and `api_schemas/` by room, with the moves. A move is
 control passing from one product file into another, by a call or a return; library frames in between do not count.
+Whenever the task waits, it leaves every function that awaits and enters them again afterwards: those moves are shown
+apart, since who reads the code does not make them.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dis
+import inspect
 import itertools
 import sys
 import tempfile
@@ -28,10 +32,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Trace:
-    """The path of one asyncio task; `steps` are files, each different from the one before it."""
+    """The path of one asyncio task; `steps` are files, each different from the one before it.
+
+    `read` are the same without those that it only passes because it waits.
+    """
 
     def __init__(self) -> None:
         self.steps: list[str] = []
+        self.read: list[str] = []
+        self._waiting: set[FrameType] = set()
         self.calls: Counter[str] = Counter()
         self.task: asyncio.Task[Any] | None = None
         self._names: dict[str, str | None] = {}
@@ -40,6 +49,7 @@ class Trace:
         """The profile hook."""
         if event not in {"call", "return"} or asyncio.current_task() is not self.task:
             return
+        waits = self._waits(frame, event)
         here: FrameType | None = frame if event == "call" else frame.f_back
         while here is not None and self._name(here) is None:
             here = here.f_back
@@ -47,10 +57,25 @@ class Trace:
             return
         name = self._name(here)
         assert name is not None
-        if event == "call" and here is frame:
+        if event == "call" and here is frame and not waits:
             self.calls[f"{name}:{frame.f_code.co_qualname}"] += 1
         if not self.steps or self.steps[-1] != name:
             self.steps.append(name)
+        if not waits and (not self.read or self.read[-1] != name):
+            self.read.append(name)
+
+    def _waits(self, frame: FrameType, event: str) -> bool:
+        """Whether a coroutine is left because it waits, or entered again after it has waited."""
+        if not frame.f_code.co_flags & inspect.CO_COROUTINE:
+            return False
+        if event == "call":
+            resumed = frame in self._waiting
+            self._waiting.discard(frame)
+            return resumed
+        if frame.f_code.co_code[frame.f_lasti] != dis.opmap["YIELD_VALUE"]:
+            return False
+        self._waiting.add(frame)
+        return True
 
     def _name(self, frame: FrameType) -> str | None:
         path = frame.f_code.co_filename
@@ -105,9 +130,9 @@ def main() -> None:
     files = Counter(found.steps)
     for room, names in itertools.groupby(sorted(files), key=lambda name: str(Path(name).parent)):
         print(f"{room}: " + ", ".join(f"{Path(name).stem} {files[name]}" for name in names))
-    print(f"{len(files)} files, {len(found.steps) - 1} moves")
+    print(f"{len(files)} files, {len(found.steps) - 1} moves, {len(found.read) - 1} without those of waiting")
     if asked.steps:
-        print("\n".join(found.steps))
+        print("\n".join(found.read))
         print("\n".join(f"{count:5} {name}" for name, count in found.calls.most_common()))
 
 

@@ -16,7 +16,7 @@ import pytest
 from worker.live.publish import LiveStream, Publisher
 from worker.upstream.answer import AnswerReading
 from worker.upstream.call import Call, Progress
-from worker.upstream.exchange import Exchange, Watch
+from worker.upstream.exchange import Exchange
 from worker.upstream.room import Room
 from worker.upstream.tap import _Tap
 
@@ -43,10 +43,10 @@ class Wire:
 async def test_an_ordinary_chunk_takes_few_calls() -> None:
     publisher = Publisher("redis://127.0.0.1:1/0", window_seconds=9, log_entries=9, ttl_seconds=9, max_ttl_seconds=9)
     live: LiveStream = publisher.open("job_1", 1, log=True)
-    progress, watch = Progress(), Watch(60)
+    progress = Progress()
     call = Call("/v1/chat/completions", b"{}", True, "x", None, 60)
-    exchange = Exchange(call, progress, live.chunk, watch, (9, 9, 1 << 30), Room(1 << 62).share())
-    answer = AnswerReading(call, progress, live.chunk, watch.elapsed, 1 << 30, events=True)
+    exchange = Exchange(call, progress, live.chunk, 60, (9, 9, 1 << 30), Room(1 << 62).share())
+    answer = AnswerReading(call, progress, live.chunk, exchange._watch.elapsed, 1 << 30, events=True)
     wire = cast("Any", Wire())
     tap = _Tap(cast("aiohttp.ClientResponse", wire), exchange._taker(answer), exchange._share, exchange._may_go_on)
     tap.begin()

@@ -31,7 +31,7 @@ from worker.base.settings import Settings
 from worker.upstream.call import Call, ChunkSink, Progress, asks_for_usage, wire_body
 from worker.upstream.connections import WIRE, Wire, explain, lower, read_bounded
 from worker.upstream.decoding import Undecodable, decoded
-from worker.upstream.exchange import Exchange, Watch
+from worker.upstream.exchange import Exchange
 from worker.upstream.outcome import Failure, Kind, Outcome
 from worker.upstream.room import Room
 from worker.upstream.transport import BROKEN, Headers, Transport
@@ -101,18 +101,14 @@ class UpstreamClient:
         if call.key is not None and not (call.key.isascii() and call.key.isprintable()):
             message = "the API key holds characters that no HTTP header can carry"
             return Failure(Kind.ACCOUNT, "authentication", "malformed_key", message)
-        watch = Watch(call.total_timeout)
         route = (call.key, call.model)
         with_usage = route not in self._without_usage
-        try:
-            outcome = await self._exchange(call, on_chunk, progress, watch, with_usage=with_usage)
-            if with_usage and _refuses_usage(call, outcome):
-                self._without_usage.add(route)
-                watch = Watch(call.total_timeout - watch.elapsed())
-                progress.restart()
-                outcome = await self._exchange(call, on_chunk, progress, watch, with_usage=False)
-        finally:
-            progress.total = watch.elapsed()
+        outcome = await self._exchange(call, on_chunk, progress, call.total_timeout, with_usage=with_usage)
+        if with_usage and _refuses_usage(call, outcome):
+            self._without_usage.add(route)
+            left = call.total_timeout - (progress.total or 0.0)
+            progress.restart()
+            outcome = await self._exchange(call, on_chunk, progress, left, with_usage=False)
         if isinstance(outcome, Failure):
             outcome = _booked(outcome, progress)
         return replace(outcome, timings=progress.timings)
@@ -164,16 +160,16 @@ class UpstreamClient:
         return known
 
     async def _exchange(
-        self, call: Call, on_chunk: ChunkSink | None, progress: Progress, watch: Watch, *, with_usage: bool
+        self, call: Call, on_chunk: ChunkSink | None, progress: Progress, seconds: float, *, with_usage: bool
     ) -> Outcome:
-        """One request and its answer."""
+        """One request and its answer, in so many seconds at most."""
 
         def send(wire: Wire) -> Awaitable[aiohttp.ClientResponse]:
             headers = _headers(call.key, "text/event-stream" if call.stream else "application/json", self._headers)
             body = wire_body(call, with_usage=with_usage)
             return self._transport().post_json(self.url(call.endpoint), headers, call.client_request_id, body)
 
-        return await Exchange(call, progress, on_chunk, watch, self._bounds, self.room.share()).run(send)
+        return await Exchange(call, progress, on_chunk, seconds, self._bounds, self.room.share()).run(send)
 
     def _transport(self) -> Transport:
         if self._opened is None:

@@ -138,14 +138,17 @@ class Exchange:
         call: Call,
         progress: Progress,
         on_chunk: ChunkSink | None,
-        watch: Watch,
+        seconds: float,
         bounds: tuple[float, float, int],
         share: Share,
     ) -> None:
-        """`bounds` are the first-event timeout and the idle timeout in seconds, and the largest answer in bytes."""
+        """It takes `seconds` at most. Needs a running loop.
+
+        `bounds` are the first-event timeout and the idle timeout in seconds, and the largest answer in bytes.
+        """
         self._call = call
         self._progress = progress
-        self._watch = watch
+        self._watch = Watch(seconds)
         self._first_event, self._idle, self._max_bytes = bounds
         self._wire = Wire(self._sent)
         self._on_chunk = on_chunk
@@ -169,6 +172,7 @@ class Exchange:
         except BROKEN as error:
             return self._broke(error)
         finally:
+            self._progress.total = self._watch.elapsed()
             self._wire.close()
             WIRE.reset(token)
             self._answer = None  # the wire knows its exchange: what was read must not wait for the collector of cycles
