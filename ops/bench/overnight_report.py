@@ -12,8 +12,6 @@ from ops.bench.measure import median
 
 REDIS_MIB = 50.0
 SUBMIT_MIB = 200.0
-#: Lines that the import must manage per second: a million in a minute.
-SUBMIT_RATE = 1_000_000 / 60
 #: Memory is flat when its median over the last third of a run is within this factor of that over the middle third.
 FLAT = 1.10
 

@@ -24,7 +24,7 @@ async def test_an_end_that_comes_while_chunks_in_flight_are_shed_is_kept() -> No
     end = stream.end()
     stream.emit("job.completed", {})
     stream._publisher._shed()
-    stream._publisher._take(stream, 1, in_flight, 0)
+    stream._publisher._take(stream, in_flight, 0)
     assert [seq for seq, _, _ in stream._events] == [number(2, end)]
     assert end == 1 + 1 + KEPT_FREE
 

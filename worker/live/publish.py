@@ -165,7 +165,7 @@ class LiveStream:
 
 
 class Publisher:
-    """Sends the events of all open streams; `published`, `dropped` and `fenced` count events, events and streams."""
+    """Sends the events of all open streams; `dropped` and `fenced` count events and streams."""
 
     def __init__(
         self,
@@ -200,7 +200,6 @@ class Publisher:
         self._held = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.published = 0
         self.dropped = 0
         self.fenced = 0
 
@@ -289,7 +288,7 @@ class Publisher:
         """
         at = script.timestamp().encode()
         args: list[Any] = [*self._limits]
-        sent: list[tuple[int, int]] = []  # of each stream: events, the last one's number
+        sent: list[int] = []  # of each stream: the number of its last event
         for stream in streams:
             stream._fold(at)
             log = (script.FINISHED if stream._finished else script.RUNNING) if stream.log else script.NO_LOG
@@ -297,7 +296,7 @@ class Publisher:
             args += (stream.epoch, log, int(stream._has_ttl), len(events))
             for seq, tail, _ in events:
                 args += (seq, tail)
-            sent.append((len(events), events[-1][0] if events else stream.seq))
+            sent.append(events[-1][0] if events else stream.seq)
         try:
             replies = await _call(self._redis, [stream.key for stream in streams], args)
         except AWAY:
@@ -307,11 +306,11 @@ class Publisher:
             raise
         return [
             stream
-            for stream, (events, last), reply in zip(streams, sent, replies, strict=True)
-            if not self._take(stream, events, last, reply)
+            for stream, last, reply in zip(streams, sent, replies, strict=True)
+            if not self._take(stream, last, reply)
         ]
 
-    def _take(self, stream: LiveStream, events: int, last: int, reply: int) -> bool:
+    def _take(self, stream: LiveStream, last: int, reply: int) -> bool:
         """Apply one job's reply; False when its events must be sent again."""
         if reply == script.REFUSED:
             return False
@@ -321,7 +320,6 @@ class Publisher:
             self.dropped += stream._held()
             self._forget(stream)
             return True
-        self.published += events
         stream._taken(last)
         self._held -= stream._bytes
         stream._bytes = 0

@@ -97,11 +97,6 @@ class Loop:
         with contextlib.suppress(LoopClosed, TimeoutError):
             self.call(verb, timeout=seconds)
 
-    def soon(self, callback: Callable[[], object]) -> None:
-        """Have the loop call something; does not wait. Safe in a signal handler."""
-        if self._alive:
-            self._loop.call_soon_threadsafe(callback)
-
     def iterate(self, events: Closing[T]) -> Iterator[T]:
         """Iterate over an asynchronous generator; leaving the loop closes it."""
         iteration = _Iteration(events)
