@@ -75,7 +75,7 @@ test-floors: $(FLOORS)/.done ## the lowest versions that are allowed: units, a w
 lint: $(VENV)/.dev ## linters, strict types, the import contract, container and compose files
 	@$(BIN)/python -m tests.lint
 
-bench: $(VENV)/.dev ## the benchmarks with their peers; writes ops/bench/RESULTS.md
+bench: $(VENV)/.dev ## the benchmarks with their peers; writes ops/bench/RESULTS.md (BENCH_ARGS=--quick: ten minutes)
 	$(BIN)/python -m ops.bench $(BENCH_ARGS)
 
 soak: $(VENV)/.dev ## the long seeded fault run: make soak MINUTES=60 SEED=7

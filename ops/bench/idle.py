@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from ops.bench import page, wire
+from ops.bench.children import PATIENCE
 from ops.bench.options import command_line
 from ops.bench.rig import Rig
 from tests.rig.ports import free_port
@@ -44,7 +45,7 @@ def measure(workers: int, seconds: float, *, http: bool) -> dict[str, Any]:
             port = {"STOCKPOT_HTTP_PORT": str(free_port())} if http else {}
             started.append(rig.worker(env | port, f"worker{number}", ready=False))
         for worker in started:
-            worker.wait_for_line("engine_started")
+            worker.wait_for_line("engine_started", PATIENCE)
         settings = load(database_url=url, redis_url=rig.valkey.url, upstream_url=rig.base_url, api_key="bench")
         with Stockpot(settings=settings) as pot:
             for number in range(10 * workers):

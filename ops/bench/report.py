@@ -147,12 +147,16 @@ _HOW = """\
   fails paid jobs beyond that). It is offered what it can carry; offered more, its lag grows without bound."""
 
 
+def _rounds(count: int) -> str:
+    return f"{count} round{'s' if count > 1 else ''}"
+
+
 def write(home: Path) -> None:
     """Read `results.json` in `home`, write `RESULTS.md` and `plots/` beside it."""
     data: dict[str, Any] = orjson.loads((home / "results.json").read_bytes())
     figures = Figures(data["records"])
     pictures = drawing.draw(figures, home / "plots")
-    parts = ["# Benchmark results", f"`{data['command']}`, {data['options']['runs']} rounds."]
+    parts = ["# Benchmark results", f"`{data['command']}`, {_rounds(data['options']['runs'])}."]
     parts += [table(("machine", ""), list(data["machine"].items()))]
     parts += ["## Against the targets", table(("figure", "target", "measured", ""), target_rows(figures))]
     for scenario, title, section in _SECTIONS:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import orjson
 import redis
 
-from ops.bench.children import Child
+from ops.bench.children import PATIENCE, Child
 from tests.rig.closing import Closing
 from tests.rig.environment import QUICK, environment
 from tests.rig.ports import free_port, fresh_directory
@@ -147,7 +147,7 @@ class Rig(Closing):
         """Start a worker, and wait until it claims unless `ready` is False."""
         process = self._started(name, [STOCKPOT, "worker", "-n", f"{name}@%h"], env)
         if ready:
-            process.wait_for_line("engine_started")
+            process.wait_for_line("engine_started", PATIENCE)
         return process
 
     def gateway(self, env: dict[str, str]) -> tuple[Process, int]:
@@ -155,7 +155,7 @@ class Rig(Closing):
         port = free_port()
         command: list[str | Path] = [sys.executable, "-m", *serving.command("127.0.0.1", port)]
         process = self._started("gateway", command, env | {"STOCKPOT_LOG_LEVEL": "WARNING"})
-        process.wait_for_line(f"^{serving.READY}")
+        process.wait_for_line(f"^{serving.READY}", PATIENCE)
         return process, port
 
     def _started(self, name: str, command: list[str | Path], env: dict[str, str]) -> Process:

@@ -11,7 +11,7 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, func, select
 
 from ops.bench import wire
-from ops.bench.children import ROOT
+from ops.bench.children import PATIENCE, ROOT
 from ops.bench.contenders import Work
 from ops.bench.peers.naive.app import Base, Completion
 from ops.bench.rig import Rig, wait_for
@@ -58,7 +58,7 @@ class Naive:
             env=env,
             cwd=ROOT,
         )
-        self._worker.wait_for_line(r"ready\.")
+        self._worker.wait_for_line(r"ready\.", PATIENCE)
 
     def prepare(self, work: Work) -> None:
         """Send one task per job, each with its whole request, to a queue that nobody reads yet."""

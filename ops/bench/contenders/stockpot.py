@@ -7,7 +7,7 @@ Only what the work itself names is set: how many calls may be in flight. Submitt
 from __future__ import annotations
 
 from ops.bench import wire
-from ops.bench.children import Child
+from ops.bench.children import PATIENCE, Child
 from ops.bench.contenders import Work
 from ops.bench.rig import Kind, Rig, wait_for
 from tests.rig.procs import Process
@@ -56,7 +56,7 @@ class StockpotContender:
         run = self.rig.next_run()
         self._workers = [self.rig.worker(env, f"bench{run}-{number}", ready=False) for number in range(self.count)]
         for process in self._workers:
-            process.wait_for_line("engine_started")
+            process.wait_for_line("engine_started", PATIENCE)
         self._producer = self.rig.producer(env)
 
     def prepare(self, work: Work) -> None:
