@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -178,10 +179,11 @@ async def test_the_proxy_of_the_environment_is_used_and_no_proxy_names_exception
     assert proxy.requests[0].path == "http://upstream.invalid/v1/chat/completions"
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_tunnel_carries_tls_and_a_proxy_that_refuses_it_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Nothing of the request has left then, so nothing was paid."""
+    """Nothing of the request has left then, so nothing was paid. The proxy may have TLS itself, and a user."""
     certificate = self_signed(tmp_path / "own.pem", "127.0.0.1")
     asked: list[bytes] = []
     refuse = True
@@ -200,9 +202,10 @@ async def test_a_tunnel_carries_tls_and_a_proxy_that_refuses_it_is_named(
     async def script(_: Request, peer: Peer) -> None:
         await peer.reply(OK)
 
-    server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+    tls = serving(certificate) if scheme == "https" else None
+    server = await asyncio.start_server(tunnel, "127.0.0.1", 0, ssl=tls)
     for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        monkeypatch.setenv(name, f"{scheme}://us%40er:p%3Ass@127.0.0.1:{server.sockets[0].getsockname()[1]}")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     async with server, scripted(script, serving(certificate)) as upstream:
@@ -215,6 +218,28 @@ async def test_a_tunnel_carries_tls_and_a_proxy_that_refuses_it_is_named(
         assert isinstance(await client.call(new_call()), Answer)
         await client.close()
         assert all(head.startswith(b"CONNECT 127.0.0.1:") and KEY.encode() not in head for head in asked)
+        user = b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:p:ss")
+        assert all(user in head and b"\r\nAuthorization:" not in head for head in asked)
+        assert user not in b"".join(str(request.headers).encode() for request in upstream.requests)
+
+
+async def test_a_plain_request_that_a_proxy_refuses_was_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """407 is the proxy's own: the job waits, and nothing was paid."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.reply(b"<h1>Proxy Authentication Required</h1>", status="407 Proxy Authentication Required")
+
+    async with scripted(script) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        client = UpstreamClient.of(load(upstream_url="http://upstream.invalid/v1", upstream_plain_http=True))
+        failure = await client.call(new_call())
+        await client.close()
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.code, failure.status) == (Kind.NOT_SENT, "proxy", 407)
+    assert failure.timings.sent is None
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -79,3 +79,69 @@ def test_the_proxy_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HTTPS_PROXY", "socks5://p:1")
     with pytest.raises(SettingsError, match="socks5"):
         proxy_for("https://h/v1")
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "url", "direct"),
+    [
+        ("*", "https://anywhere/v1", True),
+        ("a.test, b.test", "https://b.test/v1", True),
+        ("b.test", "https://deep.b.test/v1", True),
+        ("b.test", "https://notb.test/v1", False),
+        ("*.b.test", "https://deep.B.test/v1", True),
+        ("b.test:8000", "https://b.test:8000/v1", True),
+        ("b.test:8000", "https://b.test/v1", False),
+        ("b.test:443", "https://b.test/v1", True),
+        ("10.0.0.0/8", "http://10.1.2.3/v1", True),
+        ("10.0.0.0/8", "http://11.1.2.3/v1", False),
+        ("10.1.2.3", "http://10.1.2.3:8000/v1", True),
+        ("10.0.0.0/8", "http://10.1.2.3.test/v1", False),
+        ("[::1]", "http://[::1]:8000/v1", True),
+        ("[::1]:8000", "http://[::1]:8001/v1", False),
+        ("fd00::/8", "http://[fd00::5]/v1", True),
+        (",, ", "https://b.test/v1", False),
+    ],
+)
+def test_exceptions_are_names_addresses_and_networks(
+    exceptions: str, url: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As curl and requests read `NO_PROXY`."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", "http://p:1")
+    monkeypatch.setenv("NO_PROXY", exceptions)
+    assert (proxy_for(url) is None) is direct
+
+
+@pytest.mark.parametrize(
+    ("given", "proxy"),
+    [
+        ("P:1", "http://P:1"),
+        ("HTTP://p:1", "http://p:1"),
+        ("http://u%40:p%3A@p:1/", "http://u%40:p%3A@p:1/"),
+        ("https://p", "https://p"),
+        (" ", None),
+    ],
+)
+def test_a_proxy_is_named_in_several_forms(given: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a scheme it is an HTTP one; of no length it is none."""
+    for name in ("https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", given)
+    assert proxy_for("https://h/v1") == proxy
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["http://", "http://h:port", "::::", "http://u:secret/w@p:1", "http://u:se@cret@p:1", "socks5://u:secret@p:1"],
+)
+def test_a_proxy_that_cannot_be_used_is_refused_at_start(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not passed by, and not tried with each call; its password is not repeated."""
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", given)
+    with pytest.raises(SettingsError, match="prox") as refused:
+        proxy_for("https://h/v1")
+    assert "cret" not in str(refused.value)

@@ -35,6 +35,7 @@ def decide(status: int, body: Any = b"", **headers: str) -> Failure:
         (403, Kind.TERMINAL, "refused"),
         (404, Kind.TERMINAL, "not_found"),
         (405, Kind.TERMINAL, "invalid_request"),
+        (407, Kind.NOT_SENT, "upstream"),
         (408, Kind.RETRYABLE, "timeout"),
         (409, Kind.RETRYABLE, "upstream"),
         (413, Kind.TERMINAL, "too_large"),

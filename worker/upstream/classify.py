@@ -12,6 +12,7 @@
 | 413                                            | TERMINAL  | too_large                            |
 | other 4xx but those below                      | TERMINAL  | invalid_request                      |
 | 429                                            | BUSY      | rate_limited                         |
+| 407, of the proxy before the upstream           | NOT_SENT  | upstream; code `proxy`               |
 | 408, 504                                       | RETRYABLE | timeout                              |
 | 409, 425, 498, 499, other 5xx                  | RETRYABLE | upstream; code `maintenance` if so   |
 | 3xx                                            | TERMINAL  | upstream; a redirect is not followed |
@@ -38,6 +39,8 @@ __all__ = ["MAX_KEPT_BODY", "MAX_RETRY_AFTER", "classify", "classify_in_answer",
 MAX_KEPT_BODY = 8 * 1024
 """Bytes of an error body that are kept; batch error files carry them."""
 
+#: A proxy's answer to a request that it did not pass on.
+PROXY_REFUSES = 407
 _TIMEOUTS = frozenset({408, 504})
 #: 498: no room in the tier (Groq, TGI). 499: the upstream's own client hung up.
 _AGAIN = frozenset({408, 409, 425, 498, 499})
@@ -112,6 +115,9 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, *, now: datet
         now: the present, aware; for `Retry-After` dates.
         key: the API key, so that a body that echoes it can be cleaned.
     """
+    if status == PROXY_REFUSES:
+        message = "the proxy answered 407 instead of the upstream: it wants a user and a password"
+        return Failure(Kind.NOT_SENT, "upstream", "proxy", message, status=status)
     words = read_error(body)
     kind, error_class = _decide(status, words)
     should = headers.get("x-should-retry", "").strip().lower()

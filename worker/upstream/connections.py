@@ -111,6 +111,8 @@ def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, s
         return Kind.AMBIGUOUS, "connection_lost", "the connection broke after the request was sent"
     if out_of_files(error):
         return Kind.NOT_SENT, NO_FILES, "this worker may open no more files"
+    if isinstance(root, aiohttp.ClientConnectorDNSError):  # the upstream's, or its proxy's
+        return Kind.NOT_SENT, "dns", f"the name {root.host} cannot be resolved"
     for kind, code, words in _NOT_SENT:
         if isinstance(root, kind):
             return Kind.NOT_SENT, code, words
@@ -125,7 +127,6 @@ NO_FILES = "no_file_descriptors"
 
 #: Most specific first: a certificate error is also a connector error.
 _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "dns", "the upstream's name cannot be resolved"),
     (aiohttp.ClientProxyConnectionError, "proxy", "the proxy to the upstream cannot be reached"),
     (aiohttp.ClientConnectorCertificateError, "tls", "the upstream's certificate is not valid"),
     (aiohttp.ClientSSLError, "tls", "no TLS connection to the upstream"),

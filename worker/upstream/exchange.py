@@ -197,7 +197,10 @@ class Exchange:
             except Undecodable:
                 body = b""
             take_money_of_error(progress, body)
-            return classify(response.status, headers, body, now=datetime.now(UTC), key=call.key)
+            failure = classify(response.status, headers, body, now=datetime.now(UTC), key=call.key)
+            if failure.kind is Kind.NOT_SENT:
+                progress.sent_after = None
+            return failure
         events = headers.get("content-type", "").lower().startswith("text/event-stream")
         self._answer = answer = AnswerReading(
             call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
