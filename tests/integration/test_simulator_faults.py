@@ -228,6 +228,19 @@ async def test_pings_never_end(url: str, stream: bool, ping: bytes) -> None:
     assert seen.body.startswith(ping * 10)
 
 
+async def test_a_refusal_may_have_any_body_and_an_answer_many_heads(url: str) -> None:
+    """What explains a refusal is as various as the proxies before a provider."""
+    for body, kind in (
+        ("<title>Busy</title>", "text/html"),
+        ('{"detail":"no"}', "application/json"),
+        ("no", "text/plain"),
+    ):
+        seen = await call(url, chat(f"503+body={body}"))
+        assert (seen.status, seen.body.decode(), seen.headers["content-type"].partition(";")[0]) == (503, body, kind)
+    seen = await call(url, chat("manyheads=300"))
+    assert (seen.status, len([name for name in seen.headers if name.startswith("x-sim-")])) == (200, 300)
+
+
 async def test_done_may_be_missing_and_so_may_the_finish(url: str) -> None:
     """`nodone` is finished without the word, `donenofinish` the word without being finished."""
     seen = await call(url, chat("nodone"))

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from worker.simulator import chat, responses
+from worker.simulator import chat, responses, spellings
 from worker.simulator.chat import Head
-from worker.simulator.frames import encode
+from worker.simulator.frames import dumps, encode
 from worker.simulator.generation import generate
-from worker.simulator.oddities import bend
+from worker.simulator.oddities import bend, bend_body
 from worker.simulator.script import OK, parse
 from worker.upstream.answer import AnswerReading
 from worker.upstream.call import CHAT, RESPONSES, Call, Progress
@@ -94,7 +94,10 @@ def read(script: str, body: dict[str, Any], endpoint: str) -> Answer:
     return outcome
 
 
-@pytest.mark.parametrize(("script", "calls"), [("callnames", 1), ("callnoids", 2), ("calllast", 1), ("index", 1)])
+@pytest.mark.parametrize(
+    ("script", "calls"),
+    [("callnames", 1), ("callnoids", 2), ("callmixed", 2), ("callobject", 1), ("calllast", 1), ("index", 1)],
+)
 def test_a_tool_call_is_whole_however_the_step_writes_it(script: str, calls: int) -> None:
     """The same call as without the step."""
     body = {
@@ -118,11 +121,46 @@ def test_a_response_is_whole_however_the_step_ends_it(script: str) -> None:
     assert [item["type"] for item in json.loads(answer.body)["output"]] == ["message"]
 
 
-@pytest.mark.parametrize("script", ["usageinchoice", "usagesplit", "usagezero"])
-def test_usage_is_counted_however_the_step_spreads_it(script: str) -> None:
-    """As without the step."""
+@pytest.mark.parametrize("script", ["usageinchoice", "usagesplit", "usagezero", *sorted(spellings.USAGES)])
+def test_usage_is_counted_however_the_step_writes_it(script: str) -> None:
+    """As without the step; in a stream, and in one piece where the step is about more than streams."""
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream_options": {"include_usage": True}}
-    made = generate(body, OK)
-    usage = read(script, body, CHAT).usage
-    assert usage is not None
-    assert (usage.input_tokens, usage.output_tokens) == (made.input_tokens, made.output_tokens)
+    made = generate(body, parse("reasoning")[0])
+    reads = [read(f"reasoning+{script}", body, CHAT)]
+    if script in spellings.USAGES:
+        reads.append(read_whole(f"reasoning+{script}", body))
+    for usage in (one.usage for one in reads):
+        assert usage is not None
+        assert (usage.input_tokens, usage.output_tokens) == (made.input_tokens, made.output_tokens)
+        assert usage.cached_tokens == (4 if script in {"usagecached", "timings"} else 0)
+
+
+def read_whole(script: str, body: dict[str, Any]) -> Answer:
+    """What our reader makes of a step's answer in one piece."""
+    (step,) = parse(script)
+    sent = dumps(bend_body(chat.body(generate(body, step), Head("x", 1, "m"), step), step))
+    reading = AnswerReading(Call(CHAT, b"{}", False, "j", None, 9), Progress(), None, lambda: 0.0, 1 << 20)
+    reading.take(sent)
+    reading.end()
+    outcome = reading.outcome()
+    assert isinstance(outcome, Answer), outcome
+    return outcome
+
+
+def test_content_is_whole_in_parts_and_as_audio() -> None:
+    """The text of the parts, the transcript of the sound."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    text = generate(body, OK).choices[0].text
+    for answered in (read("parts", body, CHAT), read_whole("parts", body)):
+        assert answered.text == text
+        assert json.loads(answered.body)["choices"][0]["message"]["content"] == [{"type": "text", "text": text}]
+    for answered in (read("audio", body, CHAT), read_whole("audio", body)):
+        assert json.loads(answered.body)["choices"][0]["message"]["audio"]["transcript"] == text
+
+
+def test_reasoning_alone_is_no_answer() -> None:
+    """However politely the stream ends."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    with pytest.raises(AssertionError, match="no_finish_reason"):
+        read("reasoning+tokens=0+donenofinish+nousage", body, CHAT)
+    assert read("reasoning+tokens=0", body, CHAT).finish_reason == "stop"

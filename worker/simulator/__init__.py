@@ -26,6 +26,7 @@
     responses    Responses: a generation as the response object, or as the events of a stream
     script       Scripts
     server       The simulator
+    spellings    Usage and content as some providers spell them: each spelling as a step, for streams and for whole answers
     state        What one simulated provider holds: settings, keys, limits, journal, counters
     stream       A streamed answer: the frames of a generation, one by one, with what the step breaks
     validate     Body validation as the provider does it

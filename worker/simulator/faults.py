@@ -48,12 +48,14 @@ def write_by_hand(request: web.Request, answer: bytes) -> None:
 
 
 def odd_headers(step: Step) -> dict[str, str]:
-    """Headers that the step adds to an answer: a label of an encoding, and one of many bytes."""
+    """Headers that the step adds to an answer: a label of an encoding, and one of many bytes, and many."""
     headers = {}
     if "encoding" in step:
         headers["Content-Encoding"] = step.value("encoding")
     if "bighead" in step:
         headers["x-model-group-info"] = "a" * max(1, step.count("bighead", 9_000))
+    if "manyheads" in step:
+        headers |= {f"x-sim-{number}": "v" for number in range(step.count("manyheads", 200))}
     return headers
 
 

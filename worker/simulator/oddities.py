@@ -13,6 +13,7 @@ import orjson
 
 from worker.simulator.frames import Frame, dumps
 from worker.simulator.script import Step
+from worker.simulator.spellings import STEPS, respell
 
 Event = dict[str, Any]
 
@@ -23,7 +24,7 @@ def bend(frames: Iterable[Frame], step: Step) -> list[Frame]:
     for name, change in _CHANGES.items():
         if name in step:
             found = change(found, step)
-    return found
+    return found if STEPS.isdisjoint(step.parts) else _events(found, lambda _, event: respell(event, step))
 
 
 def bend_body(body: Event, step: Step) -> Event:
@@ -33,7 +34,7 @@ def bend_body(body: Event, step: Step) -> Event:
             choice["finish_reason"] = step.value("finish")
     if "finish" in step and body.get("object") == "response":
         body["status"] = step.value("finish")
-    return body
+    return respell(body, step)
 
 
 def _events(frames: list[Frame], change: Callable[[int, Event], Event | None]) -> list[Frame]:
@@ -163,6 +164,23 @@ def _call_no_ids(frames: list[Frame], step: Step) -> list[Frame]:
     return [*kept[:at], call, call, *kept[at:]]
 
 
+def _call_mixed(frames: list[Frame], step: Step) -> list[Frame]:
+    """The call twice, with an id each and without an index, piece by piece in turn."""
+
+    def twice(frame: Frame) -> list[Frame]:
+        fragments = list(_fragments_of(frame))
+        if not fragments:
+            return [frame]
+        copies = []
+        for name in ("call_sim_a", "call_sim_b"):
+            calls = [{**{key: value for key, value in one.items() if key != "index"}, "id": name} for one in fragments]
+            delta = {"choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}]}
+            copies.append(Frame(frame.kind, dumps(delta)))
+        return copies
+
+    return [copy for frame in frames for copy in twice(frame)]
+
+
 def _call_last(frames: list[Frame], step: Step) -> list[Frame]:
     """The call only in a final `message`."""
     fragments = [found for frame in frames for found in _fragments_of(frame)]
@@ -216,6 +234,7 @@ _CHANGES: Mapping[str, Callable[[list[Frame], Step], list[Frame]]] = {
     "usagezero": _usage_zero,
     "callnames": _call_names,
     "callnoids": _call_no_ids,
+    "callmixed": _call_mixed,
     "calllast": _call_last,
     "emptyoutput": _empty_output,
     "responsedone": _response_done,

@@ -62,6 +62,10 @@ def refusal(call: Call, status: int, message: str = "", headers: dict[str, str] 
     """An error response to a call."""
     message = message or _MESSAGES.get(status, f"Status {status}")
     given = {**call.headers, **(headers or {})}
+    if "body" in call.step:
+        text = call.step.value("body")
+        kind = {"{": "application/json", "[": "application/json", "<": "text/html"}.get(text[:1], "text/plain")
+        return web.Response(status=status, text=text, headers=given, content_type=kind)
     if "openai" in call.step:
         body = openai_error(status, message)
     elif "fastapi" in call.step:
