@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import Workplace
+from tests.fakes import Provider, Workplace
 from tests.rig import judges
 from tests.rig.gateway import Gateway
 from worker.producer.keys import Keys
@@ -77,7 +77,9 @@ def test_instructor_gets_objects_whole_and_in_parts(gateway: Gateway, tmp_path: 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_langchains_standard_tests_pass(gateway: Gateway, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["gateway", "simulator"])
+def test_langchains_standard_tests_pass(at: str, gateway: Gateway, provider: Provider, tmp_path: Path) -> None:
+    url = gateway.base_url if at == "gateway" else provider.url
     python = judges.python(
         "langchain-tests==1.1.9", "langchain-openai==1.7.4", "pytest-asyncio==1.5.0", "pytest-socket"
     )
@@ -86,7 +88,7 @@ def test_langchains_standard_tests_pass(gateway: Gateway, tmp_path: Path) -> Non
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--asyncio-mode=auto", *loops]
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_standard.py").write_bytes((HERE / "judges" / "langchain_standard.py").read_bytes())
-    done = judges.run([*command, "test_standard.py"], cwd=tmp_path, env={"GATEWAY_URL": gateway.base_url})
+    done = judges.run([*command, "test_standard.py"], cwd=tmp_path, env={"GATEWAY_URL": url})
     assert done.returncode == 0, done.stdout[-6_000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed[1]) >= 38, done.stdout[-500:]
