@@ -263,6 +263,12 @@ def stockpot_env(home: Path) -> Callable[..., dict[str, str]]:
 
 
 @pytest.fixture
+def from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs have command lines of their own: none is forked (`tests.rig.forkserver`)."""
+    monkeypatch.setattr(procs, "forks", False)
+
+
+@pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts processes that end with the test: `launch(command, name=…, env=…)`; they write to the test's directory."""
     started: list[Process] = []

@@ -20,7 +20,7 @@ from tests.rig.stage import SetStage, Stage
 from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("from_nothing")]  # secrets may stand in a command line
 
 #: Starts a program whose output goes through a pipe to a reader of its own, as under `… | logger`.
 PIPED = """

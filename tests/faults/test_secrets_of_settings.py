@@ -24,7 +24,7 @@ from tests.rig.waiting import eventually
 from tests.rig.witness import Witness
 from worker.db import schema
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("from_nothing")]  # secrets may stand in a command line
 
 #: One for each URL, those that are right and those that are wrong.
 TOKENS = {

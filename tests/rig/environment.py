@@ -12,6 +12,9 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRA
 #: Variables of ours, of the provider's and of Celery's, which reads its own from the environment and lets them win.
 _FOREIGN = ("STOCKPOT_", "AIMLAPI_", "CELERY_")
 
+#: How every child's interpreter runs.
+INTERPRETER = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
+
 #: With `TESTS_ENCRYPTED=1` every test that does not speak of this setting has payloads encrypted (`make test-encrypted`).
 TEST_PAYLOAD_KEY = "a payload key of the tests that is long enough"
 ENCRYPTED = os.environ.get("TESTS_ENCRYPTED") == "1"
@@ -63,7 +66,7 @@ def environment(
             (`AIMLAPI_API_KEY=…`); None removes a setting that `QUICK` has.
     """
     env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    env |= {"HOME": str(home), "PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "STOCKPOT_HOME": str(home)}
+    env |= INTERPRETER | {"HOME": str(home), "STOCKPOT_HOME": str(home)}
     env |= QUICK | {"STOCKPOT_API_KEY": TEST_API_KEY}
     if ENCRYPTED and PAYLOAD_KEY in os.environ:
         env[PAYLOAD_KEY] = os.environ[PAYLOAD_KEY]

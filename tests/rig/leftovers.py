@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.rig.procs import known_pids, long_lived_pids, servers
+from tests.rig.procs import forkserver_pid, known_pids, long_lived_pids, servers
 
 #: From <linux/prctl.h>: orphans of our descendants become our children instead of process 1's.
 _PR_SET_CHILD_SUBREAPER = 36
@@ -27,18 +27,22 @@ def living_children() -> dict[int, psutil.Process]:
     if _childless():
         return {}
     mine = psutil.Process().children(recursive=True)
-    spared = long_lived_pids()
+    spared = long_lived_pids() | {forkserver_pid()}
     return {child.pid: child for child in mine if child.pid not in spared and _alive(child) and not _pythons(child)}
 
 
 def _childless() -> bool:
     """Whether the kernel lists no child of ours but the run's own servers: the quick answer for most tests."""
+    forkserver = forkserver_pid()
+    parents = ["self"] if forkserver is None else ["self", str(forkserver)]
     try:
-        lists = [(task / "children").read_text() for task in Path("/proc/self/task").iterdir()]
+        lists = [
+            (task / "children").read_text() for parent in parents for task in Path(f"/proc/{parent}/task").iterdir()
+        ]
     except OSError:
         # Not Linux, or a thread ended between two reads: look at every process instead.
         return False
-    return {int(pid) for line in lists for pid in line.split()} <= servers()
+    return {int(pid) for line in lists for pid in line.split()} <= servers() | {forkserver}
 
 
 def _pythons(process: psutil.Process) -> bool:

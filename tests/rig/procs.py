@@ -20,9 +20,12 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from tests.rig.closing import Closing
+from tests.rig.forkserver import LEASH, Forked, ForkServer, forkable
 from tests.rig.waiting import PATIENCE_SECONDS, eventually
 
-LEASH = Path(__file__).with_name("leash.py")
+#: Whether Python programs that can be are forked from a process that has imported what they import; a test that looks
+#: at command lines switches it off for itself, `TESTS_FORK=0` for a whole run.
+forks = os.environ.get("TESTS_FORK") != "0"
 
 # Linux counts the *thread* that forked as the parent: children of a thread that ends would die with it. So one thread,
 # which lives as long as the interpreter, bears them all.
@@ -68,7 +71,10 @@ class Process(Closing):
 
     def _start(
         self, env: Mapping[str, str] | None, cwd: Path | None, user: str | None, stdin: str | None
-    ) -> subprocess.Popen[bytes]:
+    ) -> subprocess.Popen[bytes] | Forked:
+        where, whole = cwd or Path.cwd(), os.environ if env is None else env
+        if forks and user is None and forkable(self.command, whole, where):
+            return self._fork(whole, where, stdin)
         # -I -S: the leash imports nothing of anyone's site-packages, which keeps it at a few milliseconds.
         leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), user or "-"]
         with self.stdout.open("ab") as out, self.stderr.open("ab") as err:
@@ -85,6 +91,19 @@ class Process(Closing):
             with popen.stdin as pipe:
                 pipe.write((stdin or "").encode())
         return popen
+
+    def _fork(self, env: Mapping[str, str], cwd: Path, stdin: str | None) -> Forked:
+        global _forkserver
+        if _forkserver is None:
+            _forkserver = ForkServer()
+        read, write = os.pipe()  # at its end at once, where nothing is to be read
+        with self.stdout.open("ab") as out, self.stderr.open("ab") as err, os.fdopen(write, "wb") as pipe:
+            try:
+                forked = _forkserver.start(self.command, env, cwd, read, out.fileno(), err.fileno())
+            finally:
+                os.close(read)
+            pipe.write((stdin or "").encode())
+        return forked
 
     @property
     def returncode(self) -> int | None:
@@ -222,6 +241,12 @@ class _Ended(Exception):
 
 _lock = threading.Lock()
 _children: dict[int, Process] = {}
+_forkserver: ForkServer | None = None
+
+
+def forkserver_pid() -> int | None:
+    """The process that others are forked from, once there is one: it belongs to the run, its children do not."""
+    return None if _forkserver is None else _forkserver.pid
 
 
 def servers() -> set[int]:
@@ -248,6 +273,15 @@ def close_all() -> None:
         remaining = list(_children.values())
     for process in remaining:
         process.close()
+    end_forkserver()
+
+
+def end_forkserver() -> None:
+    """End the process that others are forked from, and them; the next program starts another."""
+    global _forkserver
+    if _forkserver is not None:
+        _forkserver.close()
+        _forkserver = None
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

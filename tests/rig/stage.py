@@ -36,7 +36,6 @@ from tests.rig.evidence import UpstreamCall, upstream_calls
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.hookd import HookReceiver
 from tests.rig.invariants import TERMINAL
-from tests.rig.nursery import Nursery
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.procs import Process
 from tests.rig.supervisor import Supervisor
@@ -84,7 +83,6 @@ class Stage:
         proxies: what stands behind a fault proxy.
         simulator: settings of the simulator, over `SIMULATOR`.
         settings: of workers and producer, e.g. `lease_seconds=2`; over the rig's `QUICK` ones.
-        nursery: what supervised workers are forked from; None starts each from nothing.
     """
 
     def __init__(
@@ -97,9 +95,7 @@ class Stage:
         proxies: Sequence[Proxied] = (),
         simulator: Mapping[str, Any] | None = None,
         settings: Mapping[str, object] | None = None,
-        nursery: Nursery | None = None,
     ) -> None:
-        self._nursery = nursery
         self._open = contextlib.ExitStack()
         self._logs = logs
         self.database_url = database_url
@@ -208,15 +204,12 @@ class Stage:
         prefix: Sequence[str],
         env: Mapping[str, str],
         settings: Mapping[str, object],
-        nursery: Nursery | None = None,
     ) -> Process:
         whole = self.env(**settings) | dict(env)
         if crash_at is not None:
             whole["STOCKPOT_CRASH_AT"] = crash_at
         logs = self._logs / "workers"
         logs.mkdir(parents=True, exist_ok=True)
-        if nursery is not None:
-            return nursery.worker(name, env=whole, logs=logs)
         # Not `python -m celery`: on SIGHUP Celery runs its own command again, and cannot run that one.
         program = Path(sys.executable).with_name("celery")
         command: list[str | Path] = [*prefix, sys.executable, program, "-A", "worker", "worker"]
@@ -235,7 +228,7 @@ class Stage:
     ) -> Supervisor:
         """A worker that is started again whenever it dies, as systemd or Kubernetes would."""
         supervisor = Supervisor(
-            lambda life: self._start_worker(f"{name}-{life}", crash_at, (), env or {}, settings, self._nursery),
+            lambda life: self._start_worker(f"{name}-{life}", crash_at, (), env or {}, settings),
             pause=0.05,
         )
         self.supervisors.append(supervisor)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Self
 
 from tests.rig import books
-from tests.rig.nursery import Nursery
 from tests.rig.postgres import PostgresServer
 from tests.rig.procs import Process
 from tests.rig.stage import Stage
@@ -79,7 +78,6 @@ class Arena:
                     "max_attempts": 100,
                     "total_timeout": TOTAL_SECONDS,
                 },
-                nursery=self._open.enter_context(Nursery(logs=logs)),
             )
             self._open.callback(self.on.close)
             books.write(self.on, lambda conn: reservations.put(conn, "*", "total", int(BUDGET_USD * PICO)))
