@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.rig import canary
+from tests.rig import canary, procs
 from tests.rig.witness import Witness
 
 pytestmark = pytest.mark.fault
@@ -31,11 +30,9 @@ def _say(env: Mapping[str, str], cwd: Path) -> list[tuple[str, bytes]]:
     stockpot = Path(sys.executable).with_name("stockpot")
     said = []
     for command in COMMANDS:
-        done = subprocess.run(
-            [stockpot, *command], env=dict(env), cwd=cwd, capture_output=True, timeout=180, check=False
-        )
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
-        said.append((" ".join(command), done.stdout + done.stderr))
+        done = procs.run([stockpot, *command], env=env, cwd=cwd)
+        assert "Traceback" not in done.stderr, done.stderr
+        said.append((" ".join(command), (done.stdout + done.stderr).encode()))
     return said
 
 

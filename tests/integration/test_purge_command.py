@@ -14,6 +14,7 @@ import pytest
 
 from tests.batch_factories import ANSWER, claimed, end, export, over, submit, write_file
 from tests.factories import opened, rows
+from tests.rig import procs
 from worker.db import schema
 from worker.db.connect import Database
 
@@ -28,7 +29,7 @@ def env(stockpot_env: Callable[..., dict[str, str]], empty_database_url: str) ->
 
 def run(env: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(STOCKPOT), *map(str, arguments)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = procs.run(command, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

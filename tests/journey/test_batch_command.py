@@ -20,6 +20,7 @@ from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
 from tests.factories import opened, rows
+from tests.rig import procs
 from tests.rig.procs import Process
 from tests.rig.waiting import eventually
 
@@ -58,9 +59,7 @@ def stockpot(
     env: dict[str, str], *arguments: object, check: int | None = 0, **how: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    done = subprocess.run(
-        [STOCKPOT, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=PATIENCE, **how
-    )
+    done = procs.run([STOCKPOT, *map(str, arguments)], env=env, timeout=PATIENCE, **how)
     assert check is None or done.returncode == check, done.stderr
     return done
 
@@ -209,7 +208,7 @@ def test_a_quote_tells_every_bad_line_and_stores_nothing(stockpot_env: Environme
     quoted = json.loads(stockpot(env, "batch", "quote", source, "--json").stdout)
     assert (quoted["lines"], quoted["bad_lines"], quoted["cost_usd"]) == (3, 0, None)
     source.write_text(source.read_text() + "{}\nnonsense\n")
-    done = stockpot(env, "batch", "quote", "-", "--json", check=1, input=source.read_text())
+    done = stockpot(env, "batch", "quote", "-", "--json", check=1, stdin=source.read_text())
     *problems, quoted = map(json.loads, done.stdout.splitlines())
     assert [problem["line"] for problem in problems] == [4, 4, 4, 4, 5]
     assert (quoted["lines"], quoted["bad_lines"]) == (5, 2)

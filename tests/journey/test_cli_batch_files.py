@@ -17,6 +17,7 @@ from rich.cells import cell_len
 
 from tests.batch_factories import ANSWER, claimed, end, over, submit, write_file
 from tests.factories import chat, opened
+from tests.rig import procs
 from tests.rig.procs import Process
 from tests.rig.terminal import Terminal
 from tests.rig.waiting import eventually
@@ -49,8 +50,12 @@ def batch(env: dict[str, str], tmp_path: Path) -> str:
 
 
 def run(env: dict[str, str], *arguments: object, **how: Any) -> subprocess.CompletedProcess[str]:
-    given = {"capture_output": True} if not {"stdout", "stderr"} & set(how) else {"stderr": subprocess.PIPE}
-    done = subprocess.run([STOCKPOT, *map(str, arguments)], env=env, text=True, timeout=120, check=False, **given | how)
+    command: list[str | Path] = [STOCKPOT, *map(str, arguments)]
+    if how:
+        given = {"stderr": subprocess.PIPE} | ({} if "stdout" in how else {"stdout": subprocess.PIPE})
+        done = subprocess.run(command, env=env, text=True, timeout=120, check=False, **given | how)
+    else:
+        done = procs.run(command, env=env)
     assert "Traceback" not in (done.stderr or ""), done.stderr
     assert "Exception ignored" not in (done.stderr or ""), done.stderr
     return done

@@ -12,7 +12,7 @@ import pytest
 
 from tests.batch_factories import ANSWER, claimed, end, over, submit, write_file
 from tests.factories import opened
-from tests.rig import small_disk
+from tests.rig import procs, small_disk
 from tests.rig.small_disk import SmallDisk
 from worker.db import schema
 
@@ -51,7 +51,10 @@ def batch(env: dict[str, str], tmp_path: Path) -> str:
 def run(env: dict[str, str], *arguments: object, stdin: int | None = None) -> subprocess.CompletedProcess[str]:
     """A command, which never shows a traceback."""
     command = [str(STOCKPOT), *map(str, arguments)]
-    done = subprocess.run(command, env=env, stdin=stdin, capture_output=True, text=True, timeout=240, check=False)
+    if stdin is None:
+        done = procs.run(command, env=env)
+    else:
+        done = subprocess.run(command, env=env, stdin=stdin, capture_output=True, text=True, timeout=240, check=False)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, text
 
+from tests.rig import procs
 from tests.rig.stage import Stage
 from worker.base.money import PICO
 from worker.base.settings import Settings
@@ -41,9 +41,7 @@ def write(on: Stage, verb: Callable[[Connection], T]) -> T:
 
 def _run(on: Stage) -> None:
     stockpot = Path(sys.executable).with_name("stockpot")
-    done = subprocess.run(
-        [stockpot, "reconcile"], env=on.env(), capture_output=True, text=True, timeout=_PATIENCE, check=False
-    )
+    done = procs.run([stockpot, "reconcile"], env=on.env(), timeout=_PATIENCE)
     assert done.returncode == 0, done.stderr
 
 

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -289,6 +290,28 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    timeout: float = 240,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does with its output captured as text.
+
+    Raises:
+        AssertionError: it still ran after `timeout` seconds.
+    """
+    with (
+        tempfile.TemporaryDirectory() as logs,
+        Process(command, logs=Path(logs), name="run", env=env, cwd=cwd, stdin=stdin) as process,
+    ):
+        code = process.wait(timeout)
+        out, err = (path.read_text(errors="replace") for path in (process.stdout, process.stderr))
+        return subprocess.CompletedProcess(process.command, code, out, err)
 
 
 def worker(
