@@ -13,6 +13,9 @@ import pytest
 from tests.factories import opened, rows
 from tests.file_factories import content, upload
 from worker.base.errors import NotFound, SettingsError, Unreachable
+from worker.base.payloads import Payloads
+from worker.base.settings import Settings
+from worker.cli.operations import checks
 from worker.db.connect import Database
 from worker.db.files import records
 from worker.files import place, reading
@@ -133,6 +136,53 @@ def test_a_storage_that_lost_a_piece_says_so(tmp_path: Path, sqlite_url: str) ->
             one.unlink()
         with pytest.raises(Unreachable, match="the file storage"):
             content(database, made)
+
+
+class Buckets:
+    """Object storage as s3fs shows it: making a folder of what is no bucket makes that bucket."""
+
+    protocol = ("s3", "s3a")
+
+    def __init__(self) -> None:
+        self.buckets: dict[str, dict[str, bytes]] = {}
+
+    def makedirs(self, path: str, *, exist_ok: bool) -> None:
+        assert exist_ok
+        self.buckets.setdefault(path.split("/")[0], {})
+
+    def pipe_file(self, path: str, value: bytes) -> None:
+        bucket, _, key = path.partition("/")
+        if bucket not in self.buckets:
+            raise FileNotFoundError("The specified bucket does not exist")
+        self.buckets[bucket][key] = value
+
+    def cat_file(self, path: str) -> bytes:
+        bucket, _, key = path.partition("/")
+        return self.buckets[bucket][key]
+
+    def rm(self, path: str, *, recursive: bool) -> None:
+        bucket, _, prefix = path.partition("/")
+        assert recursive
+        for key in [key for key in self.buckets[bucket] if key.startswith(f"{prefix}/")]:
+            del self.buckets[bucket][key]
+
+
+def test_a_bucket_that_is_not_there_is_not_made_and_its_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip of the pen would store the files where nobody looks for them, or for anybody."""
+    storage = Buckets()
+    monkeypatch.setattr(place, "_opened", lambda where: (storage, where.removeprefix("s3://")))
+    settings = Settings(file_store="s3://slip/files")
+    with pytest.raises(Unreachable, match="STOCKPOT_FILE_STORE: there is no such bucket"):
+        place.put("s3://slip/files", "file-1", 0, b"data", Payloads())
+    [found] = checks.file_store(settings)
+    assert (found.outcome, found.name) == ("unreachable", "file storage") and "credentials" in found.mend
+    assert storage.buckets == {}
+    storage.buckets["slip"] = {}
+    assert [one.outcome for one in checks.file_store(settings)] == ["ok"]
+    assert storage.buckets == {"slip": {}}
+    monkeypatch.setattr(Buckets, "protocol", "memory")
+    place.put("other/files", "file-1", 0, b"data", Payloads())
+    assert storage.buckets["other"] == {"files/file-1/000000000000000": b"data"}
 
 
 def test_a_kind_of_storage_that_nobody_knows_is_refused_with_the_settings_name() -> None:

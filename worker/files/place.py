@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from worker.db.files.pieces import place as place_of
 #: Bytes of a piece: a row that SQLite writes in milliseconds, and an object that is worth a request.
 DATABASE_PIECE = 1024 * 1024
 OBJECT_PIECE = 4 * 1024 * 1024
+
+
+#: Storages whose first folder is a bucket, and which need no folders else: fsspec would make a bucket of a slip of the pen.
+_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "obs", "tos"})
 
 
 def check(place: str | None) -> str | None:
@@ -48,6 +53,20 @@ def _opened(place: str) -> tuple[Any, str]:
     return filesystem, path.rstrip("/")
 
 
+def probe(place: str) -> None:
+    """Write an object, read it and remove it.
+
+    Raises:
+        SettingsError: as `check`.
+        Unreachable: the storage does not answer, or refuses.
+    """
+    file, data = f"probe-{uuid.uuid4().hex}", b"stockpot"
+    payloads = Payloads()
+    put(place, file, 0, data, payloads)
+    get(place, file, 0, len(data), payloads)
+    remove(place, file)
+
+
 @contextlib.contextmanager
 def _answers() -> Iterator[None]:
     try:
@@ -55,27 +74,39 @@ def _answers() -> Iterator[None]:
     except (FileNotFoundError, Unreadable):
         raise
     except Exception as error:  # each storage has errors of its own
-        raise Unreachable("the file storage", f"{type(error).__name__}: {error}"[:300]) from error
+        raise _unreachable(f"{type(error).__name__}: {error}") from error
+
+
+def _unreachable(why: str) -> Unreachable:
+    mend = "Compare STOCKPOT_FILE_STORE and the storage's own credentials; `stockpot doctor` tries them."
+    return Unreachable("the file storage", f"STOCKPOT_FILE_STORE: {' '.join(why.split())[:300]}", mend)
 
 
 def put(place: str, file: str, start: int, data: bytes, payloads: Payloads) -> None:
     """Write a piece, over what was there, encrypted where payloads are.
 
     Raises:
-        Unreachable: the storage does not answer.
+        Unreachable: the storage does not answer, or has no such bucket.
     """
     filesystem, root = _opened(place)
-    with _answers():
-        if _is_folder(filesystem):
-            private.make_directory(Path(root, file))
-        else:
-            filesystem.makedirs(f"{root}/{file}", exist_ok=True)
-        _write(filesystem, f"{root}/{file}/{start:015d}", payloads.seal_bytes(data, place_of(file, start)))
+    try:
+        with _answers():
+            if _is_folder(filesystem):
+                private.make_directory(Path(root, file))
+            elif not _protocols(filesystem) & _BUCKETS:
+                filesystem.makedirs(f"{root}/{file}", exist_ok=True)
+            _write(filesystem, f"{root}/{file}/{start:015d}", payloads.seal_bytes(data, place_of(file, start)))
+    except FileNotFoundError as error:
+        raise _unreachable(f"there is no such bucket or folder ({error})") from error
+
+
+def _protocols(filesystem: Any) -> set[str]:
+    return {filesystem.protocol} if isinstance(filesystem.protocol, str) else set(filesystem.protocol)
 
 
 def _is_folder(filesystem: Any) -> bool:
     """Whether it is this machine's own; object storage has rights of its own."""
-    return "file" in ([filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol)
+    return "file" in _protocols(filesystem)
 
 
 def _write(filesystem: Any, path: str, data: bytes) -> None:

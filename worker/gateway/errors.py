@@ -27,6 +27,9 @@ from worker.base.errors import (
     Unreachable,
     WaitTimeout,
 )
+from worker.base.log import get_logger
+
+log = get_logger(__name__)
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -137,6 +140,8 @@ async def answer_stockpot_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of the product's errors."""
     if not isinstance(error, StockpotError):
         raise error
+    if isinstance(error, Unreachable):  # the client is not told where it is, or what it answered
+        log.warning("dependency_unreachable", dependency=error.dependency, error=str(error).splitlines()[0])
     return of(error).response()
 
 

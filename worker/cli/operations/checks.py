@@ -28,6 +28,7 @@ from worker.db.jobs import leases, lookup
 from worker.db.ready import ensure_schema
 from worker.db.url import display_url
 from worker.db.workers import registry
+from worker.files import place
 from worker.provider.provider import Provider
 from worker.upstream.call import CHAT, Call
 from worker.upstream.client import UpstreamClient
@@ -48,9 +49,24 @@ def every(settings: Settings, first: Sequence[Check] = ()) -> Iterator[Check]:
     yield from first
     yield from safety_checks.safety(settings)
     yield from database(settings)
+    yield from file_store(settings)
     yield from redis_checks.redis(settings, _who(settings))
     yield from redis_checks.broker(settings)
     yield from asyncio.run(upstream(settings))
+
+
+def file_store(settings: Settings) -> Iterator[Check]:
+    """Whether the storage of files takes an object and gives it back; nothing where the database has them."""
+    if settings.file_store is None:
+        return
+    try:
+        place.probe(settings.file_store)
+    except SettingsError as error:
+        yield Check("file storage", "failed", first_line(error), "Set STOCKPOT_FILE_STORE to a URL that fsspec opens.")
+    except Unreachable as error:
+        yield Check("file storage", "unreachable", first_line(error), error.mend)
+    else:
+        yield Check("file storage", "ok", "an object was written, read and removed")
 
 
 def database(settings: Settings) -> Iterator[Check]:

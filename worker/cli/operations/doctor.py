@@ -22,7 +22,7 @@ _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "
 )
 @options.as_json
 def doctor(*, as_json: bool) -> None:
-    """Check names, encryption, settings, permissions, database, tables, workers, Redis, broker, upstream, key and clock.
+    """Check names, encryption, settings, permissions, database, tables, file storage, workers, Redis, broker, upstream, key, clock.
 
     Each with how to mend it. Beside `stockpot up --simulate` it looks at the simulator.
 
