@@ -148,7 +148,7 @@ class Buckets:
 
     def makedirs(self, path: str, *, exist_ok: bool) -> None:
         assert exist_ok
-        self.buckets.setdefault(path.split("/")[0], {})
+        self.buckets.setdefault(path.split("/", maxsplit=1)[0], {})
 
     def pipe_file(self, path: str, value: bytes) -> None:
         bucket, _, key = path.partition("/")
