@@ -139,7 +139,7 @@ def test_a_file_is_quoted_before_it_runs_and_its_answers_come_back(
     page.wait_for_selector("main .status.completed")
     assert "good.jsonl" in page.inner_text("main")
     with page.expect_download() as download:
-        page.click("text=Answers so far")
+        page.click("text=Answers")
     lines = Path(download.value.path()).read_text().splitlines()
     assert sorted(json.loads(line)["custom_id"] for line in lines) == [f"r-{n}" for n in range(1, 6)]
 

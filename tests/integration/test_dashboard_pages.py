@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
@@ -19,6 +20,8 @@ from tests.factories import chat
 from tests.fakes import Workplace
 from tests.rig.gateway import Gateway
 from tests.rig.waiting import eventually
+from worker.dashboard import looks, view
+from worker.dashboard.rendering import rendered
 from worker.db import schema
 from worker.producer.access import Access
 from worker.producer.fleet import Fleet
@@ -102,6 +105,36 @@ def test_a_reader_is_shown_no_prompt_no_answer_and_no_button(gateway: Gateway, k
             assert person.http.get(path).status_code == 403
         assert person.press(f"/jobs/{failed}/retry").status_code == 403
     assert served.get(failed).status == "failed"
+
+
+def test_viewers_who_may_the_same_share_one_rendering_and_others_have_their_own(
+    gateway: Gateway, keys: Keys, served: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what refreshes itself: twenty viewers of a page would have it put into words twenty times a second."""
+    failed, theirs = ended(served, FAILS, tenant="acme"), ended(served, FAILS, tenant="beta")
+    words = served.get(failed).error_message
+    assert words
+    made: list[str] = []
+
+    def counted(template: str, **values: Any) -> str:
+        made.append(template)
+        return rendered(template, **values)
+
+    with ExitStack() as stack:
+        for name in ("SECONDS", "LEISURE", "LONGEST"):  # a look of the same minute, on a machine that is slow, too
+            monkeypatch.setattr(looks, name, 60.0 if name != "LEISURE" else 1e9)
+        secrets = [keys.create("acme")[1] for _ in range(3)]
+        secrets += [keys.create("acme", read_only=True)[1], keys.create("beta")[1], keys.create(admin=True)[1]]
+        people = [stack.enter_context(Person(gateway, secret)) for secret in secrets]
+        monkeypatch.setattr(view, "rendered", counted)
+        part = {"hx-request": "true"}
+        parts = [unescape(person.http.get("/jobs", headers=part).text) for person in people]
+        overviews = [person.http.get("/", headers=part).text for person in people[:3]]
+    assert parts[0] == parts[1] == parts[2] and overviews[0] == overviews[1] == overviews[2]
+    assert all((words in part, failed in part) == (True, True) for part in (parts[0], parts[5]))
+    assert words not in parts[3] and failed in parts[3]
+    assert failed not in parts[4] and theirs in parts[4] and theirs in parts[5] and theirs not in parts[0]
+    assert made.count("jobs.html") == 4 and made.count("overview.html") == 1
 
 
 def test_what_a_filter_shows_is_counted_before_it_is_changed(admin: Person, keys: Keys, served: Workplace) -> None:

@@ -67,3 +67,23 @@ def test_what_a_button_has_changed_is_seen_at_once_however_slow_the_look_is(cloc
     shared.expire()
     assert asyncio.run(shared.at("state", again, 1.0)) == -1
     assert len(read) > 1
+
+
+def test_a_text_is_made_once_a_second_of_the_same_values_and_anew_of_others(clock: _Clock) -> None:
+    made: list[int] = []
+    shared = Looks()
+    state, other = [1], [1]  # equal, and not the same: what was read again is shown again
+
+    def text() -> str:
+        made.append(len(made))
+        return f"text {len(made)}"
+
+    assert [shared.once("jobs", (state,), text) for _ in range(20)] == ["text 1"] * 20
+    assert shared.once("jobs of another role", (state,), text) == "text 2"
+    assert shared.once("jobs", (other,), text) == "text 3"
+    assert shared.once("jobs", (other, state), text) == "text 4"
+    clock.now += looks.SECONDS
+    assert shared.once("jobs", (other, state), text) == "text 5"
+    for number in range(2 * looks.MOST):
+        shared.once(str(number), (), text)
+    assert len(shared._made) == looks.MOST

@@ -75,6 +75,7 @@ async def jobs(view: View) -> Response:
     found = await view.look(f"jobs {view.tenant} {sorted(asked.items())}", read, 2.0)
     return view.render(
         "jobs.html",
+        of=(found,),
         page=found,
         asked={name: asked[name] for name in NAMES if name in asked},
         before=before,

@@ -1,4 +1,4 @@
-"""Looks: what many viewers want to see is read once, and shown to all of them for a second.
+"""Looks: what many viewers want to see is read once, put into words once, and shown to all of them for a second.
 
 Twenty viewers of one page cost the database what one does. What no page shows is not read. What takes long to read is
 shown for longer: fifty times as long as it took, up to 15 seconds.
@@ -14,6 +14,8 @@ from typing import Any
 
 #: A look that took so long is shown for so many times as long, up to `LONGEST` seconds.
 LEISURE, LONGEST = 50, 15.0
+#: How long a page's text serves all its viewers: the ages in it grow.
+SECONDS = 1.0
 #: Different looks that are remembered: pages times filters times tenants.
 MOST = 500
 
@@ -24,6 +26,19 @@ class Looks:
     def __init__(self) -> None:
         self._looks: OrderedDict[str, _Look] = OrderedDict()
         self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._made: OrderedDict[str, tuple[float, tuple[object, ...], str]] = OrderedDict()
+
+    def once(self, name: str, of: tuple[object, ...], make: Callable[[], str]) -> str:
+        """The text that `make` made of these very values under this name within the last second, or makes now."""
+        now = time.monotonic()
+        good_until, values, text = self._made.get(name, (0.0, (), ""))
+        if now >= good_until or len(values) != len(of) or any(a is not b for a, b in zip(values, of, strict=True)):
+            text = make()
+            self._made[name] = (now + SECONDS, of, text)
+            self._made.move_to_end(name)
+            while len(self._made) > MOST:
+                self._made.popitem(last=False)
+        return text
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """What was made under this name, or is made now: for what grows with each look, such as a rate."""

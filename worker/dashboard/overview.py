@@ -21,14 +21,17 @@ async def overview(view: View) -> Response:
         f"failing {tenant}", lambda: fleet.failing(tenant=tenant, now_ms=int(time.time() * 1000)), 5.0
     )
     span = view.query.get("span", "hour")
+    spent = await view.look(f"spent {tenant}", lambda: fleet.spent_today(tenant=tenant), 5.0)
+    workers = await view.look("workers", fleet.workers)
     return view.render(
         "overview.html",
+        of=(state, rates, failing, spent, workers),
         state=state,
         failing=failing,
         per_minute=sum(sum(line[-LATELY:]) for line in rates.ended.values()) / LATELY,
         lately=rates.lately,
-        spent=await view.look(f"spent {tenant}", lambda: fleet.spent_today(tenant=tenant), 5.0),
-        workers=await view.look("workers", fleet.workers),
+        spent=spent,
+        workers=workers,
         spans=list(SPANS),
         span=span if span in SPANS else "hour",
     )

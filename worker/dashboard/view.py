@@ -155,8 +155,15 @@ class View:
         """What `read` (it blocks) gives, read once in so many seconds for all viewers with the same `name`."""
         return await self.host.looks.at(name, lambda: to_thread.run_sync(read), seconds)
 
-    def render(self, template: str, code: int = 200, **values: Any) -> Response:
-        """A page; of a page that refreshes itself only the live part."""
+    def render(
+        self, template: str, code: int = 200, *, of: tuple[object, ...] | None = None, **values: Any
+    ) -> Response:
+        """A page; of a page that refreshes itself only the live part.
+
+        Args:
+            of: the looks that the live part shows; given where it has nothing else but what is in the URL and what
+                the viewer may, and no form. It is rendered once then for all who may the same.
+        """
         part = "hx-request" in self.request.headers
         notice = unquote(self.request.cookies.get(NOTICE, ""))
         given = {
@@ -167,7 +174,9 @@ class View:
             "navigation": NAVIGATION,
             **values,
         }
-        text = rendered(template, layout="part.html" if part else "base.html", **given)
+        make = partial(rendered, template, layout="part.html" if part else "base.html", **given)
+        who = (template, self.here, self.viewer.role.name, self.viewer.tenant)
+        text = self.host.looks.once(repr(who), of, make) if part and of is not None else make()
         response = HTMLResponse(text, code, HEADERS)
         if self.fresh:
             keep(response, self.request, self.token)
