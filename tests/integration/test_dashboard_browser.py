@@ -154,7 +154,9 @@ def test_signing_in_is_asked_for_by_the_page_itself(open_page: Callable[..., Pag
     assert page.url.endswith("/ui/jobs")
 
 
-def test_axe_finds_nothing_serious(open_page: Callable[..., Page], served: Workplace) -> None:
+def test_axe_finds_nothing_serious_and_no_page_is_wider_than_a_phone(
+    open_page: Callable[..., Page], served: Workplace
+) -> None:
     pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
     axe = resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
     done, failed = served.submit(stream=True), served.submit("400")
@@ -173,4 +175,11 @@ def test_axe_finds_nothing_serious(open_page: Callable[..., Page], served: Workp
             for one in found["violations"]
             if one["impact"] in {"serious", "critical"}
         ]
+        if scheme == "light":
+            wide = page.viewport_size
+            page.set_viewport_size({"width": 390, "height": 844})
+            if (width := page.evaluate("document.documentElement.scrollWidth")) > 390:
+                bad.append((scheme, path, f"{width} pixels wide", []))
+            assert wide is not None
+            page.set_viewport_size(wide)
     assert bad == []
