@@ -140,7 +140,7 @@ async def answer_stockpot_error(request: Request, error: Exception) -> Response:
     """Starlette's handler of the product's errors."""
     if not isinstance(error, StockpotError):
         raise error
-    if isinstance(error, Unreachable):  # the client is not told where it is, or what it answered
+    if isinstance(error, Unreachable):  # where it is, and what it answered, is not for the client
         log.warning("dependency_unreachable", dependency=error.dependency, error=str(error).splitlines()[0])
     return of(error).response()
 
