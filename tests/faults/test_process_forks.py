@@ -62,6 +62,40 @@ for turn in range(6):
 print(json.dumps(found))
 """
 
+#: As a server in C forks (uWSGI): nothing that is registered with Python for a fork is run. The parent's threads are idle.
+UNNOTICED = """
+import ctypes, json, os
+from worker import Stockpot, WaitTimeout
+body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+pot = Stockpot()
+first = pot.submit(body).id
+def waits():
+    try:
+        pot.wait(first, timeout=0.1)
+    except WaitTimeout:
+        return True
+said = {"parent": os.getpid(), "waited": waits(), "idle": pot._shared.doorbell._idle.wait(20)}
+read, write = os.pipe()
+if not (pid := ctypes.PyDLL(None).fork()):
+    said["pid"] = os.getpid()
+    try:
+        said["ids"] = [first, *(pot.submit(body).id for _ in range(3))]
+        said["waited"] = waits()
+        said["rung"] = pot._shared.doorbell._idle.wait(20)
+        pot.close()
+    except BaseException as error:
+        said["error"] = repr(error)
+    os.write(write, json.dumps(said).encode())
+    os._exit(0)
+os.close(write)
+with os.fdopen(read) as pipe:
+    said = json.load(pipe)
+os.waitpid(pid, 0)
+said["found"] = [pot.get(job).id for job in said["ids"]]
+pot.close()
+print(json.dumps(said))
+"""
+
 SCRIPT = """
 import threading
 from worker import Stockpot, WaitTimeout
@@ -123,6 +157,28 @@ def test_children_of_a_used_producer_share_nothing_with_it(
     assert missing == []
     ids = [job for one in answers for job in one["ids"]]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.fault
+def test_a_fork_of_which_python_is_not_told_is_noticed(
+    stockpot_env: Environment, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Streams hung in uWSGI's workers, on the parent's loop, and its sockets were shared. The child says what to mend."""
+    env = stockpot_env(database_url=database_url, redis_url=redis_url)
+    with Witness("a process forked behind Python's back") as witness:
+        answers: list[dict[str, Any]] = []
+
+        def fork() -> None:
+            done = run(UNNOTICED, env, tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert "fork_unnoticed" in done.stderr, done.stderr
+            answers.append(json.loads(done.stdout))
+
+        witness.inject(fork)
+        witness.saw([one for one in answers if one["pid"] != one["parent"]])
+    for one in answers:
+        assert (one.get("error"), one["waited"], one["idle"], one["rung"]) == (None, True, True, True)
+        assert one["found"] == one["ids"]
 
 
 def test_a_script_that_closes_nothing_ends(stockpot_env: Environment, redis_url: str, tmp_path: Path) -> None:

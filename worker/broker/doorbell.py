@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import codecs
 import concurrent.futures.thread as _registers_at_fork
+import contextlib
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +33,14 @@ log = logs.get_logger(__name__)
 _imports = threading.Lock()
 # What a fork meets only halfway would release a lock that it never took: this module of Python's has such a lock.
 _ = _registers_at_fork
-os.register_at_fork(before=_imports.acquire, after_in_parent=_imports.release, after_in_child=_imports.release)
+
+
+def _free() -> None:
+    if _imports.locked():  # not so where the server runs what comes after a fork and leaves out what comes before
+        _imports.release()
+
+
+os.register_at_fork(before=_imports.acquire, after_in_parent=_free, after_in_child=_free)
 
 #: Ids in one message: what a worker claims at once.
 SLICE = 64
@@ -72,6 +81,9 @@ class Doorbell:
         caused_by = tracing.current().traceparent
         for job_id in ids:
             self._waiting.put(_Bell(lane, job_id, caused_by))
+        if "uwsgi" in sys.modules and self._thread is None:
+            with contextlib.suppress(Exception):  # an address that cannot be used is the thread's business
+                self._ready_app()  # here, since it forks without a word, and must not do so while a thread imports
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._send_all, name="stockpot-doorbell", daemon=True)

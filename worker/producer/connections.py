@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
+from worker.base import log as logs
 from worker.base import tracing
+from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.broker.doorbell import Doorbell
 from worker.db import identity
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from worker.producer.reader import Follower
 
 __all__ = ["Connections", "acquire"]
+
+log = logs.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -57,6 +62,7 @@ class Connections:
 
     def prepare(self) -> None:
         """Make sure that the database can be used. Raises Unreachable."""
+        _notice_a_fork()
         warn_of_a_running_loop()
         if not self._ready:
             ensure_schema(self.settings)
@@ -66,6 +72,7 @@ class Connections:
     @property
     def follower(self) -> Follower:
         """What reads live events; made when it is first needed."""
+        _notice_a_fork()
         with self._lock:
             if self._follower is None:
                 from worker.producer.reader import Follower
@@ -83,6 +90,7 @@ class Connections:
 
     def whereabouts(self) -> tuple[str, str | None]:
         """The schema of our tables (empty on SQLite), and who the database is, where a worker has named it."""
+        _notice_a_fork()
         if self._schema is None or self.doorbell.database is None:
             self.prepare()
             self._schema, self.doorbell.database = self.database.read(
@@ -102,6 +110,7 @@ class Connections:
 
     def loop(self) -> Loop:
         """The loop that blocking readers borrow; started when it is first needed."""
+        _notice_a_fork()
         with self._lock:
             if self._loop is None:
                 from worker.producer.loop import Loop
@@ -129,6 +138,7 @@ class Connections:
             self.database.close()
 
     def _leave(self) -> bool:
+        _notice_a_fork()
         with _lock:
             self.users -= 1
             if self.users == 0 and self in _open:
@@ -147,6 +157,7 @@ class Connections:
 
     def end_readers(self, *, for_good: bool = False) -> None:
         """End every reader of this process at its next step, without an error; `for_good`: also those to come."""
+        _notice_a_fork()
         self._no_readers = self._no_readers or for_good
         if self._follower is not None:
             self._follower.end_readers(for_good=for_good)
@@ -181,8 +192,10 @@ def acquire(settings: Settings) -> Connections:
     key of payloads, a certificate authority, and each setting is one that a verb may go by.
 
     Raises:
-        SettingsError: the database's URL is not one.
+        SettingsError: the database's URL is not one, or the server runs no threads.
     """
+    _check_threads()
+    _notice_a_fork()
     with _lock:
         found = next((one for one in _open if one.settings == settings), None)
         if found is None:
@@ -211,17 +224,42 @@ def _on_loop() -> None:
 
 
 def _close_all() -> None:
+    _notice_a_fork()
     end_all_readers()
     for one in _open:
         one.close()
 
 
 def _begin_anew() -> None:
-    global _lock
+    global _lock, _process
+    _process = os.getpid()
     _lock = threading.RLock()
     for one in _open:
         one.begin_anew()
 
+
+def _notice_a_fork() -> None:
+    """Begin anew in a child of which Python was not told: uWSGI forks in C, and leaves out what is registered for a fork."""
+    here = os.getpid()
+    if here != _process:
+        with _noticing.setdefault(here, threading.Lock()):
+            if here != _process:
+                log.warning("fork_unnoticed", mend="have the server load the application in each of its workers")
+                _begin_anew()
+
+
+def _check_threads() -> None:
+    """Refuse a uWSGI that runs no threads of the application: a stream would wait for ever. Raises SettingsError."""
+    server = sys.modules.get("uwsgi")
+    if server is not None and not getattr(server, "has_threads", True):
+        raise SettingsError(
+            "uWSGI runs no threads of the application, which streams need: start it with --enable-threads"
+        )
+
+
+#: The process in which all of this was made, and a lock for each one that notices that it is another.
+_process = os.getpid()
+_noticing: dict[int, threading.Lock] = {}
 
 os.register_at_fork(after_in_child=_begin_anew)
 # Threads that are not daemons are joined before `atexit` runs: a reader in one of them must end before that.
