@@ -110,6 +110,27 @@ print(next(kept)["type"], threading.active_count() > 1)
 threading.Thread(target=lambda: print(len(list(pot.events(job.id))))).start()  # no daemon: Python waits for it
 """
 
+#: An application whose handler of SIGTERM does something else than to end it.
+STAYS = """
+import asyncio, os, signal
+signal.signal(signal.SIGTERM, lambda *_: print("reads its configuration"))
+from worker import AsyncStockpot
+from worker.producer import connections
+async def main():
+    async with AsyncStockpot() as pot:
+        job = await pot.submit({"model": "m", "messages": [{"role": "user", "content": "hello"}]})
+        for seconds in (60, 0):
+            connections.SHUT_SECONDS = seconds
+            reader = pot.events(job.id, heartbeat=0.1)
+            print((await anext(reader))["type"])
+            os.kill(os.getpid(), signal.SIGTERM)
+            print([one["type"] async for one in reader if one["type"] != "heartbeat"])
+            if seconds:
+                print([one async for one in pot.events(job.id, heartbeat=0.1)])
+                connections._open[0]._follower.shut_until = 0  # a minute passes
+asyncio.run(main())
+"""
+
 TENANTS = """
 import gc, threading
 from worker import Stockpot
@@ -186,6 +207,16 @@ def test_a_script_that_closes_nothing_ends(stockpot_env: Environment, redis_url:
     done = run(SCRIPT, stockpot_env(redis_url=redis_url), tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "heartbeat True"
+
+
+def test_an_application_that_survives_a_signal_has_readers_again(
+    stockpot_env: Environment, redis_url: str, tmp_path: Path
+) -> None:
+    """They end in case the signal ends the process, and none begins for a while; there were none for good."""
+    done = run(STAYS, stockpot_env(redis_url=redis_url), tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    handled = ["heartbeat", "reads its configuration", "[]"]
+    assert done.stdout.splitlines() == [*handled, "[]", *handled]
 
 
 def test_tenants_and_forgotten_producers_share_the_threads_of_one(

@@ -8,9 +8,11 @@ touches a socket, a selector or a lock that is its parent's.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import cached_property
@@ -55,7 +57,7 @@ class Connections:
         self.users = 0
         self._follower: Follower | None = None
         self._loop: Loop | None = None
-        self._no_readers = False
+        self._shut_until = -math.inf
         self._lock = threading.Lock()
         self._ready = False
         self._schema: str | None = None
@@ -78,7 +80,7 @@ class Connections:
                 from worker.producer.reader import Follower
 
                 self._follower = Follower(self.settings, self.database, self.prepare, _on_loop)
-                self._follower.ended = self._no_readers
+                self._follower.shut_until = self._shut_until
             return self._follower
 
     @cached_property
@@ -155,12 +157,12 @@ class Connections:
             loop.close()
         self.database.close()
 
-    def end_readers(self, *, for_good: bool = False) -> None:
-        """End every reader of this process at its next step, without an error; `for_good`: also those to come."""
+    def end_readers(self, *, shut_for: float = 0.0) -> None:
+        """End every reader of this process at its next step, without an error, and those that begin in so many seconds."""
         _notice_a_fork()
-        self._no_readers = self._no_readers or for_good
+        self._shut_until = max(self._shut_until, time.monotonic() + shut_for)
         if self._follower is not None:
-            self._follower.end_readers(for_good=for_good)
+            self._follower.end_readers(shut_until=self._shut_until)
 
     def begin_anew(self) -> None:
         """In a child after `fork`: new sockets, threads and locks. The parent's are kept, untouched, until the end."""
@@ -176,6 +178,9 @@ class Connections:
         self.__dict__.pop("consequences", None)
 
 
+#: An application whose handler does not end it (SIGTERM reads its configuration, Ctrl-C asks back) has readers again after
+#: so many seconds; a server has refused new requests for long by then, or is gone.
+SHUT_SECONDS = 60.0
 #: How long closing waits for the end of its Redis subscriptions, in seconds.
 CLOSE_SECONDS = 2.0
 
@@ -212,10 +217,10 @@ def watch(user: object, connections: Connections) -> Callable[[], object]:
     return finalizer.detach
 
 
-def end_all_readers() -> None:
-    """The process is about to end: its readers end now, and none begins."""
+def end_all_readers(*, for_good: bool = False) -> None:
+    """The process is asked to end: its readers end now, and none begins, unless it is still there later."""
     for one in _open:
-        one.end_readers(for_good=True)
+        one.end_readers(shut_for=math.inf if for_good else SHUT_SECONDS)
 
 
 def _on_loop() -> None:
@@ -225,7 +230,7 @@ def _on_loop() -> None:
 
 def _close_all() -> None:
     _notice_a_fork()
-    end_all_readers()
+    end_all_readers(for_good=True)
     for one in _open:
         one.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -53,11 +54,11 @@ class Follower:
         self._prepare = prepare
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self._accepted: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self.ended = False
+        self.shut_until = -math.inf  # until when no reader begins, on the monotonic clock
 
-    def end_readers(self, *, for_good: bool) -> None:
-        """End every reader, on every loop; `for_good`: and each that begins from now on. Waits for nothing."""
-        self.ended = self.ended or for_good
+    def end_readers(self, *, shut_until: float) -> None:
+        """End every reader, on every loop, and each that begins before `shut_until`. Waits for nothing."""
+        self.shut_until = max(self.shut_until, shut_until)
         for loop, live in list(self._live.items()):
             with contextlib.suppress(RuntimeError):  # that loop is closed
                 loop.call_soon_threadsafe(live.feed.end_readers)
@@ -168,7 +169,7 @@ class Events(AsyncIterator[Event]):
         if self._closed:
             raise StopAsyncIteration
         await self.open()
-        if self._follower.ended:
+        if time.monotonic() < self._follower.shut_until:
             await self.aclose()
             raise StopAsyncIteration
         return await anext(cast("Follow", self._follow))
