@@ -74,14 +74,15 @@ def waits():
         pot.wait(first, timeout=0.1)
     except WaitTimeout:
         return True
-said = {"parent": os.getpid(), "waited": waits(), "idle": pot._shared.doorbell._idle.wait(20)}
+shared = pot._shared
+said = {"parent": os.getpid(), "idle": shared.doorbell._idle.wait(60), "reads": bool(shared.loop() and shared.follower)}
 read, write = os.pipe()
 if not (pid := ctypes.PyDLL(None).fork()):
     said["pid"] = os.getpid()
     try:
         said["ids"] = [first, *(pot.submit(body).id for _ in range(3))]
         said["waited"] = waits()
-        said["rung"] = pot._shared.doorbell._idle.wait(20)
+        said["rung"] = shared.doorbell._idle.wait(60)
         pot.close()
     except BaseException as error:
         said["error"] = repr(error)

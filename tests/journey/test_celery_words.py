@@ -80,3 +80,37 @@ def test_a_worker_of_one_lane_claims_that_lane_and_is_found_by_celerys_commands(
             process.send_signal(signal.SIGTERM)
             process.wait(60)
         eventually(lambda: not background.exists(), what="the file with its pid is gone")
+
+
+@pytest.mark.long
+def test_celery_multi_starts_workers_and_drains_them(
+    provider: Provider,
+    sqlite_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    stockpot_env: Callable[..., dict[str, str]],
+) -> None:
+    """Each with its pid file and its log, as its users have them; the pid files are gone when they have stopped."""
+    env = stockpot_env(database_url=sqlite_url, redis_url=redis_url, upstream_url=provider.url)
+    files = (f"--pidfile={tmp_path}/%n.pid", f"--logfile={tmp_path}/%n%I.log")
+
+    def multi(verb: str) -> str:
+        command = [BIN / "celery", "multi", verb, "w1", "w2", "-A", "worker", *files, "-l", "info"]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    logs = [tmp_path / "w1.log", tmp_path / "w2.log"]
+    assert multi("start").count("OK") == 2
+    try:
+        for log in logs:
+            eventually(lambda log=log: log.exists() and "engine_started" in log.read_text(), 60, what="it works")  # type: ignore[misc]
+        pids = [int((tmp_path / f"{name}.pid").read_text()) for name in ("w1", "w2")]
+        assert all(psutil.pid_exists(pid) for pid in pids)
+        with Stockpot(Settings(database_url=sqlite_url, redis_url=redis_url)) as pot:
+            assert pot.wait(pot.submit(chat("now")).id, timeout=60).status == "completed"
+    finally:
+        stopped = multi("stopwait")
+    assert stopped.count("DOWN") == 2
+    assert list(tmp_path.glob("*.pid")) == []
+    assert all("drain_ended" in log.read_text() for log in logs)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from worker.base import log as logs
 from worker.base import tracing
-from worker.base.errors import SettingsError
+from worker.base.errors import NotAllowed, SettingsError
 from worker.base.settings import Settings
 from worker.broker.doorbell import Doorbell
 from worker.db import identity
@@ -111,10 +111,11 @@ class Connections:
         return self.database.write(verb)
 
     def loop(self) -> Loop:
-        """The loop that blocking readers borrow; started when it is first needed."""
+        """The loop that blocking readers borrow; started when it is first needed. Raises NotAllowed under gevent, eventlet."""
         _notice_a_fork()
         with self._lock:
             if self._loop is None:
+                _check_real_threads()
                 from worker.producer.loop import Loop
 
                 self._loop = Loop()
@@ -260,6 +261,22 @@ def _check_threads() -> None:
         raise SettingsError(
             "uWSGI runs no threads of the application, which streams need: start it with --enable-threads"
         )
+
+
+def _check_real_threads() -> None:
+    """Refuse to read where threads are greenlets: an event loop in one would stop all others. Raises NotAllowed."""
+    for module, is_replaced, what in (
+        ("gevent.monkey", "is_module_patched", "threading"),
+        ("eventlet.patcher", "is_monkey_patched", "thread"),
+    ):
+        patcher = sys.modules.get(module)
+        if patcher is not None and getattr(patcher, is_replaced)(what):
+            name = module.partition(".")[0]
+            raise NotAllowed(
+                f"{name} has replaced this process's threads, and streams and waiting need real ones: read in another"
+                " process (gunicorn's gthread, or AsyncStockpot), or leave threads out of the patch (patch_all(thread=False));"
+                " submitting works here"
+            )
 
 
 #: The process in which all of this was made, and a lock for each one that notices that it is another.
