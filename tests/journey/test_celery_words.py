@@ -98,7 +98,7 @@ def test_celery_multi_starts_workers_and_drains_them(
         command = [BIN / "celery", "multi", verb, "w1", "w2", "-A", "worker", *files, "-l", "info"]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return str(done.stdout)
 
     logs = [tmp_path / "w1.log", tmp_path / "w2.log"]
     assert multi("start").count("OK") == 2
