@@ -95,7 +95,7 @@ def test_celery_multi_starts_workers_and_drains_them(
     files = (f"--pidfile={tmp_path}/%n.pid", f"--logfile={tmp_path}/%n%I.log")
 
     def multi(verb: str) -> str:
-        command = [BIN / "celery", "multi", verb, "w1", "w2", "-A", "worker", *files, "-l", "info"]
+        command = [str(BIN / "celery"), "multi", verb, "w1", "w2", "-A", "worker", *files, "-l", "info"]
         done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return str(done.stdout)
