@@ -164,9 +164,10 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
     """
     if not marks:
         return
+    calls = [(one.job_id, one.attempt) for one in marks]
+    _lock(conn, calls)
     corrections = _corrections(conn, marks)
     costs.correct_batches(conn, corrections)
-    calls = [(one.job_id, one.attempt) for one in marks]
     usage_days.count(conn, calls, sign=-1)
     conn.execute(
         text("""
@@ -199,6 +200,15 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
     costs.correct_budgets(conn, corrections)
 
 
+def _lock(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
+    """Wait for whoever is changing these calls, so that what is taken out of their days is what they added."""
+    if is_postgres(conn):
+        statement = text("""
+            SELECT 1 FROM attempts WHERE (job_id, attempt) IN :calls ORDER BY job_id, attempt FOR UPDATE
+        """).bindparams(bindparam("calls", expanding=True))
+        conn.execute(statement, {"calls": calls})
+
+
 def _corrections(conn: Connection, marks: Sequence[Mark]) -> list[Correction]:
     """What these marks change in the ledger's costs."""
     found = {(one.job_id, one.attempt): picousd(one.cost_usd) for one in marks if one.cost_usd is not None}
@@ -209,7 +219,6 @@ def _corrections(conn: Connection, marks: Sequence[Mark]) -> list[Correction]:
         SELECT a.job_id, a.attempt, a.cost_picousd, j.tenant, j.batch_id, {day_sql(conn, "a.finished_at")} AS day
         FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id
         WHERE (a.job_id, a.attempt) IN :calls AND {_OPEN} AND (a.cost_source IS NULL OR a.cost_source = 'estimated')
-        {"FOR UPDATE OF a" if is_postgres(conn) else ""}
         """).bindparams(bindparam("calls", expanding=True)),
         {"calls": list(found)},
     )

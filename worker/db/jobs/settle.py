@@ -223,9 +223,10 @@ def reinstate(conn: Connection, settlements: Sequence[Settlement]) -> list[Reins
             key,
         ).rowcount
         if moved:
-            row = conn.execute(
-                text(f"SELECT cost_picousd, {day_sql(conn, 'finished_at')} AS day FROM attempts WHERE {lost}"), key
-            ).one()
+            # Locked: a look-up that is being written would replace the cost between this reading and the next statement.
+            locked = "FOR UPDATE" if is_postgres(conn) else ""
+            counted = f"SELECT cost_picousd, {day_sql(conn, 'finished_at')} AS day FROM attempts WHERE {lost} {locked}"
+            row = conn.execute(text(counted), key).one()
             usage_days.count(conn, [(one.job_id, one.attempt)], sign=-1)
             conn.execute(
                 text(f"""
