@@ -18,8 +18,8 @@ def test_a_child_that_ends_at_each_start_ends_all_with_its_last_line(
 ) -> None:
     """A setting that is wrong mends nobody else; the child that was ready once and crashes is not counted."""
     monkeypatch.setattr(supervise, "FIRST_WAIT", timedelta(milliseconds=1))
-    (tmp_path / "ends.py").write_text("import sys; print('ready'); sys.exit('the port is taken')\n")
-    (tmp_path / "crashes.py").write_text("import sys; print('up'); sys.exit(1)\n")
+    (tmp_path / "ends.py").write_text("import sys; print('ready', flush=True); sys.exit('the port is taken')\n")
+    (tmp_path / "crashes.py").write_text("import sys; print('up', flush=True); sys.exit(1)\n")
     lines: list[str] = []
     env = {"PYTHONPATH": str(tmp_path)}
     dies = Child("dies", ["ends"], env, awaited="never printed")

@@ -245,7 +245,7 @@ def _begin_anew() -> None:
 
 
 def _notice_a_fork() -> None:
-    """Begin anew in a child of which Python was not told: uWSGI forks in C, and leaves out what is registered for a fork."""
+    """Begin anew in a child that Python has not noticed: uWSGI forks in C, and leaves out what is registered for a fork."""
     here = os.getpid()
     if here != _process:
         with _noticing.setdefault(here, threading.Lock()):

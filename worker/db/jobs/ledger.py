@@ -201,7 +201,7 @@ def mark(conn: Connection, marks: Sequence[Mark]) -> None:
 
 
 def _lock(conn: Connection, calls: Sequence[tuple[str, int]]) -> None:
-    """Wait for whoever is changing these calls, so that what is taken out of their days is what they added."""
+    """Wait for the transaction that is changing these calls, so that what is taken out of their days is what it added."""
     if is_postgres(conn):
         statement = text("""
             SELECT 1 FROM attempts WHERE (job_id, attempt) IN :calls ORDER BY job_id, attempt FOR UPDATE
