@@ -25,7 +25,7 @@ PORTRAIT = """
 import json, os, sys, signal, threading, worker
 print(json.dumps({
     "argv": sys.argv, "path": sys.path[0], "pid": os.getpid(), "sid": os.getsid(0), "cwd": os.getcwd(),
-    "environ": sorted(name for name in os.environ if name.startswith(("STOCKPOT", "PYTHON"))),
+    "environ": dict(os.environ),
     "umask": os.umask(0), "stdin": sys.stdin.read(), "files": sorted(os.listdir("/proc/self/fd"))[:-1],
     "sigint": signal.getsignal(signal.SIGINT) is signal.default_int_handler, "threads": threading.active_count(),
     "main": sys.modules["__main__"].__dict__ is globals(), "unbuffered": sys.stdout.write_through,

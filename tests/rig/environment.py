@@ -12,9 +12,6 @@ _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRA
 #: Variables of ours, of the provider's and of Celery's, which reads its own from the environment and lets them win.
 _FOREIGN = ("STOCKPOT_", "AIMLAPI_", "CELERY_")
 
-#: How every child's interpreter runs.
-INTERPRETER = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
-
 #: With `TESTS_ENCRYPTED=1` every test that does not speak of this setting has payloads encrypted (`make test-encrypted`).
 TEST_PAYLOAD_KEY = "a payload key of the tests that is long enough"
 ENCRYPTED = os.environ.get("TESTS_ENCRYPTED") == "1"
@@ -47,6 +44,12 @@ def scrub() -> None:
         os.environ[PAYLOAD_KEY] = TEST_PAYLOAD_KEY
 
 
+def interpreter() -> dict[str, str]:
+    """What a child's interpreter itself reads, and where its programs are."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"}
+
+
 def environment(
     home: Path,
     *,
@@ -65,8 +68,7 @@ def environment(
         settings: `lease_seconds=2` sets `STOCKPOT_LEASE_SECONDS`; names in capitals are taken as they are
             (`AIMLAPI_API_KEY=…`); None removes a setting that `QUICK` has.
     """
-    env = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    env |= INTERPRETER | {"HOME": str(home), "STOCKPOT_HOME": str(home)}
+    env = interpreter() | {"HOME": str(home), "STOCKPOT_HOME": str(home)}
     env |= QUICK | {"STOCKPOT_API_KEY": TEST_API_KEY}
     if ENCRYPTED and PAYLOAD_KEY in os.environ:
         env[PAYLOAD_KEY] = os.environ[PAYLOAD_KEY]

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.rig.environment import INTERPRETER
+from tests.rig.environment import interpreter
 
 LEASH = Path(__file__).with_name("leash.py")
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def forkable(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> bool:
         return False
     if env.get("PYTHONPATH", str(ROOT)) != str(ROOT):
         return False
-    warm = _environment()
+    warm = interpreter()
     names = {name for name in {*env, *warm} if name.startswith(_AT_START)} - {"PYTHONPATH"}
     if any(env.get(name) != warm.get(name) for name in names):
         return False
@@ -91,11 +91,6 @@ def _words(command: Sequence[str]) -> list[str]:
     return words if words and (words[0] in {"-m", "-c"} or not words[0].startswith("-")) else []
 
 
-def _environment() -> dict[str, str]:
-    """The warm process's: with the options for the interpreter that `environment` gives a program, not the developer's."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | INTERPRETER
-
-
 class ForkServer:
     """The warm process. Start it from the thread that lives as long as its programs: they end with it, and it with that."""
 
@@ -107,7 +102,7 @@ class ForkServer:
                 [*leash, sys.executable, "-m", "tests.rig.forkserver", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=interpreter(),
                 cwd=ROOT,
                 start_new_session=True,
             )
@@ -244,8 +239,10 @@ def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         setattr(sys, f"__{name}__", stream)
     os.umask(order["umask"])
     os.chdir(order["cwd"])
+    # Where the locale is that of C, an interpreter takes another for characters, and hands it on.
+    coerced = {name: value for name, value in os.environ.items() if name == "LC_CTYPE"}
     os.environ.clear()
-    os.environ.update(order["env"])
+    os.environ.update(coerced | order["env"])
     if path := order["env"].get("PYTHONPATH"):
         sys.path.insert(0, path)
 
