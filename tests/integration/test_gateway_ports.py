@@ -38,4 +38,4 @@ def test_several_gateways_share_a_port_only_with_each_other(tmp_path: Path, take
         tmp_path, str(Path(sys.executable).with_name("stockpot")), "serve", "--processes", "2", "--port", str(taken)
     )
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{taken}: Address already in use" in done.stderr
+    assert f"--port: 127.0.0.1:{taken} cannot be listened on (Address already in use)" in done.stderr
