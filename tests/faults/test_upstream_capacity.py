@@ -23,7 +23,7 @@ CONCURRENCY = 40
 LOOK_SECONDS = 6.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_follow_a_capacity_that_changes(stage: SetStage) -> None:
     """F46, F60: 429 without a word on how long; soon few calls are refused, most of the capacity is used, no job fails."""
     on = stage("postgres", workers=2, concurrency=CONCURRENCY, simulator=ANSWER, lease_seconds=60)

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import orjson
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_a_tiny_session_measures_the_bare_loop_and_writes_results_report_and_plots(tmp_path: Path) -> None:
     """`python -m ops.bench --tiny` of one contender ends well, loses no chunk and leaves all three outputs."""
     subprocess.run(
