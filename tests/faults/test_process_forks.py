@@ -157,6 +157,15 @@ def run(code: str, env: dict[str, str], where: Path) -> subprocess.CompletedProc
     return subprocess.run([sys.executable, "-c", code], env=env, cwd=where, capture_output=True, text=True, timeout=120)
 
 
+def forked(code: str, env: dict[str, str], where: Path, *, logs: str = "") -> Any:
+    """What a script that forks prints, as JSON; its log has `logs`."""
+    done = run(code, env, where)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert logs in done.stderr, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.fault
 def test_children_of_a_used_producer_share_nothing_with_it(
     stockpot_env: Environment, database_url: str, redis_url: str, tmp_path: Path
@@ -165,14 +174,7 @@ def test_children_of_a_used_producer_share_nothing_with_it(
     env = stockpot_env(database_url=database_url, redis_url=redis_url)
     with Witness("processes forked from one that had connections") as witness:
         answers: list[dict[str, Any]] = []
-
-        def fork() -> None:
-            done = run(FORKS, env, tmp_path)
-            assert done.returncode == 0, done.stderr
-            assert "Traceback" not in done.stderr, done.stderr
-            answers.extend(json.loads(done.stdout))
-
-        witness.inject(fork)
+        witness.inject(lambda: answers.extend(forked(FORKS, env, tmp_path)))
         witness.saw(len({one["pid"] for one in answers}) > 20)
     assert [one["errors"] for one in answers if one["errors"]] == []
     missing = [name for one in answers for name in ("found", "waited", "rung") if not one.get(name)]
@@ -189,14 +191,7 @@ def test_a_fork_of_which_python_is_not_told_is_noticed(
     env = stockpot_env(database_url=database_url, redis_url=redis_url)
     with Witness("a process forked behind Python's back") as witness:
         answers: list[dict[str, Any]] = []
-
-        def fork() -> None:
-            done = run(UNNOTICED, env, tmp_path)
-            assert done.returncode == 0, done.stderr
-            assert "fork_unnoticed" in done.stderr, done.stderr
-            answers.append(json.loads(done.stdout))
-
-        witness.inject(fork)
+        witness.inject(lambda: answers.append(forked(UNNOTICED, env, tmp_path, logs="fork_unnoticed")))
         witness.saw([one for one in answers if one["pid"] != one["parent"]])
     for one in answers:
         assert (one.get("error"), one["waited"], one["idle"], one["rung"]) == (None, True, True, True)

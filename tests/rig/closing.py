@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """A context manager whose `close` is called at the end of the block, whatever ended it."""
 
     def __enter__(self) -> Self:
@@ -15,6 +16,6 @@ class Closing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """End it. May be called again."""
-        raise NotImplementedError

@@ -145,7 +145,6 @@ class Forked:
         self._command, self._news = command, news
         self._lock = threading.Lock()
         self._code: int | None = None
-        self.stdin: None = None
         born = self._line(None)
         assert born, f"nothing was forked for {command}"
         self.pid = int(born)

@@ -213,7 +213,7 @@ def reinstate(conn: Connection, settlements: Sequence[Settlement]) -> list[Reins
     now = now_sql(conn)
     lost = "job_id = :id AND attempt = :attempt AND fence = :fence AND outcome = 'lost'"
     back: list[Reinstated] = []
-    for one in settlements:
+    for one in sorted(settlements, key=lambda one: one.job_id):  # a look-up locks several calls in this order, too
         key = {"id": one.job_id, "fence": one.fence, "attempt": one.attempt}
         moved = conn.execute(
             text(f"""
