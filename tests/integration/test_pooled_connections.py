@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from tests.rig.postgres import PostgresServer
 from tests.rig.waiting import eventually
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
 from worker.db.connect import Database
+
+Verb = Callable[[Database, Callable[[Connection], int]], int]
 
 
 def _backend(conn: Connection) -> int:
@@ -50,6 +57,29 @@ def test_without_the_look_the_caller_sees_it(postgres_server: PostgresServer, po
         _end(postgres_server, database.read(_backend), _pooled(database))
         with pytest.raises(Unreachable):
             database.read(_backend)
+
+
+@pytest.mark.parametrize("verb", [Database.read, Database.write])
+@pytest.mark.parametrize("ask_first", [True, False])
+def test_one_that_goes_between_the_look_and_the_transaction_is_replaced(
+    postgres_server: PostgresServer, postgres_url: str, verb: Verb, *, ask_first: bool
+) -> None:
+    """Its session stands still as it is looked at, and ends as it is to begin. Who tries again by himself sees it."""
+    database = Database(Settings(database_url=postgres_url), pool_size=1, ask_first=ask_first)
+    with contextlib.closing(database), ThreadPoolExecutor(1) as pool:
+        before = database.read(_backend)
+        os.kill(before, signal.SIGSTOP)
+        postgres_server.execute(f"SELECT pg_terminate_backend({before})")
+        looked = threading.Event()
+        event.listen(database.engine, "before_cursor_execute", lambda *_: looked.set())
+        after = pool.submit(verb, database, _backend)
+        assert looked.wait(60)
+        os.kill(before, signal.SIGCONT)
+        if ask_first:
+            assert after.result(60) != before
+        else:
+            with pytest.raises(Unreachable):
+                after.result(60)
 
 
 def test_a_connection_that_stands_is_kept_and_not_asked(postgres_server: PostgresServer, postgres_url: str) -> None:

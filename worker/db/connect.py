@@ -219,6 +219,7 @@ class Database:
     ) -> None:
         """See `connect`."""
         self.settings = settings
+        self._ask_first = ask_first
         self.engine = connect(settings, pool_size=pool_size, ask_first=ask_first, patient=patient, by_index=by_index)
 
     @property
@@ -240,7 +241,7 @@ class Database:
             StatementTimeout: PostgreSQL has cancelled a statement; nothing was committed.
             Unreachable: the database does not answer. Whether the transaction was committed is unknown then.
         """
-        with self.translated(), self.engine.begin() as conn:
+        with self.translated(), self._begun() as conn:
             return verb(conn)
 
     def read(self, query: Callable[[Connection], T]) -> T:
@@ -251,8 +252,32 @@ class Database:
             StatementTimeout: PostgreSQL has cancelled a statement.
             Unreachable: the database does not answer.
         """
-        with self.translated(), self.engine.connect().execution_options(sqlite_read_only=True) as conn:
+        with self.translated(), self._begun(read_only=True) as conn:
             return query(conn)
+
+    @contextlib.contextmanager
+    def _begun(self, *, read_only: bool = False) -> Iterator[Connection]:
+        """A transaction; one that only reads is rolled back at the end.
+
+        A server that goes may take the connection between the look at it and BEGIN. Nothing has been done by then, so
+        another connection begins; whose caller tries again by itself does without, as without the look.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                conn = self._begin(stack, read_only=read_only)
+            except DBAPIError as error:
+                if not (self._ask_first and error.connection_invalidated):
+                    raise
+                stack.close()
+                conn = self._begin(stack, read_only=read_only)
+            yield conn
+
+    def _begin(self, stack: contextlib.ExitStack, *, read_only: bool) -> Connection:
+        conn = stack.enter_context(self.engine.connect().execution_options(sqlite_read_only=read_only))
+        transaction = conn.begin()
+        if not read_only:
+            stack.enter_context(transaction)
+        return conn
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
