@@ -148,11 +148,15 @@ def sql(database: Database, statement: str, **values: Any) -> None:
     database.write(lambda conn: conn.execute(text(statement), values))
 
 
-def lease_run_out(database: Database, job: str) -> None:
-    """Set a job's lease back, as if its worker had been silent for an hour, and the database there all the time."""
+def lease_run_out(database: Database, job: str, *, fence: int | None = None) -> None:
+    """Set a job's lease back, as if its worker had been silent for an hour, and the database there all the time.
+
+    `fence`: only that claim's.
+    """
     past = "statement_timestamp() - interval '1 hour'" if not database.is_sqlite else "datetime('now', '-1 hour')"
-    sql(database, f"UPDATE jobs SET lease_until = {past} WHERE id = :id AND status = 'in_progress'", id=job)
     sql(database, f"UPDATE leases SET steady_since = {past}")
+    which = "id = :id AND status = 'in_progress' AND fence = COALESCE(CAST(:fence AS integer), fence)"
+    sql(database, f"UPDATE jobs SET lease_until = {past} WHERE {which}", id=job, fence=fence)
 
 
 def time_is_up(database: Database, job: str) -> None:

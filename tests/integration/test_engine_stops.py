@@ -158,12 +158,24 @@ def engine_claims(engine: object) -> bool:
     return not feeder._ids and not feeder._bell.is_set() and feeder._database.database.engine.pool.checkedout() == 1
 
 
+def taken_for_lost(place: Workplace, job: str, claim: int = 1) -> None:
+    """Have a claim's lease run out, as often as it takes: its worker may renew it before a sweep has seen that."""
+
+    def lost() -> bool:
+        if len([one for one in attempt_rows(place.database, job) if one["outcome"] == "lost"]) >= claim:
+            return True
+        lease_run_out(place.database, job, fence=claim)
+        return False
+
+    eventually(lost, what="its lease is seen to have run out")
+
+
 def test_a_worker_whose_lease_was_lost_stops_its_call_and_writes_nothing(place: Workplace) -> None:
     """Another worker owns the job: one answer, under the newer fence."""
     place.start(first_event_timeout=100, total_timeout=100)
     job = place.submit("hold,ok", stream=True)
     place.running(job)
-    lease_run_out(place.database, job)
+    taken_for_lost(place, job)
     over = place.ended(job)
     assert (over.status, over.attempts) == ("completed", 2)
     assert [one["outcome"] for one in attempt_rows(place.database, job)] == ["lost", "completed"]
@@ -203,14 +215,7 @@ def test_a_job_that_ends_its_workers_every_time_is_poison(place: Workplace) -> N
     job = place.submit("hold", max_attempts=2)
     for number in (1, 2):
         place.running(job, number)
-
-        def lost(number: int = number) -> bool:
-            if len([one for one in attempt_rows(place.database, job) if one["outcome"] == "lost"]) >= number:
-                return True
-            lease_run_out(place.database, job)  # the worker may have renewed it before a sweep saw that
-            return False
-
-        eventually(lost, what="its lease is seen to have run out")
+        taken_for_lost(place, job, number)
     over = place.ended(job)
     assert over.error is not None
     assert (over.status, over.error.error_class, over.attempts) == ("failed", "poison", 2)
