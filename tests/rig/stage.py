@@ -205,6 +205,8 @@ class Stage:
         env: Mapping[str, str],
         settings: Mapping[str, object],
     ) -> Process:
+        # Workers read its prices once they start.
+        self.simulator.wait_for_line(r'^\{"url"')
         whole = self.env(**settings) | dict(env)
         if crash_at is not None:
             whole["STOCKPOT_CRASH_AT"] = crash_at
@@ -220,7 +222,6 @@ class Stage:
         started = [self.worker(ready=False, **settings) for _ in range(count)]  # type: ignore[arg-type]
         for process in started:
             process.wait_for_line("engine_started")
-        self.simulator.wait_for_line(r'^\{"url"')
         return started
 
     def supervised(

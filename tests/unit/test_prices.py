@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from api_schemas.usage import Usage
 from worker.base.errors import Unreachable
+from worker.base.money import Price
 from worker.provider.prices import Expected, Prices
 
 
@@ -185,3 +187,28 @@ def test_a_cost_that_nobody_tells_is_unknown_and_not_zero() -> None:
     prices.learn("n", Decimal(1))
     prices.learn("n", None)
     assert prices.expected("n", body()) == Expected(Decimal(1))
+
+
+def test_a_list_that_was_never_read_is_soon_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is, calls are guesses, by which a budget may be exceeded; prices of the user's own are no list."""
+    pauses: list[float] = []
+
+    class Upstream:
+        async def get_json(self, *_: object, **__: object) -> tuple[int, dict[str, str], bytes]:
+            if len(pauses) < 9:
+                raise Unreachable("the upstream", "connection refused")
+            pricing = {"kind": "fixed", "units": [unit("input", 1), unit("output", 2)]}
+            return 200, {}, json.dumps({"data": [{"id": "m", "pricing": pricing}]}).encode()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr("worker.provider.prices.asyncio.sleep", sleep)
+    prices = Prices({"mine": Price(Decimal(1), Decimal(2), Decimal(1))})
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(prices.keep_fresh(Upstream()))  # type: ignore[arg-type]
+    *failed, read = pauses
+    assert failed[0] <= 1 and max(failed) <= 60 < read
+    assert max(failed) > 10, "ever more slowly"

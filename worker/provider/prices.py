@@ -16,6 +16,7 @@ from typing import Any
 
 from api_schemas import jsontext
 from api_schemas.usage import Usage
+from worker.base.backoff import Backoff
 from worker.base.errors import Unreachable
 from worker.base.log import get_logger
 from worker.base.money import Price
@@ -26,6 +27,8 @@ log = get_logger(__name__)
 
 #: A price list changes seldom; an hour old is fresh enough for an estimate.
 FRESH_SECONDS = 3600.0
+#: The first pause after a list that could not be read, in seconds.
+FIRST_SECONDS = 1.0
 #: English text runs at about four bytes a token in the common vocabularies.
 _BYTES_PER_TOKEN = 4
 #: Tokens an answer is taken to have when the request sets no bound, as the limits take it.
@@ -131,10 +134,11 @@ class Prices:
             self._seen.popitem(last=False)
 
     async def keep_fresh(self, upstream: UpstreamClient) -> None:
-        """Fetch the list now and again, for ever."""
+        """Fetch the list now and again, for ever; soon again while it was never read, for calls are guesses until then."""
+        pauses = Backoff(FIRST_SECONDS, FRESH_SECONDS / 60)
         while True:
             await self.refresh(upstream)
-            await asyncio.sleep(FRESH_SECONDS if len(self) else FRESH_SECONDS / 60)
+            await asyncio.sleep(FRESH_SECONDS if self._prices else pauses.next())
 
     async def refresh(self, upstream: UpstreamClient) -> None:
         """Fetch the list; an upstream that has none, or does not answer, leaves what is known."""
