@@ -38,10 +38,10 @@ def running(database: Database, count: int = 1, tenant: str = "default") -> list
     return claimed(database, *ids)
 
 
-def reserve(database: Database, jobs: list[ClaimedJob], dollars: float | None) -> set[str]:
-    """Ask for the same amount for each; the ids of those that do not fit."""
+def reserve(database: Database, jobs: list[ClaimedJob], dollars: float | None, *, guess: bool = False) -> set[str]:
+    """Ask for the same amount for each, for all that is left at most if it is a guess; the ids of those that do not fit."""
     amount = None if dollars is None else int(dollars * DOLLAR)
-    asks = [Ask(job.id, job.attempt, job.fence, job.tenant, amount) for job in jobs]
+    asks = [Ask(job.id, job.attempt, job.fence, job.tenant, amount, guess=guess) for job in jobs]
     return database.write(lambda conn: reservations.reserve(conn, asks)).refused
 
 

@@ -107,6 +107,17 @@ def test_a_call_of_unknown_cost_takes_what_is_left_and_nothing_when_nothing_is(d
     assert budget(database).room == 0
 
 
+def test_a_call_of_unknown_cost_does_not_take_less_than_the_last_one_like_it_was_billed(database: Database) -> None:
+    """Whichever worker made that one; less would be exceeded as surely as the last was."""
+    put(database, 1.0)
+    first, second = running(database, 2)
+    assert reserve(database, [first], None) == set()
+    settle(database, first, 0.6)
+    assert reserve(database, [second], None, guess=True) == {second.id}
+    put(database, 1.5)
+    assert reserve(database, [second], None, guess=True) == set()
+
+
 def test_the_day_turns_and_the_total_does_not(database: Database) -> None:
     """What was spent on another day is not of this day."""
     put(database, 1.0)

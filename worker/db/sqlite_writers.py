@@ -11,7 +11,8 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections import Counter
+import weakref
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ PATIENCE_MS = 1_000
 #: The byte of the `-shm` file that a writer locks (sqlite.org/walformat.html).
 _WRITE_LOCK = 120
 
-#: Transactions of ours that write now, by file.
-_writing: Counter[str] = Counter()
+#: Connections of ours that are in a transaction that writes, by file.
+_writing: defaultdict[str, weakref.WeakSet[Connection]] = defaultdict(weakref.WeakSet)
 
 
 def begin_immediate(conn: Connection, file: str) -> None:
@@ -48,24 +49,29 @@ def begin_immediate(conn: Connection, file: str) -> None:
             if not _writing[file] and _written_at(file) == before and _held_by_this_process(file):
                 raise NotAllowed(_OWN) from None
     finally:
-        raw.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MS}")
+        with contextlib.suppress(sqlite3.ProgrammingError):  # closed: Ctrl-C in the wait ends the connection
+            raw.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_MS}")
 
 
 def count_writers(engine: Engine, file: str) -> None:
-    """Count this engine's transactions that write."""
+    """Count this engine's transactions that write, and end those whose connection is given up."""
 
     def begun(conn: Connection) -> None:
         if not conn.get_execution_options().get("sqlite_read_only", False):
-            conn.info[_COUNTED] = True
-            _writing[file] += 1
+            _writing[file].add(conn)
 
     def over(conn: Connection) -> None:
-        if conn.info.pop(_COUNTED, False):
-            _writing[file] -= 1
+        _writing[file].discard(conn)  # which asks nothing of it: Ctrl-C in a statement has ended it before its rollback
+
+    def let_go(connection: Any, _record: object, _error: object) -> None:
+        # It is closed only when nothing refers to its statement any more, which a traceback does; until then it writes.
+        with contextlib.suppress(sqlite3.Error):
+            connection.rollback()
 
     event.listen(engine, "begin", begun)
     event.listen(engine, "commit", over)
     event.listen(engine, "rollback", over)
+    event.listen(engine, "invalidate", let_go)
 
 
 def _written_at(file: str) -> int:
@@ -90,7 +96,6 @@ def _held_by_this_process(file: str) -> bool:
     return False
 
 
-_COUNTED = "stockpot_writes"
 _OWN = (
     "this process has a write transaction of its own open on the same SQLite file, and would wait for itself: submit within"
     " that transaction (`session=` or `connection=`), or after its commit"
