@@ -1,4 +1,7 @@
-"""Each package's `__init__` docstring is its map: it names every module of the package, and none that is not there."""
+"""Each package's `__init__` docstring is its map: it names every module of the package, and none that is not there.
+
+So do the maps of the house and of the pages.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,13 @@ def test_the_map_of_the_house_names_each_room(page: str) -> None:
     assert house is not None
     rooms = {path.parent.name for path in WORKER.glob("*/__init__.py")}
     assert rooms - set(re.findall(r"[a-z]+", house[0])) == set()
+
+
+def test_the_list_of_pages_names_each_page() -> None:
+    """The README shows six of them and this list."""
+    docs = WORKER.parent / "docs"
+    named = re.findall(r"\]\(([a-z_]+\.md)\)", (docs / "README.md").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(page.name for page in docs.glob("[a-z]*.md"))
 
 
 def test_nothing_is_loose_at_the_root() -> None:
