@@ -26,11 +26,16 @@ from tests.rig.servers import PostgresServer, ValkeyServer
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's settings, see orphans, end tidily on SIGTERM; a slow machine fails no property."""
+    """Forget the developer's settings, see orphans, end tidily on SIGTERM; a slow machine fails no property.
+
+    Properties are tried with the same examples each time, so that a run says something about the change that it is run for;
+    `--hypothesis-profile search` looks for others.
+    """
     scrub()
     slow = [hypothesis.HealthCheck.too_slow]
-    hypothesis.settings.register_profile("stockpot", deadline=None, suppress_health_check=slow)
-    hypothesis.settings.load_profile("stockpot")
+    for profile, same in (("stockpot", True), ("search", False)):
+        hypothesis.settings.register_profile(profile, deadline=None, suppress_health_check=slow, derandomize=same)
+    hypothesis.settings.load_profile(config.getoption("--hypothesis-profile") or "stockpot")
     leftovers.adopt_orphans()
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

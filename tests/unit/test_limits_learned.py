@@ -74,7 +74,7 @@ class Upstream:
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.2, 1.0, 2.0, 5.0])
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000))
 def test_a_capacity_that_goes_from_20_to_5_to_40_is_followed_within_30_seconds(seconds: float, seed: int) -> None:
     """At least 80 % of the capacity is used from 30 s after each change on, with at most 5 % refusals (RELIABILITY F60).
@@ -92,7 +92,7 @@ def test_a_capacity_that_goes_from_20_to_5_to_40_is_followed_within_30_seconds(s
 
 @pytest.mark.parametrize("background", [0.02, 0.05, 0.1, 0.2])
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 3.0])
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000))
 def test_refusals_that_have_nothing_to_do_with_load_do_not_cost_the_limit(
     seconds: float, background: float, seed: int
@@ -116,7 +116,7 @@ def test_refusals_before_the_first_answers_of_slow_calls_are_no_proof_of_load(se
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000))
 def test_load_that_comes_on_top_of_a_background_is_still_found(seconds: float, seed: int) -> None:
     """The capacity falls while a share is refused anyway: what is refused above that share stays small."""
@@ -126,7 +126,7 @@ def test_load_that_comes_on_top_of_a_background_is_still_found(seconds: float, s
     assert upstream.share_refused(300 * seconds, 500 * seconds) <= 0.05 + 0.1
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     capacity=st.integers(2, 200),
     seconds=st.floats(0.05, 5.0),
@@ -145,7 +145,7 @@ def test_any_capacity_is_used_and_its_ceiling_is_felt_for_at_under_five_percent_
     assert upstream.share_refused(begin, end) < 0.05
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     windows=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200), st.booleans()), max_size=60),
     cap=st.one_of(st.none(), st.integers(1, 300)),
