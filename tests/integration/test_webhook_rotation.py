@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 from sqlalchemy import text
 
 from api_schemas.webhooks import SignatureError, verify
-from tests.rig.deliveries import SECRET, deliverer_of, delivering, settle, status_becomes
+from tests.rig.deliveries import SECRET, deliverer_of, delivering, event_of, settle, status_becomes
 from tests.rig.hookd import Delivery, HookReceiver
+from worker.base.payloads import Payloads
 from worker.db.connect import Database
 from worker.webhooks import admin
 from worker.webhooks.secrets import Vault
@@ -74,3 +76,26 @@ async def test_a_new_storage_key_opens_what_was_sealed_anew(
     async with delivering(deliverer_of(database, Vault([b"a new key, and a long one as well"]))):
         await status_becomes(database, event_id, "delivered")
     assert hooks.deliveries()[0].verified
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lost", ["webhook_secret", "payload"])
+async def test_a_key_that_is_not_here_is_named_and_its_event_waits(
+    sqlite: Database, vault: Vault, hooks: HookReceiver, lost: str
+) -> None:
+    """An endpoint's secret and an event's body have keys of their own: the log's event is which one is missing."""
+    sqlite.write(lambda conn: admin.add_endpoint(conn, vault, hooks.url("/ok"), secret=SECRET))
+    (event_id,) = settle(sqlite, None)
+    if lost == "payload":
+        body = Payloads(["a key of bodies that this worker does not have"]).seal("{}", f"webhook_events.body:{event_id}")
+        sqlite.write(lambda conn: conn.execute(text("UPDATE webhook_events SET body = :body"), {"body": body}))
+    else:
+        vault = Vault([b"another key, which opens no secret"])
+    deliverer = deliverer_of(sqlite, vault)
+    with structlog.testing.capture_logs() as logs:
+        await deliverer.run_once()
+    await deliverer.stop(0)
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert (line["event"], line["event_id"]) == (f"{lost}_unreadable", event_id)
+    event = event_of(sqlite, event_id)
+    assert (event["status"], event["attempt_log"], hooks.deliveries()) == ("pending", [], [])

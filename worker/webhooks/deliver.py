@@ -23,7 +23,7 @@ from worker.base import metrics, tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.errors import SettingsError, Unreachable
 from worker.base.log import get_logger
-from worker.base.payloads import CLEAR, Payloads
+from worker.base.payloads import CLEAR, Payloads, Unreadable
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.clock import unix_seconds
@@ -69,8 +69,7 @@ class Deliverer:
         run_sql: runs a function with a connection in a transaction, off the loop.
         owner: the worker's name in the leases.
         lease_seconds: of a claim; renewed three times in its life.
-        poll_seconds: how often to look for due events without a `wake`; only so often, too, for leases that
-            ran out.
+        poll_seconds: how often to look for due events without a `wake`, and for leases that ran out.
         retry_scale: multiplies the schedule and the breaker's pauses.
         count_backlog: keep the metrics of what waits and what was given up: queries that only serve who scrapes them.
         payloads: what decrypts the events' bodies.
@@ -300,7 +299,8 @@ class Deliverer:
             keys = self._keys(event, route)
             body = self._payloads.open(event.body, f"webhook_events.body:{event.id}")
         except SettingsError as error:
-            log.error("webhook_secret_unreadable", event_id=event.id, endpoint_id=event.endpoint_id, error=str(error))
+            ids = {"event_id": event.id, "endpoint_id": event.endpoint_id, "error": str(error)}
+            log.error("payload_unreadable" if isinstance(error, Unreadable) else "webhook_secret_unreadable", **ids)
             await self._give_back([delivery], _UNREADABLE_SECONDS)
             return None
         url = event.url if event.url is not None else route.url if route is not None else ""
