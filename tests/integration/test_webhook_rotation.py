@@ -87,7 +87,7 @@ async def test_a_key_that_is_not_here_is_named_and_its_event_waits(
     sqlite.write(lambda conn: admin.add_endpoint(conn, vault, hooks.url("/ok"), secret=SECRET))
     (event_id,) = settle(sqlite, None)
     if lost == "payload":
-        body = Payloads(["a key of bodies that this worker does not have"]).seal("{}", f"webhook_events.body:{event_id}")
+        body = Payloads(["a key that this worker does not have"]).seal("{}", f"webhook_events.body:{event_id}")
         sqlite.write(lambda conn: conn.execute(text("UPDATE webhook_events SET body = :body"), {"body": body}))
     else:
         vault = Vault([b"another key, which opens no secret"])
