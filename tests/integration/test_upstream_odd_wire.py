@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.rig.certificates import self_signed, serving
 from tests.rig.scripted_upstream import JSON, Peer, Request, scripted
 from tests.rig.upstream_calls import KEY, OK, data, new_call, new_client, one, piece, talking
+from worker.base.errors import Unreachable
 from worker.base.settings import load
 from worker.cli.operations import checks
 from worker.provider.provider import Provider
@@ -179,19 +181,29 @@ async def test_the_proxy_of_the_environment_is_used_and_no_proxy_names_exception
     assert proxy.requests[0].path == "http://upstream.invalid/v1/chat/completions"
 
 
+#: What a proxy sends for a tunnel that it does not make, and what is written of it.
+_REFUSED_TUNNELS = (
+    (b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n", "the proxy answered 407"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the proxy's answer is no HTTP"),
+    (b"\x15\x03\x01\x00\x02\x02\x16", "the proxy's answer is no HTTP"),
+    (b"HTTP/1.1 200 Conn", "the proxy hung up"),
+    (b"", "the proxy hung up"),
+)
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_tunnel_carries_tls_and_a_proxy_that_refuses_it_is_named(
+async def test_a_tunnel_carries_tls_and_a_proxy_that_gives_none_is_named(
     scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nothing of the request has left then, so nothing was paid. The proxy may have TLS itself, and a user."""
     certificate = self_signed(tmp_path / "own.pem", "127.0.0.1")
     asked: list[bytes] = []
-    refuse = True
+    refusal: bytes | None = None
 
     async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
-        if refuse:
-            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+        if refusal is not None:
+            writer.write(refusal)
             writer.close()
             return
         host, _, port = asked[-1].split()[1].decode().partition(":")
@@ -210,11 +222,14 @@ async def test_a_tunnel_carries_tls_and_a_proxy_that_refuses_it_is_named(
         monkeypatch.delenv(name, raising=False)
     async with server, scripted(script, serving(certificate)) as upstream:
         client = UpstreamClient.of(load(upstream_url=upstream.url, upstream_ca=certificate))
-        failure = await client.call(new_call())
-        assert isinstance(failure, Failure)
-        assert (failure.kind, failure.code) == (Kind.NOT_SENT, "proxy")
-        assert "407" in failure.message
-        refuse = False
+        for refusal, words in _REFUSED_TUNNELS:
+            failure = await client.call(new_call())
+            assert isinstance(failure, Failure)
+            assert (failure.kind, failure.code) == (Kind.NOT_SENT, "proxy"), refusal
+            assert words in failure.message
+            with pytest.raises(Unreachable, match=re.escape(words)):
+                await client.get_json("/v1/models")
+        refusal = None
         assert isinstance(await client.call(new_call()), Answer)
         await client.close()
         assert all(head.startswith(b"CONNECT 127.0.0.1:") and KEY.encode() not in head for head in asked)

@@ -121,7 +121,8 @@ class UpstreamClient:
         Raises:
             Unreachable: no whole answer came in time.
         """
-        wire = Wire(lambda: None)
+        sent = asyncio.Event()
+        wire = Wire(sent.set)
         token = WIRE.set(wire)
         try:
             async with asyncio.timeout(GET_SECONDS) as limit:
@@ -133,7 +134,7 @@ class UpstreamClient:
         except BROKEN as error:
             if limit.expired():
                 raise Unreachable("upstream", f"no answer within {GET_SECONDS:g} s") from None
-            words = explain(error, sent=False, headers=wire.response is not None)[2]
+            words = explain(error, sent=sent.is_set(), headers=wire.response is not None)[2]
             raise Unreachable("upstream", words) from error
         finally:
             wire.close()

@@ -113,6 +113,8 @@ def explain(error: BaseException, *, sent: bool, headers: bool) -> tuple[Kind, s
         return Kind.NOT_SENT, NO_FILES, "this worker may open no more files"
     if isinstance(root, aiohttp.ClientConnectorDNSError):  # the upstream's, or its proxy's
         return Kind.NOT_SENT, "dns", f"the name {root.host} cannot be resolved"
+    if isinstance(root, aiohttp.ClientResponseError):
+        return Kind.NOT_SENT, "proxy", f"the proxy's answer is no HTTP: {unreadable or 'it cannot be read'}"
     for kind, code, words in _NOT_SENT:
         if isinstance(root, kind):
             return Kind.NOT_SENT, code, words
@@ -125,6 +127,8 @@ UNREADABLE = "unreadable_answer"
 #: The error code of a call for which this process had no file descriptor left: no sign of trouble upstream.
 NO_FILES = "no_file_descriptors"
 
+_HUNG_UP = "the proxy hung up instead of connecting to the upstream"
+
 #: Most specific first: a certificate error is also a connector error.
 _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
     (aiohttp.ClientProxyConnectionError, "proxy", "the proxy to the upstream cannot be reached"),
@@ -132,6 +136,9 @@ _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
     (aiohttp.ClientSSLError, "tls", "no TLS connection to the upstream"),
     (aiohttp.ServerTimeoutError, "connect_timeout", "the upstream did not accept a connection in time"),
     (aiohttp.ClientConnectorError, "connect_failed", "the upstream refuses connections"),
+    # Before a request leaves, only a proxy is spoken to: it was asked for a tunnel.
+    (aiohttp.ServerDisconnectedError, "proxy", _HUNG_UP),
+    (aiohttp.ClientOSError, "proxy", _HUNG_UP),
 )
 
 
