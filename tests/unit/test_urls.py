@@ -65,7 +65,16 @@ def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://u:p@h/v1", "https://h/v1?key=x", "https://h/v1#x", "https:///v1", "https://h:port/v1", "h/v1"]
+    "url",
+    [
+        "https://u:p@h/v1",
+        "https://h/v1?key=x",
+        "https://h/v1?v=1&Code=x",
+        "https://h/v1#x",
+        "https:///v1",
+        "https://h:port/v1",
+        "h/v1",
+    ],
 )
 def test_an_upstream_is_a_base_url_and_nothing_else(url: str) -> None:
     """What stands behind it would be cut off or doubled; a user in it would stand in every route's name."""

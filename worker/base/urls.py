@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 #: Query options with one of these in their names are credentials (`password`, `sslpassword`, `passfile`, `token` …).
 _SECRET = ("pass", "secret", "token", "key")
+#: Others that are credentials when they are the whole name: of signed URLs, and `code`, a key of Azure Functions.
+_SECRET_NAMES = frozenset({"auth", "authorization", "code", "credential", "pwd", "sig", "signature"})
 #: What `key` also stands in and is no credential: a file's name, a certificate's option.
 _HARMLESS = frozenset(
     {"sslkey", "ssl_keyfile", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"}
@@ -71,7 +73,7 @@ def without_credentials(url: str) -> str:
 
 def _is_secret(key: str) -> bool:
     key = key.lower()
-    return key not in _HARMLESS and any(word in key for word in _SECRET)
+    return key in _SECRET_NAMES or (key not in _HARMLESS and any(word in key for word in _SECRET))
 
 
 def is_loopback(host: str | None) -> bool:
