@@ -37,7 +37,7 @@ def wrapped(error: BaseException) -> BaseException:
         (CERTIFICATE, "tls"),
         (HANDSHAKE, "tls"),
         (SLOW, "connect_timeout"),
-        (GONE, "connect_failed"),
+        (GONE, "proxy"),  # which was asked for a tunnel
         (OSError("?"), "connect_failed"),
         (aiohttp.ClientConnectorError(KEY, OSError(24, "Too many open files")), "no_file_descriptors"),
     ],
