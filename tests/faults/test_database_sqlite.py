@@ -96,7 +96,7 @@ def _write_and_linger(file: Path, turns: list[int], over: threading.Event) -> No
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])
 def test_writers_are_killed_in_the_middle_of_their_commits(stage: SetStage, tmp_path: Path, kills: int) -> None:
     """F43: the file is sound, whatever was promised is in it, and a worker then does all of it."""
-    on = stage("sqlite", workers=0, lease_seconds=60)
+    on = stage("sqlite", workers=0, lease_seconds=15)
     command = [sys.executable, "-m", "tests.rig.doomed_writer", "--database", on.database_url, "--kills", str(kills)]
     env = environment(on.home) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with Witness("writers died of SIGKILL with a commit on its way") as witness:
