@@ -42,6 +42,30 @@ def _free() -> None:
 
 os.register_at_fork(before=_imports.acquire, after_in_parent=_free, after_in_child=_free)
 
+#: Held while a doorbell sends, and taken by every fork: the locks of Celery's and Redis' connections, which a thread has at
+#: that moment, would stay locked in the child, and `multiprocessing` closes those connections there before anything else.
+_sends = threading.Lock()
+_fork = threading.local()
+#: A fork waits no longer than this for a broker that does not answer, in seconds.
+FORK_SECONDS = 2.0
+
+
+def _stop_sending() -> None:
+    _fork.waits = _sends.acquire(timeout=FORK_SECONDS)
+
+
+def _go_on_sending() -> None:
+    if getattr(_fork, "waits", False):
+        _sends.release()
+
+
+def _send_anew() -> None:
+    global _sends
+    _sends = threading.Lock()
+
+
+os.register_at_fork(before=_stop_sending, after_in_parent=_go_on_sending, after_in_child=_send_anew)
+
 #: Ids in one message: what a worker claims at once.
 SLICE = 64
 #: Ids that wait for a slow broker; more are left to the workers' own look.
@@ -166,13 +190,14 @@ class Doorbell:
             bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
             if self.database is not None:
                 bell["database"] = self.database
-            app.send_task(
-                "stockpot.run",
-                kwargs=bell,
-                queue=queue_of(lane, self._settings.redis_namespace),
-                retry=False,
-                ignore_result=True,
-            )
+            with _sends:
+                app.send_task(
+                    "stockpot.run",
+                    kwargs=bell,
+                    queue=queue_of(lane, self._settings.redis_namespace),
+                    retry=False,
+                    ignore_result=True,
+                )
         except Exception as error:  # noqa: BLE001 -- the thread must outlive a broker URL that cannot be used, and Redis
             log.info("doorbell_not_rung", lane=lane, jobs=len(ids), error=type(error).__name__)
             return False
