@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from api_schemas.broker import broker_message
 from api_schemas.ids import job_id
 from api_schemas.jobs import JobOptions, Request, parse_job
-from worker.base import redis_urls
+from worker.base import forks, redis_urls
 from worker.base.errors import SettingsError, Unreachable
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class BrokerProducer:
         if self._database is not None:
             message["database"] = self._database
         try:
-            with self._app.connection_for_write(self._url) as connection:  # not CELERY_BROKER_URL
+            # By its URL: not CELERY_BROKER_URL
+            with forks.sending(), self._app.connection_for_write(self._url) as connection:
                 self._app.send_task(
                     "stockpot.submit",
                     kwargs=message,

@@ -97,25 +97,34 @@ pot.close()
 print(json.dumps(said))
 """
 
-#: The fork comes while the doorbell's thread is in the middle of a message, with a lock of its connection's in hand.
+#: The fork comes while another thread is in the middle of a message, with a lock of its connection's in hand.
 SENDS = """
 import json, os, threading
-from worker.base.settings import Settings
-from worker.broker.doorbell import Doorbell
 held, sends, forks = threading.Lock(), threading.Event(), threading.Event()
 class App:
     def send_task(self, *given, **named):
         with held:
             sends.set()
             forks.wait(60)
-bell = Doorbell(Settings())
-bell._ready_app = lambda: (App(), lambda lane, namespace: lane)
-bell.ring(["job_1"], "interactive")
+SENDER
 began = sends.wait(60)
 os.register_at_fork(before=forks.set)  # what is registered last runs first
 if not (pid := os.fork()):
     os._exit(held.locked())
 print(json.dumps([began, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]))
+"""
+DOORBELL = """
+from worker.base.settings import Settings
+from worker.broker.doorbell import Doorbell
+bell = Doorbell(Settings())
+bell._ready_app = lambda: (App(), lambda lane, namespace: lane)
+bell.ring(["job_1"], "interactive")
+"""
+BROKER_PRODUCER = """
+from stockpot.light import BrokerProducer
+pot = BrokerProducer("redis://127.0.0.1:1/0")
+pot._app.send_task = App().send_task
+threading.Thread(target=pot.submit, args=({"model": "m", "messages": [{"role": "user", "content": "?"}]},)).start()
 """
 
 SCRIPT = """
@@ -204,9 +213,12 @@ def test_children_of_a_used_producer_share_nothing_with_it(
     assert len(ids) == len(set(ids))
 
 
-def test_a_fork_waits_for_the_message_that_a_doorbell_sends(stockpot_env: Environment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sender", [DOORBELL, BROKER_PRODUCER], ids=["doorbell", "broker-producer"])
+def test_a_fork_waits_for_the_message_that_is_being_sent(
+    stockpot_env: Environment, tmp_path: Path, sender: str
+) -> None:
     """A child of `multiprocessing` hung for ever in closing that connection: the lock was a thread's that it did not have."""
-    assert forked(SENDS, stockpot_env(), tmp_path) == [True, 0]
+    assert forked(SENDS.replace("SENDER", sender), stockpot_env(), tmp_path) == [True, 0]
 
 
 @pytest.mark.fault

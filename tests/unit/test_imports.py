@@ -52,7 +52,7 @@ def test_the_light_producer_loads_no_database(tmp_path: Path) -> None:
     modules = loaded("from stockpot.light import BrokerProducer", tmp_path)
     assert modules & ((LIBRARIES | {"sqlalchemy", "pydantic_settings"}) - {"celery", "kombu", "click"}) == set()
     assert {name for name in modules if name.startswith("worker.")} <= {
-        f"worker.base{module}" for module in ("", ".errors", ".redis_urls", ".urls")
+        f"worker.base{module}" for module in ("", ".errors", ".forks", ".redis_urls", ".urls")
     }
 
 

@@ -5,6 +5,7 @@ backoff      Backoff: the pause after a failed try
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
 errors       The errors Stockpot raises, one class per decision a caller can take
 figures      Figures for people: money, durations, ages
+forks        Forks, and messages that are being sent: neither begins before the other is over
 genai        The field's names for what a call of a model is
 headers      Headers as a setting
 healthy      The image's health check

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from worker.base import forks, tracing
 from worker.base import log as logs
-from worker.base import tracing
 from worker.base.crashpoints import crashpoint
 from worker.base.settings import Settings
 
@@ -41,30 +41,6 @@ def _free() -> None:
 
 
 os.register_at_fork(before=_imports.acquire, after_in_parent=_free, after_in_child=_free)
-
-#: Held while a doorbell sends, and taken by every fork: the locks of Celery's and Redis' connections, which a thread has at
-#: that moment, would stay locked in the child, and `multiprocessing` closes those connections there before anything else.
-_sends = threading.Lock()
-_fork = threading.local()
-#: A fork waits no longer than this for a broker that does not answer, in seconds.
-FORK_SECONDS = 2.0
-
-
-def _stop_sending() -> None:
-    _fork.waits = _sends.acquire(timeout=FORK_SECONDS)
-
-
-def _go_on_sending() -> None:
-    if getattr(_fork, "waits", False):
-        _sends.release()
-
-
-def _send_anew() -> None:
-    global _sends
-    _sends = threading.Lock()
-
-
-os.register_at_fork(before=_stop_sending, after_in_parent=_go_on_sending, after_in_child=_send_anew)
 
 #: Ids in one message: what a worker claims at once.
 SLICE = 64
@@ -190,7 +166,7 @@ class Doorbell:
             bell: dict[str, object] = {"lane": lane} if lane == "bulk" else {"ids": ids}
             if self.database is not None:
                 bell["database"] = self.database
-            with _sends:
+            with forks.sending():
                 app.send_task(
                     "stockpot.run",
                     kwargs=bell,
