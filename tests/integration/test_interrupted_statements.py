@@ -3,80 +3,58 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sqlite3
-import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from worker.base.settings import Settings
 from worker.db.connect import Database
 
-_ONE = "SELECT 1"
-#: Long enough to be interrupted in: some tenths of a second on SQLite, longer than any test on PostgreSQL.
-_LONG = {
-    "sqlite": "WITH RECURSIVE n(i) AS (SELECT begun() UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT COUNT(*) FROM n",
-    "postgresql": "SELECT pg_sleep(60)",
-}
+_STATEMENT = "SELECT 1 UNION SELECT 2"
 
 
-def _interrupt(once: Callable[[], object]) -> threading.Thread:
-    """What `once` returns has happened: Ctrl-C. The thread has ended when it was sent."""
-
-    def send() -> None:
-        once()
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    return thread
+def _verb(conn: Connection) -> object:
+    return conn.execute(text(_STATEMENT)).scalar()
 
 
-def _long(database: Database, begun: threading.Event) -> Callable[[Connection], object]:
-    def begins() -> int:
-        begun.set()
-        return 0
+@contextlib.contextmanager
+def _ctrl_c_in(database: Database, statement: str) -> Iterator[list[str]]:
+    """SIGINT comes where the interpreter sees it that came while the driver was at work: as its call returns, rows unread."""
+    interrupted: list[str] = []
 
-    def verb(conn: Connection) -> object:
-        if database.is_sqlite:
-            raw = conn.connection.driver_connection
-            assert raw is not None
-            raw.create_function("begun", 0, begins)
-        else:
-            begins()
-        return conn.execute(text(_LONG[database.engine.dialect.name])).scalar()
+    def execute(cursor: Any, given: str, parameters: Any, _context: object) -> None:
+        if given == statement:
+            cursor.execute(given, parameters)
+            interrupted.append(given)
+            signal.raise_signal(signal.SIGINT)
 
-    return verb
+    event.listen(database.engine, "do_execute", execute)
+    try:
+        yield interrupted
+    finally:
+        event.remove(database.engine, "do_execute", execute)
 
 
 @pytest.mark.parametrize("way", ["read", "write"])
 def test_a_statement_that_ctrl_c_ends_is_rolled_back_quietly(database: Database, way: str) -> None:
-    """Its connection is given up; the caller sees KeyboardInterrupt and nothing else."""
-    begun = threading.Event()
-    sender = _interrupt(begun.wait)
-    with pytest.raises(KeyboardInterrupt):
-        getattr(database, way)(_long(database, begun))
-    sender.join()
-    assert getattr(database, way)(lambda conn: conn.execute(text(_ONE)).scalar()) == 1
+    """Its connection is given up, though a traceback refers to it; the caller sees KeyboardInterrupt and nothing else."""
+    with _ctrl_c_in(database, _STATEMENT) as interrupted, pytest.raises(KeyboardInterrupt) as kept:
+        getattr(database, way)(_verb)
+    assert interrupted == [_STATEMENT]
+    with contextlib.closing(Database(database.settings)) as other:  # as another process: the file is free
+        assert other.write(_verb) == 1
+    assert getattr(database, way)(_verb) == 1
+    del kept
 
 
-def test_ctrl_c_in_the_wait_for_another_writer_ends_the_wait(tmp_path: Path) -> None:
-    """SQLite notices after its time-out; the other writer keeps its transaction."""
-    file = tmp_path / "jobs.db"
-    with contextlib.closing(Database(Settings(database_url=f"sqlite:///{file}"), pool_size=1)) as database:
-        database.read(lambda conn: conn.execute(text(_ONE)).scalar())
-        with contextlib.closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            waiting = threading.Event()
-            with database.engine.connect() as conn:  # the only one of the pool: the same is taken again
-                conn.connection.driver_connection.set_trace_callback(lambda _statement: waiting.set())  # type: ignore[union-attr]
-            sender = _interrupt(waiting.wait)
-            with pytest.raises(KeyboardInterrupt):
-                database.write(lambda conn: conn.execute(text(_ONE)).scalar())
-            sender.join()
-            other.execute("COMMIT")
-        assert database.write(lambda conn: conn.execute(text(_ONE)).scalar()) == 1
+def test_ctrl_c_in_the_beginning_of_a_write_ends_it(sqlite_url: str) -> None:
+    """There SQLite waits for its turn, for seconds where others write; what it has begun is over."""
+    with contextlib.closing(Database(Settings(database_url=sqlite_url), pool_size=1)) as database:
+        with _ctrl_c_in(database, "BEGIN IMMEDIATE") as interrupted, pytest.raises(KeyboardInterrupt) as kept:
+            database.write(_verb)
+        assert interrupted == ["BEGIN IMMEDIATE"]
+        assert database.write(_verb) == 1
+        del kept

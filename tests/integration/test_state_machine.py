@@ -238,7 +238,6 @@ def test_any_interleaving_keeps_the_state_machine(request: pytest.FixtureRequest
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
-                derandomize=True,
             ),
         )
 

@@ -367,6 +367,5 @@ def run(database_url: str, redis_url: str, examples: int, *, steps: int) -> None
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 database=None,
-                derandomize=True,
             ),
         )

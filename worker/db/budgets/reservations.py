@@ -32,7 +32,6 @@ from worker.db.jobs.usage_days import calls_sql
 
 #: A claim that began before a budget was committed may not know of it; it has long begun by then, in seconds.
 UNAWARE_SECONDS = 10.0
-RECENT_JOBS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +77,16 @@ def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
     _add_reserved(conn, budgets, but={ask.job_id for ask in ours})  # what an earlier try of ours may have written
     fits: list[tuple[Ask, int]] = []
     refused: set[str] = set()
+    usual: dict[str, int] | None = None
     for ask in ours:
         over = [budget for budget in budgets if budget.tenant in {ask.tenant, ALL_TENANTS}]
         room = min(budget.room for budget in over)
         wanted = room if ask.picousd is None else min(ask.picousd, room) if ask.guess else ask.picousd
         least = max(1, ask.least) if ask.guess else max(1, ask.picousd or 0)
         if ask.guess and least <= room < (ask.picousd or room + 1):
-            least = max(least, _usual_cost(conn, ask.job_id))
+            if usual is None:  # seldom: the budget is nearly used up
+                usual = usage_days.usual_picousd(conn, [one.job_id for one in ours if one.guess])
+            least = max(least, usual.get(ask.job_id, 0))
         if room > 0 and wanted <= room and (room >= least or not ask.guess):
             fits.append((ask, wanted))
             for budget in over:
@@ -97,19 +99,6 @@ def reserve(conn: Connection, asks: Sequence[Ask]) -> Reserved:
     _write_reserved(conn, noted + fits)
     _shut(conn, [budget for budget in budgets if refused and budget.needs_picousd is not None])
     return Reserved(refused, {ask.job_id: amount for ask, amount in noted + fits})
-
-
-def _usual_cost(conn: Connection, job_id: str) -> int:
-    """What calls of this job's model have cost since yesterday, on average, in 1e-12 US dollars; 0 if there was none."""
-    yesterday = day_sql(conn, after_sql(conn, "-86400"))
-    found = conn.execute(
-        text(f"""
-        SELECT SUM(provider_picousd + estimated_picousd), SUM(attempts - unpriced) FROM usage_days
-        WHERE day >= {yesterday} AND model = (SELECT model FROM jobs WHERE id = :job)
-        """),
-        {"job": job_id},
-    ).one()
-    return int(found[0]) // int(found[1]) if found[1] else 0
 
 
 def _governed(conn: Connection, tenants: set[str]) -> set[str]:

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import orjson
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 
 from api_schemas.usage import TOKENS
 from worker.base.money import picousd
 from worker.db import bookmarks
-from worker.db.clock import day_sql, is_postgres, now_sql, unix_seconds
+from worker.db.clock import after_sql, day_sql, is_postgres, now_sql, unix_seconds
 from worker.db.jobs.ended import Ended, EndedCall
 
 #: More workers than this that settle in the same millisecond are rare.
@@ -256,3 +256,16 @@ def spent_picousd(conn: Connection, tenant: str | None, *, today: bool) -> int |
         {"tenant": tenant},
     ).scalar()
     return int(found or 0)
+
+
+def usual_picousd(conn: Connection, jobs: Sequence[str]) -> dict[str, int]:
+    """By job id: what a call of its model has cost since yesterday, on average, in 1e-12 US dollars, where one is known."""
+    statement = text(f"""
+        WITH asked AS (SELECT id, model FROM jobs WHERE id IN :jobs)
+        SELECT asked.id, usual.cost, usual.calls FROM asked JOIN (
+            SELECT model, SUM(provider_picousd + estimated_picousd) AS cost, SUM(attempts - unpriced) AS calls
+            FROM usage_days WHERE day >= {day_sql(conn, after_sql(conn, "-86400"))} AND model IN (SELECT model FROM asked)
+            GROUP BY model
+        ) AS usual ON usual.model = asked.model
+    """).bindparams(bindparam("jobs", expanding=True))
+    return {row.id: int(row.cost) // int(row.calls) for row in conn.execute(statement, {"jobs": jobs}) if row.calls}
