@@ -138,6 +138,14 @@ def settings_unread() -> Iterator[None]:
     _forget_settings()
 
 
+@pytest.fixture(autouse=True)
+def models_uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process counts its first hundred models by name; each test has a hundred of its own, whatever ran before it."""
+    module = sys.modules.get("worker.base.metrics")
+    if module is not None:
+        monkeypatch.setattr(module, "_models", set())
+
+
 def _forget_settings() -> None:
     module = sys.modules.get("worker.base.settings")
     if module is not None:
