@@ -151,6 +151,11 @@ def pause_bulk(scene: Scene) -> None:
     scene.ask("ok", 40, lane="bulk")
 
 
+def pause_two(scene: Scene) -> None:
+    scene.stockpot("routes", "pause", MODEL)
+    scene.ask("ok", 2)
+
+
 def resume(scene: Scene) -> None:
     scene.stockpot("routes", "resume", MODEL)
 

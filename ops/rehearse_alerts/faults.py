@@ -111,6 +111,13 @@ FAULTS = (
         actions.resume,
     ),
     Fault(
+        ("StockpotPausedByHand",),
+        "`stockpot routes pause MODEL` while two interactive jobs are due",
+        "`stockpot routes resume MODEL`",
+        actions.pause_two,
+        actions.resume,
+    ),
+    Fault(
         ("StockpotInteractiveLate",),
         "more interactive jobs than the workers have places",
         "one more worker, with 200 places",
