@@ -110,7 +110,7 @@ def speaks(error: Any) -> bool:
     """Whether the value of an `error` field reports one: `{}`, `{"code": 0}` and the like stand for none."""
     if isinstance(error, dict):
         return any(value not in (None, "", 0, "0", False, [], {}) for value in error.values())
-    return bool(error)
+    return bool(error) and str(error).strip().lower() not in ("null", "none")
 
 
 def is_error(value: Any) -> bool:

@@ -8,6 +8,7 @@ Only `client.py`, `exchange.py` and `connections.py` touch a socket or a clock; 
     answer                Reading a 2xx answer for what it is: events or one object, independent of its labels
     blame                 What a refusal blames: the request, the account behind the key, or nothing
     call                  What one upstream call asks for, and what can be seen of it while it runs
+    chat_choice           One choice of a streamed chat completion: its message so far and its other fields
     chunk_template        The shape of a stream's ordinary chunk, so that the next one of the same shape need not be
     classify              From a status, headers and an error object to the decision they call for (a `Failure`); pure
     client                The upstream client: one call, one HTTP request, one outcome
@@ -21,7 +22,7 @@ Only `client.py`, `exchange.py` and `connections.py` touch a socket or a clock; 
     heads                 Heads of answers that aiohttp's parser refuses and others read, put right before it sees them
     merge                 How the pieces of a streamed object add up; the rules that no field has for itself
     outcome               What one upstream call came to
-    received              JSON as providers send it, made safe to keep
+    received              JSON as providers and gateways send it, made safe to keep and taken out of what stands around it
     redact                What must not be kept of an upstream's words: the key, and bearer tokens
     response_items        The output items of a streamed response, put together from their own events
     response_object       A `response` object as providers send it: put into the shape that its readers know

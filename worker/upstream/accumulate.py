@@ -47,6 +47,14 @@ class Accumulator(Protocol):
         """Whether anything of an answer has come: a piece of text, of a tool call, of reasoning."""
 
     @property
+    def unseen(self) -> int:
+        """How many pieces have come that are no visible text: where they go on behind an end, it was none."""
+
+    @property
+    def only_thought(self) -> bool:
+        """Whether all that came is reasoning: a finish reason behind it may stand in each chunk and mean nothing."""
+
+    @property
     def gives(self) -> bool:
         """Whether anything of the answer itself has come (`ends`): reasoning and steps are none of it."""
 

@@ -10,29 +10,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from api_schemas import jsontext
 from api_schemas.upstream_errors import is_error, speaks
 from api_schemas.usage import merge_usage, usage_objects
 from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
+from worker.upstream.chat_choice import Choice
 from worker.upstream.chunk_template import ChunkTemplate
 from worker.upstream.ends import message_gives
-from worker.upstream.finish_reasons import is_failure, reason_of
-from worker.upstream.merge import NAMES, add_parts, joined, merge, overlay
-from worker.upstream.received import read_json
-from worker.upstream.tool_calls import ToolCalls
+from worker.upstream.finish_reasons import is_failure
+from worker.upstream.merge import overlay
+from worker.upstream.received import read_json, within
 
 #: Top-level fields with rules of their own.
 _NOT_COPIED = frozenset({"object", "meta", "error", "token_usage", "usageMetadata", "usage_metadata"})
 #: Fields that the first chunk decides, as in the official SDK.
 _FIRST = frozenset({"id", "created"})
-#: The delta's own bookkeeping; one provider puts the choice's index into it, another the usage.
-_NOT_MESSAGE = frozenset({"index", "usage"})
-#: A choice's fields that are read for themselves.
-_NOT_CHOICE = frozenset({"index", "usage"})
-#: Where a choice's text stands.
-_SPOKEN = ("delta", "message")
-#: What a choice of an ordinary chunk holds.
-_USUAL = frozenset({"index", "delta", "logprobs", "finish_reason"})
 
 
 class ChatAccumulator:
@@ -65,7 +58,7 @@ class ChatAccumulator:
         self._only = asked == 1
         self._top: dict[str, Any] = {}
         self._last_top: dict[str, Any] = {}
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, Choice] = {}
         self._template: ChunkTemplate | None = None
         self._counted = False  # after the last piece came an event of usage alone, as the last one of a stream is
         self._growing: list[str] = []  # the texts of choice 0, to which a chunk of the template's shape adds one
@@ -88,6 +81,9 @@ class ChatAccumulator:
         if not isinstance(chunk, dict):
             raise StreamBroken("an event is no JSON object")
         choices = chunk.get("choices")
+        if choices is None and (inner := within(chunk)) is not None:
+            self._take_usage(chunk)
+            chunk, self.mended, choices = inner, jsontext.dumps(inner), inner.get("choices")
         padding = chunk.get("obfuscation")
         if speaks(chunk.get("error")) or event_name == "error" or (not choices and is_error(chunk)):
             self._take_usage(chunk)
@@ -118,6 +114,16 @@ class ChatAccumulator:
     def began(self) -> bool:
         """Whether anything of an answer has come."""
         return any(choice.began for choice in self._choices.values())
+
+    @property
+    def unseen(self) -> int:
+        """How many pieces have come that are no visible text: reasoning, tool calls, sound."""
+        return sum(choice.unseen for choice in self._choices.values())
+
+    @property
+    def only_thought(self) -> bool:
+        """Whether all that came is reasoning."""
+        return self.unseen > 0 and all(choice.only_thought for choice in self._choices.values())
 
     @property
     def gives(self) -> bool:
@@ -206,7 +212,7 @@ class ChatAccumulator:
         index = 0 if self._only else _index(entry)
         choice = self._choices.get(index)
         if choice is None:
-            choice = self._choices[index] = _Choice()
+            choice = self._choices[index] = Choice()
             self.finished = False
         text = choice.add(entry)
         if speaks(entry.get("error")):
@@ -216,154 +222,6 @@ class ChatAccumulator:
             if is_failure(choice.finish_reason) and self.failure is None:
                 self.failure = entry
         return text if index == 0 else ""
-
-
-class _Choice:
-    """One choice: its message so far and its other fields."""
-
-    __slots__ = (
-        "_content_parts",
-        "_deltas",
-        "_extra",
-        "_logprobs",
-        "_message",
-        "_rows",
-        "_tools",
-        "finish_reason",
-        "texts",
-    )
-
-    def __init__(self) -> None:
-        self.finish_reason: str | None = None
-        self.texts: list[str] = []  # visible pieces; joined once, at the end
-        self._content_parts: list[Any] | None = None  # content that is a list, as some reasoning models send it
-        self._message: dict[str, Any] = {}
-        self._rows: dict[
-            str, list[str]
-        ] = {}  # other text of the message by key (reasoning, refusal): joined at the end
-        self._logprobs: dict[str, Any] | None = None
-        self._tools = ToolCalls()
-        self._extra: dict[str, Any] = {}
-        self._deltas = False  # some delta had content
-
-    @property
-    def began(self) -> bool:
-        """Whether anything but a role has come."""
-        return bool(any(self.texts) or self._tools or any(map(any, self._rows.values())) or self._content_parts)
-
-    def add(self, entry: dict[str, Any]) -> str:
-        """Take one choice of a chunk; return its visible text."""
-        if self.is_plain(entry):  # as nearly all are: one more piece of the text
-            piece: str = entry["delta"]["content"]
-            self.texts.append(piece)
-            if "logprobs" in entry:
-                self._extra.setdefault("logprobs", None)
-            return piece
-        text = ""
-        for key, value in entry.items():
-            if key == "delta":
-                if isinstance(value, dict) and value:
-                    self._deltas = True
-                    text += self._take_delta(value)
-            elif key == "message":
-                if isinstance(value, dict):
-                    text += self._take_message(value)
-            elif key == "finish_reason":
-                if (reason := reason_of(value)) is not None:
-                    self.finish_reason = reason
-            elif key == "logprobs":
-                if isinstance(value, dict):
-                    self._logprobs = self._logprobs or {}
-                    merge(self._logprobs, value)
-                self._extra.setdefault("logprobs", None)
-            elif key == "text" and isinstance(value, str):  # as the older completions have it
-                if not any(isinstance(entry.get(place), dict) and entry[place].get("content") for place in _SPOKEN):
-                    text += self._take_delta({"content": value})
-            elif key == "tool_calls":
-                self._tools.add(value)
-            elif key not in _NOT_CHOICE:
-                overlay(self._extra, {key: value})
-        return text
-
-    def is_plain(self, entry: dict[str, Any]) -> bool:
-        """Whether the entry holds a piece of text and, beside it, only its index and nulls."""
-        delta = entry.get("delta")
-        return (
-            type(delta) is dict
-            and len(delta) == 1
-            and type(delta.get("content")) is str
-            and entry.get("finish_reason") is None
-            and entry.get("logprobs") is None
-            and entry.keys() <= _USUAL
-            and self._content_parts is None
-        )
-
-    def final(self, index: int) -> dict[str, Any]:
-        """The choice as a non-streaming answer has it."""
-        message = {"role": "assistant", "content": self._content(), **self._message}
-        message.update({key: whole_text(pieces) for key, pieces in self._rows.items()})
-        joined(message)
-        if calls := self._tools.final():
-            message["tool_calls"] = calls
-        choice = {"index": index, "message": message, **self._extra, "finish_reason": self.finish_reason}
-        if self._logprobs is not None:
-            choice["logprobs"] = self._logprobs
-        return choice
-
-    def _content(self) -> str | list[Any] | None:
-        if self._content_parts is not None:
-            parts: list[Any] = joined(self._content_parts)
-            return parts
-        return whole_text(self.texts) if self.texts else None
-
-    def _take_message(self, message: dict[str, Any]) -> str:
-        """Take a whole `message`, as a few servers end a stream with, or send instead of deltas.
-
-        After deltas it fills in what they left out. Without any, its text is what has come so far, or one more piece.
-        """
-        fresh: dict[str, Any] = {}
-        for key, value in message.items():
-            if key == "content" and isinstance(value, str) and not self._deltas:
-                known = whole_text(self.texts)
-                fresh[key] = value.removeprefix(known)
-            elif not self._has(key):
-                fresh[key] = value
-        return self._take_delta(fresh)
-
-    def _has(self, key: str) -> bool:
-        if key == "content":
-            return any(self.texts) or bool(self._content_parts)
-        if key == "tool_calls":
-            return bool(self._tools)
-        return key in self._message or any(self._rows.get(key, ()))
-
-    def _take_delta(self, delta: dict[str, Any]) -> str:
-        text = ""
-        for key, value in delta.items():
-            if key == "content":
-                if isinstance(value, str):
-                    text = value
-                    self.texts.append(value)
-                    if self._content_parts is not None and value:
-                        add_parts(self._content_parts, [{"type": "text", "text": value}])
-                elif isinstance(value, list | dict):
-                    text = self._take_content_list(value if isinstance(value, list) else [value])
-            elif key == "tool_calls":
-                self._tools.add(value)
-            elif isinstance(value, str) and key not in NAMES:
-                self._rows.setdefault(key, []).append(value)
-            elif key not in _NOT_MESSAGE:
-                merge(self._message, {key: value})
-        return text
-
-    def _take_content_list(self, parts: list[Any]) -> str:
-        if self._content_parts is None:
-            before = "".join(self.texts)
-            self._content_parts = [{"type": "text", "text": before}] if before else []
-        add_parts(self._content_parts, parts)
-        texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
-        self.texts.extend(texts)
-        return "".join(texts)
 
 
 def _index(entry: dict[str, Any]) -> int:

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from api_schemas import jsontext
 from api_schemas.upstream_errors import is_error, speaks
 from api_schemas.usage import merge_usage, usage_objects
 from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
 from worker.upstream.ends import response_gives
 from worker.upstream.merge import overlay
-from worker.upstream.received import read_json
+from worker.upstream.received import read_json, within
 from worker.upstream.response_items import ResponseItems
 from worker.upstream.response_object import RUNNING, completed, failure_of, finish_reason, mend, output_text
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.done"})
+_PIECES = (".delta", ".partial_image")
 _FAILED = frozenset({"response.failed", "response.cancelled", "response.error", "error"})
 
 
@@ -69,6 +71,10 @@ class ResponsesAccumulator:
                 raise StreamBroken("the stream reports an error", event)
             raise StreamBroken("an event is no JSON object")
         kind = event.get("type") or event_name
+        if kind in (None, "message") and (inner := within(event)) is not None:
+            self._take_money(event)
+            event, self.mended = inner, jsontext.dumps(inner)
+            kind = event.get("type")
         if kind == "response.output_text.delta" and isinstance(text := event.get("delta"), str):
             self._texts.append(text)
             self._items.add(kind, event)
@@ -78,7 +84,7 @@ class ResponsesAccumulator:
         self._take_money(event)
         if kind in _FAILED or speaks(event.get("error")) or ("response" not in event and is_error(event)):
             raise StreamBroken("the stream reports an error", event)
-        if isinstance(event.get("choices"), list) and not event.get("type"):
+        if isinstance(event.get("choices"), list) and any(event["choices"]) and not event.get("type"):
             raise OtherEndpoint("the upstream answered with a chat completion, not with a response")
         response = event.get("response")
         if kind in _TERMINAL:
@@ -88,7 +94,7 @@ class ResponsesAccumulator:
             if self._final is not None:  # another response behind the one that ended: its items are its own
                 self._items = ResponseItems()
         else:
-            self._deltas = self._deltas or (isinstance(kind, str) and kind.endswith(".delta"))
+            self._deltas = self._deltas or (isinstance(kind, str) and kind.endswith(_PIECES))
             if text := self._items.add(kind, event):
                 self._texts.append(text)
                 return text
@@ -107,6 +113,16 @@ class ResponsesAccumulator:
     def began(self) -> bool:
         """Whether any item, or any piece of one, has come."""
         return self._deltas or bool(self._texts) or self._items.began
+
+    @property
+    def unseen(self) -> int:
+        """None: what comes behind the terminal event is no more of the response."""
+        return 0
+
+    @property
+    def only_thought(self) -> bool:
+        """No: the terminal event comes once."""
+        return False
 
     @property
     def gives(self) -> bool:

@@ -14,6 +14,7 @@ from worker.upstream.call import Call, ChunkSink, Progress
 from worker.upstream.decoding import Decoder, Undecodable
 from worker.upstream.endpoints import ENDPOINTS
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
+from worker.upstream.received import unpacked
 from worker.upstream.stream import Stage, StreamReading
 from worker.upstream.whole_body import whole_outcome, wrong_content
 
@@ -107,16 +108,32 @@ class AnswerReading:
         outcome = whole_outcome(self._call, self._progress, body, ENDPOINTS[self._call.endpoint], sink)
         if cut is not None:  # it is whole, or it was cut off
             return outcome if isinstance(outcome, Answer) else cut
-        if isinstance(outcome, Failure) and outcome.code == "wrong_content" and b"\n" in body.strip():
+        if isinstance(outcome, Failure) and outcome.code == "wrong_content" and b"{" in body:
             return self._as_events(body, outcome)
         return outcome
 
     def _as_events(self, body: bytes, otherwise: Outcome) -> Outcome:
-        """What begins as an object may go on as events: one object and `[DONE]`, or an object a line."""
-        stream = self._new_stream(on_chunk=self._on_chunk)
-        stream.take(body)
-        stream.end()
-        return stream.outcome() if self._progress.events else otherwise
+        """What begins as an object may go on as events: one object and `[DONE]`, an object a line, a list of them.
+
+        Behind one object that is a whole answer anything may follow.
+        """
+        first = unpacked(body, cut=True)[:1]
+        inside = unpacked(body)
+        if inside or b"\n" in body.strip():
+            stream = self._new_stream(on_chunk=self._on_chunk)
+            stream.take(b"".join(b"data: %b\n\n" % one for one in inside) or body)
+            stream.end()
+            outcome = stream.outcome()
+            if self._progress.events and (isinstance(outcome, Answer) or not first):
+                return outcome
+            otherwise = outcome if self._progress.events else otherwise
+        if first and first[0] != body:
+            sink = self._on_chunk if self._call.stream else None
+            whole = whole_outcome(self._call, self._progress, first[0], ENDPOINTS[self._call.endpoint], sink)
+            if isinstance(whole, Answer) and whole.finish_reason is not None:
+                self._progress.odd["after_end"] = self._progress.odd.get("after_end", 0) + 1
+                return whole
+        return otherwise
 
     def take(self, data: bytes) -> bool:
         """Take the next bytes; return whether `stage` has changed."""

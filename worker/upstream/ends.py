@@ -20,7 +20,7 @@ STEPS = frozenset(
 )
 #: The fields of a chat's message that are an answer beside its content. What else may stand there is reasoning, under many
 #: names, and what is known of the message.
-_GIVEN = ("refusal", "tool_calls", "function_call", "audio", "images")
+GIVEN = ("refusal", "tool_calls", "function_call", "audio", "images")
 #: Types of content parts that are reasoning.
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text"})
 
@@ -30,7 +30,7 @@ def message_gives(message: dict[str, Any]) -> bool:
     content = message.get("content")
     if isinstance(content, list):
         content = any(map(_part_gives, content))
-    return bool(content) or any(map(message.get, _GIVEN))
+    return bool(content) or any(map(message.get, GIVEN))
 
 
 def _part_gives(part: Any) -> bool:
@@ -38,6 +38,12 @@ def _part_gives(part: Any) -> bool:
         return bool(part)
     kind = part.get("type")
     return kind not in _THOUGHTS and bool(part.get("text", part) if kind in ("text", "output_text", None) else part)
+
+
+def part_texts(parts: list[Any]) -> list[str]:
+    """The visible texts of a chat's content parts; a part may be a bare text."""
+    spoken = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    return [text for text in spoken if isinstance(text, str)]
 
 
 def item_gives(item: Any) -> bool:

@@ -1,8 +1,12 @@
-"""JSON as providers send it, made safe to keep.
+"""JSON as providers and gateways send it, made safe to keep and taken out of what stands around it.
 
 `api_schemas.jsontext` refuses what is no JSON: NaN, Infinity, numbers that no reader can hold. Some inference servers
 send such numbers (a NaN log probability, most often) inside an answer that is otherwise whole and paid for. Refusing
-the answer would pay for it twice, so here, and only here, those numbers become null.
+the answer would pay for it twice, so here, and only here, those numbers become null. Likewise bytes that are no UTF-8 (half
+a character, most often) become U+FFFD, and characters that a string should have escaped are let through.
+
+Gateways put answers, and the events of a stream, into an object of their own, into a text, into a list, or one behind
+the other without a line between them: `within` and `unpacked` take them out again.
 """
 
 from __future__ import annotations
@@ -10,18 +14,28 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from typing import Any
 
 from api_schemas import jsontext
+
+#: How deep an answer is looked for in what gateways put around it.
+_DEEPEST = 4
+#: What stands between JSON texts that follow each other on one line: space, the field's name, line ends that were escaped.
+_BETWEEN = re.compile(r"(?:\\[rn]|[\s,\x1e]|data:)*")
+#: Where an error quotes what came.
+_NOT_WITHIN = frozenset({"error", "errors"})
+#: What an object says of itself that is an answer or a piece of one.
+_KINDS = ("chat.completion", "response")
 
 
 def read_json(data: bytes) -> tuple[Any, bytes | None]:
     """Read JSON from a provider; return the value and, where `data` is no strictly valid JSON, a text of it that is.
 
-    That is where it holds numbers that are none, or begins with a byte order mark.
+    That is where it holds what is no JSON (see the module), or begins with a byte order mark.
 
     Raises:
-        ValueError: not JSON, not UTF-8, or nested too deeply.
+        ValueError: not JSON, or nested too deeply.
     """
     bare = data.removeprefix(codecs.BOM_UTF8)  # readers may ignore it (RFC 8259, 8.1); PostgreSQL does not
     try:
@@ -33,9 +47,7 @@ def read_json(data: bytes) -> tuple[Any, bytes | None]:
 
 def _mended(data: bytes) -> Any:
     try:
-        return json.loads(
-            data.decode("utf-8-sig"), parse_constant=lambda _: None, parse_float=_finite, parse_int=_bounded
-        )
+        return _LENIENT.decode(data.decode("utf-8", "replace").lstrip("\ufeff"))
     except (RecursionError, MemoryError):
         raise ValueError("nested too deeply to read") from None
 
@@ -50,3 +62,64 @@ def _bounded(digits: str) -> int | None:
         return int(digits)
     except ValueError:  # above Python's limit for converting text, 4,300 digits
         return None
+
+
+_LENIENT = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite, parse_int=_bounded)
+
+
+def within(value: dict[str, Any], depth: int = 0) -> dict[str, Any] | None:
+    """The answer, or the piece of one, that a gateway has put into an object of its own; None where there is none.
+
+    It may stand there as an object, as its JSON text, or as the only entry of a list.
+    """
+    if depth > _DEEPEST or value.get("choices") is not None or isinstance(value.get("output"), list | str):
+        return None
+    for name, held in value.items():
+        if name in _NOT_WITHIN:
+            continue
+        inner = held[0] if isinstance(held, list) and len(held) == 1 else held
+        if isinstance(inner, str) and inner.startswith("{"):
+            try:
+                inner = jsontext.loads(inner)
+            except ValueError:
+                continue
+        if not isinstance(inner, dict):
+            continue
+        if _is_answer(inner):
+            return inner
+        if (deeper := within(inner, depth + 1)) is not None:
+            return deeper
+    return None
+
+
+def _is_answer(value: dict[str, Any]) -> bool:
+    kind, name = value.get("type"), value.get("object")
+    return (
+        (isinstance(name, str) and name.startswith(_KINDS))
+        or (isinstance(kind, str) and kind.startswith("response."))
+        or isinstance(value.get("choices"), list | dict)
+        or isinstance(value.get("output"), list)
+    )
+
+
+def unpacked(data: bytes, *, cut: bool = False) -> list[bytes]:
+    """The JSON objects that a text holds otherwise than as one object: as their JSON texts, maybe none.
+
+    They stand in a list or in a string, follow each other, or have a field's name before them. All of it must be such
+    objects; with `cut`, the first one may be followed by anything.
+    """
+    text = data.decode("utf-8", "replace").lstrip("\ufeff")
+    found: list[bytes] = []
+    position = _BETWEEN.match(text).end()  # type: ignore[union-attr]
+    while position < len(text) and not text.startswith("[DONE]", position) and not (cut and found):
+        try:
+            value, position = _LENIENT.raw_decode(text, position)
+            if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+                found += unpacked(value.encode("utf-8", "replace"))
+            else:
+                ones = value if isinstance(value, list) else [value]
+                found += [jsontext.dumps(one) for one in ones if isinstance(one, dict)]
+        except (ValueError, RecursionError, MemoryError):
+            return found if cut else []
+        position = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]
+    return found

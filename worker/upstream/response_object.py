@@ -90,7 +90,7 @@ def output_text(response: dict[str, Any]) -> str:
 def finish_reason(response: dict[str, Any]) -> str:
     """Why a response ended: `completed`, or the reason that it gives for being incomplete."""
     details = response.get("incomplete_details")
-    reason = details.get("reason") if isinstance(details, dict) else None
+    reason = details.get("reason") if isinstance(details, dict) else details
     return str(reason or response.get("status") or "completed")
 
 

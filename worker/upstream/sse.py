@@ -4,13 +4,15 @@ The rules are those of the HTML standard, section 9.2.6 (https://html.spec.whatw
 lines end with LF, CRLF or CR and with nothing else, so U+2028 or U+0085 inside a JSON text stay what they are. Text
 stays bytes: a character cut in two by a packet is whole again before it is decoded.
 
-Three deviations, on purpose, each for streams that are in use and whole:
+Deviations, on purpose, each for streams that are in use and whole:
 
 - An event whose blank line never came is still reported by `close()`: a provider that omits the last blank line has
   sent its finish reason and usage in it. Half a JSON text is reported too; it does not parse, and the caller sees that
   the stream was cut.
 - Events that are one line of JSON each may follow each other without a blank line.
 - A line that is no field at all (a JSON object put raw into the stream, a proxy's words) is an event of its own.
+- An object that was printed over several lines is one event, whether or not each of them is a field.
+- Names of fields are read in capitals, too, and behind spaces.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ _new = tuple.__new__
 _FIELD = re.compile(rb"[A-Za-z][A-Za-z0-9_-]*")
 #: What the data of an event begin with: an object, or `[DONE]`.
 _BEGINS = (b"{", b"[")
+#: The first line of an object that is printed over several.
+_OPENED = (b"{", b"[")
+_KNOWN = frozenset({b"", b"data", b"event", b"id", b"retry"})
 
 
 class EventTooLarge(ValueError):
@@ -159,6 +164,8 @@ class EventParser:
             return
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
+        if name not in _KNOWN and (bare := name.strip().lower()) in _KNOWN and bare:
+            name = bare
         if name == b"data":
             if self._raw or (self._data and self._ends_before(value)):
                 late = self._late
@@ -176,7 +183,8 @@ class EventParser:
                 self._event = named
             self._open = True
         elif name and (self._raw or not _FIELD.fullmatch(name)):
-            if self._data and (not self._raw or line.startswith(b"{")):
+            printed = bool(self._data) and self._data[0] in _OPENED
+            if self._data and not printed and (not self._raw or line.startswith(b"{")):
                 self._dispatch(events)
             self._raw = True
             self._add(line)

@@ -26,6 +26,7 @@ from worker.upstream.endpoints import ENDPOINTS
 from worker.upstream.ends import cut_off, is_answer
 from worker.upstream.finish_reasons import failure_words
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
+from worker.upstream.received import unpacked
 from worker.upstream.sse import EventParser, EventTooLarge, ServerSentEvent
 
 #: Characters kept of a text that is no event, for the message of a stream that held nothing else.
@@ -82,7 +83,7 @@ class StreamReading:
         self._endpoint = ENDPOINTS[call.endpoint]
         self._sum = self._endpoint.accumulator(self._asked)
         self._done = False  # the server sent its end marker
-        self._goes_on = False  # text came behind a finish reason: it stands in each chunk and means nothing
+        self._goes_on = False  # more came behind a finish reason: it stands in each chunk and means nothing
         self._header_cost = progress.cost_usd
         self._money = 0
         self._broken: Failure | None = None
@@ -146,6 +147,8 @@ class StreamReading:
             try:
                 text = whole.add(name, data)
             except (StreamBroken, RecursionError) as error:
+                if self._take_inside(name, data, error):
+                    continue
                 self._take_money()
                 self._broken = self._explain(error)
                 self.stage = Stage.ENDING
@@ -165,11 +168,13 @@ class StreamReading:
                 sink(whole.mended or data, text)
 
     def _take_rest(self, name: str | None, data: bytes) -> None:
-        """Take what follows a whole answer, or a failure: usage and cost count, and text of an answer that went on."""
-        progress = self._progress
+        """Take what follows a whole answer, or a failure: usage and cost count, and more of an answer that went on."""
+        progress, before = self._progress, self._sum.unseen
         try:
             text = self._sum.add(name, data)
-        except (StreamBroken, RecursionError):
+        except (StreamBroken, RecursionError) as error:
+            if self._take_inside(name, data, error):
+                return
             self._take_money()
             self._odd("after_end")
             return
@@ -180,16 +185,24 @@ class StreamReading:
         self.stage = self._stage_of_end()
         if text:
             progress.parts.append(text)
-            if not self._done:
-                self._goes_on, self.stage = True, Stage.RUNNING
+        if (text or self._sum.unseen > before) and not self._done:
+            self._goes_on, self.stage = True, Stage.RUNNING
         if self._on_chunk is not None and self._sum.failure is None:
             self._on_chunk(self._sum.mended or data, text)
+
+    def _take_inside(self, name: str | None, data: bytes, error: StreamBroken | RecursionError) -> bool:
+        """Take the events that stand within one that cannot be read as it is; return whether there are any."""
+        if not isinstance(error, StreamBroken) or isinstance(error, OtherEndpoint) or error.error is not None:
+            return False
+        inside = unpacked(data)
+        self._take_events([ServerSentEvent(name, one) for one in inside])
+        return bool(inside)
 
     def _stage_of_end(self) -> Stage:
         """What is missing of an answer that has its finish reason."""
         if self._done:
             return Stage.ENDING
-        if not self._is_whole or self._goes_on:
+        if not self._is_whole or self._goes_on or self._sum.only_thought:
             return Stage.RUNNING
         counted = self._progress.usage is not None and self._progress.usage.output_tokens > 0
         return Stage.ENDING if counted or not self._endpoint.done else Stage.FINISHED
@@ -208,6 +221,8 @@ class StreamReading:
             return True
         if b"{" in text and not _is_json_text(text):
             return False  # an object behind spaces, a list of errors, a piece that was cut: for the accumulator
+        if text.endswith(b"[DONE]") and text.startswith(b"data:"):
+            self._done, self.stage = True, Stage.ENDING
         self._odd("not_an_event")
         words = storable(text.decode("utf-8", "replace").strip("\"' "))
         if "error" in words.lower() or not self._words:
@@ -280,10 +295,11 @@ class StreamReading:
 
 
 def _is_json_text(data: bytes) -> bool:
-    """Whether it is one JSON string, whatever stands in it."""
+    """Whether it is one JSON string, whatever stands in it but an object."""
     if not data.startswith(b'"'):
         return False
     try:
-        return isinstance(jsontext.loads(data), str)
+        value = jsontext.loads(data)
     except ValueError:
         return False
+    return isinstance(value, str) and not value.lstrip().startswith("{")

@@ -12,20 +12,16 @@ from api_schemas.usage import Usage, merge_usage, usage_objects
 from worker.upstream.call import Call, ChunkSink, Progress
 from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
-from worker.upstream.ends import cut_off, is_answer, message_gives, response_gives
-from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
+from worker.upstream.ends import cut_off, is_answer, message_gives, part_texts, response_gives
+from worker.upstream.finish_reasons import failure_words, is_failure, reason_in, reason_of
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
-from worker.upstream.received import read_json
+from worker.upstream.received import read_json, within
 from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.response_object import RUNNING, failure_of, finish_reason, mend, output_text
 from worker.upstream.tool_calls import one_or_more
 
 if TYPE_CHECKING:
     from worker.upstream.endpoints import Endpoint
-
-#: The fields that have the answer, and what gateways call the object that they put one into.
-_ANSWERS = ("choices", "output")
-_WRAPPERS = ("response", "data", "result")
 
 
 def whole_outcome(
@@ -36,7 +32,7 @@ def whole_outcome(
     if wrong:
         return wrong_content(wrong, body, call.key)
     _take_money(progress, value)
-    if (inner := _wrapped(value)) is not None:
+    if (inner := within(value)) is not None:
         _take_money(progress, inner)
         value, clean = inner, jsontext.dumps(inner)
     if is_error(value):
@@ -119,12 +115,15 @@ def responses(call: Call, progress: Progress, value: dict[str, Any], body: bytes
 def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> Outcome:
     """The outcome of a `chat.completion` object."""
     choices = value.get("choices")
-    mended = isinstance(choices, dict) and bool(choices)
-    if mended:
-        value["choices"] = choices = [choices]
+    mended = False
+    if isinstance(choices, dict) and choices:
+        mended = True
+        alone = any(name in choices for name in ("message", "delta", "text"))
+        value["choices"] = choices = [choices] if alone else list(choices.values())
     if not isinstance(choices, list) or not choices:
         return _no_answer(value, "choices", body, call.key)
     mended = _mend_text(choices) or mended
+    mended = _mend_reasons(choices) or mended
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             return wrong_content("a choice of the upstream's body has no `message`", body, call.key)
@@ -164,6 +163,18 @@ def _mend_text(choices: list[Any]) -> bool:
         if isinstance(message, dict) and not message.get("content") and not message.get("tool_calls"):
             message["content"] = choice.pop("text")
             mended = True
+    return mended
+
+
+def _mend_reasons(choices: list[Any]) -> bool:
+    """Put a finish reason of another name, or in the message, where SDKs read it; return whether any was."""
+    mended = False
+    for choice in choices:
+        if isinstance(choice, dict) and reason_of(choice.get("finish_reason")) is None:
+            message = choice.get("message")
+            reason = reason_in(choice) or (reason_in(message) if isinstance(message, dict) else None)
+            if reason is not None:
+                choice["finish_reason"], mended = reason, True
     return mended
 
 
@@ -228,14 +239,6 @@ def chat_events(value: dict[str, Any], text: str) -> Iterator[tuple[dict[str, An
     yield {**value, "object": "chat.completion.chunk", "choices": choices}, text
 
 
-def _wrapped(value: dict[str, Any]) -> dict[str, Any] | None:
-    """The answer that a gateway has put into an object of its own; None where there is none."""
-    if any(value.get(name) is not None for name in _ANSWERS):
-        return None
-    inner = (value.get(name) for name in _WRAPPERS)
-    return next((one for one in inner if isinstance(one, dict) and any(one.get(name) for name in _ANSWERS)), None)
-
-
 def _read_object(body: bytes) -> tuple[dict[str, Any], bytes, str]:
     """The object, a strictly valid JSON text of it, and what is wrong with it (empty when nothing is)."""
     if not body.strip():
@@ -271,6 +274,8 @@ def _index(choice: dict[str, Any]) -> int:
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, list):  # content in parts, as some reasoning models return it
-        return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
-    return ""
+    if isinstance(content, dict):
+        content = [content]
+    return (
+        "".join(part_texts(content)) if isinstance(content, list) else ""
+    )  # parts, as some reasoning models have them
