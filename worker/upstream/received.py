@@ -25,7 +25,7 @@ _DEEPEST = 4
 _BETWEEN = re.compile(r"(?:\\[rn]|[\s,\x1e]|data:)*")
 #: Where an error quotes what came.
 _NOT_WITHIN = frozenset({"error", "errors"})
-#: What an object says of itself that is an answer or a piece of one.
+#: What the `object` of an answer, or of a piece of one, begins with.
 _KINDS = ("chat.completion", "response")
 
 
