@@ -53,7 +53,6 @@ CODES = {
 
 #: Commands of other programs: the test that runs them, or why none does.
 ELSEWHERE = {
-    "git clone": "not run: there is nothing to clone from in a test; ops/rehearsals/newcomer.md did",
     "make demo": "tests/journey/test_demo.py",
     "make": "the target exists (below)",
     "python -m tests.python_reference": "tests/contract/test_python_reference.py",
