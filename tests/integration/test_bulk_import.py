@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.batch_factories import LONGEST, submit, write_file
-from tests.factories import chat, rows
+from tests.factories import chat, rows, sql
 from worker.base.errors import NotAllowed
 from worker.batches import importing
 from worker.batches.importing import Options, Quoted, When
@@ -72,6 +72,10 @@ def test_the_same_file_with_the_same_options_is_the_same_batch(database: Databas
     path = tmp_path / "other.jsonl"
     with pytest.raises(NotAllowed, match=rf"(?s)It is {first.id} .*resume.*retry-failed.*--again"):
         submit(database, path, Options(finish_by=soon))
+    sql(database, f"UPDATE batches SET status = 'completed', completed = 10 WHERE id = '{first.id}'")
+    with pytest.raises(NotAllowed) as over:
+        submit(database, path, Options(finish_by=soon))
+    assert [word in str(over.value) for word in ("resume", "retry-failed", "--again")] == [False, False, True]
     other, _ = submit(database, path, Options(finish_by=soon), again=True)
     assert other.id != first.id
     assert submit(database, path, Options(finish_by=later))[0].id == other.id, "it was said in the same way"

@@ -43,6 +43,7 @@ HEADINGS = {
     "keys list": "key tenant ends in used state",
     "keys limit": "tenant calls a minute tokens a minute in flight",
     "batch list": "batch status done failed cost",
+    "batch list -A": "batch status tenant failed cost",
     "batch quote {file}": "model lines input tokens output tokens cost per call",
     "routes": "",
     "webhooks show {event}": "",

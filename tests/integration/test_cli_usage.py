@@ -59,6 +59,9 @@ def test_usage_is_drawn_in_bars_as_long_as_the_cost(database: Database) -> None:
     a, b, c = run("--by", "tenant", "--plot").splitlines()[1:]
     assert (a.count("█"), b.count("█"), c.count("█")) == (40, 10, 0)
     assert "$4.00" in a
+    assert run("--by", "tenant", "--all-tenants") == run("--by", "tenant")
+    both = CliRunner().invoke(main, ["usage", "--tenant", "a", "--all-tenants"])
+    assert (both.exit_code, "give one of --tenant and --all-tenants" in both.stderr) == (2, True)
     assert bar(1 / 320) == "▏"
 
 

@@ -102,13 +102,17 @@ class SameFile(NotAllowed):
     def __init__(self, name: str, before: BatchRow) -> None:
         self.batch = before
         state = f"{before.status}, held: {before.hold_reason}" if before.hold_reason else before.status
-        super().__init__(
+        lines = [
             f"{name} was submitted before with other options, and nothing was submitted now. It is {before.id}"
-            f" ({state}; {before.done:,} of {before.total:,} lines are over).\n"
-            f"stockpot batch resume {before.id} --max-cost USD    goes on with it, under another bound\n"
-            f"stockpot batch retry-failed {before.id}    calls again, once it is over, what failed in it\n"
-            "the same command with --again    makes a new batch, and pays for every line again"
-        )
+            f" ({state}; {before.done:,} of {before.total:,} lines are over)."
+        ]
+        if not before.over:
+            lines.append(f"stockpot batch resume {before.id} --max-cost USD    goes on with it, under another bound")
+        if before.failed + before.expired or not before.over:
+            when = "" if before.over else ", once it is over,"
+            lines.append(f"stockpot batch retry-failed {before.id}    calls again{when} what failed in it")
+        lines.append("the same command with --again    makes a new batch, and pays for every line again")
+        super().__init__("\n".join(lines))
 
 
 def begin(

@@ -205,11 +205,17 @@ class Batches:
         return self._scope.read(lambda conn: look(conn, batch, tenant=self._scope.tenant))
 
     def list(
-        self, *, status: BatchStatus | None = None, limit: int = 100, before: str | None = None
+        self,
+        *,
+        status: BatchStatus | None = None,
+        limit: int = 100,
+        before: str | None = None,
+        all_tenants: bool = False,
     ) -> builtins.list[BatchRow]:
-        """Batches, newest first; `before` is the id that the page before ended with."""
+        """Batches of this tenant, or of all, newest first; `before` is the id that the page before ended with."""
+        tenant = None if all_tenants else self._scope.tenant
         return self._scope.read(
-            lambda conn: records.newest(conn, tenant=self._scope.tenant, status=status, limit=limit, before=before)
+            lambda conn: records.newest(conn, tenant=tenant, status=status, limit=limit, before=before)
         )
 
     def wait(self, batch: str, *, timeout: float | None = None) -> BatchRow:

@@ -110,11 +110,12 @@ def _tell(row: BatchRow, *, as_json: bool) -> None:
 @click.option("--status", type=click.Choice(get_args(BatchStatus)), help="Only batches of this status.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, metavar="N", help="At most.")
 @options.tenant
+@options.all_tenants
 @options.as_json
-def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> None:
+def listing(status: str | None, limit: int, tenant: str, *, all_tenants: bool, as_json: bool) -> None:
     """List batches, newest first. With --json one object per line."""
     with producer(tenant) as pot:
-        rows = pot.batches.list(status=cast("BatchStatus | None", status), limit=limit)
+        rows = pot.batches.list(status=cast("BatchStatus | None", status), limit=limit, all_tenants=all_tenants)
     if as_json:
         for row in rows:
             put_json(batch_object(row).to_json())
@@ -122,11 +123,11 @@ def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> No
     if not rows:
         say("No batches match.")
         return
-    table = Table("batch", "status")
-    table.line("file", least=8, drop=1)
-    table.whole("age", drop=2)
-    table.numbers("lines", drop=3)
-    table.numbers("done")
+    table = Table("batch", "status", *(("tenant",) if all_tenants else ()))
+    table.line("file", least=8, drop=2)
+    table.whole("age", drop=3)
+    table.numbers("lines", drop=4)
+    table.numbers("done", drop=1)
     table.numbers("failed", "cost")
     for row in rows:
         status_ = f"{row.status} ({row.hold_reason})" if row.hold_reason else row.status
@@ -136,5 +137,6 @@ def listing(status: str | None, limit: int, tenant: str, *, as_json: bool) -> No
             f"{row.failed + row.expired:,}",
             at_least(row.cost_usd, row.unpriced),
         )
-        table.add_row(row.id, status_, shown(row.input_name), age(row.created_at), *counts)
+        whose = (shown(row.tenant),) if all_tenants else ()
+        table.add_row(row.id, status_, *whose, shown(row.input_name), age(row.created_at), *counts)
     screen().print(table)

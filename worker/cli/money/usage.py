@@ -45,6 +45,7 @@ Examples:
 @click.option("--since", type=options.Moment(), help="Calls since: 90m, 24h, 7d, a date or a time (UTC).")
 @click.option("--until", type=options.Moment(), help="Calls before: 24h (ago), a date or a time (UTC).")
 @click.option("--tenant", metavar="T", help="Of one tenant; all of them when left out.")
+@click.option("-A", "--all-tenants", is_flag=True, help="Of all tenants, as without --tenant.")
 @click.option(
     "--recount", is_flag=True, help="First count calls that were written past Stockpot (restored, imported by SQL)."
 )
@@ -57,6 +58,7 @@ def usage(
     until: datetime | None,
     tenant: str | None,
     *,
+    all_tenants: bool,
     recount: bool,
     plot: bool,
     as_csv: bool,
@@ -70,6 +72,8 @@ def usage(
     """
     if plot + as_csv + as_json > 1:
         raise click.UsageError("give one of --plot, --csv and --json")
+    if all_tenants and tenant is not None:
+        raise click.UsageError("give one of --tenant and --all-tenants")
     if since is not None and until is not None and until <= since:
         raise click.UsageError("--until is not after --since.")
     timed = "model" in by and not plot

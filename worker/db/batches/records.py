@@ -308,10 +308,11 @@ def get(conn: Connection, batch: str, *, tenant: str | None) -> BatchRow:
 
 
 def newest(
-    conn: Connection, *, tenant: str, status: str | None = None, before: str | None = None, limit: int = 100
+    conn: Connection, *, tenant: str | None, status: str | None = None, before: str | None = None, limit: int = 100
 ) -> list[BatchRow]:
-    """Batches, newest first; `before` is the last id of the page before."""
-    where = "tenant = :tenant" + (" AND status = :status" if status else "") + (" AND id < :before" if before else "")
+    """Batches (of any tenant: None), newest first; `before` is the last id of the page before."""
+    asked = {"tenant = :tenant": tenant, "status = :status": status, "id < :before": before}
+    where = " AND ".join(condition for condition, value in asked.items() if value) or "true"
     rows = conn.execute(
         text(f"SELECT {_COLUMNS} FROM batches WHERE {where} ORDER BY id DESC LIMIT :limit"),
         {"tenant": tenant, "status": status, "before": before, "limit": limit},
