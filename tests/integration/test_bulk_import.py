@@ -72,7 +72,10 @@ def test_the_same_file_with_the_same_options_is_the_same_batch(database: Databas
     path = tmp_path / "other.jsonl"
     with pytest.raises(NotAllowed, match=rf"(?s)It is {first.id} .*resume.*retry-failed.*--again"):
         submit(database, path, Options(finish_by=soon))
-    sql(database, f"UPDATE batches SET status = 'completed', completed = 10 WHERE id = '{first.id}'")
+    sql(
+        database,
+        f"UPDATE batches SET status = 'completed', completed = 10, finished_at = created_at WHERE id = '{first.id}'",
+    )
     with pytest.raises(NotAllowed) as over:
         submit(database, path, Options(finish_by=soon))
     assert [word in str(over.value) for word in ("resume", "retry-failed", "--again")] == [False, False, True]

@@ -100,9 +100,9 @@ def test_a_full_route_says_how_full() -> None:
 
 def test_a_budget_that_is_used_up_is_named_with_its_amounts() -> None:
     """Whose, how much, since when."""
-    shut = Budget("acme", "day", 50_000_000_000, 50_000_000_000, 1, NOW, recount=False)
+    shut = Budget("acme", "day", 1_000_000_000, 1_096_000_000, 1, NOW, recount=False)
     assert why(Facts(budgets=[shut]), waiting_on="budget", tenant="acme") == (
-        "the budget of tenant acme is used up ($0.05 of $0.05 today)"
+        "the budget of tenant acme is used up ($0.001096 of $0.001000 today)"
     )
 
 

@@ -102,9 +102,10 @@ class SameFile(NotAllowed):
     def __init__(self, name: str, before: BatchRow) -> None:
         self.batch = before
         state = f"{before.status}, held: {before.hold_reason}" if before.hold_reason else before.status
+        over = f"{before.done:,} of {before.total:,} lines are over"
         lines = [
-            f"{name} was submitted before with other options, and nothing was submitted now. It is {before.id}"
-            f" ({state}; {before.done:,} of {before.total:,} lines are over)."
+            f"{name} was submitted before with other options, and nothing was submitted now.",
+            f"It is {before.id} ({state}; {over}).",
         ]
         if not before.over:
             lines.append(f"stockpot batch resume {before.id} --max-cost USD    goes on with it, under another bound")

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from api_schemas.job_views import Attempt, JobDetail
 from worker.base.errors import SettingsError, Unreachable
+from worker.base.figures import money
 from worker.base.settings import Settings
 from worker.batches.progress import Look, look
 from worker.db.budgets import reservations
@@ -193,7 +194,7 @@ def _spent(budgets: Sequence[Budget]) -> str:
     whose = (
         "the budget of all tenants together" if shut.tenant == ALL_TENANTS else f"the budget of tenant {shut.tenant}"
     )
-    return f"{whose} is used up (${shut.spent_usd:.2f} of ${shut.limit_usd:.2f} {_PERIOD[shut.period]})"
+    return f"{whose} is used up ({money(shut.spent_usd)} of {money(shut.limit_usd)} {_PERIOD[shut.period]})"
 
 
 def _failed(attempt: Attempt) -> str:
