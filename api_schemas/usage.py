@@ -8,7 +8,16 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 #: A count's names, the usual first; of several that stand in one object the first that is not zero counts.
-INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens", "prompt_token_count", "promptTokenCount")
+INPUT = (
+    "input_tokens",
+    "prompt_tokens",
+    "inputTokens",
+    "promptTokens",
+    "prompt_token_count",
+    "promptTokenCount",
+    "input",
+    "prompt",
+)
 OUTPUT = (
     "output_tokens",
     "completion_tokens",
@@ -17,6 +26,8 @@ OUTPUT = (
     "generated_tokens",
     "candidates_token_count",
     "candidatesTokenCount",
+    "output",
+    "completion",
 )
 TOTAL = ("total_tokens", "totalTokens", "total_token_count", "totalTokenCount")
 CACHED = (
@@ -26,9 +37,21 @@ CACHED = (
     "cache_read_tokens",
     "cached_input_tokens",
     "cachedContentTokenCount",  # Gemini
+    "cached_content_token_count",
+    "cacheReadInputTokens",  # Bedrock
+    "cachedInputTokens",
+    "cache_read",  # LangChain
+    "num_cached_tokens",
 )
-WRITTEN = ("cache_creation_input_tokens", "cache_write_tokens")
-REASONING = ("reasoning_tokens", "thinking_tokens", "thoughts_token_count", "thoughtsTokenCount")
+WRITTEN = ("cache_creation_input_tokens", "cache_write_tokens", "cacheWriteInputTokens", "cache_creation")
+REASONING = (
+    "reasoning_tokens",
+    "thinking_tokens",
+    "thoughts_token_count",
+    "thoughtsTokenCount",
+    "reasoningTokens",
+    "reasoning",
+)
 INPUT_DETAILS = ("input_tokens_details", "prompt_tokens_details", "input_token_details", "prompt_token_details")
 OUTPUT_DETAILS = (
     "output_tokens_details",
@@ -38,7 +61,9 @@ OUTPUT_DETAILS = (
 )
 
 #: What a usage object is called.
-_NAMES = ("usage", "token_usage", "usageMetadata", "usage_metadata")
+_NAMES = ("usage", "token_usage", "usageMetadata", "usage_metadata", "usage_details", "x_usage")
+#: The objects of gateways in which one may stand.
+_PLACES = ("x_groq", "metrics", "data", "response_metadata")
 
 
 def _count(value: Any) -> int:
@@ -117,7 +142,7 @@ TOKENS = tuple(Usage.model_fields)
 def usage_objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every usage object of an answer or a piece of one, the most general place last.
 
-    It may stand beside the choices, in a choice, its message or its delta, in Groq's own object, or in a response. What
+    It may stand beside the choices, in a choice, its message or its delta, in an object of a gateway, or in a response. What
     llama.cpp measured comes before them all: what a usage object states replaces it.
     """
     for place in (value, value.get("response")):
@@ -129,7 +154,8 @@ def usage_objects(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from _named(choice.get("delta"))
             yield from _named(choice.get("message"))
             yield from _named(choice)
-    yield from _named(value.get("x_groq"))
+    for name in _PLACES:
+        yield from _named(value.get(name))
     yield from _named(value.get("response"))
     yield from _named(value)
 
@@ -161,12 +187,19 @@ def merge_usage(into: dict[str, Any], piece: dict[str, Any]) -> None:
         if isinstance(value, dict):
             if isinstance(known, dict):
                 merge_usage(known, value)
-            else:
+            elif not known:
                 fresh: dict[str, Any] = {}
                 merge_usage(fresh, value)
                 into[key] = fresh
-        elif key not in into or (value and value != "0"):
+        elif known is None or _states(value):
             into[key] = value
+
+
+def _states(value: Any) -> bool:
+    """Whether a value replaces an earlier one: a number above zero, a text that is none, what else is there."""
+    if isinstance(value, str) and value[-1:].isdigit():
+        return bool(_count(value))
+    return value > 0 if isinstance(value, int | float) else bool(value)
 
 
 def _is_anthropic(raw: dict[str, Any]) -> bool:

@@ -15,12 +15,13 @@ from api_schemas.upstream_errors import is_error, speaks
 from api_schemas.usage import merge_usage, usage_objects
 from worker.upstream.accumulate import OtherEndpoint, StreamBroken
 from worker.upstream.call import whole_text
-from worker.upstream.chat_choice import Choice
+from worker.upstream.chat_choice import Choice, holds_anything
 from worker.upstream.chunk_template import ChunkTemplate
 from worker.upstream.ends import message_gives
 from worker.upstream.finish_reasons import is_failure
 from worker.upstream.merge import overlay
 from worker.upstream.received import read_json, within
+from worker.upstream.tool_calls import whole_number
 
 #: Top-level fields with rules of their own.
 _NOT_COPIED = frozenset({"object", "meta", "error", "token_usage", "usageMetadata", "usage_metadata"})
@@ -200,8 +201,8 @@ class ChatAccumulator:
 
     def _take_choices(self, choices: list[Any]) -> str:
         entries = [entry for entry in choices if isinstance(entry, dict)]
-        if self._only and len(entries) > 1:  # alternatives that were not requested
-            first = min(_index(entry) for entry in entries)
+        if self._only and len(entries) > 1:  # alternatives that were not requested, or parts of the answer that was
+            first = min(_index(entry) for entry in [entry for entry in entries if holds_anything(entry)] or entries)
             entries = [entry for entry in entries if _index(entry) == first]
         text = ""
         for entry in entries:
@@ -225,5 +226,4 @@ class ChatAccumulator:
 
 
 def _index(entry: dict[str, Any]) -> int:
-    index = entry.get("index", 0)
-    return index if isinstance(index, int) else 0
+    return whole_number(entry.get("index")) or 0

@@ -70,7 +70,8 @@ class ResponsesAccumulator:
             if is_error(event):
                 raise StreamBroken("the stream reports an error", event)
             raise StreamBroken("an event is no JSON object")
-        kind = event.get("type") or event_name
+        kind = event.get("type")
+        kind = kind if isinstance(kind, str) and kind else event_name
         if kind in (None, "message") and (inner := within(event)) is not None:
             self._take_money(event)
             event, self.mended = inner, jsontext.dumps(inner)

@@ -155,6 +155,8 @@ class Choice:
             if key == "content" and isinstance(value, str) and not self._deltas:
                 known = whole_text(self.texts)
                 fresh[key] = value.removeprefix(known)
+            elif key == "tool_calls" and self._tools:
+                self._tools.fill(value)
             elif not self._has(key):
                 fresh[key] = value
         return self._take_delta(fresh)
@@ -162,8 +164,6 @@ class Choice:
     def _has(self, key: str) -> bool:
         if key == "content":
             return any(self.texts) or bool(self._content_parts)
-        if key == "tool_calls":
-            return bool(self._tools)
         return key in self._message or any(self._rows.get(key, ()))
 
     def _take_delta(self, delta: dict[str, Any]) -> str:
@@ -199,3 +199,10 @@ class Choice:
         self.unseen += bool(parts) and not texts
         self.texts.extend(texts)
         return "".join(texts)
+
+
+def holds_anything(entry: dict[str, Any]) -> bool:
+    """Whether a choice of a chunk holds any piece of an answer, or its end."""
+    spoken = [place for place in map(entry.get, _SPOKEN) if isinstance(place, dict)]
+    told = (value for place in spoken for key, value in place.items() if key not in NAMES)
+    return any(told) or any(map(entry.get, ("text", "tool_calls", *REASONS)))

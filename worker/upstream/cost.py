@@ -3,7 +3,7 @@
 AI/ML API reports it in the headers `x-aimlapi-usd-spent` and `x-aimlapi-credits-used`, or under `meta.usage` in the
 body or in the last chunk of a stream (https://docs.aimlapi.com/capabilities/request-tracing-and-cost). OpenRouter
 reports US dollars as `usage.cost`, to which the cost at the user's own provider comes where it called with their key;
-Perplexity as `usage.cost.total_cost`, DeepInfra as `usage.estimated_cost`, xAI in `usage.cost_in_usd_ticks`, LiteLLM in the
+Perplexity as `usage.cost.total_cost`, gateways as `usage.cost.total`, `usage.total_cost` or `usage.cost_usd`, DeepInfra as `usage.estimated_cost`, xAI in `usage.cost_in_usd_ticks`, LiteLLM in the
 header `x-litellm-response-cost`.
 """
 
@@ -41,8 +41,7 @@ def cost_from_usage(usage: Any) -> Decimal | None:
     """USD from a `usage` object; None when it has nothing usable."""
     if not isinstance(usage, dict):
         return None
-    cost = usage.get("cost")
-    usd = _usd(cost.get("total_cost") if isinstance(cost, dict) else cost, None)
+    usd = _usd(_stated(usage), None)
     if usage.get("is_byok") is True and isinstance(details := usage.get("cost_details"), dict):
         own = _usd(details.get("upstream_inference_cost"), None)
         return usd if own is None else own + (usd or 0)
@@ -50,6 +49,17 @@ def cost_from_usage(usage: Any) -> Decimal | None:
         usd = _usd(usage.get("estimated_cost"), None)
     ticks = _decimal(usage.get("cost_in_usd_ticks"))
     return _usd(str(ticks / TICKS_PER_USD), None) if usd is None and ticks is not None else usd
+
+
+def _stated(usage: dict[str, Any]) -> Any:
+    """The cost under the names of several gateways, where its currency is none or US dollars."""
+    cost = usage.get("cost")
+    inside = cost if isinstance(cost, dict) else {}
+    if str(inside.get("currency") or usage.get("currency") or "USD").upper() != "USD":
+        return None
+    if isinstance(cost, dict):
+        cost = next((cost[name] for name in ("total_cost", "total", "usd") if name in cost), None)
+    return next((found for found in (cost, usage.get("total_cost"), usage.get("cost_usd")) if found is not None), None)
 
 
 def _usd(usd: Any, credit: Any) -> Decimal | None:

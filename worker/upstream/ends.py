@@ -15,14 +15,12 @@ from worker.upstream.call import Progress
 from worker.upstream.outcome import Failure, Kind
 
 #: Items behind which the answer of a response is still to come.
-STEPS = frozenset(
-    {"reasoning", "web_search_call", "file_search_call", "code_interpreter_call", "mcp_call", "mcp_list_tools"}
-)
+STEPS = ("reasoning", "web_search_call", "file_search_call", "code_interpreter_call", "mcp_call", "mcp_list_tools")
 #: The fields of a chat's message that are an answer beside its content. What else may stand there is reasoning, under many
 #: names, and what is known of the message.
 GIVEN = ("refusal", "tool_calls", "function_call", "audio", "images")
 #: Types of content parts that are reasoning.
-_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "reasoning_text"})
+_THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text")
 
 
 def message_gives(message: dict[str, Any]) -> bool:

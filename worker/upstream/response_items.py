@@ -17,8 +17,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any, NamedTuple
 
+from api_schemas import jsontext
 from worker.upstream.call import whole_text
 from worker.upstream.ends import STEPS
+from worker.upstream.tool_calls import whole_arguments, whole_number
 
 #: How many items are looked at for the one that an event without a known id continues.
 _OPEN_ITEMS = 64
@@ -75,7 +77,8 @@ class _Item:
     def close(self, place: _Place, index: int, text: Any) -> None:
         """Take a whole text; it replaces its pieces."""
         pieces = self.pieces.setdefault((place, index), [])
-        if isinstance(text, str) and text:
+        text = _as_text(text, place)
+        if text:
             pieces[:] = [text]
         self.closed.add((place, index))
 
@@ -98,7 +101,7 @@ class _Item:
             if place.field != field:
                 continue
             if place.part is None:
-                return whole_text(texts)
+                return whole_arguments(texts)
             part: dict[str, Any] = {"type": place.part, place.key: whole_text(texts)}
             parts.append({**part, "annotations": []} if place is _TEXT else part)
         return parts
@@ -140,7 +143,7 @@ class ResponseItems:
                 item.added = {**item.added, "name": event["name"]}
         elif kind in _WHOLE_PARTS:
             part = event.get("part")
-            if isinstance(part, dict) and (place := _PARTS.get(part.get("type"))) is not None:
+            if isinstance(part, dict) and (place := _PARTS.get(str(part.get("type")))) is not None:
                 self._of(event, place.type, event.get("item_id")).close(place, _index(event), part.get(place.key))
         elif kind in (_BEGINS, _ENDS):
             given = event.get("item")
@@ -164,8 +167,7 @@ class ResponseItems:
         if item is not None:
             item.settled = item.settled or not begins
         else:
-            index = event.get("output_index")
-            index = index if isinstance(index, int) else None
+            index = whole_number(event.get("output_index"))
             item = None if begins else self._open(kind, index, named=bool(names))
             if item is None:
                 item = _Item(kind, index)
@@ -185,15 +187,21 @@ class ResponseItems:
 def _piece(event: dict[str, Any], place: _Place) -> str:
     """The text of a delta: itself, or within an object, or under the name of the whole text."""
     text = event.get("delta", event.get(place.key))
-    if isinstance(text, dict):
-        text = text.get(place.key)
-    return text if isinstance(text, str) else ""
+    if isinstance(text, dict) and place.key in text:
+        text = text[place.key]
+    return _as_text(text, place)
+
+
+def _as_text(value: Any, place: _Place) -> str:
+    """A text; arguments may be an object."""
+    if isinstance(value, dict | list) and place.part is None:
+        return jsontext.dumps(value).decode()
+    return value if isinstance(value, str) else ""
 
 
 def _index(event: dict[str, Any]) -> int:
     """The number of the part that an event is about."""
-    index = event.get("content_index", event.get("summary_index", 0))
-    return index if isinstance(index, int) else 0
+    return whole_number(event.get("content_index", event.get("summary_index"))) or 0
 
 
 def _speaks(value: Any) -> bool:

@@ -11,8 +11,10 @@ from worker.upstream.ends import item_gives
 from worker.upstream.finish_reasons import failure_words, is_failure, reason_of
 
 #: What a response is called that has not ended; in an answer that has, it means nothing.
-RUNNING = frozenset({"queued", "in_progress"})
+RUNNING = ("queued", "in_progress")
 _FAILED = frozenset({"failed", "cancelled"})
+#: Where the text of a call stands.
+_CALLED = ("arguments", "input")
 
 
 def mend(response: dict[str, Any]) -> bool:
@@ -49,8 +51,10 @@ def _mend_item(item: dict[str, Any]) -> bool:
         item["content"] = content = [_part(content) if isinstance(content, str) else content]
         changed = True
     if item.get("type") == "message" and isinstance(content, list):
-        for part in content:
-            if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        for position, part in enumerate(content):
+            if isinstance(part, str):
+                content[position], changed = _part(part), True
+            elif isinstance(part, dict) and part.get("type") in ("text", None) and isinstance(part.get("text"), str):
                 part["type"], changed = "output_text", True
                 part.setdefault("annotations", [])
     if isinstance(arguments := item.get("arguments"), dict | list) and item.get("type") == "function_call":
@@ -63,12 +67,30 @@ def _part(text: str) -> dict[str, Any]:
 
 
 def completed(output: Any, items: list[dict[str, Any]]) -> list[Any]:
-    """The output of a terminal event, with what the stream had and it has not: all items if it is empty, else the calls."""
+    """The output of a terminal event, with what the stream had and it has not: all items if it is empty, else the calls.
+
+    A call of it that lacks its arguments gets those of the stream.
+    """
     known = output if isinstance(output, list) else []
     if not any(map(item_gives, known)):
         return items or known
-    calls = [item for item in items if _is_call(item)]
-    return known if any(map(_is_call, known)) else [*known, *calls]
+    missing = [item for item in items if _is_call(item)]
+    whole: list[Any] = []
+    for item in known:
+        twin = next((call for call in missing if _same_call(item, call)), None) if _is_call(item) else None
+        lacks: dict[str, Any] = {}
+        if twin is not None:
+            missing.remove(twin)
+            lacks = {key: twin[key] for key in _CALLED if not item.get(key) and twin.get(key)}
+        whole.append({**item, **lacks} if lacks else item)
+    return [*whole, *missing]
+
+
+def _same_call(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    names = [(one[key], other[key]) for key in ("call_id", "id") if one.get(key) and other.get(key)]
+    if names:
+        return any(left == right for left, right in names)
+    return all(one.get(key) == other.get(key) or not one.get(key) for key in ("name", *_CALLED))
 
 
 def _is_call(item: Any) -> bool:

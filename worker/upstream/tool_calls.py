@@ -4,12 +4,17 @@ Providers mark in many ways, some wrongly, to which call a fragment belongs. So,
 
 - An id that is known continues its call, whatever the index.
 - A new id with a name begins a call. So does a new id without an index.
-- Without an id, the index decides; without either, it is the last call.
+- Without an id, the index decides; without either, or with an index that is new but neither an id nor a name, it is the
+  last call, as long as that is not complete.
 - A name after complete arguments begins a call; before, it is the same name again (or the rest of a name).
+
+Some servers repeat the whole arguments at the end, in other spacing or encoded once more, and some send with each fragment
+all that came before it: neither is more of them.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from api_schemas import jsontext
@@ -20,7 +25,10 @@ from worker.upstream.merge import joined, merge
 _TEXTS = {"function": "arguments", "custom": "input"}
 
 #: Arguments that nothing can follow: a server that sends more has begun with them.
-_NOTHING = "{}"
+_NOTHING = frozenset({"{}", "null"})
+
+#: What a text that is no JSON comes to.
+_UNREADABLE = object()
 
 
 class _Call:
@@ -48,20 +56,15 @@ class _Call:
     @property
     def complete(self) -> bool:
         """Whether its arguments are a whole JSON text."""
-        text = self.text.strip()
-        if not text.endswith(("}", "]")):
-            return False
-        try:
-            jsontext.loads(text)
-        except ValueError:
-            return False
-        return True
+        last = next((piece for piece in reversed(self.pieces) if piece and not piece.isspace()), "")
+        return last.rstrip().endswith(("}", "]")) and _parsed(self.text) is not _UNREADABLE
 
     def grow(self, fragment: dict[str, Any]) -> None:
         """Add a fragment."""
         for key, value in fragment.items():
-            if key in _TEXTS and isinstance(value, dict):
-                self._take(key, value)
+            if key in _TEXTS:
+                if isinstance(value, dict):
+                    self._take(key, value)
             elif key == "id":
                 if value and not self.id:
                     self.fields["id"] = value
@@ -76,11 +79,11 @@ class _Call:
         for key, value in piece.items():
             if key == "name":
                 self._named(value)
-                held["name"] = self.name or value
+                held["name"] = self.name or None
             elif key == _TEXTS[kind]:
                 text = jsontext.dumps(value).decode() if isinstance(value, dict | list) else value
                 if isinstance(text, str) and not (text and self._repeats(text)):
-                    if text and self.size == len(_NOTHING) and self.text == _NOTHING:  # it stood for "none yet"
+                    if text and self.size <= 4 and self.text in _NOTHING:  # it stood for "none yet"
                         self.pieces, self.size = [], 0
                     self.pieces.append(text)
                     self.size += len(text)
@@ -98,12 +101,25 @@ class _Call:
 
     def _repeats(self, text: str) -> bool:
         """Whether a text is the whole arguments once more, as some servers end a call."""
-        return 1 < len(text) == self.size and text == self.text and self.complete
+        bare = text.strip()
+        if not self.size or len(bare) < 2 or not (bare.startswith(("{", "[", '"')) and bare.endswith(("}", "]", '"'))):
+            return False
+        if self.text in _NOTHING or not self.complete:
+            return False
+        own, again = _parsed(self.text), _parsed(bare)
+        return again in (own, {}) or (isinstance(again, str) and _parsed(again) == own)
+
+    def is_same(self, call: dict[str, Any]) -> bool:
+        """Whether a whole call is this one: by its id, or else by its name and arguments."""
+        if self.id and call.get("id"):
+            return bool(self.id == call["id"])
+        name, text = _named(call)
+        return bool(name == self.name) and _parsed(_as_text(text)) == _parsed(self.text)
 
     def final(self) -> dict[str, Any]:
         """The call as an answer in one piece has it."""
         if self.kind is not None and self.pieces:
-            self.fields[self.kind][_TEXTS[self.kind]] = self.text
+            self.fields[self.kind][_TEXTS[self.kind]] = whole_arguments(self.pieces)
         call: dict[str, Any] = joined(self.fields)
         return call
 
@@ -125,12 +141,21 @@ class ToolCalls:
 
     def add(self, fragments: Any) -> None:
         """Take the `tool_calls` of one delta. One object stands for a list of one; what is no object is ignored."""
-        if isinstance(fragments, dict):
-            fragments = one_or_more(fragments)
-        for fragment in fragments if isinstance(fragments, list) else []:
+        for fragment in listed(fragments):
             if isinstance(fragment, dict):
-                self._last = self._call_of(fragment)
-                self._last.grow(fragment)
+                self._last = self._call_of(shaped(fragment))
+                self._last.grow(shaped(fragment))
+
+    def fill(self, calls: Any) -> None:
+        """Take the calls of a final message: those that no delta had, where it repeats the ones that deltas had."""
+        given = [shaped(call) for call in listed(calls) if isinstance(call, dict)]
+        twins = [next((one for one in self._calls if one.is_same(call)), None) for call in given]
+        if any(call not in twins for call in self._calls):
+            return
+        for call, twin in zip(given, twins, strict=True):
+            if twin is None and _named(call)[0]:
+                self._last = self._open(None)
+                self._last.grow(call)
 
     def final(self) -> list[dict[str, Any]]:
         """The calls in the order of their index."""
@@ -138,12 +163,13 @@ class ToolCalls:
         return [call.final() for _, call in ordered]
 
     def _call_of(self, fragment: dict[str, Any]) -> _Call:
-        index = fragment.get("index")
-        index = index if isinstance(index, int) and not isinstance(index, bool) else None
+        index = whole_number(fragment.get("index"))
         given = fragment.get("id")
         if isinstance(given, str) and given in self._ids:
             return self._ids[given]
         call = self._last if index is None else self._slots.get(index)
+        if call is None and self._last is not None and not (given or _named(fragment)[0] or self._last.complete):
+            call = self._last  # its index counts the fragments
         if call is None or self._begins(call, fragment, given, index):
             call = self._open(index)
         if given and isinstance(given, str) and not call.id:
@@ -155,6 +181,8 @@ class ToolCalls:
         name, text = _named(fragment)
         if given and call.id:
             # Some gateways give every parallel call the index 0, and some make up an id for each fragment.
+            if name == call.name and isinstance(text, str) and text and not text.lstrip().startswith(("{", "[")):
+                return call.complete
             return bool(name) or index is None
         if not name or not call.name:
             return False
@@ -173,10 +201,54 @@ class ToolCalls:
         return call
 
 
-def one_or_more(calls: dict[str, Any]) -> list[Any]:
-    """The calls of an object that stands in the place of a list: one call, or calls by their index."""
-    alone = any(key in calls for key in ("function", "custom", "id", "index", "type"))
-    return [calls] if alone else list(calls.values())
+def listed(calls: Any) -> list[Any]:
+    """The calls of a message as a list: what may stand in its place is one call, calls by their index, or a JSON text."""
+    if isinstance(calls, str):
+        calls = _parsed(calls)
+    if isinstance(calls, dict):
+        alone = any(key in calls for key in ("function", "custom", "id", "index", "type", "name"))
+        return [calls] if alone else list(calls.values())
+    return calls if isinstance(calls, list) else []
+
+
+def shaped(call: dict[str, Any]) -> dict[str, Any]:
+    """A call, or a fragment of one, whose name and arguments stand in its function, where some put them beside it."""
+    if any(isinstance(call.get(kind), dict) for kind in _TEXTS) or not ("name" in call or "arguments" in call):
+        return call
+    inner = {key: call[key] for key in ("name", "arguments") if key in call}
+    rest = {key: value for key, value in call.items() if key not in ("name", "arguments", "function")}
+    return {"type": "function", **rest, "function": inner}
+
+
+def whole_arguments(pieces: list[str]) -> str:
+    """The arguments that pieces add up to: all of them, or the last one where each holds all that came before it."""
+    text = whole_text(pieces)
+    told = [piece for piece in pieces if piece]
+    if len(told) > 1 and told[-1].startswith(told[0]) and _parsed(text) is _UNREADABLE:
+        grows = all(after.startswith(before) for before, after in pairwise(told))
+        if grows and _parsed(told[-1]) is not _UNREADABLE:
+            return told[-1]
+    return text
+
+
+def whole_number(value: Any) -> int | None:
+    """An index, whether it is written as a number or as its digits; None of anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _as_text(arguments: Any) -> str:
+    return jsontext.dumps(arguments).decode() if isinstance(arguments, dict | list) else str(arguments or "")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return jsontext.loads(text)
+    except ValueError:
+        return _UNREADABLE
 
 
 def _named(fragment: dict[str, Any]) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from api_schemas import jsontext
 from api_schemas.upstream_errors import is_error, read_error, speaks
 from api_schemas.usage import Usage, merge_usage, usage_objects
-from worker.upstream.call import Call, ChunkSink, Progress
+from worker.upstream.call import Call, ChunkSink, Progress, choices_asked
 from worker.upstream.classify import MAX_KEPT_BODY, classify_in_answer
 from worker.upstream.cost import cost_from_meta, cost_from_usage
 from worker.upstream.ends import cut_off, is_answer, message_gives, part_texts, response_gives
@@ -18,7 +18,7 @@ from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.received import read_json, within
 from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.response_object import RUNNING, failure_of, finish_reason, mend, output_text
-from worker.upstream.tool_calls import one_or_more
+from worker.upstream.tool_calls import listed, shaped, whole_number
 
 if TYPE_CHECKING:
     from worker.upstream.endpoints import Endpoint
@@ -127,6 +127,8 @@ def chat(call: Call, progress: Progress, value: dict[str, Any], body: bytes) -> 
     for choice in choices:
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             return wrong_content("a choice of the upstream's body has no `message`", body, call.key)
+    if len(choices) > 1 and choices_asked(call) == 1:
+        mended = _mend_split(choices) or mended
     if _mend_tool_calls(choices) or mended:
         body = jsontext.dumps(value)
     first = min(choices, key=_index)
@@ -166,6 +168,18 @@ def _mend_text(choices: list[Any]) -> bool:
     return mended
 
 
+def _mend_split(choices: list[dict[str, Any]]) -> bool:
+    """Put into the first of several choices, where one was asked for, what it lacks and another has (Copilot's calls)."""
+    first, mended = min(choices, key=_index), False
+    message = first["message"]
+    for other in choices:
+        for key in ("content", "tool_calls"):
+            if not message.get(key) and other["message"].get(key):
+                message[key], mended = other["message"][key], True
+                first["finish_reason"] = other.get("finish_reason") or first.get("finish_reason")
+    return mended
+
+
 def _mend_reasons(choices: list[Any]) -> bool:
     """Put a finish reason of another name, or in the message, where SDKs read it; return whether any was."""
     mended = False
@@ -184,11 +198,13 @@ def _mend_tool_calls(choices: list[dict[str, Any]]) -> bool:
     for choice in choices:
         message = choice["message"]
         calls = message.get("tool_calls")
-        if isinstance(calls, dict):
-            message["tool_calls"] = calls = one_or_more(calls)
+        if isinstance(calls, list) and all(isinstance(call, dict) and shaped(call) is call for call in calls):
+            pass
+        elif isinstance(calls, dict | list | str):
+            message["tool_calls"] = calls = [shaped(call) for call in listed(calls) if isinstance(call, dict)]
             mended = True
         for call in calls if isinstance(calls, list) else []:
-            function = call.get("function") if isinstance(call, dict) else None
+            function = call.get("function")
             if isinstance(function, dict) and isinstance(arguments := function.get("arguments"), dict | list):
                 function["arguments"] = jsontext.dumps(arguments).decode()
                 mended = True
@@ -267,8 +283,7 @@ def _with_body(failure: Failure, body: bytes, key: str | None) -> Failure:
 
 
 def _index(choice: dict[str, Any]) -> int:
-    index = choice.get("index")
-    return index if isinstance(index, int) else 0
+    return whole_number(choice.get("index")) or 0
 
 
 def _text(content: Any) -> str:
