@@ -204,5 +204,5 @@ class Choice:
 def holds_anything(entry: dict[str, Any]) -> bool:
     """Whether a choice of a chunk holds any piece of an answer, or its end."""
     spoken = [place for place in map(entry.get, _SPOKEN) if isinstance(place, dict)]
-    told = (value for place in spoken for key, value in place.items() if key not in NAMES)
-    return any(told) or any(map(entry.get, ("text", "tool_calls", *REASONS)))
+    given = (value for place in spoken for key, value in place.items() if key not in NAMES)
+    return any(given) or any(map(entry.get, ("text", "tool_calls", *REASONS)))

@@ -223,11 +223,11 @@ def shaped(call: dict[str, Any]) -> dict[str, Any]:
 def whole_arguments(pieces: list[str]) -> str:
     """The arguments that pieces add up to: all of them, or the last one where each holds all that came before it."""
     text = whole_text(pieces)
-    told = [piece for piece in pieces if piece]
-    if len(told) > 1 and told[-1].startswith(told[0]) and _parsed(text) is _UNREADABLE:
-        grows = all(after.startswith(before) for before, after in pairwise(told))
-        if grows and _parsed(told[-1]) is not _UNREADABLE:
-            return told[-1]
+    given = [piece for piece in pieces if piece]
+    if len(given) > 1 and given[-1].startswith(given[0]) and _parsed(text) is _UNREADABLE:
+        grows = all(after.startswith(before) for before, after in pairwise(given))
+        if grows and _parsed(given[-1]) is not _UNREADABLE:
+            return given[-1]
     return text
 
 
