@@ -56,6 +56,12 @@ def test_the_light_producer_loads_no_database(tmp_path: Path) -> None:
     }
 
 
+def test_importing_the_producer_loads_no_dialect(tmp_path: Path) -> None:
+    """They are a sixth of the import, and a producer needs one of them when it connects."""
+    modules = loaded("from stockpot import Stockpot, AsyncStockpot", tmp_path)
+    assert {name for name in modules if name.startswith("sqlalchemy.dialects.")} == set()
+
+
 def test_importing_and_making_a_producer_loads_what_submitting_needs(tmp_path: Path) -> None:
     """Both faces; for the rest there is the first use."""
     modules = loaded("from stockpot import AsyncStockpot, Stockpot\nStockpot()\nAsyncStockpot()", tmp_path)

@@ -7,7 +7,7 @@ statement is refused, and so is one to another database than the settings name: 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 from sqlalchemy.exc import DBAPIError
@@ -18,7 +18,9 @@ from worker.base.errors import NotAllowed, Unreachable
 from worker.db import identity
 from worker.db.jobs.submit import Answer, Insertion, Statement, Submitted, insertion
 from worker.producer.connections import Connections
-from worker.producer.drivers import Driver, blocking_driver_of, driver_of
+
+if TYPE_CHECKING:  # with the dialects of both databases, which no other producer needs before it connects
+    from worker.producer.drivers import Driver
 
 Ring = Callable[[Sequence[Submitted]], object]
 
@@ -42,6 +44,8 @@ def insert(connections: Connections, given: Any, jobs: Sequence[JobRequest], rin
         IdempotencyConflict: as `submit`.
         Unreachable: its database has no tables of Stockpot's, or is another one.
     """
+    from worker.producer.drivers import blocking_driver_of
+
     driver = blocking_driver_of(given)
     steps = _steps(connections, connections.whereabouts(), driver, jobs)
     statement = next(steps)
@@ -56,6 +60,8 @@ async def insert_awaited(
     connections: Connections, given: Any, jobs: Sequence[JobRequest], ring: Ring
 ) -> list[Submitted]:
     """As `insert`, for sessions and connections that are awaited; those that block do so."""
+    from worker.producer.drivers import driver_of
+
     driver = await driver_of(given)
     where = await to_thread.run_sync(connections.whereabouts)
     steps = _steps(connections, where, driver, jobs)

@@ -27,8 +27,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Index, Integer, LargeBinary, Table, Text, text
 
-from worker.db.columns import Instant, RawJSON, metadata
-from worker.db.jobs.tables import Id
+from worker.db.columns import Id, Instant, RawJSON, metadata
 
 _ACTIVE = text("status IN ('in_progress', 'cancelling')")
 _FILING = text("output_file_id IS NOT NULL AND finished_at IS NULL")

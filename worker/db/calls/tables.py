@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, Table, Text, text
 
-from worker.db.columns import Instant, RawJSON, metadata
-from worker.db.jobs.tables import Id
+from worker.db.columns import Id, Instant, RawJSON, metadata
 
 _KEYED = text("idempotency_key IS NOT NULL")
 _STORED = text("stored")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Index, Table, Text
 
-from worker.db.columns import Instant, metadata
-from worker.db.jobs.tables import Id
+from worker.db.columns import Id, Instant, metadata
 
 ui_sessions = Table(
     "ui_sessions",

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, LargeBinary, Table, Text, text
 
-from worker.db.columns import Instant, metadata
-from worker.db.jobs.tables import Id
+from worker.db.columns import Id, Instant, metadata
 
 _LEFT = text("state IN ('uploading', 'deleted')")
 _EXPIRES = text("expires_at IS NOT NULL")

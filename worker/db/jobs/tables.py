@@ -14,12 +14,8 @@ a key would cost a lookup per row on the hottest paths (import, claim, settle). 
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Double, Index, Integer, Table, Text, text
-from sqlalchemy.dialects import postgresql
 
-from worker.db.columns import Instant, RawJSON, metadata
-
-#: Ids are ASCII and compared byte by byte: on PostgreSQL the C collation spares the locale's rules in every index.
-Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+from worker.db.columns import Id, Instant, RawJSON, metadata
 
 TERMINAL = ("completed", "failed", "cancelled", "expired")
 _TERMINAL_SQL = "('completed', 'failed', 'cancelled', 'expired')"

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, Integer, Table, Text, text
 
-from worker.db.columns import Instant, metadata
-from worker.db.jobs.tables import Id
+from worker.db.columns import Id, Instant, metadata
 
 api_keys = Table(
     "api_keys",

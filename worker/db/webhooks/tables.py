@@ -14,12 +14,8 @@ The CHECK constraints are that machine: a lease exactly while delivering, `deliv
 from __future__ import annotations
 
 from sqlalchemy import CheckConstraint, Column, Double, ForeignKey, Index, Integer, Table, Text, text
-from sqlalchemy.dialects import postgresql
 
-from worker.db.columns import Instant, metadata
-
-#: Ids are ASCII and compared byte by byte: on PostgreSQL the C collation spares the locale's rules in every index.
-_Id = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+from worker.db.columns import Id, Instant, metadata
 
 _PENDING = text("status = 'pending'")
 _DELIVERING = text("status = 'delivering'")
@@ -29,7 +25,7 @@ _KEPT = text("deleted_at IS NULL")
 webhook_endpoints = Table(
     "webhook_endpoints",
     metadata,
-    Column("id", _Id, primary_key=True),  # we_…
+    Column("id", Id, primary_key=True),  # we_…
     Column("tenant", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("description", Text, nullable=False, server_default=""),
@@ -53,12 +49,12 @@ webhook_endpoints = Table(
 webhook_events = Table(
     "webhook_events",
     metadata,
-    Column("id", _Id, primary_key=True),  # evt_…: the webhook-id of every attempt
+    Column("id", Id, primary_key=True),  # evt_…: the webhook-id of every attempt
     Column("tenant", Text, nullable=False),
     Column("type", Text, nullable=False),
-    Column("job_id", _Id),
-    Column("batch_id", _Id),
-    Column("endpoint_id", _Id, ForeignKey("webhook_endpoints.id")),
+    Column("job_id", Id),
+    Column("batch_id", Id),
+    Column("endpoint_id", Id, ForeignKey("webhook_endpoints.id")),
     Column("url", Text),  # of a job's or batch's own hook; an endpoint's URL stands in its row
     Column("destination", Text, nullable=False),  # what shares a breaker: the endpoint's id, or the URL's origin
     Column("body", Text, nullable=False),  # the bytes to sign and send, as UTF-8
@@ -99,7 +95,7 @@ webhook_events = Table(
 webhook_attempts = Table(
     "webhook_attempts",
     metadata,
-    Column("event_id", _Id, ForeignKey("webhook_events.id", ondelete="CASCADE"), primary_key=True),
+    Column("event_id", Id, ForeignKey("webhook_events.id", ondelete="CASCADE"), primary_key=True),
     Column("attempt", Integer, primary_key=True),
     Column("at", Instant, nullable=False),  # when it ended
     Column("seconds", Double, nullable=False),
