@@ -186,6 +186,7 @@ class Desk:
         text = re.sub(r"https://example\.com/\w+", self._hook, text)
         if text.startswith("webhooks add"):
             text += "?second=1"
+        text = re.sub(r"--offset \d+", "--offset 6", text)  # where the stage's file of six lines ends
         for name, value in ours.items():
             text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", value, text)
         return text + " --overwrite" * ("-o answers.jsonl" in text and "--follow" not in text)
