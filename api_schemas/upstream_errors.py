@@ -1,7 +1,8 @@
 """An upstream's error: the one reader of all the shapes that errors come in.
 
 {"error": {"message", "type", "param", "code"}}                     OpenAI, Azure, Groq, DeepSeek, xAI, vLLM, LiteLLM …
-{"error": {…, "metadata": {"raw", "provider_name"}}}                OpenRouter; `raw` is from the model's provider
+{"error": {…, "metadata": {"raw", "provider_name"}}}                OpenRouter; `raw` is from the model's provider, a
+                                                                    text, an object or the JSON text of one
 {"error": "text"}                                                   Ollama, LM Studio
 {"message", "path", "requestId", "statusCode", "timestamp"}         AI/ML API; `statusCode` may be a string
 {"detail": [{"loc", "msg", "type"}]} · {"detail": "text"}           FastAPI; Mistral and vLLM put it into `message`
@@ -11,6 +12,10 @@
 {"code", "msg", "success": false} · {"code", "message"}             Zhipu, DashScope and other gateways
 {"type": "response.failed", "response": {"error": {…}}}             an event of the Responses API
 [{"error": {…}}]                                                    Gemini
+{"error", "error_type"}                                             Text Generation Inference
+{"errors": {"field": ["text"]}} · {"status", "data": {"message"}}   gateways
+{"Response": {"Error": {"Code", "Message"}}} · <Error>…</Error>     Tencent, Volcengine; Aliyun
+data: {"error": …}                                                  an event in the place of a body
 an HTML page · plain text                                           proxies and firewalls
 """
 
@@ -35,6 +40,7 @@ _DEEPEST = 6
 _WORDS = (
     "message",
     "detail",
+    "details",
     "title",
     "msg",
     "status_msg",
@@ -48,11 +54,20 @@ _WORDS = (
     "error",
     "errors",
     "fault",
+    "exception",
+    "err",
+    "innererror",
+    "description",
+    "statusMessage",
+    "cause",
 )
 #: What holds an error object instead of words.
-_WITHIN = ("error", "base_resp", "fault")
+_WITHIN = ("error", "base_resp", "fault", "last_error", "status_details")
+#: What gateways put an error into: read where nothing beside it speaks.
+_AROUND = ("response", "data", "result", "output", "header", "responsemetadata", "body", "text")
 #: What words, codes and states are called in an answer that may be an error, and the codes that are none.
 _SPOKEN = ("message", "msg", "error_message", "error_msg", "errorMessage")
+_STATUSES = ("statusCode", "status", "http_code", "http_status", "status_code")
 _CODES = ("code", "error_code", "errorCode")
 _FINE = frozenset({"", "0", "200", "ok", "success", "true", "false"})
 _FAILED = frozenset({"error", "failed", "failure", "fail"})
@@ -70,13 +85,17 @@ _MINIMAX = {
     1033: 500,
     1039: 400,
     1041: 429,
+    1042: 400,
     2013: 400,
     2045: 429,
     2049: 401,
     2056: 429,
+    2061: 403,
 }
 _SPACES = re.compile(r"\s+")
 _TAGS = re.compile(r"(?s)<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>")
+_PAGE = re.compile(r"\s*<[a-zA-Z!?]")
+_EVENT = re.compile(r"(?m)^data:\s*(\{.*\})\s*$")
 _TITLE = re.compile(r"(?is)<title[^>]*>(.*?)</title>")
 _HEADING = re.compile(r"(?is)<h[1-3][^>]*>(.*?)</h[1-3]>")
 
@@ -90,6 +109,7 @@ class UpstreamError(NamedTuple):
     status: int | None = None
     param: str | None = None
     request_id: str | None = None
+    passed_on: bool = False  # the words are those of a provider behind the gateway that was called
 
 
 def read_error(data: Any) -> UpstreamError:
@@ -99,6 +119,8 @@ def read_error(data: Any) -> UpstreamError:
             data = jsontext.loads(data)
         except ValueError:
             data = data.decode("utf-8", "replace")
+    if isinstance(data, str):
+        data = _inside(data)
     if isinstance(data, list):
         data = next((entry for entry in data if isinstance(entry, dict)), None) or (data[0] if data else None)
     if isinstance(data, str):
@@ -146,14 +168,38 @@ def _names_failure(value: dict[str, Any]) -> bool:
     return failed or _status(status) is not None or (code is not None and str(code).strip().lower() not in _FINE)
 
 
+def _inside(text: str) -> Any:
+    """The object that a text is the JSON of, as it is or as an event; else the text."""
+    found = _EVENT.search(text) if text.lstrip().startswith(("data:", "event:")) else None
+    bare = found[1] if found else text.strip()
+    if bare.startswith("{") and bare.endswith("}"):
+        try:
+            return jsontext.loads(bare)
+        except ValueError:
+            return text
+    return text
+
+
 def _object(data: dict[str, Any], depth: int) -> UpstreamError:
     """Read an error object; inner fields win over outer ones."""
+    data = {**{key.lower(): value for key, value in data.items() if key[:1].isupper()}, **data}
     outer = _flat(data)
+    raw = metadata.get("raw") if isinstance(metadata := data.get("metadata"), dict) else None
+    if raw and depth < _DEEPEST:
+        behind = (
+            _object(raw, depth + 1) if isinstance(raw := _inside(raw) if isinstance(raw, str) else raw, dict) else None
+        )
+        outer = outer._replace(passed_on=True)
+        if behind is not None:
+            outer = outer._replace(code=outer.code or behind.code, type=outer.type or behind.type)
     inner = next((data[name] for name in _WITHIN if isinstance(data.get(name), dict) and speaks(data[name])), None)
     if inner is None and isinstance(response := data.get("response"), dict):
         inner = response
     if inner is None and isinstance(errors := data.get("errors"), list) and errors and isinstance(errors[0], dict):
         inner = errors[0]
+    if inner is None and not outer.message:
+        around = (_inside(data[name]) if isinstance(data.get(name), str) else data.get(name) for name in _AROUND)
+        inner = next((one for one in around if isinstance(one, dict)), None)
     if not isinstance(inner, dict) or depth >= _DEEPEST:
         return outer
     words = _object(inner, depth + 1)
@@ -164,15 +210,18 @@ def _object(data: dict[str, Any], depth: int) -> UpstreamError:
         words.status or outer.status,
         words.param or outer.param,
         words.request_id or outer.request_id,
+        words.passed_on or outer.passed_on,
     )
 
 
 def _flat(data: dict[str, Any]) -> UpstreamError:
     code = data.get("code", data.get("status_code", data.get("error_code")))
-    status = _status(data.get("statusCode")) or _status(data.get("status")) or _status(code)
+    status = next((found for name in _STATUSES if (found := _status(data.get(name)))), None) or _status(code)
     if status is None and "status_msg" in data and isinstance(code, int):
         status = _MINIMAX.get(code)
-    kind = data.get("type")
+    kind = data.get("type") or data.get("error_type")
+    if kind is None and isinstance(data.get("status"), str) and data["status"].isupper():  # Gemini's
+        kind = data["status"]
     return UpstreamError(
         message=_message(data, 0),
         code=None if _status(code) or code == 0 else _name(code),
@@ -194,18 +243,26 @@ def _message(data: dict[str, Any], depth: int) -> str:
 def _words(value: Any, depth: int) -> str:
     """The words of a field: a text, an object with a text in it, or a list of such, each with the place it speaks of."""
     if isinstance(value, str):
-        return _short(value)
+        held = _inside(value) if depth < _DEEPEST else value
+        return (_words(held, depth + 1) if isinstance(held, dict) else "") or _short(value)
     if depth >= _DEEPEST:
         return ""
     if isinstance(value, list):
         return "; ".join(filter(None, (_words(line, depth + 1) for line in value[:_MOST_LINES])))
     if not isinstance(value, dict):
         return ""
-    words = _message(value, depth + 1)
+    words = _message(value, depth + 1) or _of_fields(value, depth + 1)
     place = value.get("loc")
     if words and isinstance(place, list) and place:
         return f"{'.'.join(str(step) for step in place[:10])}: {words}"
     return words
+
+
+def _of_fields(value: dict[str, Any], depth: int) -> str:
+    """The words of an object that has them by the name of the field they are about, or within another object."""
+    around = next((words for name in _AROUND if (words := _words(value.get(name), depth))), "")
+    lists = {name: words for name, held in value.items() if isinstance(held, list) and (words := _words(held, depth))}
+    return around or _short("; ".join(f"{name}: {words}" for name, words in list(lists.items())[:_MOST_LINES]))
 
 
 def _name(value: Any) -> str | None:
@@ -223,7 +280,7 @@ def _status(value: Any) -> int | None:
 def _foreign(text: str) -> str:
     """The words of a text in no known shape; of an HTML page its title and first heading, or else its visible text."""
     text = text[: 64 * 1024]
-    if not text.lstrip()[:200].lower().startswith(("<!doctype", "<html", "<head", "<body", "<?xml", "<h1", "<title")):
+    if not _PAGE.match(text):
         return _short(text)[:MAX_FOREIGN]
     parts = [found[1] for pattern in (_TITLE, _HEADING) if (found := pattern.search(text))]
     heads = [_visible(part) for part in parts]

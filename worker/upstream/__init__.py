@@ -17,6 +17,7 @@ Only `client.py`, `exchange.py` and `connections.py` touch a socket or a clock; 
     decoding              A body made plain: compression that was not asked for is undone, within bounds
     endpoints             How the answers of each endpoint are read
     ends                  When what came is an answer: one rule for every endpoint, for streams and for objects
+    error_words           The status that the words of an error stand for, where it has none
     exchange              One request and its answer: what is sent, how the answer is read, and the timers that bound it
     finish_reasons        What a finish reason means: most end an answer, some mean that it broke
     heads                 Heads of answers that aiohttp's parser refuses and others read, put right before it sees them

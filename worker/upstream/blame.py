@@ -39,11 +39,20 @@ _OF_CODE = {
     "account_deactivated": Blame.ACCOUNT,
     "unsupported_country_region_territory": Blame.ACCOUNT,
     "1113": Blame.ACCOUNT,  # Zhipu: in arrears
+    "arrearage": Blame.ACCOUNT,  # DashScope, with 400
+    "accountoverdueerror": Blame.ACCOUNT,  # Volcengine
+    "insufficient_user_quota": Blame.ACCOUNT,  # One API and its kin
+    "organization_restricted": Blame.ACCOUNT,  # Groq, with 400
     "invalid_api_key": Blame.KEY,
     "authentication_error": Blame.KEY,
     "model_not_found": Blame.MODEL,
     "model_not_available": Blame.MODEL,
     "deploymentnotfound": Blame.MODEL,
+    "model_permission_blocked_org": Blame.MODEL,
+    "model_permission_blocked_project": Blame.MODEL,
+    "model.accessdenied": Blame.MODEL,
+    "accessdenied.unpurchased": Blame.MODEL,
+    "allocationquota.freetieronly": Blame.MODEL,
     "content_filter": Blame.CONTENT,
     "content_policy_violation": Blame.CONTENT,
     "moderation_blocked": Blame.CONTENT,
@@ -55,21 +64,25 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
     (
         Blame.ACCOUNT,
         re.compile(
-            r"(account|organi[sz]ation|project|workspace)\b.{0,40}\b(suspended|deactivated|banned|terminated|locked)"
+            r"(account|organi[sz]ation|project|workspace)\b.{0,40}\b(suspended|deactivated|banned|terminated|locked)|"
+            r"(账户|账号|用户|组织).{0,20}(锁定|封禁|停用|禁用|冻结)"
         ),
     ),
     (
         Blame.REQUEST,
         re.compile(
             r"fewer (max_)?tokens|can only afford|(reduce|lower|decrease).{0,40}max[_ ]\w*tokens|"
-            r"(prompt|input|output|total|max)[ _-]?tokens?.{0,20}(limit|exceed)|context (length|window)"
+            r"(prompt|input|output|total|max)[ _-]?tokens?.{0,20}(limit|exceed|too (high|large|many))|"
+            r"number of (input |output |prompt )?tokens|context (length|window)|"
+            r"\b(feature|capability|tools?|function calling|streaming)\b.{0,40}(not|n't) (enabled|supported|allowed|permitted)"
         ),
     ),
     (
         Blame.CONTENT,
         re.compile(
             r"moderat|flagged|content[_ -]?(policy|filter|management)|usage polic|safety|unsafe|sensitive|"
-            r"prohibited (content|use)|inappropriate|harmful|violat\w+.{0,40}(polic|terms|guideline)"
+            r"prohibited (content|use)|inappropriate|harmful|violat\w+.{0,40}(polic|terms|guideline)|guardrail|"
+            r"explicit content|personally identifiable|敏感|违规|不安全"
         ),
     ),
     (
@@ -82,15 +95,23 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
             r"(not|n't|un)\s?(available|included|supported|allowed|accessible|enabled).{0,40}\b(plan|tier|region)\b|"
             r"\bmodel\b.{0,80}requires?.{0,30}\b(tier|plan|subscription)\b|"
             r"\b(tier|plan)\b.{0,60}(not|n't) (allow|include|support|have|permit)|"
-            r"(upgrade|higher|requires?).{0,30}\b(tier|plan)\b.{0,60}\bmodel|verified to use"
+            r"(upgrade|higher|requires?).{0,30}\b(tier|plan)\b.{0,60}\bmodel|verified to use|"
+            r"\bmodels?\b.{0,60}\b(disabled|blocked|gated|deprecated|retired|decommissioned)|\bmodel access denied|"
+            r"\bmodels?\b.{0,60}\bonly for\b|(not|n't) authori[sz]ed to (perform|invoke|use)\b.{0,200}model|"
+            r"(无权|没有权限|未开通|暂未开放|不支持).{0,20}模型|模型.{0,20}(无权|未开通|不存在|不可用|无可用)"
         ),
     ),
-    (Blame.PACE, re.compile(r"rate[ _-]?limit|too many requests|requests per (second|minute)|concurrency limit")),
+    (
+        Blame.PACE,
+        re.compile(r"rate[ _-]?limit|too many (\w+ )?requests|requests per (second|minute)|concurrency limit"),
+    ),
     (
         Blame.ACCOUNT,
         re.compile(
             r"\bkey\b.{0,20}\blimit|limit.{0,20}\bkey\b|credit|balance|billing|payment|quota|funds|arrears|overdue|top[ -]?up|recharge|prepaid|"
-            r"(spend\w*|usage|budget|monthly|daily|hard) limit|余额|欠费|"
+            r"(spend\w*|usage|budget|monthly|daily|hard) limit|budget.{0,20}exceeded|exceed\w*.{0,20}budget|余额|欠费|额度|封禁|"
+            r"good standing|location is not supported|verify your (account|email|phone|identity)|account verification|"
+            r"user is not verified|\bip\b.{0,20}(not|n't) (allowed|whitelisted|in)\b|ip 不在|"
             r"(account|organi[sz]ation|project|workspace|subscription|user)\b.{0,60}"
             r"(suspend|deactivat|disabl|block|bann|lock|terminat|inactive|not active|restrict|expire|clos|on hold)|"
             r"(suspend|deactivat|disabl|block|bann|lock)\w* (account|organi[sz]ation|project|user)|"
@@ -102,6 +123,7 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
         re.compile(
             r"(api|access|secret|auth\w*)[ _-]?(key|token)|\bkey\b.{0,40}(invalid|incorrect|expired|revoked|disabled|refused)|"
             r"(invalid|incorrect|bad|wrong|unknown|revoked|expired|missing|no) ([\w-]+ ){0,2}(key|token|credentials?)\b|"
+            r"\btoken\b.{0,40}(invalid|expired|revoked)|authori[sz]ation (has )?(failed|required|denied)|令牌|密钥|"
             r"insufficient permissions|missing scopes|credentials?|unauthori[sz]ed|unauthenticated|not authenticated|authenticat|login fail|bearer"
         ),
     ),
@@ -111,8 +133,17 @@ _SURELY_ACCOUNT = re.compile(
     r"credit balance is too low|insufficient (account )?(balance|credits?|funds)|run out of credits|余额不足|欠费|"
     r"used all available credits|(have|has) no credits|(any|no) credits (or licenses|remaining|left)|spending limit"
 )
-#: How a 400 begins that is about our key (xAI, Gemini); behind a beginning of its own it may be a word of the prompt.
+#: How a 400 begins that is about our key (xAI, Gemini) or account (Anthropic, DashScope, Gemini); behind a beginning of its
+#: own it may be a word of the prompt.
 _SURELY_KEY = re.compile(r"(incorrect|invalid) api key\b|api key (not valid|not found|expired)\b")
+_BEGINS_WITH_ACCOUNT = re.compile(
+    r"(this |your |the )?(organi[sz]ation|account|workspace|team)( \S+)? (has been|is) "
+    r"(disabled|restricted|suspended|deactivated|terminated|banned|locked|not active)|"
+    r"you have (reached|exceeded) your (\w+ ){0,3}(usage|spend\w*|billing) limit|"
+    r"user location is not supported|access denied, please make sure your account"
+)
+#: How LiteLLM passes on the words of the provider behind it.
+_OF_ANOTHER = re.compile(r"litellm\.\w+: .{0,100}?\b\w+exception\b")
 
 
 def blame(words: UpstreamError) -> Blame:
@@ -128,6 +159,16 @@ def is_account(words: UpstreamError) -> bool:
     """Whether an error of any other status shows without doubt that the account cannot pay."""
     coded = any(word is not None and _OF_CODE.get(word.lower()) is Blame.ACCOUNT for word in (words.code, words.type))
     return coded or bool(_SURELY_ACCOUNT.search(words.message.lower()))
+
+
+def is_of_another(words: UpstreamError) -> bool:
+    """Whether the words are those of a provider behind a gateway: about its own account, maybe, never about ours."""
+    return words.passed_on or _OF_ANOTHER.match(words.message.lower()) is not None
+
+
+def is_account_at_400(words: UpstreamError) -> bool:
+    """Whether an error with the status of a bad request shows without doubt that no call of the account goes through."""
+    return bool(_BEGINS_WITH_ACCOUNT.match(words.message.lower()))
 
 
 def is_key(words: UpstreamError) -> bool:

@@ -8,13 +8,15 @@
 | 401, 402 that give none                        | ACCOUNT   | authentication, account              |
 | any status whose code means a spent quota     | ACCOUNT   | account                              |
 | 400 that begins with a refusal of the key      | ACCOUNT   | authentication                       |
+| 400 that begins with the account's trouble     | ACCOUNT   | account                              |
+| the account of a provider behind a gateway     | RETRYABLE | upstream; with 429 BUSY              |
 | 404                                            | TERMINAL  | not_found                            |
 | 413                                            | TERMINAL  | too_large                            |
 | other 4xx but those below                      | TERMINAL  | invalid_request                      |
 | 429                                            | BUSY      | rate_limited                         |
 | 407, of the proxy before the upstream           | NOT_SENT  | upstream; code `proxy`               |
 | 408, 504                                       | RETRYABLE | timeout                              |
-| 409, 425, 498, 499, other 5xx                  | RETRYABLE | upstream; code `maintenance` if so   |
+| 409, 424, 425, 498, 499, other 5xx             | RETRYABLE | upstream; code `maintenance` if so   |
 | 3xx                                            | TERMINAL  | upstream; a redirect is not followed |
 
 `x-should-retry: true` makes a TERMINAL failure RETRYABLE, `false` the other way round. It does not touch ACCOUNT and
@@ -29,7 +31,8 @@ from typing import Any
 
 from api_schemas.errors import ErrorClass
 from api_schemas.upstream_errors import UpstreamError, read_error
-from worker.upstream.blame import Blame, blame, is_account, is_key
+from worker.upstream.blame import Blame, blame, is_account, is_account_at_400, is_key, is_of_another
+from worker.upstream.error_words import status_of
 from worker.upstream.outcome import Failure, Kind
 from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.retry_after import MAX_RETRY_AFTER, retry_after
@@ -42,8 +45,8 @@ MAX_KEPT_BODY = 8 * 1024
 #: A proxy's answer to a request that it did not pass on.
 PROXY_REFUSES = 407
 _TIMEOUTS = frozenset({408, 504})
-#: 498: no room in the tier (Groq, TGI). 499: the upstream's own client hung up.
-_AGAIN = frozenset({408, 409, 425, 498, 499})
+#: 424: the model failed (TGI, Bedrock). 498: no room in the tier (Groq, TGI). 499: the upstream's own client hung up.
+_AGAIN = frozenset({408, 409, 424, 425, 498, 499})
 _REFUSALS: dict[Blame, tuple[Kind, ErrorClass]] = {
     Blame.ACCOUNT: (Kind.ACCOUNT, "account"),
     Blame.KEY: (Kind.ACCOUNT, "authentication"),
@@ -52,57 +55,6 @@ _REFUSALS: dict[Blame, tuple[Kind, ErrorClass]] = {
     Blame.CONTENT: (Kind.TERMINAL, "refused"),
     Blame.PACE: (Kind.BUSY, "rate_limited"),
 }
-
-#: Words for a code or type where a stream carries no status (OpenAI's `ResponseErrorCode`, Anthropic's error types).
-_STATUS_OF_WORD = {
-    "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "too_many_requests": 429,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "permission_error": 403,
-    "billing_error": 402,
-    "not_found_error": 404,
-    "model_not_found": 404,
-    "invalid_request_error": 400,
-    "invalid_prompt": 400,
-    "context_length_exceeded": 400,
-    "content_policy_violation": 400,
-    "data_residency_mismatch": 400,
-    "bio_policy": 400,
-    "request_too_large": 413,
-    "vector_store_timeout": 504,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-    "server_error": 500,
-    "api_error": 500,
-    "internal_error": 500,
-    "internal_server_error": 500,
-    "capacity_exceeded": 503,
-    "overloaded": 529,
-    "RESOURCE_EXHAUSTED": 429,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "INVALID_ARGUMENT": 400,
-    "NOT_FOUND": 404,
-    "UNAVAILABLE": 503,
-    # Zhipu's: https://docs.z.ai/api-reference/api-code
-    "1000": 401,
-    "1001": 401,
-    "1002": 401,
-    "1003": 401,
-    "1004": 401,
-    "1210": 400,
-    "1211": 404,
-    "1213": 400,
-    "1214": 400,
-    "1261": 400,
-    "1301": 400,
-    "1302": 429,
-    "1303": 429,
-    "1305": 429,
-}
-_BAD_INPUT = ("invalid_image", "image_", "unsupported_image", "empty_image", "failed_to_download_image")
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, *, now: datetime, key: str | None = None) -> Failure:
@@ -146,7 +98,7 @@ def classify_in_answer(error: Any, *, began: bool, key: str | None = None) -> Fa
     PARTIAL when the answer had begun. Without a usable status or word it is the upstream's trouble.
     """
     words = read_error(error)
-    status = words.status or _status_of_words(words)
+    status = words.status or status_of(words)
     kind, error_class = _decide(status or 500, words)
     if kind is Kind.RETRYABLE and began:
         kind = Kind.PARTIAL
@@ -162,9 +114,16 @@ def classify_in_answer(error: Any, *, began: bool, key: str | None = None) -> Fa
 
 
 def _decide(status: int, words: UpstreamError) -> tuple[Kind, ErrorClass]:
+    kind, error_class = _of_status(status, words)
+    if kind is Kind.ACCOUNT and is_of_another(words):  # our key's other models are not behind that account
+        return (Kind.BUSY, "rate_limited") if status == 429 else (Kind.RETRYABLE, "upstream")
+    return kind, error_class
+
+
+def _of_status(status: int, words: UpstreamError) -> tuple[Kind, ErrorClass]:
     if status in (401, 402, 403):
         return _REFUSALS.get(blame(words)) or _without_words(status)
-    if is_account(words):
+    if is_account(words) or (status == 400 and is_account_at_400(words)):
         return Kind.ACCOUNT, "account"
     if status == 400 and is_key(words):
         return Kind.ACCOUNT, "authentication"
@@ -196,15 +155,6 @@ def _code(status: int, words: UpstreamError) -> str | None:
     if 300 <= status < 400:
         return "redirect"
     return words.code or words.type
-
-
-def _status_of_words(words: UpstreamError) -> int | None:
-    for word in (words.code, words.type):
-        if word in _STATUS_OF_WORD:
-            return _STATUS_OF_WORD[word]
-        if word and word.startswith(_BAD_INPUT):
-            return 400
-    return None
 
 
 def _plain_words(status: int) -> str:
