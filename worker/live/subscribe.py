@@ -153,7 +153,11 @@ class Follow(AsyncIterator[Event]):
         final = await self._watch.look(self._job_id)
         if not final.terminal:
             return
+        read = self._cursor.read
         reachable = await self._replay(tail)
+        if read != self._cursor.read > final.seq:
+            tail.over()  # retried since the look: what was just shown is of the job's next life, and that end is old
+            return
         coming = reachable and final.age < GRACE and self._cursor.seq and final.seq > self._cursor.seq
         if not self._done and not coming:
             self._end(final)
