@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.factories import (
     attempt_rows,
     claimed,
@@ -220,3 +222,30 @@ def test_one_is_elected_until_its_term_is_over_or_it_resigns(database: Database)
     assert elect("a")
     assert not elect("b")
     assert [one["owner"] for one in rows(database, "SELECT owner FROM leases")] == ["a"]
+
+
+@pytest.mark.parametrize("lease", [30, 0])
+def test_a_clock_that_was_set_back_holds_up_neither_an_election_nor_what_is_to_be_taken_back(
+    database: Database, lease: float
+) -> None:
+    """The elected noted times that lie an hour ahead now, and may be dead; from the next election on the database is steady."""
+
+    def elect(owner: str) -> bool:
+        return database.write(lambda conn: leases.elect(conn, leases.SWEEPER, owner, seconds=3, lease=lease))
+
+    def ahead(seconds: int) -> None:
+        later = (
+            f"datetime('now', '+{seconds} seconds')" if database.is_sqlite else f"now() + interval '{seconds} seconds'"
+        )
+        sql(database, f"UPDATE leases SET until = {later}, seen_at = {later}, steady_since = {later}")
+
+    assert elect("a")
+    ahead(1)
+    assert not elect("b"), "clocks of two transactions are never quite the same"
+    ahead(3600)
+    assert elect("b")
+    assert not elect("a")
+    ahead(3600)
+    assert elect("b"), "who was elected goes on"
+    now = "strftime('%Y-%m-%d %H:%M:%f', 'now')" if database.is_sqlite else "now()"
+    assert rows(database, f"SELECT * FROM leases WHERE steady_since > {now} OR seen_at > {now}") == []

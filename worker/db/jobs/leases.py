@@ -173,7 +173,9 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: flo
     """Take or keep the lease called `name` for `seconds`; False while another worker holds it. The caller commits.
 
     With `lease`, a job's in seconds, each candidate notes that the database answers, writing to `jobs` included.
-    After a silence longer than `SILENT_PART` of such a lease the database is steady only from now on.
+    After a silence longer than `SILENT_PART` of such a lease the database is steady only from now on; and after its clock
+    was set back by more than that, which ends the election from before: by its old times the database would be steady,
+    and the lease free, only when the clock is there again.
 
     Who cannot have it and has nothing new to note writes nothing: an update that finds its row taken would lock it, and
     flush that to the disk.
@@ -182,10 +184,12 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: flo
         # Changes nothing, and waits while another transaction holds a lock that keeps heartbeats from renewing leases.
         conn.execute(text("UPDATE jobs SET lease_until = lease_until WHERE id = ''"))
     now = now_sql(conn)
-    if is_held(conn, name, owner, lease=lease):
+    ahead = lease * SILENT_PART or seconds
+    if is_held(conn, name, owner, lease=lease, ahead=ahead):
         return False
-    mine = f"leases.owner = excluded.owner OR leases.until < {now}"
-    silent = f"leases.seen_at IS NULL OR leases.seen_at < {after_sql(conn, ':silent')}"
+    set_back = f"leases.seen_at > {after_sql(conn, ':ahead')}"
+    mine = f"leases.owner = excluded.owner OR leases.until < {now} OR {set_back}"
+    silent = f"leases.seen_at IS NULL OR leases.seen_at < {after_sql(conn, ':silent')} OR {set_back}"
     row = conn.execute(
         text(f"""
         INSERT INTO leases (name, owner, until, seen_at, steady_since)
@@ -197,20 +201,31 @@ def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: flo
             seen_at = excluded.seen_at
         RETURNING owner
         """),
-        {"name": name, "owner": owner, "seconds": seconds, "silent": -lease * SILENT_PART},
+        {
+            "name": name,
+            "owner": owner,
+            "seconds": seconds,
+            "silent": -lease * SILENT_PART,
+            "ahead": ahead,
+        },
     ).one()
     return bool(row.owner == owner)
 
 
-def is_held(conn: Connection, name: str, owner: str, *, lease: float = 0.0) -> bool:
+def is_held(conn: Connection, name: str, owner: str, *, lease: float, ahead: float | None = None) -> bool:
     """Whether another worker than `owner` has the lease called `name` and has noted with it that the database answers.
 
-    `lease` as in `elect`: what is noted there may be a fourth of it old.
+    `lease` as in `elect`: what is noted there may be a fourth of it old. What is noted as of more than `ahead` seconds
+    from now (`SILENT_PART` of a lease) was noted before the database's clock was set back: it counts no more.
     """
-    noted = f"AND seen_at > {after_sql(conn, ':fresh')}" if lease else ""
+    fresh = f"AND seen_at > {after_sql(conn, ':fresh')}" if lease else ""
     held = conn.execute(
-        text(f"SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now_sql(conn)} {noted}"),
-        {"name": name, "owner": owner} | ({"fresh": -lease * SILENT_PART / 2} if lease else {}),
+        text(f"""
+        SELECT 1 FROM leases WHERE name = :name AND owner <> :owner AND until >= {now_sql(conn)} {fresh}
+            AND (seen_at IS NULL OR seen_at <= {after_sql(conn, ":ahead")})
+        """),
+        {"name": name, "owner": owner, "ahead": lease * SILENT_PART if ahead is None else ahead}
+        | ({"fresh": -lease * SILENT_PART / 2} if lease else {}),
     )
     return held.first() is not None
 
