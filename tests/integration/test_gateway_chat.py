@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from urllib.parse import quote
 
 import openai
 import pytest
@@ -92,6 +94,25 @@ def test_what_the_upstream_refuses_is_an_error_with_its_status(gateway: Gateway,
         sdk.chat.completions.create(**ask("400"), stream=stream)
     assert caught.value.response.json()["error"].keys() == {"message", "type", "param", "code"}
     assert caught.value.response.headers.get("x-should-retry") in {None, "false"}
+
+
+def test_what_the_upstream_refuses_names_its_field_and_is_never_an_error_of_the_server(gateway: Gateway) -> None:
+    """What was refused for its content, too: the SDKs would repeat a 5xx, and an application would count an outage."""
+    words = {
+        "message": "no such role",
+        "type": "invalid_request_error",
+        "param": "messages[0].role",
+        "code": "bad_role",
+    }
+    body = quote(json.dumps({"error": words}), safe="")
+    with gateway.sdk(max_retries=0) as sdk:
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as caught:
+                sdk.chat.completions.create(**ask(f"400+body={body}"), stream=stream)
+            assert (caught.value.param, caught.value.code) == ("messages[0].role", "bad_role")
+            with pytest.raises(openai.PermissionDeniedError) as refused:
+                sdk.chat.completions.create(**ask("flagged"), stream=stream)
+            assert refused.value.type == "invalid_request_error" and "flagged" in refused.value.message
 
 
 def test_a_stream_whose_attempt_broke_ends_with_an_error_and_the_repeat_gets_the_next_attempt(

@@ -46,7 +46,7 @@ async def create(request: Request, caller: Caller) -> Answer:
         return await _stream(request, caller, accepted, sent, hold)
     job = await waiting.ended(request, caller, accepted.job_id)
     if job.status != "completed":
-        raise waiting.failed(job)
+        raise await waiting.failed(Gateway.of(request).pot(caller.tenant), job)
     whole = chat_wire.completion(
         job.response, completion_id=id_of(accepted.call.hex), created=_created(accepted), model=job.model
     )
@@ -144,7 +144,7 @@ async def _end(
     pot: AsyncStockpot, job_id: str, stream: ChatStream, event: Mapping[str, Any]
 ) -> AsyncGenerator[chat_wire.Chunk]:
     if event["type"] != "job.completed":
-        raise waiting.failed(await pot.get(job_id))
+        raise await waiting.failed(pot, await pot.get(job_id))
     if stream.needs_answer:
         for chunk in stream.complete((await pot.get(job_id)).response):
             yield chunk

@@ -51,7 +51,7 @@ async def create(request: Request, caller: Caller) -> Answer:
         return json_response(response_object.of(accepted.call, sent, job), headers=job_headers(accepted))
     job = await waiting.ended(request, caller, accepted.job_id)
     if job.status != "completed":
-        raise waiting.failed(job)
+        raise await waiting.failed(pot, job)
     return json_response(response_object.of(accepted.call, sent, job), headers=job_headers(accepted, job))
 
 
@@ -134,7 +134,7 @@ class Frames:
     async def _end(self) -> list[response_wire.Event]:
         job = await self._pot.get(self._call.job_id)
         if self._early and job.status != "completed":
-            raise waiting.failed(job)
+            raise await waiting.failed(self._pot, job)
         whole = response_object.of(self._call, self._sent, job)
         return list(self._wire.finish(whole, calls=len(job.attempt_log)))
 

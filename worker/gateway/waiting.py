@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.requests import Request
 
@@ -20,8 +21,11 @@ _PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
 #: The part of a client's patience that is kept for the way back; a second at most.
 _RESERVE = 0.1
 
-#: Our errors as statuses, where the upstream's own is of no use to the client.
-_STATUSES = {"not_found": 404, "rate_limited": 429, "timeout": 504, "expired": 504, "cancelled": 409}
+#: Node's `fetch` waits 300 seconds for the head of an answer, whatever time-out the SDK on it was given, and counts coarsely.
+_FETCH_SECONDS = 295.0
+
+#: Our errors as statuses, where the upstream's own is of no use to the client: a 401 would be about the gateway's key.
+_STATUSES = {"not_found": 404, "rate_limited": 429, "refused": 403, "timeout": 504, "expired": 504, "cancelled": 409}
 
 
 async def ended(request: Request, caller: Caller, job_id: str) -> JobDetail:
@@ -50,7 +54,7 @@ async def ended(request: Request, caller: Caller, job_id: str) -> JobDetail:
 
 
 def _still_running(why: str) -> ApiError:
-    message = f"{why}; the call goes on, and a repeat of it joins it."
+    message = f"{why}; the call goes on, and a repeat by the SDK or with the same Idempotency-Key joins it."
     return ApiError(503, message, code="still_running", retry_after=1, should_retry=True)
 
 
@@ -62,14 +66,20 @@ async def _gone(request: Request) -> None:
 def _patience(request: Request, longest: float) -> float:
     """How long to wait, in seconds: the answer must be on its way before the client hangs up."""
     seconds = longest
+    limits = [_FETCH_SECONDS] if _is_fetch(request) else []
     for name in _PATIENCE:
-        try:
-            limit = float(request.headers.get(name, ""))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            limits.append(float(request.headers.get(name, "")))
+    for limit in limits:
         if limit > 0:
             seconds = min(seconds, limit - min(1.0, limit * _RESERVE))
     return seconds
+
+
+def _is_fetch(request: Request) -> bool:
+    """Whether the client is OpenAI's SDK or Vercel's on Node, or Node itself."""
+    agent = request.headers.get("user-agent", "").lower()
+    return request.headers.get("x-stainless-runtime", "").lower() == "node" or "node.js/" in agent or agent == "node"
 
 
 async def end_if_asked(request: Request, pot: AsyncStockpot, job_id: str) -> None:
@@ -103,16 +113,22 @@ def _header(name: str, why: str) -> ApiError:
     return ApiError(400, f"{name}: {why}.", param=name, code="invalid_value")
 
 
-def failed(job: JobDetail) -> ApiError:
-    """The answer for a job that ended without one. Its attempts are spent, so a repeat mends nothing."""
+async def failed(pot: AsyncStockpot, job: JobDetail) -> ApiError:
+    """The answer for a job that ended without one. Its attempts are spent, so a repeat mends nothing.
+
+    Raises:
+        Unreachable: the database does not answer.
+    """
     error = job.error
     if error is None:
         return ApiError(500, "The job has no answer any more.", code="gone")
     if error.code == "budget_exceeded":
         return ApiError(429, error.message, kind="insufficient_quota", code="insufficient_quota")
-    status = _STATUSES.get(error.error_class, 502)
+    status, param = _STATUSES.get(error.error_class, 502), None
     if error.error_class in {"invalid_request", "too_large"}:
         refused = error.status is not None and 400 <= error.status < 500
         status = error.status if refused and error.status is not None else 400
+        param = (await pot.calls.refusal(job)).param
     kind = "rate_limit_exceeded" if status == 429 else None
-    return ApiError(status, error.message, code=error.code or error.error_class, kind=kind, should_retry=False)
+    code = error.code or error.error_class
+    return ApiError(status, error.message, param=param, code=code, kind=kind, should_retry=False)

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from api_schemas.jobs import JobDetail, JobRequest
+from api_schemas.upstream_errors import UpstreamError, read_error
 from worker.base import tracing
 from worker.base.errors import NotFound
 from worker.db.calls import limits, records, tenants
@@ -110,6 +111,12 @@ class Calls:
             )
         )
 
+    def refusal(self, job: JobDetail) -> UpstreamError:
+        """The provider's answer to the last call of a job that failed; empty where there is none, or it was not kept."""
+        bodies = self._scope.read(lambda conn: lookup.error_bodies(conn, job.id))
+        last = max((call.attempt for call in job.attempt_log), default=None)
+        return UpstreamError() if last is None else read_error(bodies.get(last, "").encode())
+
     def list(
         self,
         kind: Kind,
@@ -171,6 +178,7 @@ class AsyncCalls:
     limited = awaited(Calls.limited)
     get = awaited(Calls.get)
     whole = awaited(Calls.whole)
+    refusal = awaited(Calls.refusal)
     list = awaited(Calls.list)
     set_metadata = awaited(Calls.set_metadata)
     delete = awaited(Calls.delete)
