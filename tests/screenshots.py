@@ -31,7 +31,19 @@ SIZES = {1280: 900, 390: 844}
 #: What stands in the documentation: page, width, scheme. Each page once, of which one is a phone's and two are dark.
 SHOWN = {("job", 1280, "dark"), ("playground", 390, "dark")} | {
     (name, 1280, "light")
-    for name in ("overview", "jobs", "batch", "quote", "routes", "costs", "webhooks", "workers", "keys", "log", "sign-in")
+    for name in (
+        "overview",
+        "jobs",
+        "batch",
+        "quote",
+        "routes",
+        "costs",
+        "webhooks",
+        "workers",
+        "keys",
+        "log",
+        "sign-in",
+    )
 }
 
 

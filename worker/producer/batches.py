@@ -213,10 +213,8 @@ class Batches:
         all_tenants: bool = False,
     ) -> builtins.list[BatchRow]:
         """Batches of this tenant, or of all, newest first; `before` is the id that the page before ended with."""
-        tenant = None if all_tenants else self._scope.tenant
-        return self._scope.read(
-            lambda conn: records.newest(conn, tenant=tenant, status=status, limit=limit, before=before)
-        )
+        of = None if all_tenants else self._scope.tenant
+        return self._scope.read(lambda conn: records.newest(conn, tenant=of, status=status, limit=limit, before=before))
 
     def wait(self, batch: str, *, timeout: float | None = None) -> BatchRow:
         """Wait until a batch is over. Raises NotFound; WaitTimeout after `timeout` seconds (the batch goes on)."""
@@ -282,10 +280,8 @@ class Batches:
         wanted = Order(order or (Order.ENDED if follow or offset is not None else Order.FILE))
         self._scope.read(lambda conn: records.get(conn, batch, tenant=self._scope.tenant))
         database = self._scope.database
-        output_paths.check(
-            output, errors, continues=bool(offset), overwrite=overwrite, force=force, grows=follow or bool(offset)
-        )
         append = bool(offset)
+        output_paths.check(output, errors, continues=append, overwrite=overwrite, force=force, grows=follow or append)
         with Files(output, errors, grows=follow, append=append, shared=shared, force=force, stop=stop) as files:
             if append and not force:  # now that no other command lets them grow
                 continuing.check(database, batch, output, errors, offset=offset or 0, order=wanted)
