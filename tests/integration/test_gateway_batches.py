@@ -157,7 +157,8 @@ def test_a_bad_order_is_refused_with_its_field(gateway: Gateway) -> None:
         for query, param in (("limit=0", "limit"), ("limit=101", "limit"), ("color=red", "color")):
             answer = http.get(f"/batches?{query}")
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
-        assert http.get("/v1/batches?after=batch_nope").status_code == 404
+        answer = http.get("/v1/batches?after=batch_nope")
+        assert answer.status_code == 404 and "No batch found" in answer.json()["error"]["message"]
 
 
 def test_one_idempotency_key_is_one_batch(gateway: Gateway) -> None:
@@ -171,7 +172,7 @@ def test_one_idempotency_key_is_one_batch(gateway: Gateway) -> None:
         assert create(http, input_file_id=file, idempotency_key="order-17").json()["id"] == first.id
         with pytest.raises(openai.ConflictError) as caught:
             sdk.batches.create(**asked, metadata={"a": "b"}, extra_headers=keyed)
-        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert caught.value.response.headers["x-should-retry"] == "false" and "conflict" in caught.value.message
         assert [one.id for one in sdk.batches.list()] == [first.id]
 
 
@@ -196,8 +197,9 @@ def test_a_batch_is_cancelled_once_and_for_all(gateway: Gateway) -> None:
         done = wait_for(sdk, made.id)
         assert done.status == "cancelled" and done.cancelled_at is not None
         assert sdk.batches.cancel(made.id).status == "cancelled"
-        with pytest.raises(openai.NotFoundError):
-            sdk.batches.cancel("batch_nope")
+        for lost in (sdk.batches.cancel, sdk.batches.retrieve):
+            with pytest.raises(openai.NotFoundError, match="No batch found with id 'batch_nope'"):
+                lost("batch_nope")
         clean = sdk.batches.create(
             input_file_id=sdk.files.create(file=jsonl(line(1)), purpose="batch").id,
             endpoint=CHAT,

@@ -18,6 +18,8 @@ RESPONSES = """background context_management conversation include instructions m
     safety_identifier service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p
     truncation user"""
 VALUES = {"a boolean": True, "a string": "1", "an integer": 1, "a number": 0.5, "an array": [], "an object": {}}
+#: OpenAI's least values of whole numbers.
+LEAST = {"max_output_tokens": 16, "max_tool_calls": 1}
 
 
 @pytest.mark.parametrize(("known", "names"), [(known_fields.CHAT, CHAT), (known_fields.RESPONSES, RESPONSES)])
@@ -25,7 +27,8 @@ def test_each_field_takes_its_own_types_and_no_other(known: dict[str, tuple[str,
     assert set(known) == set(names.split())
     for name, kinds in known.items():
         known_fields.check({name: None}, known)
-        for kind, value in VALUES.items():
+        for kind, given in VALUES.items():
+            value = LEAST.get(name, given) if kind == "an integer" else given
             if kind in kinds or (kind == "an integer" and "a number" in kinds):
                 known_fields.check({name: value}, known)
                 continue
@@ -33,3 +36,12 @@ def test_each_field_takes_its_own_types_and_no_other(known: dict[str, tuple[str,
                 known_fields.check({name: value}, known)
             error = refused.value.body()["error"]
             assert (refused.value.status, error["param"], error["code"]) == (400, name, "invalid_type")
+
+
+@pytest.mark.parametrize(("name", "least"), LEAST.items())
+def test_a_bound_below_openais_least_is_refused(name: str, least: int) -> None:
+    known_fields.check({name: least}, known_fields.RESPONSES)
+    with pytest.raises(ApiError) as refused:
+        known_fields.check({name: least - 1}, known_fields.RESPONSES)
+    error = refused.value.body()["error"]
+    assert (error["param"], error["code"]) == (name, "integer_below_min_value")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from api_schemas.bodies import ENDPOINTS
 from api_schemas.ids import FILE
 from api_schemas.webhook_urls import check_url
-from worker.base.errors import InvalidRequest, NotAllowed
+from worker.base.errors import InvalidRequest, NotAllowed, NotFound
 from worker.batches.view import batch_object
 from worker.db.batches.records import BatchRow
 from worker.gateway.answers import json_response
@@ -21,7 +23,7 @@ from worker.gateway.errors import ApiError
 from worker.gateway.fields import Fields, idempotency_key
 from worker.gateway.joining import check_metadata_object, limits_unknown, retry_count
 from worker.gateway.queries import check_query, number
-from worker.gateway.routing import route
+from worker.gateway.routing import Handler, route
 from worker.gateway.state import Gateway
 from worker.producer.async_batches import AsyncBatches
 from worker.producer.files import LONGEST_SECONDS, SHORTEST_SECONDS
@@ -79,7 +81,10 @@ async def list_batches(request: Request, caller: Caller) -> Response:
     batches = _batches(request, caller)
     after = request.query_params.get("after")
     if after is not None:
-        await batches.get(after)
+        try:
+            await batches.get(after)
+        except NotFound:
+            raise _unknown(after) from None
     found = await batches.list(limit=limit + 1, before=after)
     page = [batch_json(row) for row in found[:limit]]
     answer: dict[str, Any] = {"object": "list", "data": page, "has_more": len(found) > limit}
@@ -178,6 +183,25 @@ async def retry_failed(request: Request, caller: Caller) -> Response:
     return json_response(batch_json(done.batch))
 
 
+def _of_one(handler: Handler) -> Handler:
+    """What is done with one batch; clients look for OpenAI's words where there is none of that id."""
+
+    @functools.wraps(handler)
+    async def call(request: Request, caller: Caller) -> ASGIApp:
+        try:
+            return await handler(request, caller)
+        except NotFound:
+            if _id(request).startswith(FILE):
+                raise
+            raise _unknown(_id(request)) from None
+
+    return call
+
+
+def _unknown(batch_id: str) -> ApiError:
+    return ApiError(404, f"No batch found with id '{batch_id[:64]}'.")
+
+
 def _id(request: Request) -> str:
     found: str = request.path_params["batch_id"]
     return found
@@ -221,10 +245,10 @@ def _expiry(given: Any) -> int | None:
 ROUTES = [
     route("/batches", list_batches),
     route("/batches", create_batch, "POST"),
-    route("/batches/{batch_id}", get_batch),
-    route("/batches/{batch_id}/cancel", cancel_batch, "POST"),
-    route("/batches/{batch_id}/quote", quote_batch, "GET", "POST"),
-    route("/batches/{batch_id}/pause", _changes("pause_batch", AsyncBatches.pause), "POST"),
-    route("/batches/{batch_id}/resume", _changes("resume_batch", AsyncBatches.resume), "POST"),
-    route("/batches/{batch_id}/retry-failed", retry_failed, "POST"),
+    route("/batches/{batch_id}", _of_one(get_batch)),
+    route("/batches/{batch_id}/cancel", _of_one(cancel_batch), "POST"),
+    route("/batches/{batch_id}/quote", _of_one(quote_batch), "GET", "POST"),
+    route("/batches/{batch_id}/pause", _of_one(_changes("pause_batch", AsyncBatches.pause)), "POST"),
+    route("/batches/{batch_id}/resume", _of_one(_changes("resume_batch", AsyncBatches.resume)), "POST"),
+    route("/batches/{batch_id}/retry-failed", _of_one(retry_failed), "POST"),
 ]

@@ -22,7 +22,6 @@ from worker.producer.calls import Call
 
 #: Fields that the gateway serves itself, and no upstream needs to know.
 _OURS = frozenset({"background", "metadata", "previous_response_id", "conversation"})
-_LEAST_OUTPUT = 16
 
 
 def check(sent: Mapping[str, Any]) -> None:
@@ -36,10 +35,6 @@ def check(sent: Mapping[str, Any]) -> None:
         both = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
         message = both if previous else "Conversations are not served here; use 'previous_response_id'."
         raise ApiError(400, message, param="conversation", code="mutually_exclusive_parameters" if previous else None)
-    bound = sent.get("max_output_tokens")
-    if type(bound) is int and bound < _LEAST_OUTPUT:
-        message = f"Invalid 'max_output_tokens': expected a value >= {_LEAST_OUTPUT}, but got {bound} instead."
-        raise ApiError(400, message, param="max_output_tokens", code="integer_below_min_value")
     if sent.get("stream_options") is not None and sent.get("stream") is not True:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise ApiError(400, message, param="stream_options", code="invalid_value")

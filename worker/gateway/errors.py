@@ -109,7 +109,7 @@ def of(error: StockpotError) -> ApiError:
         case NotFound():
             return ApiError(404, message)
         case IdempotencyConflict():
-            return ApiError(409, message, code="idempotency_conflict")
+            return ApiError(409, f"Idempotency conflict: {message}.", code="idempotency_conflict")
         case NotAllowed():
             return ApiError(409, message, code="conflict")
         case WaitTimeout():

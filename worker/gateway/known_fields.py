@@ -83,6 +83,8 @@ RESPONSES: Mapping[str, _Kinds] = {
     "prompt": ("an object",),
     **_BOTH,
 }
+#: OpenAI's least values of whole numbers.
+_LEAST = {"max_output_tokens": 16, "max_tool_calls": 1}
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "presence_penalty": (-2, 2), "frequency_penalty": (-2, 2)}
 
 
@@ -98,6 +100,8 @@ def check(sent: Mapping[str, Any], known: Mapping[str, _Kinds]) -> None:
             raise ApiError(400, message, param=name, code="invalid_type")
         if name in _RANGES:
             _check_range(name, value)
+        if name in _LEAST:
+            _check_least(name, value)
 
 
 def _check_range(name: str, value: Any) -> None:
@@ -106,3 +110,9 @@ def _check_range(name: str, value: Any) -> None:
         message = f"Invalid '{name}': expected a value from {least} to {most}, but got {str(value)[:32]} instead."
         code = "decimal_above_max_value" if value > most else "decimal_below_min_value"
         raise ApiError(400, message, param=name, code=code)
+
+
+def _check_least(name: str, value: Any) -> None:
+    if value < _LEAST[name]:
+        message = f"Invalid '{name}': expected a value >= {_LEAST[name]}, but got {str(value)[:32]} instead."
+        raise ApiError(400, message, param=name, code="integer_below_min_value")
