@@ -81,14 +81,27 @@ async def test_two_lengths_that_differ_are_the_parsers_to_refuse() -> None:
 # --- what is added to a request --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", ["400 Bad Request", "422 Unprocessable Entity"])
-async def test_who_refuses_stream_options_is_asked_once_more_without_and_from_then_on(status: str) -> None:
+REFUSES_OPTIONS = [
+    ("400 Bad Request", {"error": {"message": "Unknown parameter: 'stream_options'."}}),
+    (
+        "422 Unprocessable Entity",
+        {"detail": [{"loc": ["body", "stream_options", "include_usage"], "msg": "Extra inputs"}]},
+    ),
+    ("500 Oh", {"detail": "create() got an unexpected keyword argument 'stream_options'"}),
+    ("404 Not Found", {"error": "unknown field stream_options"}),
+    ("200 OK", {"error": {"message": "stream_options is not supported", "type": "BadRequestError"}}),
+]
+
+
+@pytest.mark.parametrize(("status", "refusal"), REFUSES_OPTIONS)
+async def test_who_refuses_stream_options_is_asked_once_more_without_and_from_then_on(
+    status: str, refusal: dict[str, Any]
+) -> None:
     """For its model and key only; nothing was paid for the refusal."""
 
     async def script(request: Request, peer: Peer) -> None:
         if b"stream_options" in request.body and b"odd" in request.body:
-            loc = ["body", "stream_options", "include_usage"]
-            await peer.reply(json.dumps({"detail": [{"loc": loc, "msg": "Extra inputs"}]}).encode(), status=status)
+            await peer.reply(json.dumps(refusal).encode(), status=status)
         else:
             await peer.stream(data(piece("hi", "stop")) + b"data: [DONE]\n\n")
 
@@ -100,6 +113,21 @@ async def test_who_refuses_stream_options_is_asked_once_more_without_and_from_th
             assert outcome.text == "hi"
     sent = [json.loads(request.body).get("stream_options") for request in upstream.requests]
     assert sent == [{"include_usage": True}, None, None, {"include_usage": True}]
+
+
+async def test_an_error_that_merely_quotes_the_option_is_not_remembered() -> None:
+    """Or all later answers of the model would come without their usage."""
+
+    async def script(request: Request, peer: Peer) -> None:
+        await peer.reply(
+            b'{"error":{"message":"Bad prompt: what does stream_options mean?"}}', status="400 Bad Request"
+        )
+
+    async with talking(script) as (upstream, client):
+        for _ in range(2):
+            assert isinstance(await client.call(new_call(stream=True, body=b'{"model":"m"}', model="m")), Failure)
+    sent = [json.loads(request.body).get("stream_options") for request in upstream.requests]
+    assert sent == [{"include_usage": True}, None] * 2
 
 
 async def test_a_refusal_of_the_callers_own_stream_options_is_the_callers() -> None:

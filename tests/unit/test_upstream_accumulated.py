@@ -10,7 +10,7 @@ import pytest
 from tests.answer_factories import BODY, COUNTED, USAGE, answer, chunk, failed, sse
 from worker.upstream.answer import AnswerReading
 from worker.upstream.call import CHAT, RESPONSES, Call, Progress
-from worker.upstream.heads import mended
+from worker.upstream.heads import cut_to_length, mended
 from worker.upstream.outcome import Answer, Kind
 
 
@@ -286,8 +286,30 @@ def test_arguments_in_deltas_make_the_call_that_was_added() -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close",
         ),
         (b"HTTP/1.1 200 OK\r\nX: content-length\r\nY: content-length", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5", b"HTTP/1.1 200 OK\r\nContent-Length: 5"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: unknown\r\nX: y", b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close"),
+        (
+            b"HTTP/1.1 200 OK\r\nX : y\r\ngarbage\r\nA B: c\r\n: d\r\nY: a\0b\r\nZ: \xe4",
+            b"HTTP/1.1 200 OK\r\nX: y\r\nZ: \xe4\r\nConnection: close",
+        ),
+        (b"HTTP/1.1 200 OK\r\nX: y\r\n  continued", None),
     ],
 )
 def test_a_head_says_the_length_of_its_body_once(head: bytes, wanted: bytes | None) -> None:
     """Two that differ are for the parser to refuse."""
     assert mended(head) == (head if wanted is None else wanted)
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "cut"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2", b"{}", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2", b"{", None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: y", b"{}\0junk", b"{}"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n", None),
+    ],
+)
+def test_what_is_beyond_the_length_of_a_body_is_no_part_of_it(head: bytes, body: bytes, cut: bytes | None) -> None:
+    """The parser would refuse the answer for it; its connection is not used again."""
+    wanted = (head, body) if cut is None else (head + b"\r\nConnection: close", cut)
+    assert cut_to_length(head, body) == wanted

@@ -1,7 +1,8 @@
 """The upstream client: one call, one HTTP request, one outcome. It retries nothing and follows no redirect.
 
 One exception: a request to which we added `stream_options`, and which is refused for it, goes out once more without.
-Nothing was paid for the refusal, and the model is asked without from then on.
+Nothing was paid for the refusal, and the model is asked without from then on, unless that is refused likewise: then the
+words were about something else.
 
 Every end of a call is a value (`Answer` or `Failure`), except a cancellation, which closes the connection and goes on.
 Whether a failed call may have been paid is never guessed from an exception's type: see `connections`.
@@ -104,11 +105,12 @@ class UpstreamClient:
         route = (call.key, call.model)
         with_usage = route not in self._without_usage
         outcome = await self._exchange(call, on_chunk, progress, call.total_timeout, with_usage=with_usage)
-        if with_usage and _refuses_usage(call, outcome):
-            self._without_usage.add(route)
+        if with_usage and _refuses_usage(call, outcome, progress):
             left = call.total_timeout - (progress.total or 0.0)
             progress.restart()
             outcome = await self._exchange(call, on_chunk, progress, left, with_usage=False)
+            if not _names_options(outcome):
+                self._without_usage.add(route)
         if isinstance(outcome, Failure):
             outcome = _booked(outcome, progress)
         return replace(outcome, timings=progress.timings)
@@ -194,11 +196,21 @@ def _booked(failure: Failure, progress: Progress) -> Failure:
     )
 
 
-def _refuses_usage(call: Call, outcome: Outcome) -> bool:
-    """Whether the request was refused for the stream options that we had added."""
-    if not isinstance(outcome, Failure) or outcome.status not in (400, 422) or not asks_for_usage(call):
+def _refuses_usage(call: Call, outcome: Outcome, progress: Progress) -> bool:
+    """Whether the request was refused for the stream options that we had added.
+
+    Mostly with 400 or 422; Python's servers fail with 500, and some put the refusal into a 200.
+    """
+    if not (_names_options(outcome) and isinstance(outcome, Failure) and asks_for_usage(call)):
         return False
-    words = (outcome.body or b"").lower()
+    return outcome.kind in (Kind.TERMINAL, Kind.RETRYABLE) and not _booked(outcome, progress).begun
+
+
+def _names_options(outcome: Outcome) -> bool:
+    """Whether a failure names the option."""
+    if not isinstance(outcome, Failure):
+        return False
+    words = (outcome.body or b"").lower() + outcome.message.lower().encode("utf-8", "replace")
     return b"stream_options" in words or b"include_usage" in words
 
 

@@ -1,12 +1,15 @@
 """Heads of answers that other clients read and aiohttp's parser refuses, put right before it sees them.
 
 A proxy that repeats `Content-Length` with the same value repeats itself (RFC 9110, 8.6 allows to read it as one).
-Beside `Transfer-Encoding` a `Content-Length` means nothing (RFC 9112, 6.3); such a connection is not used again.
+Beside `Transfer-Encoding` a `Content-Length` means nothing (RFC 9112, 6.3), nor does one that is no number; such a connection is not used again. Nor is
+one whose head holds lines that are no headers, which are left out, or whose body is longer than its head states: what is
+beyond was no part of the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import cast
 
 import aiohttp
@@ -16,6 +19,13 @@ MAX_HEAD_BYTES = 1024 * 1024
 
 _END = b"\r\n\r\n"
 _LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
+_CLOSE = b"Connection: close"
+_NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+#: A head whose lines are all headers, maybe continued, as nearly all are.
+_SOUND = re.compile(rb"[^\r\n]*(\r\n(" + _NAME + rb":[^\0\r\n]*|[ \t][^\0\r\n]*))*")
+#: A line that can be read as a header, with space behind its name.
+_LINE = re.compile(rb"(" + _NAME + rb")[ \t]*(:[^\0\r\n]*)")
+_DIGITS = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n|$)")
 
 
 def mend_head_of(conn: aiohttp.connector.Connection) -> None:
@@ -27,20 +37,32 @@ def mend_head_of(conn: aiohttp.connector.Connection) -> None:
 
 def mended(head: bytes) -> bytes:
     """A head (without its empty line) that states the length of its body once."""
+    if _SOUND.fullmatch(head) is None:
+        first, *rest = head.split(b"\r\n")
+        read = [found[1] + found[2] for line in rest if (found := _LINE.fullmatch(line)) is not None]
+        head = b"\r\n".join([first, *read, _CLOSE])
     lower = head.lower()
-    if lower.count(_LENGTH) < 2 and (_LENGTH not in lower or _ENCODING not in lower):
+    if _LENGTH not in lower or (lower.count(_LENGTH) == 1 and _ENCODING not in lower and _DIGITS.search(head)):
         return head
     lines = head.split(b"\r\n")
     names = [line.partition(b":")[0].strip().lower() for line in lines]
     lengths = [position for position, name in enumerate(names) if name == _LENGTH]
-    if _ENCODING in names and lengths:
-        kept = [line for position, line in enumerate(lines) if position not in lengths]
-        return b"\r\n".join([*kept, b"Connection: close"])
     values = {part.strip() for position in lengths for part in lines[position].partition(b":")[2].split(b",")}
+    if lengths and (_ENCODING in names or not any(value.isdigit() for value in values)):
+        kept = [line for position, line in enumerate(lines) if position not in lengths]
+        return b"\r\n".join([*kept, _CLOSE])
     if not lengths or len(values) != 1:
         return head  # none, or several that differ: that is for the parser to refuse
     lines[lengths[0]] = b"Content-Length: " + values.pop()
     return b"\r\n".join(line for position, line in enumerate(lines) if position not in lengths[1:])
+
+
+def cut_to_length(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """A head (without its empty line) and what has come behind it, without what is beyond the length that the head states."""
+    found = _DIGITS.search(head)
+    if found is None or len(body) <= int(found[1]) or _ENCODING in head.lower():
+        return head, body
+    return head + b"\r\n" + _CLOSE, body[: int(found[1])]
 
 
 class _HeadFirst(asyncio.Protocol):
@@ -69,7 +91,8 @@ class _HeadFirst(asyncio.Protocol):
                 self.data_received(rest)
         else:
             self._step_aside()
-            self._inner.data_received(mended(held[:end]) + held[end:])
+            head, body = cut_to_length(mended(held[:end]), held[end + len(_END) :])
+            self._inner.data_received(head + _END + body)
 
     def eof_received(self) -> bool | None:
         """The peer will send no more."""
