@@ -38,7 +38,15 @@ CHAT: dict[str, bytes] = {
     # behind an object
     **{
         f"object-then-{tail!r}": _json(BODY) + tail
-        for tail in (b"garbage", b"\0", b"}", b"<br><b>Warning</b>", b"data: [DONE]", b"\n\nevent: error\ndata: {}")
+        for tail in (
+            b"garbage",
+            b"\xff",
+            b"\0",
+            b"}",
+            b"<br><b>Warning</b>",
+            b"data: [DONE]",
+            b"\n\nevent: error\ndata: {}",
+        )
     },
     "object-twice": _json(BODY) * 2,
     # around the events
@@ -66,7 +74,6 @@ CHAT: dict[str, bytes] = {
     "choices-by-number": _json({**BODY, "choices": {"0": BODY["choices"][0]}}),  # type: ignore[index]
     # within
     "control-characters": b'{"x":"a\tb",' + _json(BODY)[1:],
-    "half-a-character": b'{"x":"\xf0\x9f",' + _json(BODY)[1:],
     "message-before-delta": sse(*PERPLEXITY[:2], {**PERPLEXITY[2], "usage": USAGE}),
     "reason-in-camels": sse(chunk("to you"), {"choices": [{"delta": {}, "finishReason": "stop"}], "usage": USAGE}),
     "reason-in-the-delta": sse(chunk("to you"), {"choices": [{"delta": {"finish_reason": "stop"}}], "usage": USAGE}),
@@ -97,7 +104,6 @@ ONE: dict[str, bytes] = {
     "events-as-texts": b"".join(b"data: " + _json(json.dumps(event)) + b"\n\n" for event in [*TEXT, ENDED]),
     "prefix-twice": _lines(b"data: data: ", [*TEXT, ENDED]),
     "list-of-events": _json([*TEXT, ENDED]),
-    "half-a-character": b'{"x":"\xf0\x9f",' + _json(response())[1:],
 }
 
 
@@ -116,6 +122,8 @@ def test_a_response_is_read_whatever_stands_around_it(name: str, stream: bool) -
         _json(BODY)[:-30],
         _json(WHOLE[0]) + _json(WHOLE[1])[:-9],
         _json(WHOLE[0]) + b"garbage",
+        b'{"x":"\xf0\x9f",' + _json(BODY)[1:],
+        b'data: {"x":"\xf0\x9f",' + _json(chunk("to you"))[1:] + b"\n\n" + sse(*FIN),
         b"data: " + _json(WHOLE[0]) + _json(WHOLE[1])[:-9] + b"\n\n" + sse(*FIN),
         _json(WHOLE)[:-60],
         _json({"error": {"message": "boom", "raw": json.dumps(BODY)}}),

@@ -2,8 +2,8 @@
 
 `api_schemas.jsontext` refuses what is no JSON: NaN, Infinity, numbers that no reader can hold. Some inference servers
 send such numbers (a NaN log probability, most often) inside an answer that is otherwise whole and paid for. Refusing
-the answer would pay for it twice, so here, and only here, those numbers become null. Likewise bytes that are no UTF-8 (half
-a character, most often) become U+FFFD, and characters that a string should have escaped are let through.
+the answer would pay for it twice, so here, and only here, those numbers become null. Likewise
+control characters that a string should have escaped are let through. Bytes that are no UTF-8 stay an error: something was lost.
 
 Gateways put answers, and the events of a stream, into an object of their own, into a text, into a list, or one behind
 the other without a line between them: `within` and `unpacked` take them out again.
@@ -35,7 +35,7 @@ def read_json(data: bytes) -> tuple[Any, bytes | None]:
     That is where it holds what is no JSON (see the module), or begins with a byte order mark.
 
     Raises:
-        ValueError: not JSON, or nested too deeply.
+        ValueError: not JSON, not UTF-8, or nested too deeply.
     """
     bare = data.removeprefix(codecs.BOM_UTF8)  # readers may ignore it (RFC 8259, 8.1); PostgreSQL does not
     try:
@@ -47,7 +47,7 @@ def read_json(data: bytes) -> tuple[Any, bytes | None]:
 
 def _mended(data: bytes) -> Any:
     try:
-        return _LENIENT.decode(data.decode("utf-8", "replace").lstrip("\ufeff"))
+        return _LENIENT.decode(data.decode("utf-8-sig"))
     except (RecursionError, MemoryError):
         raise ValueError("nested too deeply to read") from None
 
@@ -108,14 +108,19 @@ def unpacked(data: bytes, *, cut: bool = False) -> list[bytes]:
     They stand in a list or in a string, follow each other, or have a field's name before them. All of it must be such
     objects; with `cut`, the first one may be followed by anything.
     """
-    text = data.decode("utf-8", "replace").lstrip("\ufeff")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if not cut:
+            return []
+        text = data[: error.start].decode("utf-8-sig")
     found: list[bytes] = []
     position = _BETWEEN.match(text).end()  # type: ignore[union-attr]
     while position < len(text) and not text.startswith("[DONE]", position) and not (cut and found):
         try:
             value, position = _LENIENT.raw_decode(text, position)
             if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-                found += unpacked(value.encode("utf-8", "replace"))
+                found += unpacked(value.encode("utf-8", "surrogatepass"))
             else:
                 ones = value if isinstance(value, list) else [value]
                 found += [jsontext.dumps(one) for one in ones if isinstance(one, dict)]
