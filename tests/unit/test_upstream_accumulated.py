@@ -288,10 +288,8 @@ def test_arguments_in_deltas_make_the_call_that_was_added() -> None:
         (b"HTTP/1.1 200 OK\r\nX: content-length\r\nY: content-length", None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5", b"HTTP/1.1 200 OK\r\nContent-Length: 5"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: unknown\r\nX: y", b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close"),
-        (
-            b"HTTP/1.1 200 OK\r\nX : y\r\ngarbage\r\nA B: c\r\n: d\r\nY: a\0b\r\nZ: \xe4",
-            b"HTTP/1.1 200 OK\r\nX: y\r\nZ: \xe4\r\nConnection: close",
-        ),
+        (b"HTTP/1.1 200 OK\r\nX \t: y", b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close"),
+        (b"HTTP/1.1 200 OK\r\nX: y\r\nthis is no header", None),
         (b"HTTP/1.1 200 OK\r\nX: y\r\n  continued", None),
     ],
 )
