@@ -115,6 +115,14 @@ def test_refusals_before_the_first_answers_of_slow_calls_are_no_proof_of_load(se
     assert slow.undo == 20, "the cut is a test"
 
 
+def test_a_limit_that_chance_has_brought_down_to_one_comes_up_again() -> None:
+    """A fifth of the calls is refused at one call at a time as well: that is no load, and the limit is not held there."""
+    state, rng = Learned(limit=1, step=1, ramp=0, hold=3, rest=200), random.Random(1)
+    for _ in range(40):
+        state = step(state, Window(8 * state.limit, 2 * state.limit, pressed=True), 20, rng) or state
+    assert state.limit == 20
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
 @settings(max_examples=6)
 @given(seed=st.integers(0, 10_000))

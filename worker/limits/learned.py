@@ -8,7 +8,8 @@
     cut         ≥ 2 overloads and ≥ 3 % of a window: to what the answers prove, at most by half, never below 1
     test        a cut is a test: if load was the cause, the share of refusals falls with it
     restored    it did not fall: the limit is back where it was, and if the share is still the same there, ...
-    background  ... it has nothing to do with load, and only what comes on top of it counts from then on
+    background  ... it has nothing to do with load, and only what comes on top of it counts from then on. At a limit of 1, too:
+                chance may lead there, and a share that one call at a time sees as well must not hold the limit there
 
 One bad answer, or one bad second, must not collapse a limit (RELIABILITY U11: halving per error took 128 to single
 digits in one burst), and a limit that sits at the ceiling must not pay for knowing it with many 429s. Some providers
@@ -165,7 +166,7 @@ def _cut(now: Learned, refused: int, calls: int) -> Learned:
     """Lower the limit to what the answers prove: of so many at once so many were answered."""
     share, usual = refused / calls, now.background / _WHOLE
     beyond = (share - usual) / (1 - usual)
-    if beyond > _MOST_BACKGROUND or now.limit == 1:
+    if beyond > _MOST_BACKGROUND:
         lower = _lowered(now.limit, beyond)
         rest = _paid(refused) if now.limit - lower <= 1 else 0
         return replace(_plain(now), limit=lower, rest=rest, background=now.background)
