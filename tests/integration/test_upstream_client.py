@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 from decimal import Decimal
 
+import aiohttp
 import pytest
 
 from tests.rig.scripted_upstream import JSON, SSE, Peer, Request, scripted
 from tests.rig.upstream_calls import KEY, OK, new_call, new_client, one, talking
 from worker.base.errors import Unreachable
 from worker.upstream.call import CHAT, Call
+from worker.upstream.exchange import Exchange, Watch
 from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +61,34 @@ async def test_201_is_a_success_and_no_key_sends_no_header() -> None:
     assert isinstance(answer, Answer)
     assert answer.status == 201
     assert "authorization" not in upstream.requests[0].headers
+
+
+@pytest.mark.parametrize("how", ["whole", "stream", "refused"])
+async def test_nothing_of_an_answered_call_is_left_to_the_collector_of_cycles(how: str) -> None:
+    """A worker's bulk calls left forty objects each, and all streams stood still while those were found."""
+    answers = {
+        "whole": (OK, JSON, "200 OK"),
+        "stream": (
+            b'data: {"choices":[{"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+            SSE,
+            "200 OK",
+        ),
+        "refused": (b'{"error": {"message": "no"}}', JSON, "503 No"),
+    }
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.reply(*answers[how])
+
+    async with talking(script) as (_, client):
+        await client.call(new_call(stream=how == "stream"))
+        gc.collect()
+        gc.disable()
+        try:
+            await client.call(new_call(stream=how == "stream"))
+            left = [one for one in gc.get_objects() if isinstance(one, (Exchange, Watch, aiohttp.ClientResponse))]
+        finally:
+            gc.enable()
+    assert left == []
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,18 @@ class Wire:
         self.response: aiohttp.ClientResponse | None = None
 
     def close(self) -> None:
-        """Close the connection now unless the answer was read to its end (then it is already back in the pool)."""
+        """Close the connection now unless the answer was read to its end (then it is already back in the pool).
+
+        It forgets the call: timers keep a copy of the context with this wire in it, and what the wire knew would be
+        left to the collector of cycles.
+        """
         if self.response is not None:
             self.response.close()
+        self.response, self.on_sent = None, _nothing
+
+
+def _nothing() -> None:
+    """What a wire calls when its call is over."""
 
 
 WIRE: ContextVar[Wire | None] = ContextVar("stockpot_upstream_wire", default=None)

@@ -113,6 +113,7 @@ class Watch:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None  # it knows this watch
         self._window, self._end = None, float("inf")
         await self._scope.__aexit__(kind, error, trace)
 
@@ -175,7 +176,7 @@ class Exchange:
             self._progress.total = self._watch.elapsed()
             self._wire.close()
             WIRE.reset(token)
-            self._answer = None  # the wire knows its exchange: what was read must not wait for the collector of cycles
+            self._answer = None
 
     async def _request(self, send: Callable[[Wire], Awaitable[aiohttp.ClientResponse]]) -> Outcome:
         call, progress, watch = self._call, self._progress, self._watch
