@@ -13,6 +13,8 @@ from tests.reported_answers import CHAT
 from tests.reported_responses import RESPONSES
 from tests.rig import recordings
 from tests.unit.test_upstream_habits import STREAMS
+from worker.base.base_url import BaseUrl
+from worker.base.settings import load
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "upstreams.md").read_text(encoding="utf-8")
@@ -40,3 +42,18 @@ def test_the_files_that_the_page_names_are_there() -> None:
     named = set(re.findall(r"`(tests/[^`]+)`", DOCS))
     assert len(named) > 5
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_the_settings_of_each_provider_are_accepted() -> None:
+    """Each address and each setting as the table has it, and a job's request goes to that address."""
+    addresses = 0
+    for row in TABLE.splitlines()[2:]:
+        _, provider, urls, also, *_ = row.split("|")
+        given = {name: value.replace("…", "x") for name, value in re.findall(r"`STOCKPOT_(\w+)=([^`]+)`", also)}
+        for url in re.findall(r"`(https?://[^`]+)`", urls):
+            address = url.replace("HOST", "127.0.0.1").replace("NAME", "name").replace("…", "x")
+            settings = load(upstream_url=address, **{name.lower(): value for name, value in given.items()})
+            endpoint = BaseUrl.parse(settings.upstream_url).of("/v1/chat/completions")
+            assert endpoint.startswith(address.split("?")[0].removesuffix("/chat/completions")), provider
+            addresses += 1
+    assert addresses > 15

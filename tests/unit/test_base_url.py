@@ -21,6 +21,8 @@ CHAT = "/v1/chat/completions"
         ("https://h/api/v1/", "https://h/api/v1/chat/completions", "https://h/api/v2/billing"),
         ("https://h/v1/chat/completions", "https://h/v1/chat/completions", "https://h/v2/billing"),
         ("https://h/v1/responses/", "https://h/v1/chat/completions", "https://h/v2/billing"),
+        ("https://h/chat/completions", "https://h/chat/completions", "https://h/v2/billing"),
+        ("https://h/responses/?a=b", "https://h/chat/completions?a=b", "https://h/v2/billing?a=b"),
         ("https://h/v1?a=b", "https://h/v1/chat/completions?a=b", "https://h/v2/billing?a=b"),
         (
             "https://h/openai/deployments/d/chat/completions?api-version=2024-06-01",

@@ -30,10 +30,6 @@ def _choice(**fields: Any) -> bytes:
     return _json({**BODY, "choices": [{"index": 0, **fields}]})
 
 
-PERPLEXITY = [
-    {"choices": [{"index": 0, "finish_reason": end, "message": {"content": whole}, "delta": {"content": piece}}]}
-    for whole, piece, end in (("to ", "to ", None), ("to you", "you", None), ("to you", "", "stop"))
-]
 CHAT: dict[str, bytes] = {
     # behind an object
     **{
@@ -74,7 +70,6 @@ CHAT: dict[str, bytes] = {
     "choices-by-number": _json({**BODY, "choices": {"0": BODY["choices"][0]}}),  # type: ignore[index]
     # within
     "control-characters": b'{"x":"a\tb",' + _json(BODY)[1:],
-    "message-before-delta": sse(*PERPLEXITY[:2], {**PERPLEXITY[2], "usage": USAGE}),
     "reason-in-camels": sse(chunk("to you"), {"choices": [{"delta": {}, "finishReason": "stop"}], "usage": USAGE}),
     "reason-in-the-delta": sse(chunk("to you"), {"choices": [{"delta": {"finish_reason": "stop"}}], "usage": USAGE}),
     "reason-in-camels-object": _choice(message={"content": "to you"}, finishReason="stop"),

@@ -11,7 +11,12 @@ from api_schemas.usage import Usage
 from tests.answer_factories import BODY, COUNTED, USAGE, WHOLE, answer, chunk, sse
 
 FIN = [chunk(finish="stop"), WHOLE[3], b"[DONE]"]
+PERPLEXITY = [
+    {"choices": [{"index": 0, "finish_reason": end, "message": {"content": whole}, "delta": {"content": piece}}]}
+    for whole, piece, end in (("to ", "to ", None), ("to you", "you", None), ("to you", "", "stop"))
+]
 STREAMS: dict[str, bytes] = {
+    "message-before-delta": sse(*PERPLEXITY[:2], {**PERPLEXITY[2], "usage": {**USAGE, "cost": {"total_cost": 0.25}}}),
     "openrouter-processing": b": OPENROUTER PROCESSING\n\n" * 3 + sse(chunk("to "), chunk("you"), *FIN),
     "ping-event": b'event: ping\ndata: {"type": "ping"}\n\n' + sse(chunk("to you"), *FIN),
     "keepalive-event": b"event: keep-alive\ndata:\n\n" + sse(chunk("to you"), *FIN),
