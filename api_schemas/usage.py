@@ -62,8 +62,8 @@ OUTPUT_DETAILS = (
 
 #: What a usage object is called.
 _NAMES = ("usage", "token_usage", "usageMetadata", "usage_metadata", "usage_details", "x_usage")
-#: The objects of gateways in which one may stand.
-_PLACES = ("x_groq", "metrics", "data", "response_metadata")
+#: The objects of gateways, and the error, in which one may stand.
+_PLACES = ("x_groq", "metrics", "data", "response_metadata", "error")
 
 
 def _count(value: Any) -> int:

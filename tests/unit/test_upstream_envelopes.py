@@ -130,6 +130,16 @@ def test_what_was_cut_stays_cut_and_what_an_error_quotes_is_no_answer(data: byte
     assert failed(data, stream=stream, events=data[:1] not in b"{[").kind in (Kind.PARTIAL, Kind.RETRYABLE)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_around_an_empty_answer_keeps_its_words_and_its_usage(stream: bool) -> None:
+    """Which is billed, so the attempt counts."""
+    body = {"code": "InternalError", "message": "boom", "data": {"choices": [], "usage": USAGE}}
+    for data in (_json(body), sse(body), _json({"error": {"message": "boom", "usage": USAGE}})):
+        progress = Progress(status=200)
+        assert failed(data, stream=stream, events=data[:1] == b"d", progress=progress).message == "boom"
+        assert progress.usage == COUNTED
+
+
 # --- what has begun, and what has not ended --------------------------------------------------------------------------
 
 BUSY = {"error": {"code": 429, "message": "x"}}

@@ -20,7 +20,7 @@ from worker.upstream.chunk_template import ChunkTemplate
 from worker.upstream.ends import message_gives
 from worker.upstream.finish_reasons import is_failure
 from worker.upstream.merge import overlay
-from worker.upstream.received import read_json, within
+from worker.upstream.received import counts_within, read_json, within
 from worker.upstream.tool_calls import whole_number
 
 #: Top-level fields with rules of their own.
@@ -82,7 +82,7 @@ class ChatAccumulator:
         if not isinstance(chunk, dict):
             raise StreamBroken("an event is no JSON object")
         choices = chunk.get("choices")
-        if choices is None and (inner := within(chunk)) is not None:
+        if choices is None and (inner := within(chunk)) is not None and counts_within(chunk, inner):
             self._take_usage(chunk)
             chunk, self.mended, choices = inner, jsontext.dumps(inner), inner.get("choices")
         padding = chunk.get("obfuscation")

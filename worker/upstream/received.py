@@ -18,6 +18,7 @@ import re
 from typing import Any
 
 from api_schemas import jsontext
+from api_schemas.upstream_errors import is_error
 
 #: How deep an answer is looked for in what gateways put around it.
 _DEEPEST = 4
@@ -90,6 +91,11 @@ def within(value: dict[str, Any], depth: int = 0) -> dict[str, Any] | None:
         if (deeper := within(inner, depth + 1)) is not None:
             return deeper
     return None
+
+
+def counts_within(value: dict[str, Any], inner: dict[str, Any]) -> bool:
+    """Whether what stands within an object is its answer, though its own code and words may look like an error's."""
+    return bool(inner.get("choices") or inner.get("output")) or not is_error(value)
 
 
 def _is_answer(value: dict[str, Any]) -> bool:

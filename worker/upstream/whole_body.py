@@ -15,7 +15,7 @@ from worker.upstream.cost import cost_from_meta, cost_from_usage
 from worker.upstream.ends import cut_off, is_answer, message_gives, part_texts, response_gives
 from worker.upstream.finish_reasons import failure_words, is_failure, reason_in, reason_of
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
-from worker.upstream.received import read_json, within
+from worker.upstream.received import counts_within, read_json, within
 from worker.upstream.redact import redact, redact_bytes
 from worker.upstream.response_object import RUNNING, failure_of, finish_reason, mend, output_text
 from worker.upstream.tool_calls import listed, shaped, whole_number
@@ -32,7 +32,7 @@ def whole_outcome(
     if wrong:
         return wrong_content(wrong, body, call.key)
     _take_money(progress, value)
-    if (inner := within(value)) is not None:
+    if (inner := within(value)) is not None and counts_within(value, inner):
         _take_money(progress, inner)
         value, clean = inner, jsontext.dumps(inner)
     if is_error(value):
