@@ -220,7 +220,7 @@ def test_a_file_is_read_while_it_grows_and_goes_on_behind_a_line(gateway: Gatewa
         url = f"/v1/files/{made.output_file_id}/content"
         eventually(lambda: int(http.get(url).headers["x-last-line"]) >= 1)
         early = http.get(url)
-        assert early.headers["content-type"] == "application/x-ndjson"
+        assert early.headers["content-disposition"] == f'attachment; filename="{made.id}_output.jsonl"'
         seen = [json.loads(one)["custom_id"] for one in early.text.splitlines()]
         offset = int(early.headers["x-last-line"])
         assert offset == len(seen)

@@ -39,7 +39,9 @@ def test_the_sdk_stores_reads_lists_and_deletes(gateway: Gateway) -> None:
         assert made.id.startswith("file-") and (made.bytes, made.filename) == (len(LINES), "prompts ü.jsonl")
         assert made.expires_at == made.created_at + 30 * 86_400
         assert sdk.files.wait_for_processing(made.id).status == "processed"
-        assert sdk.files.content(made.id).read() == LINES
+        content = sdk.files.content(made.id)
+        assert content.read() == LINES and content.response.headers["content-type"] == "application/octet-stream"
+        assert "filename*=UTF-8''prompts%20%C3%BC.jsonl" in content.response.headers["content-disposition"]
         others = [
             sdk.files.create(file=b"x", purpose="user_data", expires_after={"anchor": "created_at", "seconds": 3_600})
             for _ in range(3)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import quote
 
 from worker.db.files.records import FileRow
 from worker.gateway.errors import ApiError
+
+#: What cannot stand between the quotation marks of a header's value.
+_UNQUOTABLE = re.compile(r"[^ !#-\[\]-~]")
 
 
 def file_object(row: FileRow) -> dict[str, Any]:
@@ -22,6 +27,13 @@ def file_object(row: FileRow) -> dict[str, Any]:
     if row.expires_at is not None:
         found["expires_at"] = int(row.expires_at.timestamp())
     return found
+
+
+def attachment(filename: str) -> str:
+    """The `Content-Disposition` of a file (RFC 6266): a name that is no plain ASCII stands percent-encoded beside its likeness."""
+    likeness = _UNQUOTABLE.sub("_", filename)
+    known = f'attachment; filename="{likeness}"'
+    return known if likeness == filename else f"{known}; filename*=UTF-8''{quote(filename, safe='', errors='replace')}"
 
 
 def whole_number(text: str) -> int | None:

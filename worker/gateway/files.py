@@ -10,7 +10,7 @@ from worker.gateway.answers import json_response
 from worker.gateway.auth import Caller
 from worker.gateway.download import Download
 from worker.gateway.errors import ApiError
-from worker.gateway.file_wire import byte_range, file_object
+from worker.gateway.file_wire import attachment, byte_range, file_object
 from worker.gateway.queries import check_query, number, order_of
 from worker.gateway.routing import route
 from worker.gateway.state import Gateway
@@ -69,7 +69,8 @@ async def file_content(request: Request, caller: Caller) -> Response:
     start, end, status = 0, row.bytes, 200
     headers = {
         "accept-ranges": "bytes",
-        "content-disposition": "attachment",
+        "content-disposition": attachment(row.filename),
+        "content-type": "application/octet-stream",
         "x-content-type-options": "nosniff",
     }
     offset = request.query_params.get("offset")
@@ -84,8 +85,7 @@ async def file_content(request: Request, caller: Caller) -> Response:
     if offset is None and (asked := byte_range(_range(request, row), row.bytes)) is not None:
         start, end = asked
         status, headers["content-range"] = 206, f"bytes {start}-{end - 1}/{row.bytes}"
-    kind = "application/x-ndjson" if row.purpose in {"batch", "batch_output"} else "application/octet-stream"
-    headers |= {"content-type": kind, "content-length": str(end - start)}
+    headers["content-length"] = str(end - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
     pieces = files.read(row, start, end)

@@ -269,7 +269,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "A file's bytes: all, a `Range`, or of a batch's file what is behind `offset` lines",
         {"type": "string", "format": "binary"},
         query={"offset": {"type": "integer", "minimum": 0}},
-        kinds=("application/octet-stream", "application/x-ndjson"),
+        kinds=("application/octet-stream",),
     ),
     ("/batches", "GET"): Operation("Batches, newest first", _list("Batch"), query=_page(100, 20)),
     ("/batches", "POST"): Operation(

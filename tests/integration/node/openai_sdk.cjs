@@ -26,12 +26,28 @@ async function main() {
   const listed = [];
   for await (const one of client.chat.completions.list({ metadata: { from: "node" }, limit: 1 })) listed.push(one.id);
   const { request_id } = await client.models.list().withResponse();
-  let refused = null;
-  try {
-    await client.chat.completions.create({ model, messages: [] });
-  } catch (error) {
-    refused = [error.status, error.param];
+  const refused = {};
+  const wrong = {
+    empty: () => client.chat.completions.create({ model, messages: [] }),
+    unknown: () => client.responses.retrieve("resp_nope"),
+    model: () => client.models.retrieve("nope"),
+    unserved: () => client.uploads.create({ bytes: 1, filename: "f", mime_type: "text/plain", purpose: "batch" }),
+  };
+  for (const [name, call] of Object.entries(wrong)) {
+    try {
+      await call();
+    } catch (error) {
+      refused[name] = [error.constructor.name, error.status, error.code, error.param, error.type, error.requestID?.slice(0, 4)];
+    }
   }
+  const made = [];
+  for (let n = 0; n < 3; n += 1) made.push((await client.files.create({ file: new File([`${n}`], "f.txt"), purpose: "user_data" })).id);
+  await client.files.waitForProcessing(made[0]);
+  const pages = [];
+  for await (const one of client.files.list({ limit: 1, order: "asc" })) pages.push(one.id);
+  // It hangs up and asks again before there is an answer.
+  const patient = await client.chat.completions
+    .create({ model: `${model}@sim:delay=1500`, messages }, { timeout: 1000, maxRetries: 20 }).withResponse();
   const text = whole.choices[0].message.content;
   console.log(JSON.stringify({
     text: text.length > 0 && streamed === text,
@@ -41,6 +57,9 @@ async function main() {
     stored: listed.includes(whole.id),
     request_id: request_id.startsWith("req_"),
     refused,
+    paged: JSON.stringify(pages) === JSON.stringify(made),
+    repeated: patient.response.headers.get("stockpot-joined"),
+    job: patient.response.headers.get("stockpot-job-id"),
   }));
 }
 
