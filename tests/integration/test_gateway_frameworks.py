@@ -14,7 +14,6 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.openai import OpenAIResponsesModel as PydanticResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from tests.fakes import Provider
 from tests.rig import judges
 from tests.rig.gateway import Gateway
 
@@ -54,16 +53,12 @@ async def test_the_agents_sdk_answers_and_streams(
     await client.close()
 
 
-def test_the_node_sdk_answers_streams_and_resumes_after_every_event(
-    gateway: Gateway, provider: Provider, tmp_path: Path
-) -> None:
-    """Where npm is, which installs it; else skipped, with the reason. A call that it gives up and repeats is one call."""
+def test_the_node_sdk_answers_streams_and_resumes_after_every_event(gateway: Gateway, tmp_path: Path) -> None:
+    """Where npm is, which installs it; else skipped, with the reason."""
     done = judges.run([*judges.node(PROGRAM, "openai@7.57.0"), gateway.base_url], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(provider.calls(found.pop("job"))) == 1
     bad = "invalid_request_error"
-    assert found == {
+    assert json.loads(done.stdout) == {
         "text": True,
         "usage": True,
         "resumed": True,
@@ -77,5 +72,4 @@ def test_the_node_sdk_answers_streams_and_resumes_after_every_event(
             "unserved": ["NotFoundError", 404, None, None, bad, "req_"],
         },
         "paged": True,
-        "repeated": "true",
     }

@@ -45,9 +45,6 @@ async function main() {
   await client.files.waitForProcessing(made[0]);
   const pages = [];
   for await (const one of client.files.list({ limit: 1, order: "asc" })) pages.push(one.id);
-  // It hangs up and asks again before there is an answer.
-  const patient = await client.chat.completions
-    .create({ model: `${model}@sim:delay=1500`, messages }, { timeout: 1000, maxRetries: 20 }).withResponse();
   const text = whole.choices[0].message.content;
   console.log(JSON.stringify({
     text: text.length > 0 && streamed === text,
@@ -58,8 +55,6 @@ async function main() {
     request_id: request_id.startsWith("req_"),
     refused,
     paged: JSON.stringify(pages) === JSON.stringify(made),
-    repeated: patient.response.headers.get("stockpot-joined"),
-    job: patient.response.headers.get("stockpot-job-id"),
   }));
 }
 
