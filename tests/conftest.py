@@ -116,7 +116,7 @@ def nobody_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     before = leftovers.living_children()
     yield
-    left = [process for pid, process in leftovers.living_children().items() if pid not in before]
+    left = leftovers.staying(process for pid, process in leftovers.living_children().items() if pid not in before)
     leftovers.bury_orphans()
     names = leftovers.end(left)
     if names and request.node.get_closest_marker("leaves_processes") is None:

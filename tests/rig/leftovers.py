@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -14,6 +15,8 @@ from tests.rig.procs import forkserver_pid, known_pids, long_lived_pids, servers
 
 #: From <linux/prctl.h>: orphans of our descendants become our children instead of process 1's.
 _PR_SET_CHILD_SUBREAPER = 36
+#: How long what a test started may take to end after it.
+GRACE_SECONDS = 5.0
 
 
 def adopt_orphans() -> None:
@@ -56,6 +59,11 @@ def _alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def staying(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that do not end by themselves: an embedded Valkey does once its last user is gone, later on a busy machine."""
+    return list(psutil.wait_procs(list(processes), timeout=GRACE_SECONDS)[1])
 
 
 def end(processes: list[psutil.Process]) -> list[str]:

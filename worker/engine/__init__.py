@@ -1,7 +1,6 @@
 """The engine: one event loop per worker process, in which every call runs.
 
 batch_fairness  Rounds: which batch is claimed from next
-collector       Python's cyclic garbage collector, tuned for one process with thousands of calls in flight
 connections     Connections of the status port: few, and none that idles
 engine          The engine
 feeder          The feeder: what this worker claims, and when

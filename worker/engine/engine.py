@@ -27,6 +27,7 @@ import uvloop
 
 from api_schemas.jobs import LANES
 from worker.base import metrics, tracing
+from worker.base.collector import freeze_permanent_objects
 from worker.base.errors import SettingsError
 from worker.base.log import get_logger
 from worker.base.settings import Settings
@@ -34,7 +35,6 @@ from worker.base.tasks import end_tasks
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.leases import resign
 from worker.engine import neighbours
-from worker.engine.collector import freeze_permanent_objects
 from worker.engine.feeder import Feeder
 from worker.engine.health import ConsumerHeartbeat, HealthServer
 from worker.engine.redis_policy import inspect

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import uvicorn
 from starlette.applications import Starlette
 
+from worker.base.collector import SERVER_THRESHOLDS, freeze_permanent_objects
 from worker.base.errors import SettingsError
 from worker.base.settings import Settings
 from worker.base.urls import is_loopback
@@ -99,6 +100,7 @@ class Server(uvicorn.Server):
         """Begin to accept."""
         await super().startup(sockets)
         if self.started:
+            freeze_permanent_objects(SERVER_THRESHOLDS)
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
