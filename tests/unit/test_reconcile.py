@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from email.utils import format_datetime
 
 import pytest
 
 from worker.db.jobs.ledger import Entry
-from worker.provider.log import LogRow, NoCharges, NoLog, read_charges, read_page
-from worker.reconcile.compare import LATEST, compare
+from worker.provider.log import LogRow, NoCharges, NoLog, ProviderLog, read_charges, read_page
+from worker.reconcile.compare import LATEST, compare, look_up
+from worker.upstream.client import UpstreamClient
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 ENDED = BEGAN + timedelta(seconds=5)
@@ -47,6 +52,42 @@ def test_a_call_that_is_not_there_is_late_until_it_cannot_come_any_more() -> Non
     assert (compare(ENTRY, None, after).reconciled, compare(ENTRY, None, after).cost_usd) == ("unbilled", Decimal(0))
     answered = compare(replace(ENTRY, outcome="completed"), None, after)
     assert (answered.reconciled, answered.cost_usd) == ("unbilled", None), "an answer is not free for that"
+
+
+class OtherClock(UpstreamClient):
+    """A provider whose clock is ahead of ours: it has one call of ours in its log, by its own time."""
+
+    def __init__(self, ahead: timedelta, date: datetime | None = None) -> None:
+        self._row, self._date, self.asked = BEGAN + ahead, date or NOW + LATEST + ahead, 0
+
+    async def get_json(
+        self, path: str, key: str | None = None, params: Mapping[str, str | int] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        self.asked += 1
+        asked = params or {}
+        inside = datetime.fromisoformat(str(asked["start"])) <= self._row <= datetime.fromisoformat(str(asked["end"]))
+        row = {"client_request_id": "job_1.2", "status": "succeeded", "cost": {"usd": 0.25}, "tokens": {}}
+        body = json.dumps({"data": [row] if inside else [], "pagination": {"has_more": False}}).encode()
+        return 200, {"date": format_datetime(self._date, usegmt=True)}, body
+
+
+@pytest.mark.parametrize(("minutes", "requests"), [(0, 1), (2, 2), (-60, 2), (-13 * 60, 2)])
+def test_a_call_is_found_in_the_log_of_a_provider_whose_clock_differs(minutes: int, requests: int) -> None:
+    """It was taken for a call that cost nothing: no row in the window by our clock, which was minutes away."""
+    upstream = OtherClock(timedelta(minutes=minutes))
+    book = ProviderLog(upstream, lambda: None)
+    [mark] = asyncio.run(look_up(book, [ENTRY], NOW + LATEST))
+    assert (mark.reconciled, mark.cost_usd) == ("orphaned", Decimal("0.25"))
+    assert upstream.asked == requests
+
+
+def test_a_date_that_is_no_clock_costs_nothing() -> None:
+    """A broken server's `Date` is years away: the window by our clock decides."""
+    upstream = OtherClock(timedelta(), date=datetime(9999, 12, 31, tzinfo=UTC))
+    [mark] = asyncio.run(look_up(ProviderLog(upstream, lambda: None), [ENTRY], NOW))
+    assert mark.reconciled == "orphaned"
+    [mark] = asyncio.run(look_up(ProviderLog(upstream, lambda: None), [replace(ENTRY, attempt=3)], NOW + 2 * LATEST))
+    assert (mark.reconciled, upstream.asked) == ("unbilled", 2)
 
 
 def test_a_page_is_read_leniently() -> None:

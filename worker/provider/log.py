@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from worker.base.errors import Unreachable
 from worker.limits.minute import Minute
 from worker.upstream.client import UpstreamClient
 from worker.upstream.cost import cost_from_meta
+from worker.upstream.retry_after import http_date
 
 #: Rows of a page, the most there is.
 PAGE = 100
@@ -86,7 +87,15 @@ class _Reader:
         """`key` is asked at each request."""
         self._upstream, self._key = upstream, key
         self._pace = Minute(REQUESTS_PER_MINUTE)
+        self._date: datetime | None = None  # of the last answer, which came at
+        self._heard = 0.0  # monotonic seconds
         self.requests = 0
+
+    def ahead(self, now: datetime) -> timedelta:
+        """By how much the provider's clock is ahead of one that shows `now`, by its last answer's `Date`; 0 without one."""
+        if self._date is None:
+            return timedelta()
+        return self._date + timedelta(seconds=time.monotonic() - self._heard) - now
 
     async def _ask(self, query: Mapping[str, str | int]) -> tuple[int, bytes]:
         """The status and the body of an answer that is neither a 429 nor the server's trouble.
@@ -98,12 +107,13 @@ class _Reader:
         for _ in range(_TRIES):
             await self._turn()
             try:
-                status, _, body = await self._upstream.get_json(self.path, self._key(), query)
+                status, headers, body = await self._upstream.get_json(self.path, self._key(), query)
             except Unreachable as error:
                 trouble = str(error)
                 await asyncio.sleep(1.0)
                 continue
             if status != 429 and status < 500:
+                self._date, self._heard = http_date(headers.get("date")), time.monotonic()
                 return status, body
             trouble = f"HTTP {status}"
             await asyncio.sleep(_AFTER_429_SECONDS if status == 429 else 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +13,8 @@ from worker.provider.log import LogRow, ProviderLog
 
 #: The provider's clock and ours may differ by that much.
 SKEW = timedelta(seconds=60)
+#: By the `Date` of its answers they may differ by more, up to this; beyond it the `Date` is no clock's.
+MOST_SKEW = timedelta(days=1)
 #: What is not there by then does not come any more: an answer whose client has left is generated to its end and billed.
 LATEST = timedelta(minutes=15)
 
@@ -43,6 +46,12 @@ def compare(entry: Entry, row: LogRow | None, now: datetime, latest: timedelta =
     )
 
 
+def differs(book: ProviderLog, now: datetime) -> timedelta | None:
+    """By how much the provider's clock is ahead of ours, which shows `now`; None: by no more than a window allows for."""
+    ahead = book.ahead(now)
+    return ahead if SKEW / 2 < abs(ahead) < MOST_SKEW else None
+
+
 async def look_up(
     book: ProviderLog,
     entries: Sequence[Entry],
@@ -53,20 +62,31 @@ async def look_up(
 ) -> list[Mark]:
     """Compare attempts of about the same time with the log, of which at most `most` pages are read.
 
-    What is not found counts as absent only if the whole window was read. Raises as `LogBook.pages`.
+    What is not found counts as absent only if the whole window was read; and where the provider's clock differs from
+    ours, which shows `now`, the window by its clock, too. Raises as `ProviderLog.pages`.
     """
     if not entries:
         return []
+    asked = time.monotonic()
     left: dict[str, Entry] = {entry.client_request_id: entry for entry in entries}
     begin = min(entry.started_at for entry in entries) - SKEW
     end = max(entry.finished_at for entry in entries) + SKEW
     marks: list[Mark] = []
-    whole = False
-    async for page in book.pages(begin, end, most=most):
-        marks += _found(left, page.rows, now, latest)
-        whole = not page.more
-        if not left:
-            break
+
+    async def read(ahead: timedelta) -> bool:
+        """Whether the window, so much later, was read to its end, or until nothing was left to look for."""
+        whole = False
+        async for page in book.pages(begin + ahead, end + ahead, most=most):
+            marks.extend(_found(left, page.rows, now, latest))
+            whole = not page.more
+            if not left:
+                break
+        return whole
+
+    whole = await read(timedelta())
+    ahead = differs(book, now + timedelta(seconds=time.monotonic() - asked))
+    if left and ahead is not None:
+        whole = await read(ahead) and whole
     absent = [compare(entry, None, now, latest) for entry in left.values()]
     return marks + (absent if whole else [replace(mark, reconciled="late", cost_usd=None) for mark in absent])
 

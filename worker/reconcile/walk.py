@@ -11,8 +11,9 @@ it. A run without a bookmark may read a page again; no attempt counts twice, bec
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -24,8 +25,8 @@ from worker.db import bookmarks
 from worker.db.connect import Database
 from worker.db.jobs import ledger
 from worker.db.jobs.ledger import Entry, Mark
-from worker.provider.log import LogRow, NoCharges, ProviderCharges, ProviderLog, StaleCursor
-from worker.reconcile.compare import LATEST, SKEW, compare
+from worker.provider.log import LogRow, NoCharges, Page, ProviderCharges, ProviderLog, StaleCursor
+from worker.reconcile.compare import LATEST, SKEW, compare, differs
 
 #: The attempts that are compared in one go are those that began within such a window.
 WINDOW = timedelta(hours=1)
@@ -58,7 +59,7 @@ class Walk:
         self._billed: dict[str, LogRow] = {}  # of this window, by client request id
         self._resumed = False  # this window's first pages were another run's
         self._marks: dict[str, str] = {}
-        self._now = database.read(ledger.now)
+        self._now, self._began = database.read(ledger.now), time.monotonic()
 
     @property
     def counted(self) -> Counter[str]:
@@ -109,15 +110,24 @@ class Walk:
         left = {entry.client_request_id: entry for entry in self._entries(place)}
         first, last = datetime.fromisoformat(place.first), datetime.fromisoformat(place.last)
         if left:
-            async for page in self._log.pages(first, last, first=place.page):
-                found = [(left.pop(row.client_request_id), row) for row in page.rows if row.client_request_id in left]
-                place = replace(place, page=place.page + 1)
-                self._write([self._by_log(entry, row) for entry, row in found], place)
-                if not left:
-                    break
+            place = await self._take(self._log.pages(first, last, first=place.page), left, place)
+        ahead = differs(self._log, self._now + timedelta(seconds=time.monotonic() - self._began))
+        if left and ahead is not None:  # by the provider's clock; a run that goes on reads it anew
+            await self._take(self._log.pages(first + ahead, last + ahead), left, place)
         place = replace(place, phase="charges")
         self._write([], place)
         return place
+
+    async def _take(self, pages: AsyncIterator[Page], left: dict[str, Entry], place: Place) -> Place:
+        """Mark what is found; how far the reading has come, if it goes on from `place`."""
+        came = place
+        async for page in pages:
+            found = [(left.pop(row.client_request_id), row) for row in page.rows if row.client_request_id in left]
+            came = replace(came, page=came.page + 1)
+            self._write([self._by_log(entry, row) for entry, row in found], came)
+            if not left:
+                break
+        return came
 
     def _by_log(self, entry: Entry, row: LogRow) -> Mark:
         mark = compare(entry, row, self._now)

@@ -29,8 +29,8 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     wait = _number(given)
     if wait is not None:
         return min(wait, MAX_RETRY_AFTER) if wait >= 0 else None
-    moment = _date(given)
-    answered = _date(headers.get("date")) or now
+    moment = http_date(given)
+    answered = http_date(headers.get("date")) or now
     return None if moment is None else min(max((moment - answered).total_seconds(), 0.0), MAX_RETRY_AFTER)
 
 
@@ -42,7 +42,8 @@ def _number(text: str | None) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _date(text: str | None) -> datetime | None:
+def http_date(text: str | None) -> datetime | None:
+    """The moment that a header such as `Date` has; None where it has none that can be read."""
     try:
         moment = parsedate_to_datetime(text or "")
     except (ValueError, OverflowError):
