@@ -6,6 +6,7 @@ The checker's invariants are pure functions of this.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ import redis
 import sqlalchemy as sa
 
 from tests.rig import hookd
+from tests.rig.environment import PAYLOAD_KEY
+from worker.base.payloads import Payloads
+from worker.live.script import read
 
 Row = Mapping[str, Any]
 #: The replay log of a job; RELIABILITY section 7 and the contract name it.
@@ -106,14 +110,17 @@ def collect(
 
 
 def _database(url: str) -> Evidence:
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine, opened = sa.create_engine(url, poolclass=sa.NullPool), _payloads()
     with engine.connect() as connection:
 
         def rows(view: str) -> list[Row]:
             return [dict(row) for row in connection.execute(sa.text(f"SELECT * FROM {view}")).mappings()]
 
         evidence = Evidence(
-            jobs={row["id"]: row for row in rows("jobs_v")},
+            jobs={
+                row["id"]: {**row, "text": opened.open(row["text"], f"results.text:{row['id']}")}
+                for row in rows("jobs_v")
+            },
             attempts=rows("attempts_v"),
             usage=rows("usage_v"),
             results={row["job_id"]: row for row in rows("results_v")},
@@ -153,24 +160,39 @@ def _oracle(url: str) -> dict[str, str]:
 
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     statement = sa.text(
-        "SELECT j.id, j.endpoint, r.body FROM jobs_v j JOIN requests r ON r.job_id = j.id WHERE j.status = 'completed'"
+        "SELECT j.id, j.endpoint, CAST(r.body AS text) FROM jobs_v j JOIN requests r ON r.job_id = j.id"
+        " WHERE j.status = 'completed'"
     )
     with engine.connect() as connection:
         stored = connection.execute(statement).all()
     engine.dispose()
+    payloads = _payloads()
     return {
-        job_id: expected_text(endpoint, json.loads(body) if isinstance(body, str) else body)
+        job_id: expected_text(endpoint, json.loads(payloads.open_json(body, f"requests.body:{job_id}")))
         for job_id, endpoint, body in stored
     }
 
 
+def _payloads() -> Payloads:
+    """What opens payloads that the run's workers encrypted (`make test-encrypted`)."""
+    key = os.environ.get(PAYLOAD_KEY)
+    return Payloads([key] if key else [])
+
+
 def _read_redis(evidence: Evidence, url: str) -> None:
+    payloads = _payloads()
     with redis.Redis.from_url(url) as client:
         names = sorted(key.decode("utf-8", "backslashreplace") for key in client.scan_iter(count=1000))
         evidence.redis_names = names
         evidence.unacked = int(client.hlen("stockpot.unacked"))
         evidence.streams = {
-            name.removeprefix(LOG_PREFIX): [json.loads(fields[b"e"]) for _, fields in client.xrange(name)]
+            name.removeprefix(LOG_PREFIX): [_event(fields[b"e"], payloads) for _, fields in client.xrange(name)]
             for name in names
             if name.startswith(LOG_PREFIX) and client.type(name) == b"stream"
         }
+
+
+def _event(envelope: bytes, payloads: Payloads) -> dict[str, Any]:
+    """An event of the log; what is none is left to the invariants as it is."""
+    found: dict[str, Any] = read(envelope, payloads) or json.loads(envelope)
+    return found
