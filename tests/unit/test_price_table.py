@@ -33,7 +33,7 @@ def test_a_table_that_is_none_is_refused_with_what_would_be(given: str) -> None:
         load(prices=given)
 
 
-@pytest.mark.parametrize("given", ["nan", "inf", "-inf", "-1", "0", "1e9", "much", ""])
+@pytest.mark.parametrize("given", ["nan", "inf", "-inf", "-1", "0", "1e9", "1e-400", "1e-13", "much", ""])
 def test_a_bound_that_is_no_money_is_refused_at_the_option(given: str) -> None:
     """NaN compares with nothing, and would bound nothing."""
     with pytest.raises(click.BadParameter, match="US dollars"):

@@ -21,6 +21,8 @@ def picousd(usd: Decimal | None) -> int | None:
 
 #: A million dollars a day: above that the user has meant something else.
 MOST_USD = 1_000_000
+#: The unit that is counted in: what is less would be kept as nothing.
+LEAST_USD = 1 / PICO
 
 
 def dollars(usd: Decimal | float | str) -> Decimal:
@@ -29,7 +31,7 @@ def dollars(usd: Decimal | float | str) -> Decimal:
         amount = Decimal(str(usd).strip().removeprefix("$").replace(",", ""))
     except InvalidOperation:
         amount = Decimal(-1)
-    if not amount.is_finite() or not 0 <= amount <= MOST_USD:
+    if not amount.is_finite() or not (amount == 0 or LEAST_USD <= amount <= MOST_USD):
         message = f"expected US dollars from 0 to {MOST_USD:,}, such as 25 or 0.50, got {str(usd)[:40]!r}"
         raise InvalidRequest([FieldProblem(field="usd", message=message)])
     return amount

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import TypedDict
 
 from pydantic_core import PydanticCustomError
@@ -16,7 +16,7 @@ from api_schemas.jobs import check_options
 from api_schemas.metadata import check_metadata
 from api_schemas.webhook_urls import check_url
 from worker.base.errors import InvalidRequest
-from worker.base.money import MOST_USD
+from worker.base.money import MOST_USD, dollars
 from worker.batches.importing import LONGEST_WINDOW_SECONDS, Options, When
 
 _CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d"
@@ -107,9 +107,9 @@ def _cost(given: Decimal | float | str | None, refuse: Callable[[str, str], None
     if given is None:
         return None
     try:
-        cost = Decimal(str(given))
-    except InvalidOperation:
-        cost = Decimal(-1)
-    if not cost.is_finite() or not 0 < cost <= MOST_USD:
+        cost = dollars(given)
+    except InvalidRequest:
+        cost = Decimal(0)
+    if not cost:
         refuse("max_cost_usd", f"expected more than 0 US dollars, and at most {MOST_USD:,}")
     return cost
