@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 BUDGET_USD = Decimal("0.006")
 BOUND_USD = Decimal("0.0012")
 PRODUCERS = 4
+#: How often they run at most; once, where the machine has time for them.
+ROUNDS = 4
 
 
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
@@ -68,12 +70,22 @@ def test_a_jobs_bound_holds_under_loops_of_many_producers(
 
 
 def _loop(on: Stage, logs: Path, seconds: float, *bound: str) -> dict[str, int]:
-    """Run the producers; how often each job was asked for."""
+    """Run the producers, again if a slow machine let them do too little; how often each job was asked for."""
+    jobs: dict[str, int] = {}
+    for again in range(ROUNDS):
+        jobs |= _round(on, logs, seconds, again, *bound)
+        cancelled = on.count("outcome = 'cancelled'", "attempts_v")
+        if cancelled >= 5 and len(books.billed(on)) >= 5 and any(asked > 1 for asked in jobs.values()):
+            break
+    return jobs
+
+
+def _round(on: Stage, logs: Path, seconds: float, again: int, *bound: str) -> dict[str, int]:
     env = on.env() | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.rig.cancelling_producer", str(seconds)]
     producers = [
         Process([*command, str(number), *bound], logs=logs, name=f"producer-{number}", env=env, cwd=logs)
-        for number in range(PRODUCERS)
+        for number in range(again * PRODUCERS, (again + 1) * PRODUCERS)
     ]
     for producer in producers:
         assert producer.wait(120) == 0, producer.tail()
