@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,3 +196,21 @@ def test_who_has_the_end_gets_it_again_and_always_the_same() -> None:
     [end] = list(Cursor(JOB, final.seq).ending(final))
     assert list(Cursor(JOB, final.seq + 10**9).ending(final)) == [end]
     assert (end["type"], end["seq"], end["epoch"], end["error"]) == ("job.failed", 2_000_009, 3, {"class": "timeout"})
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("had", [1, 2])
+def test_the_text_of_an_earlier_end_is_reset_when_the_next_life_ends_without_any(had: int, published: bool) -> None:
+    """The first life's whole text was made from the database, and is in no log: what the log proves is not what is shown."""
+    start, end = event(1, 1, "job.started"), event(1, 2 + KEPT_FREE, "job.failed", usage=None)
+    first = Cursor(JOB)
+    seen = [*first.show(start), *first.ending(Standing("failed", seq=end["seq"], text="!"))]
+    assert [one["type"] for one in seen] == ["job.started", "chunk", "job.failed"]
+    again = Cursor(JOB, after=seen[had]["seq"])
+    for one in [start, end] if published else [start]:
+        if again.step(one) is Step.SHOW:
+            assert list(again.show(one)) == []
+        else:
+            again.void(one)
+    shown = list(again.ending(Standing("expired", seq=number(2, 1 + KEPT_FREE))))
+    assert [one["type"] for one in shown] == ["attempt.reset", "job.expired"]

@@ -90,6 +90,8 @@ class Cursor:
 
     def void(self, event: Event) -> None:
         """Take a terminal event that is no longer true: the job was retried."""
+        if self.seq >= event["seq"] - KEPT_FREE:
+            self._doubt()
         self.read = max(self.read, event["seq"])
 
     def ending(self, final: Standing) -> Iterator[Event]:
@@ -99,6 +101,8 @@ class Cursor:
         two numbers reserved for them.
         """
         reset, whole, end = final.seq - 2, final.seq - 1, final.seq
+        if self.seq > self.read:
+            self._doubt()
         if self.seq < reset and not (self._proven and self._text.digest() == _digest(final.text)):
             if not self._blank:
                 yield self._made(reset, "attempt.reset", {"at": final.at, "reason": "log_lost", "attempt": None})
@@ -113,6 +117,10 @@ class Cursor:
         self.lost = False
         self._proven = True
         self._forget()
+
+    def _doubt(self) -> None:
+        """The reader has numbers that the log does not: it may have been shown an earlier end's text, made from the database."""
+        self._proven = self._blank = False
 
     def _forget(self) -> None:
         self._text = hashlib.blake2b(digest_size=16)
