@@ -16,8 +16,8 @@ from worker.db import bookmarks, payloads
 from worker.db.connect import CLOSED, MOVED, Database, OtherSchema
 from worker.db.ownership import refuse_encoding, relations, revision
 from worker.db.revisions import HEAD
+from worker.db.versions import other
 
-UPGRADE = "Run `stockpot db upgrade`."
 #: The bookmark of a database that `stockpot db copy` has closed (`to`), or has not finished (`from`).
 COPY = "copy"
 #: Between two looks at a database that does not answer; doubles from the first to the second, in seconds.
@@ -72,14 +72,8 @@ def ensure_schema(settings: Settings) -> None:
         raise OtherSchema(f"{CLOSED.removeprefix('it ')}; it is now {place['to']}", MOVED)
     if place is not None:
         raise OtherSchema("is a copy that is not finished", "Run the same `stockpot db copy` again.")
-    if at is None:
-        raise OtherSchema("has no tables of Stockpot yet", UPGRADE)
-    if at < HEAD:  # revisions are numbers of four digits
-        raise OtherSchema(f"is older than this version of Stockpot: at {at}, needed is {HEAD}", UPGRADE)
-    raise OtherSchema(
-        f"is newer than this version of Stockpot: at {at}, known is nothing beyond {HEAD}",
-        "Install the version of Stockpot that upgraded it, or a newer one.",
-    )
+    if (why := other(at)) is not None:
+        raise why
 
 
 def _share_payload_key(database: Database) -> None:

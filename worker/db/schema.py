@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.base.errors import Unreachable
 from worker.base.settings import Settings
-from worker.db import ownership, revisions, views
+from worker.db import ownership, revisions, versions, views
 from worker.db.batches import tables as batch_tables
 from worker.db.budgets import tables as budget_tables
 from worker.db.calls import tables as call_tables
@@ -126,6 +126,7 @@ def _upgrade(conn: Connection, settings: Settings) -> None:
         conn.execute(text(f"SET LOCAL lock_timeout = {LOCK_MS}"))
     ownership.take_over(conn)
     at = ownership.revision(conn)
+    versions.refuse_newer(at)
     if at == head():
         return
     made = views.definitions(conn.dialect.name)

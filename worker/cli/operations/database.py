@@ -12,10 +12,11 @@ from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.output import margin, put, put_json, say
 from worker.db import compacting, copying, schema
-from worker.db.connect import Database, OtherSchema
+from worker.db.connect import Database
 from worker.db.ownership import revision
 from worker.db.ready import ensure_schema
 from worker.db.url import display_url
+from worker.db.versions import other
 from worker.files import resealing
 
 
@@ -59,8 +60,8 @@ def current(*, as_json: bool) -> None:
         put_json({"current": at, "head": head})
     else:
         put(at or "empty")
-        if at != head:
-            say(f"The newest is {head}. Run `stockpot db upgrade`.")
+        if (why := other(at)) is not None:
+            say(str(why))
 
 
 @database.command()
@@ -76,8 +77,8 @@ def check(*, as_json: bool) -> None:
     if ok:
         say(f"{_name(settings)} is at {head} and as it should be.")
         return
-    if at != head:
-        say(f"{_name(settings)} is at {at or 'no version'}, the newest is {head}. Run `stockpot db upgrade`.")
+    if (why := other(at)) is not None:
+        say(f"{_name(settings)}: {why}")
     for difference in differences:
         say(f"  differs: {difference}")
     click.get_current_context().exit(FAILED)
@@ -108,8 +109,8 @@ def copy(*, to: str | None, schema_name: str | None, reopen: bool, as_json: bool
             return
         if to is None:
             raise click.UsageError("where to is missing: --to URL")
-        if source.read(revision) != schema.head():
-            raise OtherSchema(f"{_name(settings)} is not at this version", "Run `stockpot db upgrade`.")
+        if (why := other(source.read(revision))) is not None:
+            raise why
         target = Database(_target(settings, to, schema_name), pool_size=1, patient=True)
         try:
             copying.prepare(target)

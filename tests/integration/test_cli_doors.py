@@ -1,0 +1,61 @@
+"""What is refused or warned of at the door, by the real command: a cap without prices, a webhook that goes nowhere, a newer database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.batch_factories import write_file
+from tests.factories import opened, rows, sql
+from tests.rig import procs
+from worker.db import schema
+
+STOCKPOT = Path(sys.executable).with_name("stockpot")
+
+
+@pytest.fixture
+def env(stockpot_env: Callable[..., dict[str, str]], tmp_path: Path) -> dict[str, str]:
+    url = f"sqlite:///{tmp_path}/stockpot.db"
+    schema.upgrade(url)
+    return stockpot_env(upstream_url="http://127.0.0.1:9/v1", database_url=url, redis_url="redis://127.0.0.1:9/0")
+
+
+def run(env: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    done = procs.run([str(STOCKPOT), *map(str, arguments)], env=env)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_a_cap_that_cannot_hold_is_refused_before_anything_is_stored(env: dict[str, str], tmp_path: Path) -> None:
+    """The upstream gives no prices: with a price of the user's the same command goes through."""
+    file = write_file(tmp_path / "in.jsonl", 2)
+    refused = run(env, "batch", "submit", file, "--max-cost", "0.5")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "m/one has no known price" in refused.stderr and "STOCKPOT_PRICES='m/one=INPUT/OUTPUT'" in refused.stderr
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        assert rows(database, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
+    taken = run(env | {"STOCKPOT_PRICES": "m/one=1/2"}, "batch", "submit", file, "--max-cost", "0.5")
+    assert taken.returncode == 0 and taken.stdout.startswith("batch_")
+
+
+@pytest.mark.parametrize("url", ["http://example.com/hook", "https://10.0.0.1/hook"])
+def test_a_webhook_that_can_never_be_delivered_is_warned_of_at_once(env: dict[str, str], url: str) -> None:
+    """The endpoint is kept: the workers' settings may differ."""
+    added = run(env, "webhooks", "add", url)
+    assert added.returncode == 0 and added.stdout.startswith("we_")
+    assert f"Warning: nothing can be delivered to {url}: " in added.stderr
+
+
+def test_a_database_of_a_newer_version_is_a_sentence(env: dict[str, str]) -> None:
+    """For what changes tables, and for what only reads."""
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        sql(database, "UPDATE stockpot_version SET version_num = '9999'")
+    for command in (["db", "upgrade"], ["list"], ["db", "check"]):
+        done = run(env, *command)
+        assert done.returncode in {1, 3} and done.stdout == ""
+        assert "is newer than this version of Stockpot" in done.stderr
+        assert "Install the version of Stockpot that upgraded it, or a newer one." in done.stderr
