@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,21 @@ def test_a_webhook_that_can_never_be_delivered_is_warned_of_at_once(env: dict[st
     added = run(env, "webhooks", "add", url)
     assert added.returncode == 0 and added.stdout.startswith("we_")
     assert f"Warning: nothing can be delivered to {url}: " in added.stderr
+
+
+@pytest.mark.parametrize("what", ["a directory", "notes"])
+def test_what_is_no_database_is_refused_and_left_as_it_is(
+    stockpot_env: Callable[..., dict[str, str]], tmp_path: Path, what: str
+) -> None:
+    """Neither is read nor closed to others: a directory with a file's mode can be entered by its owner no more."""
+    path = tmp_path / what
+    path.mkdir() if what == "a directory" else path.write_text("my notes\n")
+    path.chmod(0o755)
+    done = run(stockpot_env(database_url=f"sqlite:///{path}"), "db", "upgrade")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"cannot use {path}: it is " in done.stderr and "STOCKPOT_DATABASE_URL" in done.stderr
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(what)) == [what]
 
 
 def test_a_database_of_a_newer_version_is_a_sentence(env: dict[str, str]) -> None:

@@ -38,6 +38,7 @@ def test_urls_are_spelled_for_the_driver(url: str, wanted: str) -> None:
     [
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
+        ("sqlite:///x.db?mode=ro", "mode=… is not understood"),
         ("postgresql://h/d?pgbouncer=true", "leave it out"),
         ("postgresql://h/d?schema=public", "STOCKPOT_SCHEMA"),
     ],

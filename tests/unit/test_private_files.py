@@ -151,3 +151,11 @@ def test_a_key_that_was_open_is_closed(tmp_path: Path) -> None:
     (tmp_path / "home" / "secret.key").chmod(0o644)
     Vault.of(Settings(home=tmp_path / "home")).seal("x")
     assert mode(tmp_path / "home" / "secret.key") == 0o600
+
+
+def test_a_directory_is_no_file_and_keeps_its_mode(tmp_path: Path) -> None:
+    """As a log file's name, or a database's."""
+    before = mode(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        private.make_file(tmp_path)
+    assert mode(tmp_path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -32,8 +33,10 @@ def make_file(path: Path) -> None:
     """Make an empty file with mode 0600, or close an existing one of ours to all other users.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made; IsADirectoryError for a directory, whose mode stays.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         os.fchmod(descriptor, FILE_MODE)

@@ -27,6 +27,7 @@ recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a ta
 revisions  Where the migrations are, and the newest
 schema     The schema's versions: upgrade, current, check
 snapshots  Snapshots that others hold
+sqlite_file     The file of a SQLite database: made for its owner alone
 sqlite_writers  Who writes to a SQLite file
 threads    SQL off the event loop: a few threads, and patience for a database that is away
 url        The database's URL: what it may hold, and why the rest is refused

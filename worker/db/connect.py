@@ -24,10 +24,10 @@ from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, creat
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from worker.base import private
 from worker.base.errors import InvalidRequest, Refused, StatementTimeout, Unreachable
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
+from worker.db import sqlite_file
 from worker.db.sqlite_writers import SQLITE_BUSY_MS, begin_immediate, count_writers
 from worker.db.url import database_url, display_url
 
@@ -160,7 +160,9 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def make_private(_dialect: object, _record: object, _args: object, _options: object) -> None:
-        _make_private(Path(str(url.database)), settings.home)  # now: a process that stores nothing makes no file
+        sqlite_file.make_private(
+            Path(str(url.database)), settings.home
+        )  # now: a process that stores nothing makes no file
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
@@ -183,18 +185,6 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
 
     count_writers(engine, str(url.database))
     return engine
-
-
-def _make_private(file: Path, home: Path) -> None:
-    """Make the database's file, or close an existing one, with its log: SQLite gives the log the file's own mode."""
-    try:
-        if file.parent == home or not file.parent.exists():
-            private.make_directory(file.parent)
-        private.make_file(file)
-        for beside in ("-wal", "-shm", "-journal"):
-            private.close_file(file.with_name(file.name + beside))
-    except OSError as error:
-        raise Unreachable("the database", f"cannot use {file}: {error.strerror}", _HOME) from error
 
 
 class OtherSchema(Unreachable):

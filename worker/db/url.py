@@ -67,4 +67,6 @@ def _checked_postgres(url: URL) -> URL:
 def _checked_sqlite(url: URL) -> URL:
     if url.database in {None, "", ":memory:"} or "mode=memory" in str(url):
         raise SettingsError(f"{_NAME}: a database in memory is one process's own; name a file: sqlite:///stockpot.db")
+    for key in url.query:
+        raise SettingsError(f"{_NAME}: ?{key}=… is not understood; a SQLite file takes no parameters")
     return url
