@@ -61,7 +61,7 @@ def test_what_is_no_database_is_refused_and_left_as_it_is(
     path.chmod(0o755)
     done = run(stockpot_env(database_url=f"sqlite:///{path}"), "db", "upgrade")
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"cannot use {path}: it is " in done.stderr and "STOCKPOT_DATABASE_URL" in done.stderr
+    assert f"{path}" in done.stderr and "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to " in done.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
     assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith(what)) == [what]
 
@@ -75,3 +75,18 @@ def test_a_database_of_a_newer_version_is_a_sentence(env: dict[str, str]) -> Non
         assert done.returncode in {1, 3} and done.stdout == ""
         assert "is newer than this version of Stockpot" in done.stderr
         assert "Install the version of Stockpot that upgraded it, or a newer one." in done.stderr
+
+
+def test_a_second_user_in_the_process_takes_no_locks_from_the_first(env: dict[str, str], tmp_path: Path) -> None:
+    """To close any descriptor of the file would: the next process then deletes the log under both."""
+    url, log = env["STOCKPOT_DATABASE_URL"], tmp_path / "stockpot.db-wal"
+    with opened(url) as first:
+        rows(first, "SELECT 1 AS n")
+        before = log.stat().st_ino
+        with opened(url) as second:
+            rows(second, "SELECT 1 AS n")
+        code = (
+            f"import sqlite3; sqlite3.connect({str(tmp_path / 'stockpot.db')!r}).execute('SELECT count(*) FROM jobs')"
+        )
+        assert procs.run([sys.executable, "-c", code], env=env).returncode == 0
+        assert log.exists() and log.stat().st_ino == before

@@ -300,6 +300,10 @@ class Database:
                 raise _lacks(error) from error
             if CLOSED in str(error.orig):
                 raise Unreachable("the database", CLOSED, MOVED) from error
+            if "file is not a database" in str(error.orig):
+                raise Unreachable(
+                    "the database", f"{self.engine.url.database} is no SQLite database", _OTHER
+                ) from error
             if "NUL (0x00)" in str(error.orig):
                 raise InvalidRequest(_NO_TEXT) from None
             raise
@@ -348,6 +352,7 @@ _REFUSALS = {
 }
 _HOME = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to a place that you may write."
 _CANCELLED = "57014"
+_OTHER = "Set STOCKPOT_HOME or STOCKPOT_DATABASE_URL to another file."
 _FULL = "Make room there; what was committed is kept, and the same command goes on."
 #: Less than this and SQLite's own files cannot grow, in bytes.
 _ROOM = 1024 * 1024
