@@ -143,8 +143,9 @@ class ToolCalls:
         """Take the `tool_calls` of one delta. One object stands for a list of one; what is no object is ignored."""
         for fragment in listed(fragments):
             if isinstance(fragment, dict):
-                self._last = self._call_of(shaped(fragment))
-                self._last.grow(shaped(fragment))
+                usual = shaped(fragment)
+                self._last = self._call_of(usual)
+                self._last.grow(usual)
 
     def fill(self, calls: Any) -> None:
         """Take the calls of a final message: those that no delta had, where it repeats the ones that deltas had."""

@@ -198,9 +198,8 @@ def _mend_tool_calls(choices: list[dict[str, Any]]) -> bool:
     for choice in choices:
         message = choice["message"]
         calls = message.get("tool_calls")
-        if isinstance(calls, list) and all(isinstance(call, dict) and shaped(call) is call for call in calls):
-            pass
-        elif isinstance(calls, dict | list | str):
+        usual = isinstance(calls, list) and all(isinstance(call, dict) and shaped(call) is call for call in calls)
+        if not usual and isinstance(calls, dict | list | str):
             message["tool_calls"] = calls = [shaped(call) for call in listed(calls) if isinstance(call, dict)]
             mended = True
         for call in calls if isinstance(calls, list) else []:
@@ -289,8 +288,5 @@ def _index(choice: dict[str, Any]) -> int:
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, dict):
-        content = [content]
-    return (
-        "".join(part_texts(content)) if isinstance(content, list) else ""
-    )  # parts, as some reasoning models have them
+    parts = [content] if isinstance(content, dict) else content  # as some reasoning models have it
+    return "".join(part_texts(parts)) if isinstance(parts, list) else ""

@@ -45,7 +45,7 @@ Examples:
 @click.option("--since", type=options.Moment(), help="Calls since: 90m, 24h, 7d, a date or a time (UTC).")
 @click.option("--until", type=options.Moment(), help="Calls before: 24h (ago), a date or a time (UTC).")
 @click.option("--tenant", metavar="T", help="Of one tenant; all of them when left out.")
-@click.option("-A", "--all-tenants", is_flag=True, help="Of all tenants, as without --tenant.")
+@options.all_tenants
 @click.option(
     "--recount", is_flag=True, help="First count calls that were written past Stockpot (restored, imported by SQL)."
 )
