@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from tests.budget_factories import DOLLAR, budget, put, reserve, running, settle, sweep, written
-from tests.factories import claimed, lease_run_out, request, settled, settlement, sql, submitted
+from tests.factories import claimed, lease_run_out, request, rows, settled, settlement, sql, submitted
 from worker.db.budgets import reservations
 from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.connect import Database
@@ -135,6 +135,22 @@ def test_the_day_turns_and_the_total_does_not(database: Database) -> None:
         DOLLAR // 2,
         DOLLAR * 3 // 2,
     )
+
+
+def test_a_clock_that_was_set_back_leaves_no_day_without_its_budget(database: Database) -> None:
+    """The day that was counted last is in the future then, and may be for a year: today's calls count all the same."""
+    put(database, 1.0)
+    first, second, third = running(database, 3)
+    settle(database, first, 0.4)
+    sql(database, "UPDATE budgets SET day = '2999-01-01', spent_picousd = 5")
+    assert budget(database).spent_picousd == DOLLAR * 4 // 10
+    settle(database, second, 0.5)
+    assert budget(database).spent_picousd == DOLLAR * 9 // 10
+    assert reserve(database, [third], 0.2) == {third.id}
+    database.write(reservations.tend)
+    assert [row["day"] < "2999" for row in rows(database, "SELECT day FROM budgets")] == [True]
+    settle(database, third, 0.1)
+    assert budget(database).spent_picousd == DOLLAR
 
 
 def test_a_new_budget_begins_with_what_the_day_has_cost_and_waits_for_calls_that_nobody_counts(

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.factories import rows
+from tests.factories import rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.gateway import Gateway
 from worker.db.budgets import reservations
@@ -112,6 +112,16 @@ def test_requests_per_minute_are_exact_when_all_come_at_once(gateway: Gateway, k
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     left = {answer.headers["x-ratelimit-remaining-requests"] for answer in answers if answer.status_code == 200}
     assert left == {"0", "1", "2", "3"}
+
+
+def test_a_clock_that_was_set_back_keeps_no_minute_full_for_an_hour(
+    gateway: Gateway, keys: Keys, served: Workplace
+) -> None:
+    _, secret = keys.create("acme", rpm=1)
+    assert [ask(gateway, secret).status_code for _ in range(2)] == [200, 429]
+    later = "datetime('now', '+1 hour')" if served.database.is_sqlite else "now() + interval '1 hour'"
+    sql(served.database, f"UPDATE api_calls SET created_at = {later}")
+    assert [ask(gateway, secret).status_code for _ in range(2)] == [200, 429]
 
 
 def test_tokens_per_minute_count_what_a_call_took_once_it_is_over(gateway: Gateway, keys: Keys) -> None:

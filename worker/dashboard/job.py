@@ -102,7 +102,7 @@ def _copies(view: View, found: JobDetail, request: str | None) -> dict[str, str]
     url = f"{view.request.url.scheme}://{view.request.url.netloc}{found.endpoint}"
     return {
         "CLI": f"printf %s {quoted} | stockpot submit --endpoint {found.endpoint} {' '.join(flags)} --wait --request -",
-        "Python": f"from worker import Stockpot\n\npot = Stockpot(tenant={found.tenant!r})\n"
+        "Python": f"from stockpot import Stockpot\n\npot = Stockpot(tenant={found.tenant!r})\n"
         f"job = pot.submit({python}{given})\nprint(pot.wait(job.id).text)",
         "curl": f'curl {shlex.quote(url)} -H "Authorization: Bearer $STOCKPOT_KEY" -H "content-type: application/json"'
         f" --data-raw {quoted}",

@@ -118,10 +118,16 @@ def _lock_attempts(conn: Connection, asks: Sequence[Ask]) -> None:
 
 def _read(conn: Connection, tenants: Iterable[str] | None = None, *, lock: bool = False) -> list[Budget]:
     where = "" if tenants is None else "WHERE tenant IN :tenants"
+    today = day_sql(conn, now_sql(conn))
+    # The clock was set back behind the day that was counted last: what today has cost is in the days until `tend` corrects it.
+    ahead = f"""
+        (SELECT COALESCE(SUM(u.provider_picousd + u.estimated_picousd), 0) FROM usage_days AS u
+        WHERE u.day = {today} AND budgets.tenant IN (u.tenant, '{ALL_TENANTS}'))
+    """
     statement = text(f"""
         SELECT tenant, period, limit_picousd, needs_picousd, set_at, recount, used_up_on,
-            CASE WHEN period = 'day' AND (day IS NULL OR day <> {day_sql(conn, now_sql(conn))}) THEN 0
-                ELSE spent_picousd END AS spent_picousd
+            CASE WHEN period = 'total' OR day = {today} THEN spent_picousd WHEN day > {today} THEN {ahead} ELSE 0 END
+                AS spent_picousd
         FROM budgets {where} ORDER BY tenant, period {"FOR UPDATE" if lock and is_postgres(conn) else ""}
     """)
     if tenants is None:
@@ -209,10 +215,22 @@ def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
 
 
 def tend(conn: Connection) -> None:
-    """Open what has room again, and count once what began before the counting. The caller commits."""
-    rows = conn.execute(text("SELECT tenant FROM budgets WHERE needs_picousd IS NOT NULL OR recount")).all()
+    """Open what has room again, and count once what began before the counting. The caller commits.
+
+    A budget whose day is in the future, since the database's clock was set back, is counted anew for today.
+    """
+    rows = conn.execute(
+        text(f"""
+        SELECT tenant, period, day > {day_sql(conn, now_sql(conn))} AS ahead FROM budgets
+        WHERE needs_picousd IS NOT NULL OR recount OR day > {day_sql(conn, now_sql(conn))}
+        ORDER BY tenant, period
+        """)
+    ).all()
     if not rows:
         return
+    for row in rows:
+        if row.ahead:
+            _recount(conn, row.tenant, row.period)
     budgets = _read(conn, {row.tenant for row in rows})
     _add_reserved(conn, budgets)
     for budget in budgets:
@@ -284,10 +302,11 @@ def _plus(conn: Connection, at: str, seconds: float) -> str:
     return f"strftime('%Y-%m-%d %H:%M:%f', {at}, '+{seconds} seconds')"
 
 
-def _recount(conn: Connection, tenant: str, period: str, *, final: bool) -> None:
+def _recount(conn: Connection, tenant: str, period: str, *, final: bool | None = None) -> None:
     """Read the days' sum under a lock on the budget's row: a settlement of now is in the sum or adds to it later.
 
-    While the days are incomplete (after an upgrade), earlier costs are unknown and counted later.
+    While the days are incomplete (after an upgrade), earlier costs are unknown and counted later. `final` is whether it
+    was the last time; None leaves that as it is.
     """
     key = {"tenant": tenant, "period": period}
     if is_postgres(conn):
@@ -298,10 +317,11 @@ def _recount(conn: Connection, tenant: str, period: str, *, final: bool) -> None
     today = day_sql(conn, now_sql(conn))
     conn.execute(
         text(f"""
-        UPDATE budgets SET recount = :again, day = CASE WHEN period = 'day' THEN {today} END, spent_picousd = :spent
+        UPDATE budgets SET recount = COALESCE(CAST(:again AS boolean), recount),
+            day = CASE WHEN period = 'day' THEN {today} END, spent_picousd = :spent
         WHERE tenant = :tenant AND period = :period
         """),
-        {**key, "again": not final, "spent": spent},
+        {**key, "again": None if final is None else not final, "spent": spent},
     )
 
 

@@ -2,7 +2,7 @@
 
 It is counted in the transaction that accepts the next call. Nothing is kept that a crash could leave wrong.
 
-    requests    calls of the last 60 seconds
+    requests    calls of the last 60 seconds; those of the future are from before the clock was set back
     tokens      what these took, or may take while they run
     in flight   those that are not over
     budget      a key's: what all its calls have cost, and what those that run may cost
@@ -132,7 +132,8 @@ def _minute(conn: Connection, counted: _Counted) -> _Minute:
         text(f"""
         SELECT {seconds_until_sql(conn, "c.created_at")} + {WINDOW_SECONDS} AS leaves, {taken} AS tokens
         FROM api_calls AS c LEFT JOIN jobs AS j ON j.id = c.job_id
-        WHERE c.{counted.column} = :id AND c.created_at > {after_sql(conn, f"-{WINDOW_SECONDS}")} ORDER BY c.created_at
+        WHERE c.{counted.column} = :id AND c.created_at > {after_sql(conn, f"-{WINDOW_SECONDS}")}
+            AND c.created_at < {after_sql(conn, f"{WINDOW_SECONDS}")} ORDER BY c.created_at
         """),
         {"id": counted.id},
     ).all()
