@@ -31,16 +31,24 @@ def run(env: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[
     return done
 
 
-def test_a_cap_that_cannot_hold_is_refused_before_anything_is_stored(env: dict[str, str], tmp_path: Path) -> None:
-    """The upstream gives no prices: with a price of the user's the same command goes through."""
+def test_a_cap_that_cannot_hold_is_refused_and_one_file_is_one_batch(env: dict[str, str], tmp_path: Path) -> None:
+    """The upstream gives no prices: with a price of the user's the same command goes through; other knobs stop."""
     file = write_file(tmp_path / "in.jsonl", 2)
     refused = run(env, "batch", "submit", file, "--max-cost", "0.5")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "m/one has no known price" in refused.stderr and "STOCKPOT_PRICES='m/one=INPUT/OUTPUT'" in refused.stderr
     with opened(env["STOCKPOT_DATABASE_URL"]) as database:
         assert rows(database, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
-    taken = run(env | {"STOCKPOT_PRICES": "m/one=1/2"}, "batch", "submit", file, "--max-cost", "0.5")
+    env |= {"STOCKPOT_PRICES": "m/one=1/2"}
+    taken = run(env, "batch", "submit", file, "--max-cost", "0.5")
     assert taken.returncode == 0 and taken.stdout.startswith("batch_")
+    for knobs in (("--max-cost", "0.6"), ("--max-cost", "0.5", "--max-in-flight", "3"), ("--finish-by", "8h", "--wait")):
+        other = run(env, "batch", "submit", file, *knobs)
+        assert (other.returncode, other.stdout) == (2, ""), "each would pay for every line again"
+        for word in (taken.stdout.strip(), "resume", "--max-cost USD", "retry-failed", "--again"):
+            assert word in other.stderr
+    assert run(env, "batch", "submit", file, "--max-cost", "0.5").stdout == taken.stdout
+    assert run(env, "batch", "submit", file, "--max-cost", "0.6", "--again").stdout != taken.stdout
 
 
 @pytest.mark.parametrize("url", ["http://example.com/hook", "https://10.0.0.1/hook"])

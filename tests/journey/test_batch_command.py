@@ -141,6 +141,14 @@ def test_two_thousand_lines_are_each_called_once_and_answered_once(
         assert (own["cost_picousd"], own["total_tokens"]) == (sums["cost"], sums["tokens"])
     listed = stockpot(env, "batch", "list", "--json").stdout.splitlines()
     assert [json.loads(line)["id"] for line in listed] == [batch]
+    capped, some = write_file(tmp_path / "capped.jsonl", 40, max_tokens=9), tmp_path / "some.jsonl"
+    stands = stockpot(
+        env, "batch", "submit", capped, "--max-cost", "0.00006", "--wait", "--output", some, check=1
+    ).stderr
+    assert "has reached its --max-cost of $0.00006: " in stands, "who waits is told, and waits no longer"
+    assert "--max-cost USD" in stands
+    assert f"{len(read(some))} lines are written. Go on from there: stockpot batch results batch_" in stands
+    assert 0 < len(read(some)) < 40
 
 
 @pytest.mark.slow

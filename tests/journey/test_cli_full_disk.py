@@ -76,7 +76,7 @@ def test_outputs_on_a_full_disk_end_with_whole_lines_and_go_on(
     follow = run(env, "batch", "results", batch, "-o", out, "--follow")
     assert follow.returncode == 1
     kept = [json.loads(line)["custom_id"] for line in out.read_text().splitlines()]
-    assert out.read_bytes().endswith(b"\\n") == bool(kept)
+    assert out.read_bytes().endswith(b"\n") == bool(kept)
     command = follow.stderr.rpartition("Go on from there: stockpot ")[2].split()
     assert command[-2:] == ["--offset", str(len(kept))]
     before = out.read_bytes()

@@ -35,6 +35,12 @@ APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signatu
         (["usage", "--by", "moon"], "metadata.KEY"),
         (["list", "--since", "yesterday"], "24h"),
         (["nonsense"], "nonsense"),
+        (["batch", "submit", "-", "--max-cost", "nan"], "--max-cost"),
+        (["batch", "submit", "-", "--max-cost", "inf"], "--max-cost"),
+        (["batch", "submit", "-", "--within", "99999999d"], "--within"),
+        (["batch", "retry-failed", "batch_0", "--max-cost", "-Infinity"], "--max-cost"),
+        (["batch", "resume", "batch_0", "--max-cost", "0"], "--max-cost"),
+        (["budget", "set", "nan"], "US dollars"),
     ],
 )
 def test_what_is_asked_wrongly_costs_exit_code_2_and_says_what_is_right(

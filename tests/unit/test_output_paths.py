@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -11,9 +12,27 @@ from api_schemas import jsontext
 from api_schemas.batch import error_line, output_line
 from worker.base.errors import InvalidRequest, NotWritten
 from worker.batches import output_paths
+from worker.batches.line_text import answered
 from worker.batches.result_files import Files
 from worker.cli.output import put_json
+from worker.db.batches.export import FinishedLine
 
+LINE = FinishedLine(
+    job_id="job_" + "0" * 32,
+    line=1,
+    first_line=1,
+    answers=1,
+    custom_id="a",
+    status="completed",
+    over=True,
+    response="{}",
+    request_id=None,
+    status_code=200,
+    error_class=None,
+    error_code=None,
+    error_message=None,
+    error_body=None,
+)
 ANSWER = output_line(line_id="l", custom_id="a", status=200, request_id=None, body=b"{}")
 
 
@@ -90,6 +109,48 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         pass
     assert link.is_symlink()
     assert link.resolve() == target
+
+
+@pytest.mark.parametrize("becomes", ["moved", "removed", "replaced"])
+def test_a_file_that_goes_while_it_grows_is_said_and_what_is_there_now_stays(tmp_path: Path, becomes: str) -> None:
+    """Else answers go where nobody finds them, and the last line of a stranger's file is cut off."""
+    path, elsewhere, stranger = tmp_path / "out.jsonl", tmp_path / "old.jsonl", b"not ours, without an end"
+    with pytest.raises(NotWritten, match="moved or removed") as caught, Files(str(path), None, grows=True) as files:
+        files.write(LINE)
+        files.flush()
+        path.rename(elsewhere) if becomes == "moved" else path.unlink()
+        if becomes == "replaced":
+            path.write_bytes(stranger)
+        files.write(LINE)
+        files.flush()
+    assert caught.value.offset == 0
+    assert elsewhere.exists() == (becomes == "moved")
+    assert not path.exists() or path.read_bytes() == stranger
+
+
+def test_who_stops_cuts_its_own_file_and_no_other(tmp_path: Path) -> None:
+    """The file was rotated away, and its name is another's by now."""
+    path, mine = tmp_path / "out.jsonl", tmp_path / "out.jsonl.1"
+    with pytest.raises(KeyboardInterrupt), Files(str(path), None, grows=True) as files:
+        files.write(LINE)
+        files.flush()
+        files.write(LINE)
+        path.rename(mine)
+        path.write_bytes(b"a stranger's file that is longer than one line of answers" * 9)
+        raise KeyboardInterrupt
+    assert mine.read_bytes() == answered(LINE)
+    assert path.read_bytes() == b"a stranger's file that is longer than one line of answers" * 9
+
+
+def test_a_file_of_requests_is_known_whatever_its_first_line_is(tmp_path: Path) -> None:
+    """A picture of megabytes, a bad line, a mark, blanks, gzip: not even `--force` writes over it."""
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "x" * 2_000_000}}
+    line, path = jsontext.dumps(asked) + b"\n", tmp_path / "in.jsonl"
+    for content in (line, b"a bad line\n" + line, b"\n\n" + line, b"\xef\xbb\xbf" + line, gzip.compress(line)):
+        path.write_bytes(content)
+        assert "is a file of requests" in refused(str(path), force=True)
+    path.write_bytes(b"a diary\n" + ANSWER)
+    assert "does not look like a file of answers" in refused(str(path), overwrite=True)
 
 
 def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ import os
 import re
 import shlex
 import stat
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from api_schemas import jsontext
 from api_schemas.errors import FieldProblem
 from worker.base.errors import InvalidRequest
+from worker.batches import formats
 
 STDOUT = "-"
 #: What lies there is no file of the user's: descriptors, terminals, pipes.
@@ -30,6 +33,8 @@ _NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 #: How much of a file is read at a time to count its lines, in bytes.
 _BLOCK = 1024 * 1024
+#: What a file is shows in so many of its first lines, each read up to so many bytes: a request may hold pictures.
+_LOOKED_AT, _LONGEST = 5, 64 * 1024 * 1024
 
 
 def beside(output: str) -> str:
@@ -214,22 +219,27 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _first(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        first = file.readline(_BLOCK)
-    try:
-        line = jsontext.loads(first)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
+def _first_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The first lines of a file that are not blank, as objects; {} for one that is none. Decompressed."""
+    with path.open("rb") as raw, contextlib.suppress(OSError, *formats.DAMAGED):
+        kind = formats.compression(raw.read(formats.MAGIC_BYTES))
+        raw.seek(0)
+        source = formats.decompressed(raw, kind)
+        for text in islice(iter(lambda: source.readline(_LONGEST), b""), _LOOKED_AT):
+            line: object = None
+            with contextlib.suppress(ValueError):
+                line = jsontext.loads(text.removeprefix(formats.UTF8_MARK))
+            if not text.isspace():
+                yield line if isinstance(line, dict) else {}
 
 
 def _is_output(path: Path) -> bool:
-    return {"custom_id", "response"} <= _first(path).keys()
+    return {"custom_id", "response"} <= next(_first_lines(path), {}).keys()
 
 
 def _is_input(path: Path) -> bool:
-    return {"custom_id", "url", "body"} <= _first(path).keys()
+    """Whether one of its first lines is a request: a file may begin with a bad one."""
+    return any({"custom_id", "url", "body"} <= line.keys() for line in _first_lines(path))
 
 
 def _check_special(field: str, path: str) -> None:

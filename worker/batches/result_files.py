@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -48,6 +49,7 @@ class _Open:
         if is_stdout(self.place):
             self.file.flush()
             return
+        itself = os.dup(self.file.fileno())  # by its name another file may be there by now
         try:
             self.file.close()  # and what is buffered is written: on a full disk this raises
         except OSError:
@@ -55,7 +57,20 @@ class _Open:
             raise
         finally:
             if cut and self.whole is not None:
-                os.truncate(self.temporary, self.whole)
+                with contextlib.suppress(OSError):  # a half line is cut off by who goes on behind it
+                    os.ftruncate(itself, self.whole)
+            os.close(itself)
+
+    def is_found(self) -> bool:
+        """Whether its name still leads to a file of ours; where that cannot be seen it does."""
+        try:
+            there = Path(self.temporary).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        here = os.fstat(self.file.fileno())
+        return here.st_nlink > 0 or os.path.samestat(here, there)
 
 
 class Files:
@@ -120,11 +135,15 @@ class Files:
             self._put_in_place(done)
 
     def _put_in_place(self, done: bool) -> None:
-        for one in self._open:
-            if done and one.temporary != one.place:
-                Path(one.temporary).replace(one.place)
-            elif one.temporary != one.place:
-                Path(one.temporary).unlink(missing_ok=True)
+        beside = [one for one in self._open if one.temporary != one.place]
+        try:
+            for one in beside if done else ():
+                with self._told(one):
+                    Path(one.temporary).replace(one.place)
+        finally:
+            for one in beside:
+                with contextlib.suppress(OSError):
+                    Path(one.temporary).unlink()
 
     def write(self, line: FinishedLine) -> None:
         """Write a line to the file where it belongs."""
@@ -146,6 +165,10 @@ class Files:
                 one.file.flush()
                 if one.whole is not None:
                     one.whole = one.file.tell()
+            if one.whole is not None and not one.is_found():
+                self.written.offset = 0  # what is written is found by nobody: begin anew
+                with self._told(one):
+                    raise OSError(errno.ENOENT, "it was moved or removed while it was written")
 
     @contextlib.contextmanager
     def _told(self, one: _Open) -> Iterator[None]:

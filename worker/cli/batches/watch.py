@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import threading
 import time
@@ -76,8 +75,12 @@ def _followed(pot: Stockpot, batch: str, writing: Future[Exported] | None, *, as
         return FAILED
     row = last.row
     if writing is not None and row.over:
-        with contextlib.suppress(NotWritten):  # `_written` prints it
+        try:
             writing.result()  # to the last line
+        except NotWritten:  # `_written` prints it
+            pass
+        except KeyboardInterrupt:
+            return INTERRUPTED
     if as_json:
         put_json(batch_object(row).to_json())
     else:
