@@ -42,7 +42,11 @@ def test_a_cap_that_cannot_hold_is_refused_and_one_file_is_one_batch(env: dict[s
     env |= {"STOCKPOT_PRICES": "m/one=1/2"}
     taken = run(env, "batch", "submit", file, "--max-cost", "0.5")
     assert taken.returncode == 0 and taken.stdout.startswith("batch_")
-    for knobs in (("--max-cost", "0.6"), ("--max-cost", "0.5", "--max-in-flight", "3"), ("--finish-by", "8h", "--wait")):
+    for knobs in (
+        ("--max-cost", "0.6"),
+        ("--max-cost", "0.5", "--max-in-flight", "3"),
+        ("--finish-by", "8h", "--wait"),
+    ):
         other = run(env, "batch", "submit", file, *knobs)
         assert (other.returncode, other.stdout) == (2, ""), "each would pay for every line again"
         for word in (taken.stdout.strip(), "resume", "--max-cost USD", "retry-failed", "--again"):
