@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from worker.base.errors import Unreachable
 from worker.batches.line_text import answered, is_answered, not_answered
 from worker.batches.result_files import Exported, Files
 from worker.db.batches import export as lines_out
@@ -86,23 +87,28 @@ def read(
     Args:
         follow: wait for more until the batch is over; an empty page is a moment at which there is none.
         order: in the order of the file a line waits until all before it are over.
-        stop: ends the reading behind the page that is being read.
+        stop: ends the reading behind the page that is being read; while nothing is, behind what is over by then.
     """
     stop = stop or threading.Event()
     pages = _by_line if order is Order.FILE else _by_end
+    last = False  # it was told to stop while it waited: what is over in that moment is read, and no more
     while True:
-        row = database.read(lambda conn: records.get(conn, batch, tenant=None))  # before the lines: they only grow
-        for page in pages(database, row, offset):
-            if page:
-                offset = page[-1].offset
-                yield page
-            if stop.is_set():
+        try:
+            row = database.read(lambda conn: records.get(conn, batch, tenant=None))  # before the lines: they only grow
+            for page in pages(database, row, offset):
+                if page:
+                    offset = page[-1].offset
+                    yield page
+                if stop.is_set() and not last:
+                    return
+        except Unreachable:
+            if last:
                 return
-        if row.over or not follow:
+            raise
+        if row.over or not follow or last:
             return
         yield []
-        if stop.wait(LOOK_SECONDS):
-            return
+        last = stop.wait(LOOK_SECONDS)
 
 
 def _by_end(database: Database, row: BatchRow, offset: int) -> Iterator[list[ResultLine]]:
