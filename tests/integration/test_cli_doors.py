@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.batch_factories import write_file
 from tests.factories import opened, rows, sql
 from tests.rig import procs
+from worker.batches import importing
+from worker.cli.app import main
 from worker.db import schema
+from worker.db.batches import lines_in
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 
@@ -53,6 +59,32 @@ def test_a_cap_that_cannot_hold_is_refused_and_one_file_is_one_batch(env: dict[s
             assert word in other.stderr
     assert run(env, "batch", "submit", file, "--max-cost", "0.5").stdout == taken.stdout
     assert run(env, "batch", "submit", file, "--max-cost", "0.6", "--again").stdout != taken.stdout
+
+
+def test_ctrl_c_in_an_import_says_what_runs_by_then(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first lines are called and paid for: how to end that, and how to go on. A file may be called anything."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(importing, "SQLITE_SLICE", 2)
+    insert = lines_in.insert
+
+    def interrupted(*given: Any, after: int, **how: Any) -> Any:
+        if after:
+            raise KeyboardInterrupt
+        return insert(*given, after=after, **how)
+
+    monkeypatch.setattr(lines_in, "insert", interrupted)
+    file = write_file(tmp_path / "in.jsonl", 5).rename(os.fsdecode(bytes(tmp_path) + b"/\xff\n.jsonl"))
+    done = CliRunner().invoke(main, ["batch", "submit", str(file)])
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        [batch] = rows(database, "SELECT id, imported, input_name FROM batches")
+    assert (done.exit_code, batch["imported"], batch["input_name"]) == (130, 2, "\N{REPLACEMENT CHARACTER}\n.jsonl")
+    assert "Interrupted." in done.output
+    assert f"stockpot batch cancel {batch['id']} ends it" in done.output
+    monkeypatch.undo()
+    assert run(env, "batch", "submit", str(file)).stdout.strip() == batch["id"]
 
 
 @pytest.mark.parametrize("url", ["http://example.com/hook", "https://10.0.0.1/hook"])

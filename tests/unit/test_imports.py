@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,23 @@ def test_every_object_of_a_producer_is_there_when_it_is_asked_for(tmp_path: Path
     objects = ("calls", "keys", "budgets", "files", "webhooks", "routes", "batches", "follower")
     code = "from stockpot import Stockpot\npot = Stockpot()\n" + "\n".join(f"pot.{name}" for name in objects)
     assert {"worker.producer.batches", "worker.producer.reader"} <= loaded(code, tmp_path)
+
+
+def test_ctrl_c_while_the_command_line_is_imported_shows_no_traceback(tmp_path: Path) -> None:
+    """The first moment of every command; afterwards there are words for it."""
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in a terminal, wherever this suite runs
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from worker.cli import main\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "main(['list'])"
+    )
+    for module, code_of_exit, words in (("pydantic", -signal.SIGINT, ""), ("sqlalchemy", 130, "Interrupted.\n")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, module], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (code_of_exit, "", words)

@@ -7,6 +7,7 @@ was finished is found, not repeated. Workers begin with the first slice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 from sqlalchemy import Connection
 
 from api_schemas import jsontext
-from worker.base.errors import NotAllowed
+from worker.base.errors import NotAllowed, Unreachable
 from worker.base.money import PICO
 from worker.batches.keeper import WriteEnds
 from worker.batches.reading import BatchFile, FileChanged
@@ -214,6 +215,19 @@ def import_lines(
             writer.begin(slice_, done)
             done += sum(line.answers for line in slice_)
     on_progress(done)
+
+
+@contextlib.contextmanager
+def resumable(batch: BatchRow) -> Iterator[None]:
+    """What ends an import does not end its batch: the error has a note of what runs, and how to go on or to end it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Unreachable) as error:
+        error.add_note(
+            f"{batch.id} has begun, and its lines that are imported are called. The same command goes on with it;"
+            f" stockpot batch cancel {batch.id} ends it."
+        )
+        raise
 
 
 def _import_copies(reader: _Reader, copies: Copies) -> None:

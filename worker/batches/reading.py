@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from api_schemas.errors import StockpotError
+from api_schemas.text import storable
 from worker.base import private
 from worker.base.errors import InvalidRequest
 from worker.batches import formats
@@ -62,7 +63,7 @@ class BatchFile:
         elif source == STDIN and stdin is not None:
             self.name, self._raw = name or "stdin", _spooled(stdin, home)
         else:
-            self.name, self._raw = Path(source).name, _opened(Path(source), home)
+            self.name, self._raw = storable(Path(source).name), _opened(Path(source), home)
         self._compression = formats.compression(self._raw.read(formats.MAGIC_BYTES))
         self._seen = self._stamp()
         self.bytes = self._seen[0]

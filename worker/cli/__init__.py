@@ -21,6 +21,9 @@ With `--json` stdout carries JSON and nothing else.
 
 from __future__ import annotations
 
-from worker.cli.app import main
+from worker.cli.interrupts import quietly
+
+with quietly():
+    from worker.cli.app import main
 
 __all__ = ["main"]

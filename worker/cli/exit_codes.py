@@ -28,8 +28,10 @@ def errors_in_words(ctx: click.Context) -> Iterator[None]:
     """Print errors that are expected, in words, and exit with their code."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say("Interrupted.")
+        for note in getattr(error, "__notes__", []):
+            say(note)
         ctx.exit(INTERRUPTED)
     except InvalidRequest as error:
         problems = [
@@ -46,7 +48,7 @@ def errors_in_words(ctx: click.Context) -> Iterator[None]:
         ctx.exit(FAILED)
     except Unreachable as error:
         first, *mend = str(error).splitlines()
-        _tell(first, *mend)
+        _tell(first, *mend, *getattr(error, "__notes__", []))
         ctx.exit(UNREACHABLE)
     except WaitTimeout as error:
         _tell(str(error))

@@ -10,6 +10,20 @@ from types import FrameType
 
 
 @contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Ctrl-C ends the process without a traceback: for the moment in which modules are imported, before any words."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
 def stopping(stop: threading.Event, *, at_once: bool) -> Iterator[None]:
     """The first of these signals sets the event, the second raises KeyboardInterrupt; with `at_once` the first does.
 

@@ -143,15 +143,16 @@ class Batches:
             if batch.imported < batch.total and not batch.over:
                 if on_progress is not None:
                     on_progress("importing", batch.imported, batch.total)
-                importing.import_lines(
-                    database,
-                    batch,
-                    source,
-                    found,
-                    max_line_bytes=settings.max_request_bytes,
-                    write_ends=Consequences().write,
-                    on_progress=_stage(on_progress, "importing", batch.total),
-                )
+                with importing.resumable(batch):
+                    importing.import_lines(
+                        database,
+                        batch,
+                        source,
+                        found,
+                        max_line_bytes=settings.max_request_bytes,
+                        write_ends=Consequences().write,
+                        on_progress=_stage(on_progress, "importing", batch.total),
+                    )
                 self._scope.wake()
         return SubmittedBatch(batch, created, len(found.skipped))
 
