@@ -353,6 +353,8 @@ def test_a_terminal_that_shrinks_or_is_closed_ends_no_wait(env: dict[str, str], 
         terminal.shows("298 of 300 99 % · ")
         terminal.resize(40)
         eventually(lambda: all(cell_len(one) < 40 for one in terminal.text().split("\r")[-3:]))
+    with Terminal(["env", "TERM=dumb", *command], env=env) as terminal:  # where nothing can be drawn over
+        terminal.shows("The next line waits: no worker is running")
     submit = ["batch", "submit", tmp_path / "in.jsonl", "--again", "--wait", "--output", tmp_path / "out.jsonl"]
     ignoring = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
     with Terminal([*ignoring, STOCKPOT, *map(str, submit)], env=env) as terminal:

@@ -15,6 +15,7 @@ from rich.console import Console
 from api_schemas.job_views import Job
 from worker.cli.jobs import listing
 from worker.cli.operations import routes, workers
+from worker.cli.output import redraws
 from worker.cli.tables import Table, facts
 from worker.db.workers.registry import WorkerRow
 from worker.limits.limiter import RouteState
@@ -50,6 +51,26 @@ def test_a_list_shows_id_status_age_and_tries_at_80_columns() -> None:
     assert first.split()[3].endswith("…")
     assert second.split()[-1] == "5"
     assert max(map(cell_len, (heading, first, second))) <= 80
+
+
+def test_a_column_of_nothing_takes_no_room() -> None:
+    """Of jobs that say nothing yet the model is readable instead."""
+    [heading, line] = drawn(listing.table_of(iter([job()])))
+    assert heading.split() == ["job", "status", "model", "age", "tries"]
+    assert line.split()[2].startswith("openai/gpt-5-1")
+    assert drawn(listing.table_of(iter([job()])), 200)[0].split()[-1] == "what", "there is room for all"
+
+
+@pytest.mark.parametrize(("term", "moves"), [("xterm", True), ("dumb", False)])
+def test_a_dumb_terminal_is_shown_lines_and_nothing_that_moves(term: str, moves: bool) -> None:
+    """As a pipe is: what is drawn over would not be seen at all."""
+
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert redraws(Console(file=Tty(), _environ={"TERM": term})) is moves
+    assert not redraws(Console(file=io.StringIO(), _environ={"TERM": term, "FORCE_COLOR": "1"}))
 
 
 def test_a_list_has_room_for_more_in_a_wider_terminal() -> None:

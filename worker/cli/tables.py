@@ -74,6 +74,10 @@ class Table(rich.table.Table):
         natural = [
             max(cell_len(str(one)) for one in (column.header, column.footer, *column.cells)) for column in self.columns
         ]
+        crowded = sum(natural) + _GAP * len(natural) > width
+        for at in reversed(range(len(self._shape))):  # what is empty takes no room from what is not
+            if crowded and self._shape[at][2] and not any(map(str, self.columns[at].cells)):
+                del self._shape[at], natural[at], self.columns[at]
         while self._least(natural) > width and any(drop for _, _, drop in self._shape):
             at = max(range(len(self._shape)), key=lambda one: self._shape[one][2])
             del self._shape[at], natural[at], self.columns[at]

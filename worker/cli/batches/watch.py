@@ -20,13 +20,13 @@ from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
 from worker.cli.interrupts import stopping
 from worker.cli.opening import producer
-from worker.cli.output import margin, money, put_json, say, screen
+from worker.cli.output import margin, money, put_json, redraws, say, screen
 from worker.producer.batches import BatchRow, Exported, Look, Order
 from worker.producer.stockpot import Stockpot
 
 #: How often the counters are read, in seconds: one row each time.
 LOOK_SECONDS = 0.5
-#: Without a terminal a line with the progress is printed this often, in seconds.
+#: Where nothing can be drawn over a line with the progress is printed this often, in seconds.
 PRINT_SECONDS = 30.0
 
 
@@ -159,10 +159,10 @@ def resuming(batch: str, output: str, errors: str | None, offset: int, *, order:
 def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look | None:
     """Show how it goes until it is over, or stands; None when what it is written to takes no more."""
     console, pace = margin(), Pace()
-    printed = time.monotonic()
-    with Progress(Line(), console=console, disable=not console.is_terminal, transient=True) as progress:
+    printed, moves = time.monotonic(), redraws(console)
+    with Progress(Line(), console=console, disable=not moves, transient=True) as progress:
         shown_line = progress.add_task("", total=None, line="")
-        reasons = Reasons(pot, lambda text: progress.console.print(text) if console.is_terminal else say(text))
+        reasons = Reasons(pot, lambda text: progress.console.print(text) if moves else say(text))
         while True:
             found = pot.batches.get(batch)
             pace.see(found.row)
@@ -174,7 +174,7 @@ def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look 
             if writing is not None and writing.done() and writing.exception() is not None:
                 return None
             reasons.see(found)
-            if not console.is_terminal and time.monotonic() - printed >= PRINT_SECONDS:
+            if not moves and time.monotonic() - printed >= PRINT_SECONDS:
                 printed = time.monotonic()
                 say(f"{found.row.done:,} of {found.row.total:,}  {' · '.join(parts)}")
             time.sleep(LOOK_SECONDS)

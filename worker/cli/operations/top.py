@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from datetime import UTC, datetime
 
@@ -16,7 +15,7 @@ from worker.base.errors import Unreachable
 from worker.cli.operations import routes, workers
 from worker.cli.operations.standing import Standing, looking
 from worker.cli.operations.status import figures, lanes, night, verdict
-from worker.cli.output import cell, screen
+from worker.cli.output import cell, redraws, screen
 
 #: Rows of a table on a screen that has room for more than one table.
 ROWS = 8
@@ -26,17 +25,22 @@ ROWS = 8
 @click.option(
     "--interval", type=click.FloatRange(0.5, 3600), default=2.0, show_default=True, help="Seconds between looks."
 )
-@click.option("--once", is_flag=True, help="One look, then end; so it is where stdout is no terminal.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="One look, then end; so it is where nothing can be drawn over: a pipe, a dumb terminal.",
+)
 def top(interval: float, *, once: bool) -> None:
     """Watch the whole live: lanes, ages, rates, routes, cost, workers, failures. Ctrl-C ends it.
 
     A database that goes away is shown as such, and asked again.
     """
+    console = screen()
     with looking() as look:
-        if once or not sys.stdout.isatty():
-            screen().print(frame(look()))
+        if once or not redraws(console):
+            console.print(frame(look()))
             return
-        with contextlib.suppress(KeyboardInterrupt), Live(console=screen(), screen=True, auto_refresh=False) as live:
+        with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
                 try:
                     shown: RenderableType = frame(look())
