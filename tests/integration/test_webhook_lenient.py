@@ -9,6 +9,7 @@ import pytest
 
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.egress import Egress, Reply, Unanswered
+from worker.webhooks.lenient import LenientHandler
 
 
 class Receiver:
@@ -78,8 +79,9 @@ LENGTH = b"Content-Length: 2\r\n\r\nok"
         (b"HTTP/1.1 202 Accepted", True, 202, ""),
         (OK + b"X: " + b"y" * 2_000_000, True, 200, ""),
         (b"HTTP/1.1 500 No\r\nRetry-After: 7\r\n" + LENGTH, False, 500, "ok"),
+        (b"\r\n\r\n" + OK + LENGTH, False, 200, "ok"),
     ],
-    ids=range(20),
+    ids=range(21),
 )
 async def test_the_status_line_decides(egress: Egress, answer: bytes, closes: bool, status: int, head: str) -> None:
     """Twice, so that a connection that is used again is fit for it."""
@@ -103,13 +105,30 @@ async def test_a_plain_answer_keeps_its_connection(egress: Egress, answer: bytes
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "its answer is not HTTP"),
         (b"", "it closed the connection without an answer"),
+        (b"HTTP/one two\r\n\r\n", "its answer is not HTTP"),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3_000, "its answer is not HTTP"),
     ],
-    ids=["ssh", "nothing"],
+    ids=["ssh", "nothing", "no status", "hints without an end"],
 )
 async def test_what_is_no_answer_is_said_in_words(egress: Egress, answer: bytes, words: str) -> None:
     """Not in a library's."""
     with pytest.raises(Unanswered, match=words):
         await posted(egress, Receiver(answer, closes=True))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"\n" + OK + b"X: y\r\n" + LENGTH, b"HTTP/1.1 103 E\n\n" + OK + b"\r\n", b"HTTP/1.0 200\n\n"],
+    ids=range(3),
+)
+async def test_the_pieces_in_which_an_answer_comes_make_no_difference(answer: bytes) -> None:
+    """Byte by byte, as it is."""
+    handler = LenientHandler(loop=asyncio.get_running_loop())
+    handler.set_response_params()
+    for at in range(len(answer)):
+        handler.data_received(answer[at : at + 1])
+    message, _ = await handler.read()
+    assert message.code == 200
 
 
 async def test_a_receiver_that_is_not_there_is_said_in_words(egress: Egress) -> None:
