@@ -14,8 +14,8 @@ from rich.console import Console
 
 from api_schemas.job_views import Job
 from worker.cli.jobs import listing
-from worker.cli.operations import routes, workers
-from worker.cli.output import redraws
+from worker.cli.operations import routes, standing, workers
+from worker.cli.output import moves
 from worker.cli.tables import Table, facts
 from worker.db.workers.registry import WorkerRow
 from worker.limits.limiter import RouteState
@@ -61,16 +61,16 @@ def test_a_column_of_nothing_takes_no_room() -> None:
     assert drawn(listing.table_of(iter([job()])), 200)[0].split()[-1] == "what", "there is room for all"
 
 
-@pytest.mark.parametrize(("term", "moves"), [("xterm", True), ("dumb", False)])
-def test_a_dumb_terminal_is_shown_lines_and_nothing_that_moves(term: str, moves: bool) -> None:
+@pytest.mark.parametrize(("term", "able"), [("xterm", True), ("dumb", False)])
+def test_a_dumb_terminal_is_shown_lines_and_nothing_that_moves(term: str, able: bool) -> None:
     """As a pipe is: what is drawn over would not be seen at all."""
 
     class Tty(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    assert redraws(Console(file=Tty(), _environ={"TERM": term})) is moves
-    assert not redraws(Console(file=io.StringIO(), _environ={"TERM": term, "FORCE_COLOR": "1"}))
+    assert moves(Console(file=Tty(), _environ={"TERM": term})) is able
+    assert not moves(Console(file=io.StringIO(), _environ={"TERM": term, "FORCE_COLOR": "1"}))
 
 
 def test_a_list_has_room_for_more_in_a_wider_terminal() -> None:
@@ -91,6 +91,17 @@ def test_a_route_and_its_pause_are_whole_at_80_columns() -> None:
     whole = "".join(line[: lines[0].index("in flight")].rstrip() for line in lines[1:])
     assert whole.startswith(route.name)
     assert "looks again" in " ".join(" ".join(lines).split())
+
+
+def test_a_key_that_is_refused_is_one_concern_for_all_its_models() -> None:
+    """A screen has room for what else there is; a model that fails is one of its own."""
+    states = [
+        RouteState(Route("https://a/v1", "k", f"m{n}"), 16, 0, why, None, "", NOW.timestamp(), NOW.timestamp() + 240)
+        for n, why in enumerate(["key", "key", "failures", "key", None])
+    ]
+    first, second = [one.text for one in standing._of_routes(states)]
+    assert first.startswith("the provider refuses the key (3 routes); looks again in ")
+    assert second.startswith("m2 is paused: most of its last calls failed; looks again in ")
 
 
 def test_workers_are_whole_at_80_columns() -> None:

@@ -166,7 +166,7 @@ class Files:
                 if one.whole is not None:
                     one.whole = one.file.tell()
             if one.whole is not None and not one.is_found():
-                self.written.offset = 0  # what is written is found by nobody: begin anew
+                self.written.offset = 0  # what is written is found by no reader: begin anew
                 with self._told(one):
                     raise OSError(errno.ENOENT, "it was moved or removed while it was written")
 

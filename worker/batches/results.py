@@ -91,7 +91,7 @@ def read(
     """
     stop = stop or threading.Event()
     pages = _by_line if order is Order.FILE else _by_end
-    last = False  # it was told to stop while it waited: what is over in that moment is read, and no more
+    last = False  # it was stopped while it waited: what is over in that moment is read, and no more
     while True:
         try:
             row = database.read(lambda conn: records.get(conn, batch, tenant=None))  # before the lines: they only grow

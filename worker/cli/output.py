@@ -15,21 +15,7 @@ from api_schemas import jsontext
 from api_schemas.batch import one_line
 from worker.base.figures import age, money, span
 
-__all__ = [
-    "age",
-    "at_least",
-    "cell",
-    "cost",
-    "margin",
-    "money",
-    "put",
-    "put_json",
-    "redraws",
-    "say",
-    "screen",
-    "shown",
-    "span",
-]
+__all__ = ["age", "at_least", "cell", "cost", "margin", "money", "put", "put_json", "say", "screen", "shown", "span"]
 
 #: Columns of a table that goes to a file or a pipe, where nothing is cut.
 _WIDE = 100_000
@@ -80,7 +66,7 @@ def margin() -> Console:
     return Console(file=cast("TextIO", _Margin(sys.stderr)), width=width, markup=False, highlight=False, emoji=False)
 
 
-def redraws(console: Console) -> bool:
+def moves(console: Console) -> bool:
     """Whether what is shown can be drawn over: a pipe cannot, nor can a dumb terminal (Emacs' shell, some CI)."""
     return console.file.isatty() and not console.is_dumb_terminal
 

@@ -23,7 +23,7 @@ from worker.cli.batches.problems import Problems
 from worker.cli.batches.watch import wait_for
 from worker.cli.exit_codes import FAILED
 from worker.cli.opening import producer
-from worker.cli.output import cell, margin, money, put, put_json, redraws, say, screen, shown, span
+from worker.cli.output import cell, margin, money, moves, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
 from worker.cli.webhooks import reach
 from worker.producer.batches import BadBatch, BatchOptions, Quote, QuotedFile, SubmittedBatch
@@ -211,7 +211,7 @@ class _Bars:
     def __init__(self) -> None:
         console = margin()
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, disable=not redraws(console), transient=True)
+        self._progress = Progress(*columns, console=console, disable=not moves(console), transient=True)
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:

@@ -20,7 +20,7 @@ from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
 from worker.cli.interrupts import stopping
 from worker.cli.opening import producer
-from worker.cli.output import margin, money, put_json, redraws, say, screen
+from worker.cli.output import margin, money, moves, put_json, say, screen
 from worker.producer.batches import BatchRow, Exported, Look, Order
 from worker.producer.stockpot import Stockpot
 
@@ -159,10 +159,10 @@ def resuming(batch: str, output: str, errors: str | None, offset: int, *, order:
 def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look | None:
     """Show how it goes until it is over, or stands; None when what it is written to takes no more."""
     console, pace = margin(), Pace()
-    printed, moves = time.monotonic(), redraws(console)
-    with Progress(Line(), console=console, disable=not moves, transient=True) as progress:
+    printed, live = time.monotonic(), moves(console)
+    with Progress(Line(), console=console, disable=not live, transient=True) as progress:
         shown_line = progress.add_task("", total=None, line="")
-        reasons = Reasons(pot, lambda text: progress.console.print(text) if moves else say(text))
+        reasons = Reasons(pot, lambda text: progress.console.print(text) if live else say(text))
         while True:
             found = pot.batches.get(batch)
             pace.see(found.row)
@@ -174,7 +174,7 @@ def _watch(pot: Stockpot, batch: str, writing: Future[Exported] | None) -> Look 
             if writing is not None and writing.done() and writing.exception() is not None:
                 return None
             reasons.see(found)
-            if not moves and time.monotonic() - printed >= PRINT_SECONDS:
+            if not live and time.monotonic() - printed >= PRINT_SECONDS:
                 printed = time.monotonic()
                 say(f"{found.row.done:,} of {found.row.total:,}  {' · '.join(parts)}")
             time.sleep(LOOK_SECONDS)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -131,10 +131,7 @@ def concerns(now: Standing) -> Iterator[Concern]:
     yield from _of_workers(now)
     if now.routes is None:
         yield Concern(f"{now.away}: live events and shared limits rest; `stockpot doctor`")
-    for route in now.routes or ():
-        if route.paused is not None:
-            then, seconds = again(route)
-            yield Concern(paused_words(route) + (f"; {then} in {span(seconds)}" if then else ""))
+    yield from _of_routes(now.routes or ())
     for budget in now.state.budgets:
         if budget.shut:
             whose = "the budget of all tenants" if budget.tenant == ALL_TENANTS else f"tenant {budget.tenant}'s budget"
@@ -164,6 +161,18 @@ def _of_workers(now: Standing) -> Iterator[Concern]:
     oldest = state.lanes["interactive"].oldest_due_seconds
     if oldest > INTERACTIVE_SECONDS:
         yield Concern(f"an interactive job has waited for {span(oldest)}: `stockpot list --status queued`")
+
+
+def _of_routes(routes: Sequence[RouteState]) -> Iterator[Concern]:
+    """A line for each reason: a key that is refused stops all its models at once."""
+    paused: dict[str, list[RouteState]] = {}
+    for route in routes:
+        if route.paused is not None:
+            paused.setdefault(paused_words(route), []).append(route)
+    for words, same in paused.items():
+        then, seconds = again(min(same, key=lambda one: one.until or 0.0))
+        more = f" ({len(same)} routes)" if len(same) > 1 else ""
+        yield Concern(words + more + (f"; {then} in {span(seconds)}" if then else ""))
 
 
 def _of_failures(now: Standing) -> Iterator[Concern]:

@@ -15,7 +15,7 @@ from worker.base.errors import Unreachable
 from worker.cli.operations import routes, workers
 from worker.cli.operations.standing import Standing, looking
 from worker.cli.operations.status import figures, lanes, night, verdict
-from worker.cli.output import cell, redraws, screen
+from worker.cli.output import cell, moves, screen
 
 #: Rows of a table on a screen that has room for more than one table.
 ROWS = 8
@@ -37,7 +37,7 @@ def top(interval: float, *, once: bool) -> None:
     """
     console = screen()
     with looking() as look:
-        if once or not redraws(console):
+        if once or not moves(console):
             console.print(frame(look()))
             return
         with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
