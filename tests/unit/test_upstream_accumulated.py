@@ -10,7 +10,7 @@ import pytest
 from tests.answer_factories import BODY, COUNTED, USAGE, answer, chunk, failed, sse
 from worker.upstream.answer import AnswerReading
 from worker.upstream.call import CHAT, RESPONSES, Call, Progress
-from worker.upstream.heads import cut_to_length, mended
+from worker.upstream.heads import cut_to_end, mended
 from worker.upstream.outcome import Answer, Kind
 
 
@@ -289,6 +289,7 @@ def test_arguments_in_deltas_make_the_call_that_was_added() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5", b"HTTP/1.1 200 OK\r\nContent-Length: 5"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: unknown\r\nX: y", b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close"),
         (b"HTTP/1.1 200 OK\r\nX \t: y", b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close"),
+        (b"HTTP/1.1 200 OK\nX: y", b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close"),
         (b"HTTP/1.1 200 OK\r\nX: y\r\nthis is no header", None),
         (b"HTTP/1.1 200 OK\r\nX: y\r\n  continued", None),
     ],
@@ -305,9 +306,13 @@ def test_a_head_says_the_length_of_its_body_once(head: bytes, wanted: bytes | No
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2", b"{", None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: y", b"{}\0junk", b"{}"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"2\r\n{}\r\n0\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"2\r\n{}\r\n0\r\nA: b\r\n", None),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked", b"2;x\r\n{}\r\n0\r\n\r\njunk", b"2;x\r\n{}\r\n0\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"4\r\n0\r\n\r\n\r\nbad", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"zz\r\n", None),
     ],
 )
 def test_what_is_beyond_the_length_of_a_body_is_no_part_of_it(head: bytes, body: bytes, cut: bytes | None) -> None:
     """The parser would refuse the answer for it; its connection is not used again."""
     wanted = (head, body) if cut is None else (head + b"\r\nConnection: close", cut)
-    assert cut_to_length(head, body) == wanted
+    assert cut_to_end(head, body) == wanted

@@ -132,7 +132,7 @@ class UpstreamClient:
                     self.url(path), _headers(key, "application/json", self._headers), params
                 )
                 headers = lower(response.headers)
-                body, whole = await read_bounded(response, self._max_bytes, lambda: None)
+                body, whole = await read_bounded(response, self._max_bytes, lambda: None, bytearray())
         except BROKEN as error:
             if limit.expired():
                 raise Unreachable("upstream", f"no answer within {GET_SECONDS:g} s") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +31,9 @@ from worker.upstream.whole_body import take_money_of_error
 
 MAX_ERROR_BYTES = 64 * 1024
 """Bytes of an error body that are read; more is no explanation but an attack."""
+
+REFUSAL_SECONDS = 10.0
+"""How long more of a refusal's body is awaited: its status has said the most, and some servers never end it."""
 
 LINGER_SECONDS = 0.5
 """How long more is awaited of an answer that is whole: the provider's cost may follow, a held connection may not."""
@@ -154,6 +158,9 @@ class Exchange:
         self._wire = Wire(self._sent)
         self._on_chunk = on_chunk
         self._answer: AnswerReading | None = None
+        self._refusal: Callable[[], Failure] | None = (
+            None  # what an answer that is no success comes to, as far as it has come
+        )
         self._share = progress.room = share
 
     async def run(self, send: Callable[[Wire], Awaitable[aiohttp.ClientResponse]]) -> Outcome:
@@ -176,7 +183,7 @@ class Exchange:
             self._progress.total = self._watch.elapsed()
             self._wire.close()
             WIRE.reset(token)
-            self._answer = None
+            self._answer = self._refusal = None
 
     async def _request(self, send: Callable[[Wire], Awaitable[aiohttp.ClientResponse]]) -> Outcome:
         call, progress, watch = self._call, self._progress, self._watch
@@ -189,19 +196,14 @@ class Exchange:
         progress.rate_limits = {name: value for name, value in headers.items() if name.startswith("x-ratelimit-")}
         progress.cost_usd = cost_from_headers(headers)
         encoding = headers.get("content-encoding", "")
-        if not call.stream or response.status // 100 != 2:
-            watch.phase("idle_timeout", self._idle)
         if response.status // 100 != 2:
-            raw = (await read_bounded(response, MAX_ERROR_BYTES, watch.touch))[0]
-            try:
-                body = decoded(raw, encoding, MAX_ERROR_BYTES)
-            except Undecodable:
-                body = b""
-            take_money_of_error(progress, body)
-            failure = classify(response.status, headers, body, now=datetime.now(UTC), key=call.key)
-            if failure.kind is Kind.NOT_SENT:
-                progress.sent_after = None
-            return failure
+            watch.phase("idle_timeout", min(REFUSAL_SECONDS, self._idle))
+            body = bytearray()
+            self._refusal = partial(self._refused, response.status, headers, body)
+            await read_bounded(response, MAX_ERROR_BYTES, watch.touch, body)
+            return self._refusal()
+        if not call.stream:
+            watch.phase("idle_timeout", self._idle)
         events = headers.get("content-type", "").lower().startswith("text/event-stream")
         self._answer = answer = AnswerReading(
             call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
@@ -209,6 +211,18 @@ class Exchange:
         await take_all(response, self._taker(answer), self._share, self._may_go_on)
         answer.end()
         return answer.outcome()
+
+    def _refused(self, status: int, headers: dict[str, str], body: bytearray) -> Failure:
+        """The failure of an answer that is no success; its status counts, though its body broke off or never ended."""
+        try:
+            plain = decoded(bytes(body), headers.get("content-encoding", ""), MAX_ERROR_BYTES)
+        except Undecodable:
+            plain = b""
+        take_money_of_error(self._progress, plain)
+        failure = classify(status, headers, plain, now=datetime.now(UTC), key=self._call.key)
+        if failure.kind is Kind.NOT_SENT:
+            self._progress.sent_after = None
+        return failure
 
     def _taker(self, answer: AnswerReading) -> Callable[[bytes], bool]:
         """What is done with each piece of the body: it is read, and the timers follow how far the answer has come."""
@@ -259,6 +273,8 @@ class Exchange:
                 self._watch.phase("first_event_timeout", self._first_event)
 
     def _timed_out(self, timer: str) -> Outcome:
+        if self._refusal is not None:
+            return self._refusal()
         progress = self._progress
         words = f"the upstream was silent for too long ({timer.replace('_', ' ')})"
         if not progress.sent:
@@ -269,6 +285,8 @@ class Exchange:
         return cut if self._answer is None else self._answer.outcome(cut)
 
     def _broke(self, error: BaseException) -> Outcome:
+        if self._refusal is not None:
+            return self._refusal()
         progress = self._progress
         kind, code, words = explain(error, sent=progress.sent, headers=progress.headers_after is not None)
         if kind is Kind.NOT_SENT:

@@ -2,8 +2,9 @@
 
 A proxy that repeats `Content-Length` with the same value repeats itself (RFC 9110, 8.6 allows to read it as one).
 Beside `Transfer-Encoding` a `Content-Length` means nothing (RFC 9112, 6.3), nor does one that is no number; such a connection is not used again. Nor is
-one whose head has space behind a header's name, or whose body is longer than its head states: what is beyond was no part of
-the answer.
+one whose head has space behind a header's name, or whose lines end without a CR, or behind whose body more has come: what is
+beyond the length that a head states, or the last chunk, was no part of the answer. Where that comes later, aiohttp has the
+answer by then, and closes the connection itself.
 """
 
 from __future__ import annotations
@@ -18,11 +19,24 @@ MAX_HEAD_BYTES = 1024 * 1024
 """Bytes that are held for the end of a head; what has none by then is left to the parser."""
 
 _END = b"\r\n\r\n"
+#: The end of a head as other clients see it: lines may end without a CR (RFC 9112, 2.2).
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
 _CLOSE = b"Connection: close"
 #: A header with space behind its name.
 _SPACED = re.compile(rb"(\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
+_CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding:[^\r]*\bchunked[ \t]*(?=\r\n|$)")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
 _DIGITS = re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,15})[ \t]*(?=\r\n|$)")
+
+
+def protocol_of(transport: asyncio.Transport) -> asyncio.BaseProtocol | None:
+    """The protocol of a transport; None of one of asyncio's for TLS that was closed, since that forgets it and raises."""
+    try:
+        return transport.get_protocol()
+    except AttributeError:
+        return None
 
 
 def mend_head_of(conn: aiohttp.connector.Connection) -> None:
@@ -34,6 +48,8 @@ def mend_head_of(conn: aiohttp.connector.Connection) -> None:
 
 def mended(head: bytes) -> bytes:
     """A head (without its empty line) that states the length of its body once."""
+    if _BARE_LF.search(head) is not None:
+        head = _BARE_LF.sub(b"\r\n", head) + b"\r\n" + _CLOSE
     if _SPACED.search(head) is not None:
         head = _SPACED.sub(rb"\1:", head) + b"\r\n" + _CLOSE
     lower = head.lower()
@@ -52,12 +68,29 @@ def mended(head: bytes) -> bytes:
     return b"\r\n".join(line for position, line in enumerate(lines) if position not in lengths[1:])
 
 
-def cut_to_length(head: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """A head (without its empty line) and what has come behind it, without what is beyond the length that the head states."""
-    found = _DIGITS.search(head)
-    if found is None or len(body) <= int(found[1]) or _ENCODING in head.lower():
+def cut_to_end(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """A head (without its empty line) and what has come behind it, without what is beyond the end that the body itself has."""
+    end: int | None = None
+    if _CHUNKED.search(head) is not None:
+        end = _end_of_chunks(body)
+    elif _ENCODING not in head.lower() and (found := _DIGITS.search(head)) is not None:
+        end = int(found[1])
+    if end is None or len(body) <= end:
         return head, body
-    return head + b"\r\n" + _CLOSE, body[: int(found[1])]
+    return head + b"\r\n" + _CLOSE, body[:end]
+
+
+def _end_of_chunks(body: bytes) -> int | None:
+    """Where a body in chunks ends; None while it does not, or if it is none."""
+    position = 0
+    while (chunk := _CHUNK.match(body, position)) is not None:
+        size = int(chunk[1], 16)
+        if not size:
+            last = chunk.end() - 2  # the empty line may follow at once, or behind trailers
+            end = body.find(_END, last)
+            return None if end < 0 else end + len(_END)
+        position = chunk.end() + size + 2
+    return None
 
 
 class _HeadFirst(asyncio.Protocol):
@@ -73,20 +106,20 @@ class _HeadFirst(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came: hand them on as soon as the head is whole."""
         held = self._held = self._held + data if self._held else data
-        end = held.find(_END)
-        if end < 0 and len(held) < MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
+        end = _EMPTY_LINE.search(held)
+        if end is None and len(held) < MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
             return
         self._held = b""
-        if end < 0:
+        if end is None:
             self._step_aside()
             self._inner.data_received(held)
         elif held[9:10] == b"1":  # an interim answer (103 Early Hints): the real one follows
-            self._inner.data_received(held[: end + len(_END)])
-            if rest := held[end + len(_END) :]:
+            self._inner.data_received(held[: end.end()])
+            if rest := held[end.end() :]:
                 self.data_received(rest)
         else:
             self._step_aside()
-            head, body = cut_to_length(mended(held[:end]), held[end + len(_END) :])
+            head, body = cut_to_end(mended(held[: end.start()]), held[end.end() :])
             self._inner.data_received(head + _END + body)
 
     def eof_received(self) -> bool | None:
@@ -113,5 +146,5 @@ class _HeadFirst(asyncio.Protocol):
             self._inner.data_received(held)
 
     def _step_aside(self) -> None:
-        if self._transport.get_protocol() is self:
+        if protocol_of(self._transport) is self:
             self._transport.set_protocol(self._inner)

@@ -15,6 +15,7 @@ from typing import cast
 import aiohttp
 
 from worker.upstream.connections import READ_BUFFER_BYTES
+from worker.upstream.heads import protocol_of
 from worker.upstream.room import Share
 
 #: Asks whether a large body may be read on; if not, what it is given is called when it may.
@@ -62,9 +63,12 @@ class _Tap(asyncio.Protocol):
 
     def begin(self) -> None:
         """Take what has arrived already, and from now on what comes."""
-        if self._transport is not None:
-            self._inner = cast("asyncio.Protocol", self._transport.get_protocol())
+        inner = None if self._transport is None else protocol_of(self._transport)
+        if self._transport is not None and inner is not None:
+            self._inner = cast("asyncio.Protocol", inner)
             self._transport.set_protocol(self)
+        else:
+            self._transport = None
         self._drain()
         if self._transport is None:  # the whole body is here, or will never be
             self._lose()
@@ -94,7 +98,7 @@ class _Tap(asyncio.Protocol):
     def close(self) -> None:
         """Give the transport back to aiohttp."""
         transport, self._transport = self._transport, None
-        if transport is not None and transport.get_protocol() is self:
+        if transport is not None and protocol_of(transport) is self:
             transport.set_protocol(self._inner)
 
     def data_received(self, data: bytes) -> None:

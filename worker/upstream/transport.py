@@ -18,7 +18,7 @@ import aiohttp
 import httpx
 from yarl import URL
 
-from worker.upstream.connections import open_session
+from worker.upstream.connections import StaleConnection, open_session
 
 BROKEN = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, EOFError)
 """What a request, or the reading of its answer, can raise."""
@@ -72,13 +72,18 @@ class _OverAiohttp(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         body = request.stream
         whole = b"".join(body) if isinstance(body, httpx.SyncByteStream) else await request.aread()
-        answer = await self._session.request(
-            request.method,
-            URL(str(request.url)),  # yarl remembers the last addresses it has read
-            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
-            data=whole or None,
-            allow_redirects=False,
-        )
+        while True:
+            try:
+                answer = await self._session.request(
+                    request.method,
+                    URL(str(request.url)),  # yarl remembers the last addresses it has read
+                    headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
+                    data=whole or None,
+                    allow_redirects=False,
+                )
+                break
+            except StaleConnection:  # it is closed now: the next one is another, and in the end a new one
+                continue
         return httpx.Response(
             answer.status,
             headers=answer.raw_headers,
