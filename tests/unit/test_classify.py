@@ -170,6 +170,13 @@ def test_ids_of_the_call_are_kept() -> None:
         ({"retry-after": "Sat, 01 Aug 2026 12:00:05"}, 5),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after-ms": "x", "retry-after": "9"}, 9),
+        ({"retry-after": "1m30s"}, 90),
+        ({"retry-after": "2m59.56s"}, MAX_RETRY_AFTER),
+        ({"retry-after": "370ms"}, 0.37),
+        ({"retry-after": "5 s"}, 5),
+        ({"retry-after": "30,120"}, 30),
+        ({"retry-after-ms": "370ms", "retry-after": "9"}, 0.37),
+        ({"retry-after": "1" * 4_000 + "x"}, None),
         ({"retry-after-ms": "1e999"}, MAX_RETRY_AFTER),
     ],
 )

@@ -43,6 +43,24 @@ REFUSALS: list[tuple[int, Any, Kind]] = [
     (403, {"message": "The security token included in the request is expired"}, ACCOUNT),
     (403, _error("Team budget exceeded. Current spend: 10.1, Max budget: 10.0"), ACCOUNT),
     (403, _error("User is not verified. Please complete the account verification."), ACCOUNT),
+    # GitHub: a scope of the token, which names models
+    (401, _error("The `models` permission is required to access this endpoint", code="unauthorized"), ACCOUNT),
+    (401, _error("Resource not accessible by integration", code="unauthorized"), ACCOUNT),
+    (403, _error("Resource not accessible by personal access token", code="forbidden"), ACCOUNT),
+    (401, _error("Your account type is not currently supported", code="unauthorized"), ACCOUNT),
+    (401, _error("Must have 'models' permissions to access this endpoint"), ACCOUNT),
+    (403, _error("No access to model: openai/o1", code="no_access"), TERMINAL),
+    # Google, Azure, AWS, xAI: of all calls of the key
+    (
+        403,
+        [_error("Permission 'aiplatform.endpoints.predict' denied on resource '//x' (or it may not exist).")],
+        ACCOUNT,
+    ),
+    (403, _error("Access denied due to Virtual Network/Firewall rules."), ACCOUNT),
+    (403, {"message": "Signature expired: 20260101T000000Z is now earlier than 20260101T000500Z"}, ACCOUNT),
+    (403, {"error": "Team is not authorized to perform this action"}, ACCOUNT),
+    (400, [_error("Please pass a valid API key.", status="INVALID_ARGUMENT")], ACCOUNT),
+    (400, [_error("Missing or invalid Authorization header.", status="INVALID_ARGUMENT")], ACCOUNT),
     # the model: Groq, DashScope, SiliconFlow, One API, Bedrock
     (403, _error("The model `x` is blocked at the project level. Please have a project admin enable it."), TERMINAL),
     (403, {"code": "Model.AccessDenied", "message": "Model access denied."}, TERMINAL),
@@ -84,6 +102,47 @@ def test_a_refusal_blames_whom_it_speaks_of(status: int, body: Any, kind: Kind) 
     """In a list of its own, since 403 without a reason counts towards the account's pause."""
     failure = _classify(status, body)
     assert (failure.kind, failure.unexplained) == (kind, False), failure
+
+
+#: OpenAI's, Groq's and Gemini's sentences about limits.
+_TPM = "Rate limit reached for gpt-4 in organization o on tokens per min (TPM): Limit 10000, Used %s, Requested %s."
+_LARGE = "Request too large for gpt-4 in organization o on tokens per min (TPM): Limit 10000, Requested 30000."
+_AZURE = (
+    "Requests to the X Operation have exceeded token rate limit of your current S0 tier. Please retry after %s seconds."
+)
+_QUOTA = "Quota exceeded for metric: g.com/free_tier_requests, limit: %s, model: gemini-pro. Please retry in 34s."
+_PACED: list[tuple[Any, str | None]] = [
+    (_error(_LARGE, type="tokens", code="rate_limit_exceeded"), "too_large"),
+    (_error(_TPM % (0, 10_001), code="rate_limit_exceeded"), "too_large"),
+    (_error("litellm.RateLimitError: RateLimitError: OpenAIException - " + _LARGE), "too_large"),
+    (_error("Limit 6,000, Requested 12,328, please reduce your message size"), "too_large"),
+    (_error("Extra usage is required for long context requests.", type="rate_limit_error"), "too_large"),
+    (_error(_AZURE % 86_400, code="429"), "too_large"),
+    ([_error(_QUOTA % 0, code=429, status="RESOURCE_EXHAUSTED")], "not_found"),
+    (_error("Gemini 2.5 Pro Preview doesn't have a free quota tier.", code=429), "not_found"),
+    # what passes later
+    (_error(_TPM % (9_500, 1_200), code="rate_limit_exceeded"), None),
+    (_error("Rate limit reached: Limit 30k, Requested 2000"), None),
+    (_error("Rate limit reached: Limit 1.5, Requested 2"), None),
+    (_error("This request would exceed your organization's rate limit of 20,000 input tokens per minute."), None),
+    (_error(_AZURE % 7, code="429"), None),
+    ([_error(_QUOTA % 50, code=429, status="RESOURCE_EXHAUSTED")], None),
+    (_error("Your request exceeds the maximum usage size allowed during peak load."), None),
+    (_behind({"error": {"message": _LARGE}}, 429), None),
+]
+
+
+@pytest.mark.parametrize(("body", "error_class"), _PACED)
+def test_a_limit_that_no_wait_helps_against_fails_its_job(body: Any, error_class: str | None) -> None:
+    """At once, with the class of its twin, 413; any other 429 waits. In a stream as with a status of its own."""
+    failures = [
+        _classify(429, body),
+        classify_in_answer({"code": 429, **body} if isinstance(body, dict) else body, began=False),
+    ]
+    if error_class is None:
+        assert [failure.kind for failure in failures] == [BUSY, BUSY]
+    else:
+        assert {(failure.kind, failure.error_class) for failure in failures} == {(TERMINAL, error_class)}
 
 
 SHAPES: list[Any] = [

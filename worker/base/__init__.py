@@ -4,6 +4,7 @@ base_url     The upstream's address: from a base URL, as people write it, to the
 backoff      Backoff: the pause after a failed try
 collector    Python's cyclic garbage collector, tuned for a process with thousands of calls or streams open
 crashpoints  Crash points: named places between two writes where a fault test may kill the process
+durations    Lengths of time as headers write them
 errors       The errors Stockpot raises, one class per decision a caller can take
 figures      Figures for people: money, durations, ages
 forks        Forks, and messages that are being sent: neither begins before the other is over

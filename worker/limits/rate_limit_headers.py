@@ -7,15 +7,14 @@ Only an exhausted allowance counts. `x-ratelimit-limit-*` is not taken as a limi
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
+
+from worker.base.durations import seconds_of
 
 #: Seconds that an answer may keep a route closed; the best clients take no more either (upstream/README).
 MOST_WAIT = 120.0
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 #: A bare number as large as this is a moment, not a duration, on an unknown clock.
 _EPOCH = 1e8
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, None: 1.0}
 
 
 def wait_seconds(headers: Mapping[str, str]) -> float:
@@ -43,8 +42,6 @@ def _is_zero(text: str) -> bool:
 
 
 def _duration(text: str) -> float:
-    """`1.5`, `300ms`, `6m0s` → seconds; 0 for anything else, a date as Unix seconds included."""
-    if not re.fullmatch(rf"(?:{_PART.pattern})+", text):
-        return 0.0
-    seconds = sum(float(number) * _SECONDS[unit or None] for number, unit in _PART.findall(text))
+    """The seconds of a reset; 0 for what is no length of time, a date as Unix seconds included."""
+    seconds = seconds_of(text) or 0.0
     return seconds if seconds < _EPOCH else 0.0

@@ -68,6 +68,14 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
             r"(账户|账号|用户|组织).{0,20}(锁定|封禁|停用|禁用|冻结)"
         ),
     ),
+    # A scope of GitHub's token, a right of Google's, Azure's network, AWS' clock: of all calls of the key.
+    (
+        Blame.KEY,
+        re.compile(
+            r"\bmodels\W{1,3}permissions?\b|resource not accessible by|\bpermission '[\w.]+' denied|"
+            r"virtual network/firewall rules|^signature expired"
+        ),
+    ),
     (
         Blame.REQUEST,
         re.compile(
@@ -115,7 +123,7 @@ _PATTERNS: tuple[tuple[Blame, re.Pattern[str]], ...] = (
             r"(account|organi[sz]ation|project|workspace|subscription|user)\b.{0,60}"
             r"(suspend|deactivat|disabl|block|bann|lock|terminat|inactive|not active|restrict|expire|clos|on hold)|"
             r"(suspend|deactivat|disabl|block|bann|lock)\w* (account|organi[sz]ation|project|user)|"
-            r"(country|territory|ip address).{0,40}not (supported|allowed|authori[sz]ed)"
+            r"(country|territory|ip address).{0,40}not (supported|allowed|authori[sz]ed)|^team is not authori[sz]ed"
         ),
     ),
     (
@@ -135,13 +143,25 @@ _SURELY_ACCOUNT = re.compile(
 )
 #: How a 400 begins that is about our key (xAI, Gemini) or account (Anthropic, DashScope, Gemini); behind a beginning of its
 #: own it may be a word of the prompt.
-_SURELY_KEY = re.compile(r"(incorrect|invalid) api key\b|api key (not valid|not found|expired)\b")
+_SURELY_KEY = re.compile(
+    r"(incorrect|invalid) api key\b|api key (not valid|not found|expired)\b|please pass a valid api key|"
+    r"(missing or invalid authorization header|multiple authentication credentials)\b"
+)
 _BEGINS_WITH_ACCOUNT = re.compile(
     r"(this |your |the )?(organi[sz]ation|account|workspace|team)( \S+)? (has been|is) "
     r"(disabled|restricted|suspended|deactivated|terminated|banned|locked|not active)|"
     r"you have (reached|exceeded) your (\w+ ){0,3}(usage|spend\w*|billing) limit|"
     r"user location is not supported|access denied, please make sure your account"
 )
+#: Limits that a single request is above, whenever it comes: in words (OpenAI, Groq, Anthropic), in numbers (`_LIMIT`), or by
+#: a day's wait for a limit per minute (Azure).
+_NEVER_FITS = re.compile(
+    r"\brequest too large\b|extra usage is required for long context|"
+    r"\btoken rate limit\b.{0,120}\bretry after 86400 seconds"
+)
+_LIMIT = re.compile(r"\blimit:? (\d[\d,]*)\b(?!\.\d).{0,60}?\brequested:? (\d[\d,]*)\b(?!\.\d)")
+#: A model that is not in the account's tier (Gemini).
+_NO_TIER = re.compile(r"\bquota exceeded\b.{0,200}?\blimit: 0\b(?!\.)|n't have a free quota tier")
 #: How LiteLLM passes on the words of the provider behind it.
 _OF_ANOTHER = re.compile(r"litellm\.\w+: .{0,100}?\b\w+exception\b")
 
@@ -159,6 +179,23 @@ def is_account(words: UpstreamError) -> bool:
     """Whether an error of any other status shows without doubt that the account cannot pay."""
     coded = any(word is not None and _OF_CODE.get(word.lower()) is Blame.ACCOUNT for word in (words.code, words.type))
     return coded or bool(_SURELY_ACCOUNT.search(words.message.lower()))
+
+
+def never_passes(words: UpstreamError) -> Blame | None:
+    """What a 429 blames that no waiting helps against: the request is larger than its limit, or the model has none; else None.
+
+    Another provider behind a gateway may have another limit.
+    """
+    message = words.message.lower()
+    if words.passed_on:
+        return None
+    if _NEVER_FITS.search(message):
+        return Blame.REQUEST
+    if (found := _LIMIT.search(message)) is not None:
+        limit, requested = (int(number.replace(",", "")) for number in found.groups())
+        if requested > limit:
+            return Blame.REQUEST if limit else Blame.MODEL
+    return Blame.MODEL if _NO_TIER.search(message) else None
 
 
 def is_of_another(words: UpstreamError) -> bool:

@@ -13,6 +13,8 @@
 | 404                                            | TERMINAL  | not_found                            |
 | 413                                            | TERMINAL  | too_large                            |
 | other 4xx but those below                      | TERMINAL  | invalid_request                      |
+| 429 for a request that no wait makes smaller    | TERMINAL  | too_large                            |
+| 429 for a model without a limit in this tier    | TERMINAL  | not_found                            |
 | 429                                            | BUSY      | rate_limited                         |
 | 407, of the proxy before the upstream           | NOT_SENT  | upstream; code `proxy`               |
 | 408, 504                                       | RETRYABLE | timeout                              |
@@ -31,7 +33,7 @@ from typing import Any
 
 from api_schemas.errors import ErrorClass
 from api_schemas.upstream_errors import UpstreamError, read_error
-from worker.upstream.blame import Blame, blame, is_account, is_account_at_400, is_key, is_of_another
+from worker.upstream.blame import Blame, blame, is_account, is_account_at_400, is_key, is_of_another, never_passes
 from worker.upstream.error_words import status_of
 from worker.upstream.outcome import Failure, Kind
 from worker.upstream.redact import redact, redact_bytes
@@ -54,6 +56,11 @@ _REFUSALS: dict[Blame, tuple[Kind, ErrorClass]] = {
     Blame.REQUEST: (Kind.TERMINAL, "invalid_request"),
     Blame.CONTENT: (Kind.TERMINAL, "refused"),
     Blame.PACE: (Kind.BUSY, "rate_limited"),
+}
+#: A 429 that waiting does not help against; the request's has the class of its twin, 413.
+_NEVER: dict[Blame | None, tuple[Kind, ErrorClass]] = {
+    Blame.REQUEST: (Kind.TERMINAL, "too_large"),
+    Blame.MODEL: (Kind.TERMINAL, "not_found"),
 }
 
 
@@ -128,7 +135,7 @@ def _of_status(status: int, words: UpstreamError) -> tuple[Kind, ErrorClass]:
     if status == 400 and is_key(words):
         return Kind.ACCOUNT, "authentication"
     if status == 429:
-        return Kind.BUSY, "rate_limited"
+        return _NEVER.get(never_passes(words), (Kind.BUSY, "rate_limited"))
     if status in _AGAIN or status >= 500:
         return Kind.RETRYABLE, "timeout" if status in _TIMEOUTS else "upstream"
     if status == 404:
