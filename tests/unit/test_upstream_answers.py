@@ -173,6 +173,13 @@ def test_an_answer_is_read_for_what_it_is(data: bytes, stream: bool, events: boo
         (gzip.compress, "gzip"),
         (gzip.compress, ""),
         (gzip.compress, "br"),
+        (lambda data: gzip.compress(gzip.compress(data)), "gzip"),
+        (lambda data: gzip.compress(gzip.compress(data)), "gzip, gzip"),
+        (lambda data: zlib.compress(gzip.compress(data)), "deflate"),
+        (lambda data: data.decode().encode("utf-16"), ""),
+        (lambda data: data.decode().encode("utf-16-le"), ""),
+        (lambda data: data.decode().encode("utf-16-be"), "br"),
+        (lambda data: gzip.compress(data.decode().encode("utf-16")), "gzip"),
         (zlib.compress, "deflate"),
         (lambda data: zlib.compress(data)[2:-4], "deflate"),
         (bytes, "gzip"),
@@ -191,6 +198,13 @@ def test_a_bomb_ends_at_the_limit() -> None:
     """What comes out counts, not what went in."""
     for inside in (b"{" + b"0" * 20_000_000, b"data: " + b"0" * 20_000_000):
         assert failed(gzip.compress(inside), size=100_000).error_class == "too_large"
+        assert failed(gzip.compress(gzip.compress(inside)), size=100_000).error_class == "too_large"
+
+
+@pytest.mark.parametrize("cut", [b'{"x":"'.decode().encode("utf-16-le") + b"\x00\xd8\x41\x00", b"\xff\xfe{\0}"])
+def test_half_a_character_in_utf16_breaks_an_answer(cut: bytes) -> None:
+    """Something was lost, as in UTF-8."""
+    assert "UTF-16" in failed(cut, stream=False, events=False).message
 
 
 def test_an_object_that_is_whole_is_an_answer_though_the_connection_broke() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from api_schemas.usage import Usage
-from tests.answer_factories import BODY, COUNTED, USAGE, WHOLE, answer, chunk, sse
+from tests.answer_factories import BODY, COUNTED, USAGE, WHOLE, answer, chunk, failed, sse
+from worker.upstream.outcome import Kind
 
 FIN = [chunk(finish="stop"), WHOLE[3], b"[DONE]"]
 PERPLEXITY = [
@@ -106,6 +107,25 @@ def test_a_text_in_the_place_of_the_older_completions_is_the_answers(stream: boo
     assert (whole.text, whole.finish_reason, whole.usage) == ("to you", "stop", COUNTED)
     [stored] = json.loads(whole.body)["choices"]
     assert stored["message"] == {"role": "assistant", "content": "to you"}
+
+
+@pytest.mark.parametrize("first", [b"", sse(chunk("to "))])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_in_a_field_of_its_own_is_one_and_done_behind_it_makes_no_answer(first: bytes, stream: bool) -> None:
+    """llama.cpp's server writes it so: the cut text before it was stored as a whole answer."""
+    error = (
+        b'error: {"code":400,"message":"the request exceeds the available context size","type":"invalid_request_error"}'
+    )
+    failure = failed(first + error + b"\n\ndata: [DONE]\n\n", stream=stream)
+    assert (failure.kind, failure.status, failure.begun) == (Kind.TERMINAL, 400, bool(first))
+    assert "context size" in failure.message
+    assert answer(sse(chunk("to you"), *FIN[:2]) + error + b"\n\n").text == "to you"
+
+
+def test_an_error_beside_the_choices_stops_a_stream_though_done_follows() -> None:
+    """Groq's reason for stopping early: the cut text before it was stored as a whole answer."""
+    failure = failed(sse(chunk("to "), {"choices": [], "x_groq": {"id": "q", "error": "Over capacity"}}, b"[DONE]"))
+    assert (failure.kind, failure.begun, failure.message) == (Kind.PARTIAL, True, "Over capacity")
 
 
 MEASURED = {"cache_n": 3, "prompt_n": 4, "prompt_ms": 30.5, "predicted_n": 3, "predicted_ms": 60.1}

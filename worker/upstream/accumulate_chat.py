@@ -86,10 +86,12 @@ class ChatAccumulator:
             self._take_usage(chunk)
             chunk, self.mended, choices = inner, jsontext.dumps(inner), inner.get("choices")
         padding = chunk.get("obfuscation")
-        if speaks(chunk.get("error")) or event_name == "error" or (not choices and is_error(chunk)):
+        stopped = chunk.get("x_groq")  # an error in it says why a stream was stopped early
+        stopped = stopped if isinstance(stopped, dict) and speaks(stopped.get("error")) else None
+        if stopped or speaks(chunk.get("error")) or event_name == "error" or (not choices and is_error(chunk)):
             self._take_usage(chunk)
             self._take_top(dict(chunk))
-            raise StreamBroken("the stream reports an error", chunk)
+            raise StreamBroken("the stream reports an error", stopped or chunk)
         counted = (b"sage" in data or b"timings" in data) and self._take_usage(chunk)
         if choices is None and str(chunk.get("type")).startswith("response."):
             raise OtherEndpoint("the upstream answered with a response, not with a chat completion")

@@ -13,6 +13,7 @@ Deviations, on purpose, each for streams that are in use and whole:
 - A line that is no field at all (a JSON object put raw into the stream, a proxy's words) is an event of its own.
 - An object that was printed over several lines is one event, whether or not each of them is a field.
 - Names of fields are read in capitals, too, and behind spaces.
+- A field called `error` is an event of that name: llama.cpp's server writes its errors so.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _FIELD = re.compile(rb"[A-Za-z][A-Za-z0-9_-]*")
 _BEGINS = (b"{", b"[")
 #: The first line of an object that is printed over several.
 _OPENED = (b"{", b"[")
-_KNOWN = frozenset({b"", b"data", b"event", b"id", b"retry"})
+_KNOWN = frozenset({b"", b"data", b"event", b"id", b"retry", b"error"})
 
 
 class EventTooLarge(ValueError):
@@ -182,6 +183,11 @@ class EventParser:
             else:
                 self._event = named
             self._open = True
+        elif name == b"error" and not self._raw:
+            self._dispatch(events)
+            self._event = "error"
+            self._add(value if value.startswith(_BEGINS) else line)
+            self._dispatch(events)
         elif name and (self._raw or not _FIELD.fullmatch(name)):
             printed = bool(self._data) and self._data[0] in _OPENED
             if self._data and not printed and (not self._raw or line.startswith(b"{")):
