@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.test_engine_answers import ANSWERS
 from tests.reported_answers import CHAT
+from tests.reported_cases import CASES as REPORTED
 from tests.reported_responses import RESPONSES
 from tests.rig import recordings
 from tests.unit.test_upstream_habits import STREAMS
@@ -19,8 +20,14 @@ from worker.base.settings import load
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "upstreams.md").read_text(encoding="utf-8")
 TABLE = DOCS.split("## Settings by provider\n")[1].strip().split("\n\n")[0]
-CASES: dict[str, Collection[str]] = {"chat": CHAT, "responses": RESPONSES, "stream": STREAMS, "job": ANSWERS}
-NAMED = re.findall(r"`(chat|responses|stream|job):([^`]+)`", TABLE)
+CASES: dict[str, Collection[str]] = {
+    "chat": CHAT,
+    "responses": RESPONSES,
+    "stream": STREAMS,
+    "job": ANSWERS,
+    "report": REPORTED,
+}
+NAMED = re.findall(r"`(chat|responses|stream|job|report):([^`]+)`", TABLE)
 
 
 def test_the_recordings_of_the_table_are_those_that_there_are() -> None:
@@ -35,7 +42,7 @@ def test_a_case_of_the_table_is_one(kind: str, name: str) -> None:
 def test_each_provider_names_what_it_was_tested_with() -> None:
     rows = TABLE.splitlines()[2:]
     assert len(rows) > 12
-    assert [row for row in rows[1:] if not re.search(r"`(chat|responses|stream|job)[:/]", row)] == []
+    assert [row for row in rows[1:] if not re.search(r"`(chat|responses|stream|job|report)[:/]", row)] == []
 
 
 def test_the_files_that_the_page_names_are_there() -> None:

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from api_schemas.jobs import JobDetail, parse_job
+from tests import reported_cases
+from tests.answer_factories import BODY
 from tests.fakes import QUICK
-from tests.reported_answers import CHAT, EVENTS, OBJECT, Reported
+from tests.reported_answers import CHAT, EVENTS, OBJECT, Reported, as_json
+from tests.reported_cases import CASES, WAITING
 from tests.reported_responses import RESPONSES
 from tests.rig.waiting import eventually
 from worker.base.settings import Settings
@@ -25,6 +28,7 @@ from worker.db.jobs import lookup, submit
 from worker.engine.engine import Engine
 
 TABLES = {"chat": CHAT, "responses": RESPONSES}
+RELENTS = Reported(as_json(BODY))
 FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 
 
@@ -33,6 +37,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
+        self.relents: set[str] = set()  # whose answer is a good one by now
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -59,7 +64,10 @@ class Wire:
             model = json.loads(reader.read(size))["model"]
             self.calls[model] += 1
             table, name, _ = model.split("/")
-            caller.sendall(raw(TABLES[table][name]))
+            if name in self.relents:
+                caller.sendall(raw(RELENTS))
+            else:
+                caller.sendall(reported_cases.raw(name) if table == "cases" else raw(TABLES[table][name]))
 
     def close(self) -> None:
         """Accept no more."""
@@ -92,37 +100,85 @@ def wire() -> Iterator[Wire]:
     wire.close()
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_a_reported_answer_is_stored_and_paid_as_it_was_meant(
-    wire: Wire, database_url: str, redis_url: str, table: str
-) -> None:
-    given = {"database_url": database_url, "redis_url": redis_url, "upstream_url": wire.url, "on_ambiguous": "retry"}
-    settings = Settings(**(QUICK | given))
-    database, engine = Database(settings, pool_size=2), Engine(settings)
-    engine.start()
-    try:
-        asked = [request(table, name, stream=stream) for name in TABLES[table] for stream in (True, False)]
+class Place:
+    """A worker before the wire."""
+
+    def __init__(self, wire: Wire, database_url: str, redis_url: str) -> None:
+        given = {
+            "database_url": database_url,
+            "redis_url": redis_url,
+            "upstream_url": wire.url,
+            "on_ambiguous": "retry",
+        }
+        self.settings = Settings(**(QUICK | given))
+        self.database, self.engine = Database(self.settings, pool_size=2), Engine(self.settings)
+        self.engine.start()
+
+    def submit(self, asked: list[dict[str, Any]]) -> list[str]:
+        """A job for each of these requests; their ids."""
         jobs = [parse_job(body) for body in asked]
-        inserted = database.write(lambda conn: submit.insert(conn, jobs, settings))
-        engine.ring([job.id for job in inserted])
-        differences = []
-        for body, job in zip(asked, inserted, strict=True):
-            ended = _ended(database, job.id)
-            name = body["model"].split("/")[1]
-            found = different(ended, TABLES[table][name], wire.calls[body["model"]], table)
-            differences += [f"{body['model']}: {each}" for each in found]
-        assert differences == []
-    finally:
-        engine.drain()
-        database.close()
+        inserted = self.database.write(lambda conn: submit.insert(conn, jobs, self.settings))
+        self.engine.ring([job.id for job in inserted])
+        return [job.id for job in inserted]
+
+    def get(self, job: str) -> JobDetail:
+        """The job as it stands."""
+        return self.database.read(lambda conn: lookup.job(conn, job, tenant=None))
+
+    def ended(self, job: str) -> JobDetail:
+        """The job once it is over."""
+        eventually(lambda: self.get(job).finished_at is not None, 120, "the job ends")
+        return self.get(job)
 
 
-def _ended(database: Database, job: str) -> JobDetail:
-    def now() -> JobDetail:
-        return database.read(lambda conn: lookup.job(conn, job, tenant=None))
+@pytest.fixture
+def place(wire: Wire, database_url: str, redis_url: str) -> Iterator[Place]:
+    place = Place(wire, database_url, redis_url)
+    yield place
+    place.engine.drain()
+    place.database.close()
 
-    eventually(lambda: now().finished_at is not None, 120, "the job ends")
-    return now()
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_reported_answer_is_stored_and_paid_as_it_was_meant(wire: Wire, place: Place, table: str) -> None:
+    asked = [request(table, name, stream=stream) for name in TABLES[table] for stream in (True, False)]
+    differences = []
+    for body, job in zip(asked, place.submit(asked), strict=True):
+        name = body["model"].split("/")[1]
+        found = different(place.ended(job), TABLES[table][name], wire.calls[body["model"]], table)
+        differences += [f"{body['model']}: {each}" for each in found]
+    assert differences == []
+
+
+def test_a_whole_answer_of_a_report_is_stored_and_paid_as_it_was_meant(wire: Wire, place: Place) -> None:
+    """The limit and the refused key come last: nothing before them has stopped the key, which the limit's job then uses."""
+    asked = {(name, stream): _case(name, stream=stream) for name in CASES for stream in (True, False)}
+    ending = {key: body for key, body in asked.items() if key[0] not in WAITING}
+    differences = []
+    for (name, stream), job in zip(ending, place.submit(list(ending.values())), strict=True):
+        model, ended = ending[name, stream]["model"], place.ended(job)
+        # A refusal that names the option we add to a stream is asked for once more without it (and was not paid).
+        again = stream and b"stream_options" in reported_cases.raw(name)
+        calls = wire.calls[model] - again
+        found = reported_cases.differences(name, ended, calls, place.settings.max_attempts)
+        differences += [f"{model}: {each}" for each in found]
+    assert differences == []
+    limit, key = WAITING
+    limited = place.submit([asked[limit, True], asked[limit, False]])
+    eventually(lambda: all(wire.calls[asked[limit, stream]["model"]] > 1 for stream in (True, False)), 60, "they wait")
+    wire.relents.add(limit)
+    assert {(ended.status, ended.attempts) for ended in map(place.ended, limited)} == {("completed", 1)}
+    refused = place.submit([asked[key, True], asked[key, False]])
+    eventually(lambda: any(_waits_for_its_key(place.get(job)) for job in refused), 60, "the key is paused")
+
+
+def _waits_for_its_key(job: JobDetail) -> bool:
+    says = [attempt.error_message or "" for attempt in job.attempt_log]
+    return job.waiting_on == "paused" and job.attempts == 0 and any("login fail" in each for each in says)
+
+
+def _case(name: str, *, stream: bool) -> dict[str, Any]:
+    return reported_cases.request(name, f"cases/{name}/{'stream' if stream else 'object'}", stream=stream)
 
 
 def different(job: JobDetail, wanted: Reported, calls: int, table: str) -> list[str]:
