@@ -86,7 +86,7 @@ class ChatAccumulator:
             self._take_usage(chunk)
             chunk, self.mended, choices = inner, jsontext.dumps(inner), inner.get("choices")
         padding = chunk.get("obfuscation")
-        stopped = chunk.get("x_groq")  # an error in it says why a stream was stopped early
+        stopped = chunk.get("x_groq")  # an error in it is why a stream was stopped early
         stopped = stopped if isinstance(stopped, dict) and speaks(stopped.get("error")) else None
         if stopped or speaks(chunk.get("error")) or event_name == "error" or (not choices and is_error(chunk)):
             self._take_usage(chunk)

@@ -66,7 +66,7 @@ WIRE: ContextVar[Wire | None] = ContextVar("stockpot_upstream_wire", default=Non
 
 
 class StaleConnection(aiohttp.ClientConnectionResetError):
-    """Something came over a kept connection while nobody had asked: nothing of the request was written to it."""
+    """Something came over a kept connection between two requests: nothing of the request was written to it."""
 
 
 #: The protocols of connections over which a request has gone.

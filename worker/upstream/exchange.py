@@ -33,7 +33,7 @@ MAX_ERROR_BYTES = 64 * 1024
 """Bytes of an error body that are read; more is no explanation but an attack."""
 
 REFUSAL_SECONDS = 10.0
-"""How long more of a refusal's body is awaited: its status has said the most, and some servers never end it."""
+"""How long more of a refusal's body is awaited: its status decides, and some servers never end it."""
 
 LINGER_SECONDS = 0.5
 """How long more is awaited of an answer that is whole: the provider's cost may follow, a held connection may not."""
