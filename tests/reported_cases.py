@@ -64,7 +64,7 @@ def _different(name: str, wanted: dict[str, Any], job: JobDetail, calls: int, mo
     if (says := wanted.get("message_has", "")) not in (job.error.message if job.error else says):
         odd.append(f"error {job.error}")
     if wanted.get("usage_recorded") and not all(attempt.output_tokens for attempt in job.attempt_log):
-        odd.append("an attempt without its usage")
+        odd.append(f"an attempt without its usage {job.attempt_log}")
     costs = {attempt.cost_usd or Decimal(0) for attempt in job.attempt_log}
     if wanted.get("cost_usd_per_call", wanted.get("cost_usd")) not in (None, *map(float, costs)) or len(costs) > 1:
         odd.append(f"costs {costs}")

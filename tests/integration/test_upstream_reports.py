@@ -5,6 +5,8 @@ Each is asked for as a stream and as one object, on both databases.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import socket
 import threading
@@ -33,7 +35,7 @@ FUNCTION = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"
 
 
 class Wire:
-    """Answers each POST with the bytes that its model is named after, then closes the connection."""
+    """Answers each POST with the bytes that its model is named after."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -51,23 +53,28 @@ class Wire:
             threading.Thread(target=self._answer, args=(caller,), daemon=True).start()
 
     def _answer(self, caller: socket.socket) -> None:
-        with caller, caller.makefile("rb") as reader:
-            line = reader.readline()
-            size = 0
-            while header := reader.readline().strip():
-                name, _, value = header.partition(b":")
-                if name.lower() == b"content-length":
-                    size = int(value)
-            if not line.startswith(b"POST"):
-                caller.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                return
-            model = json.loads(reader.read(size))["model"]
-            self.calls[model] += 1
-            table, name, _ = model.split("/")
-            if name in self.relents:
-                caller.sendall(raw(RELENTS))
-            else:
-                caller.sendall(reported_cases.raw(name) if table == "cases" else raw(TABLES[table][name]))
+        with caller, contextlib.suppress(ConnectionError), caller.makefile("rb") as reader:
+            while (line := reader.readline()) and self._answered(line, reader, caller):
+                pass
+
+    def _answered(self, line: bytes, reader: io.BufferedReader, caller: socket.socket) -> bool:
+        """Answer one request; return whether there may be another: who closes must say so, or the next call may be lost."""
+        size = 0
+        while header := reader.readline().strip():
+            name, _, value = header.partition(b":")
+            if name.lower() == b"content-length":
+                size = int(value)
+        if not line.startswith(b"POST"):
+            caller.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return False
+        model = json.loads(reader.read(size))["model"]
+        self.calls[model] += 1
+        table, case, _ = model.split("/")
+        if table == "cases" and case not in self.relents:
+            caller.sendall(reported_cases.raw(case))
+            return True
+        caller.sendall(raw(RELENTS if case in self.relents else TABLES[table][case]))
+        return False
 
     def close(self) -> None:
         """Accept no more."""
