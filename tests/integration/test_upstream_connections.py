@@ -114,11 +114,18 @@ async def test_a_refusal_whose_body_breaks_off_or_never_ends_is_still_one(
 CHUNKS = f"{JSON}transfer-encoding: chunked\r\n"
 
 
+#: What stands behind the last chunk, and the trailers in it.
+TAILS = [
+    (b"junk", ""),
+    (b"\r\n\r\n", ""),
+    (b"\0", "x-cost: 1\r\n"),
+    (b"HTTP/1.1 400 Bad Request\r\n\r\n", ""),
+    (_answer("another's"), "x-cost: 1\r\n"),
+]
+
+
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("trailer", ["", "x-cost: 1\r\n"])
-@pytest.mark.parametrize(
-    "tail", [b"junk", b"\r\n\r\n", b"\0", b"HTTP/1.1 400 Bad Request\r\n\r\n", _answer("another's")]
-)
+@pytest.mark.parametrize(("tail", "trailer"), TAILS)
 async def test_what_stands_behind_the_last_chunk_is_no_part_of_the_answer(
     tail: bytes, trailer: str, stream: bool
 ) -> None:
