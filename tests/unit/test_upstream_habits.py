@@ -128,6 +128,19 @@ def test_an_error_beside_the_choices_stops_a_stream_though_done_follows() -> Non
     assert (failure.kind, failure.begun, failure.message) == (Kind.PARTIAL, True, "Over capacity")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [b"event: error\ndata: upstream timed out\n\n", b"data: error: CUDA out of memory\n\n", b"Error: killed\n\n"],
+)
+def test_words_of_an_error_before_done_are_why_an_answer_without_a_reason_ended(words: bytes) -> None:
+    """The cut text before them was stored as a whole answer; with a finish reason, or more text behind them, it is one."""
+    failure = failed(sse(chunk("to ")) + words + b"data: [DONE]\n\n")
+    assert (failure.kind, failure.begun) == (Kind.PARTIAL, True)
+    assert words.split(b": ")[-1].strip().decode() in failure.message
+    assert answer(sse(chunk("to ")) + words + sse(chunk("you"), b"[DONE]")).text == "to you"
+    assert answer(sse(chunk("to you")) + words + sse(*FIN)).finish_reason == "stop"
+
+
 MEASURED = {"cache_n": 3, "prompt_n": 4, "prompt_ms": 30.5, "predicted_n": 3, "predicted_ms": 60.1}
 
 

@@ -64,6 +64,7 @@ class StreamReading:
         "_parser",
         "_progress",
         "_room",
+        "_stopped",
         "_sum",
         "_words",
         "stage",
@@ -83,6 +84,7 @@ class StreamReading:
         self._endpoint = ENDPOINTS[call.endpoint]
         self._sum = self._endpoint.accumulator(self._asked)
         self._done = False  # the server sent its end marker
+        self._stopped = False  # the last that came were words of an error
         self._goes_on = False  # more came behind a finish reason: it stands in each chunk and means nothing
         self._header_cost = progress.cost_usd
         self._money = 0
@@ -123,7 +125,7 @@ class StreamReading:
             return self._failed(self._ended_badly())
         if cut is not None and not self._done and not stated:
             return self._failed(cut)
-        ended = stated or self._done or self._sum.complete
+        ended = stated or ((self._done or self._sum.complete) and not self._stopped)
         if ended and is_answer(self._progress, stated=stated, gives=self._sum.gives):
             return self._answer(cut is not None)
         if not self._progress.events:
@@ -139,7 +141,7 @@ class StreamReading:
     def _take_events(self, events: list[ServerSentEvent]) -> None:
         progress, whole, sink = self._progress, self._sum, self._on_chunk
         for name, data in events:
-            if not data.startswith(b"{") and self._is_stray(data):
+            if not data.startswith(b"{") and self._is_stray(data, name):
                 continue
             if self.stage >= _FINISHED:
                 self._take_rest(name, data)
@@ -155,6 +157,7 @@ class StreamReading:
                 continue
             progress.events += 1
             if text:
+                self._stopped = False
                 if progress.first_token_after is None:
                     progress.first_token_after = self._elapsed()
                 progress.parts.append(text)
@@ -207,8 +210,11 @@ class StreamReading:
         counted = self._progress.usage is not None and self._progress.usage.output_tokens > 0
         return Stage.ENDING if counted or not self._endpoint.done else Stage.FINISHED
 
-    def _is_stray(self, data: bytes) -> bool:
-        """Whether an event cannot be a piece of an answer: `[DONE]` in any spelling, a keep-alive, words of a proxy."""
+    def _is_stray(self, data: bytes, name: str | None) -> bool:
+        """Whether an event cannot be a piece of an answer: `[DONE]` in any spelling, a keep-alive, words of a proxy.
+
+        Words of an error with nothing behind them but `[DONE]` are why the answer ended, if no finish reason came.
+        """
         text = data.strip()
         if not text:
             return True
@@ -227,6 +233,7 @@ class StreamReading:
         words = storable(text.decode("utf-8", "replace").strip("\"' "))
         if "error" in words.lower() or not self._words:
             self._words = words[:_KEPT_WORDS]
+        self._stopped = self._stopped or name == "error" or words.lower().startswith(("error", "[error"))
         return True
 
     def _explain(self, error: StreamBroken | RecursionError) -> Failure:
