@@ -95,6 +95,7 @@ STREAMED = {
     "finish=abort,ok": "completed 2 partial,completed",
     "error@3+code=429,ok": "completed 2 busy,completed",
     "error@3+rawerror,ok": "completed 2 partial,completed",
+    "error@3+errorfield,ok": "completed 2 partial,completed",
     "index": "completed 1 completed",
     "usageinchoice": "completed 1 completed",
     "usagesplit": "completed 1 completed",

@@ -126,6 +126,7 @@ STEPS: Mapping[str, Takes] = {
     "twolengths": "nothing",
     "badhead": "nothing",
     "rawerror": "nothing",
+    "errorfield": "nothing",
     "code": "number",
 }
 

@@ -153,8 +153,11 @@ async def _break(stream: Stream, fault: str) -> web.StreamResponse:
     if fault == "stall":
         await faults.wait_for_goodbye()
     if fault == "error":
-        field = b"" if "rawerror" in call.step else b"data: "
-        await stream.write(field + dumps(_error(call)) + 2 * end_of_line(call.step))
+        end = 2 * end_of_line(call.step)
+        if "errorfield" in call.step:
+            await stream.write(b"error: " + dumps(_error(call)["error"]) + end + b"data: [DONE]" + end)
+        else:
+            await stream.write((b"" if "rawerror" in call.step else b"data: ") + dumps(_error(call)) + end)
     if fault == "errorevent":
         await stream.send(_error_event(call))
     await call.settle(stream.response.status, outcome="cut")
