@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.batch_factories import write_file
 from tests.rig.environment import TEST_API_KEY
 from tests.rig.procs import Process
 from tests.rig.simulated import Knobs
@@ -20,6 +22,7 @@ def test_a_waiting_submit_says_that_no_worker_runs_and_then_that_the_key_is_refu
     stockpot_env: Callable[..., dict[str, str]],
     start_worker: Callable[..., Process],
     redis_url: str,
+    tmp_path: Path,
 ) -> None:
     """Each change is a sentence; `list`, `show` and `routes` say the same; the answer comes when the key is good again."""
     simulator = launch([sys.executable, "-P", "-m", "worker.simulator", "--instant"], name="simulator")
@@ -35,6 +38,10 @@ def test_a_waiting_submit_says_that_no_worker_runs_and_then_that_the_key_is_refu
     assert "the provider refuses the key" in shown
     assert "authentication: " in shown, "the refusal's words are lost"
     assert "the provider refuses the key" in _read(launch, env, "routes")
+    batch = _read(launch, env, "batch", "submit", str(write_file(tmp_path / "in.jsonl", 3, model=model))).strip()
+    why = r"^in flight +0\b.*\nwaits on +the provider refuses the key .*; looks again in "
+    eventually(lambda: re.search(why, _read(launch, env, "batch", "status", batch), re.MULTILINE), timeout=60)
+    assert _read(launch, env, "batch", "cancel", batch).startswith("cancel")
     knobs.key(TEST_API_KEY)
     assert waits.wait(150) == 0, waits.tail()
     assert "completed" in waits.stderr.read_text()
@@ -75,6 +82,6 @@ def test_a_key_file_that_is_missing_for_a_moment_ends_no_wait_and_makes_no_call(
 
 def _read(launch: Callable[..., Process], env: dict[str, str], *words: str) -> str:
     """What a command prints."""
-    done = launch([STOCKPOT, *words], name="-".join(words), env=env)
+    done = launch([STOCKPOT, *words], name="-".join(Path(one).name for one in words), env=env)
     assert done.wait(60) == 0, done.tail()
     return eventually(done.stdout.read_text)

@@ -27,6 +27,7 @@ class Look:
         next_line: the job of that line.
         held: how many of the `running` are of which model.
         refused: the provider's refusal, when every line that it was asked for so far is to be tried again.
+        by_line: nothing of the batch itself keeps it: `waits_on` is but a word for what its next line waits on.
     """
 
     row: BatchRow
@@ -35,6 +36,7 @@ class Look:
     next_line: str | None = None
     held: Mapping[str, int] = field(default_factory=dict)
     refused: str | None = None
+    by_line: bool = False
 
 
 def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
@@ -52,7 +54,9 @@ def look(conn: Connection, batch: str, *, tenant: str | None) -> Look:
     running = sum(held.values())
     next_line, reason = (None, None) if first is None else (str(first.id), first.waiting_on)
     refused = _refused(conn, batch) if reason == "retry" or not row.done else None
-    return Look(row, running, _waits_on(row, running, reason, refused), next_line, held, refused)
+    waits_on = _waits_on(row, refused)
+    by_line = waits_on is None and not running
+    return Look(row, running, (reason or "a worker") if by_line else waits_on, next_line, held, refused, by_line)
 
 
 def _refused(conn: Connection, batch: str) -> str | None:
@@ -81,7 +85,8 @@ _HELD = {
 _STATES = {"validating": "a worker to read its file", "finalizing": "its files, which a worker writes"}
 
 
-def _waits_on(row: BatchRow, running: int, reason: str | None, refused: str | None) -> str | None:
+def _waits_on(row: BatchRow, refused: str | None) -> str | None:
+    """What of a batch itself keeps it; None: nothing does."""
     if row.status == "cancelling":
         return "calls in flight"
     if row.status in _STATES:
@@ -95,9 +100,7 @@ def _waits_on(row: BatchRow, running: int, reason: str | None, refused: str | No
         return f"{row.due_at:%Y-%m-%d %H:%M} UTC"
     if refused is not None:
         return f"the provider, which refuses its lines ({refused}); they are tried again"
-    if running:
-        return None
-    return reason or "a worker"
+    return None
 
 
 class Pace:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from worker.base.errors import Unreachable
 from worker.batches.progress import Pace
+from worker.cli.jobs.following import sentence
 from worker.cli.output import cell, cost, span
 from worker.producer.batches import BatchRow, Look
 from worker.producer.routes import RouteState
@@ -100,13 +101,23 @@ class Reasons:
             return
         if why is None or (why.reason in _TURNS and found.running and standing < _BUSY_PATIENCE_SECONDS):
             return
-        then = f"; {why.then} in {span(why.seconds)}" if why.then and why.seconds is not None else ""
-        self._tell(why.text, f"The next line waits: {why.text}{then}")
+        self._tell(why.text, f"The next line waits: {sentence(why)}")
 
     def _tell(self, text: str, sentence: str) -> None:
         if text != self._last:
             self._last = text
             self._put(cell(sentence))
+
+
+def reason(pot: Stockpot, found: Look) -> str | None:
+    """What a batch waits on; where nothing of its own keeps it, what keeps its next line, as for a job."""
+    if not found.by_line or found.next_line is None:
+        return found.waits_on
+    try:
+        why = pot.waiting(found.next_line)
+    except Unreachable:
+        return found.waits_on
+    return found.waits_on if why is None else sentence(why)
 
 
 def calls_in_flight(pot: Stockpot, found: Look) -> int:

@@ -12,7 +12,7 @@ from worker.batches import output_paths
 from worker.batches.report_files import write
 from worker.batches.view import purged
 from worker.cli import ids, options
-from worker.cli.batches.progress_line import calls_in_flight
+from worker.cli.batches.progress_line import calls_in_flight, reason
 from worker.cli.opening import producer
 from worker.cli.output import cost, money, put_json, say, screen, shown, span
 from worker.cli.tables import facts
@@ -50,7 +50,10 @@ def show(pot: Stockpot, found: Look, console: Console) -> None:
     row = found.row
     report = pot.batches.report(row.id) if row.over else None
     table = facts()
-    for name, value in {**_facts(found, calls_in_flight(pot, found)), **(_outcome(report) if report else {})}.items():
+    for name, value in {
+        **_facts(found, calls_in_flight(pot, found), reason(pot, found)),
+        **(_outcome(report) if report else {}),
+    }.items():
         if value:
             table.add_row(name, shown(value))
     console.print(table)
@@ -63,7 +66,7 @@ def _in_flight(found: Look, calls: int) -> str:
     return f"{calls:,}{most}{held}"
 
 
-def _facts(found: Look, calls: int) -> dict[str, str | None]:
+def _facts(found: Look, calls: int, waits_on: str | None) -> dict[str, str | None]:
     row = found.row
     of = "" if row.quoted_picousd is None else f" of {money(row.quoted_picousd / 1e12)} quoted"
     ended = {"completed": row.completed, "failed": row.failed, "expired": row.expired, "cancelled": row.cancelled}
@@ -76,7 +79,7 @@ def _facts(found: Look, calls: int) -> dict[str, str | None]:
         "lines": f"{row.total:,}: {counts}",
         "imported": f"{row.imported:,}" if row.imported < row.total else None,
         "in flight": None if row.over else _in_flight(found, calls),
-        "waits on": found.waits_on,
+        "waits on": waits_on,
         "dedupe": _saved(row) if row.duplicates else None,
         "tokens": f"{row.input_tokens:,} in, {row.output_tokens:,} out",
         "cost": cost(row.cost_usd, row.unpriced) + of,

@@ -15,7 +15,7 @@ from worker.batches.progress import Pace
 from worker.batches.report_files import write
 from worker.batches.view import batch_object
 from worker.cli import ids, options
-from worker.cli.batches.progress_line import Line, Reasons, calls_in_flight, line, words
+from worker.cli.batches.progress_line import Line, Reasons, calls_in_flight, line, reason, words
 from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
 from worker.cli.interrupts import stopping
@@ -43,7 +43,7 @@ def status(batch: str, tenant: str, *, watch: bool, as_json: bool) -> None:
             click.get_current_context().exit(wait_for(pot, batch, output=None, errors=None, as_json=as_json))
         if as_json:
             numbers = {"in_flight": calls_in_flight(pot, found), "held_by_workers": found.running}
-            put_json(batch_object(found.row).to_json() | numbers | {"waiting_on": found.waits_on})
+            put_json(batch_object(found.row).to_json() | numbers | {"waiting_on": reason(pot, found)})
             return
         show(pot, found, screen())
 
