@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from tests.batch_factories import write_file
+from tests.batch_factories import claimed, end, over, submit, write_file
 from tests.factories import opened, rows, sql
 from tests.rig import procs
 from worker.batches import importing
+from worker.batches.importing import Options
 from worker.cli.app import main
 from worker.db import schema
 from worker.db.batches import lines_in
+from worker.producer import batch_control as control
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
+ID = re.compile(r"^batch_[0-9a-f]{32}$", re.MULTILINE)
 
 
 @pytest.fixture
@@ -85,6 +90,40 @@ def test_ctrl_c_in_an_import_says_what_runs_by_then(
     assert f"stockpot batch cancel {batch['id']} ends it" in done.output
     monkeypatch.undo()
     assert run(env, "batch", "submit", str(file)).stdout.strip() == batch["id"]
+
+
+def test_retry_failed_keeps_bounds_and_is_one_batch_however_often_it_is_asked_for(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while the batch runs; other options and `--again` make another; cancelled lines on request."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    def retried(*options: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(main, ["batch", "retry-failed", batch.id, *options])
+        assert isinstance(done.exception, SystemExit | None)
+        return done.exit_code, (ID.search(done.stdout) or [""])[0], done.output
+
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        asked = Options(max_cost_usd=Decimal("0.5"), max_in_flight=3)
+        batch, _ = submit(database, write_file(tmp_path / "in.jsonl", 4), asked)
+        end(
+            database,
+            over(claimed(database, batch.id, 1)[0], "failed", error_class="upstream", error_message="HTTP 500"),
+        )
+        code, _, words = retried()
+        assert (code, "in_progress" in words) == (2, True)
+        control.cancel(database, batch.id, tenant="default", abort=True)
+    code, first, words = retried()
+    assert (code, f"{first}\n1 lines, at most $0.50" in words) == (0, True)
+    code, same, words = retried()
+    assert (code, same, "submitted again before" in words, "--again" in words) == (0, first, True, True)
+    code, _, words = retried("--max-cost", "0.9")
+    assert (code, first in words, "--again" in words) == (2, True, True)
+    code, other, words = retried("--max-cost", "0.9", "--within", "2d", "--again")
+    assert (code, other != first, "1 lines, at most $0.90" in words) == (0, True, True)
+    code, more, words = retried("--cancelled")
+    assert (code, more not in {first, other}, "4 lines, at most $0.50" in words) == (0, True, True)
 
 
 @pytest.mark.parametrize("url", ["http://example.com/hook", "https://10.0.0.1/hook"])

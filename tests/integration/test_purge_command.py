@@ -47,6 +47,8 @@ def test_the_ledger_stays_unless_it_is_named_and_batches_say_what_is_gone(env: d
         going, _ = submit(database, write_file(tmp_path / "other.jsonl", 2, temperature=1))
         end(database, *(over(job, response=ANSWER, error_status=200) for job in claimed(database, batch.id)))
         end(database, over(claimed(database, going.id)[0], response=ANSWER, error_status=200))
+        good = tmp_path / "good.jsonl"
+        answers, _ = export(database, batch.id, good)
         before = counts(database)
         assert before == {"jobs": 7, "attempts": 7, "requests": 7, "results": 6}
         dry = run(env, "purge", "--older-than", "0s", "--dry-run", "--json")
@@ -70,6 +72,9 @@ def test_the_ledger_stays_unless_it_is_named_and_batches_say_what_is_gone(env: d
         assert "answers purged on 20" in run(env, "batch", "status", batch.id).stdout
         assert "answers purged on 20" in run(env, "batch", "report", batch.id).stdout
         assert "answers purged on 20" in run(env, "batch", "results", batch.id, "-o", out).stderr
+        kept = run(env, "batch", "results", batch.id, "-o", good, "--overwrite")
+        assert (kept.returncode, len(answers), len(good.read_text().splitlines())) == (2, 5, 5)
+        assert "holds 5 answers and there are 0 to write now (purged, or another batch?)" in kept.stderr
         _, errors = export(database, batch.id, tmp_path / "again.jsonl")
         assert {one["error"]["code"] for one in errors} == {"answer_purged"}
         assert "5 jobs" in run(env, "purge", "--older-than", "0s", "--what", "jobs").stderr

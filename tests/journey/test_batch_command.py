@@ -198,8 +198,9 @@ def test_a_submit_killed_at_ten_random_moments_and_run_again_makes_one_batch_wit
 def test_ctrl_c_detaches_and_the_batch_goes_on(
     env: dict[str, str], start_worker: Callable[..., Process], launch: Launch, tmp_path: Path
 ) -> None:
-    """It says how to attach again."""
+    """It says how to attach again. One whose first lines all fail alike holds itself, and who waits is told."""
     source = write_file(tmp_path / "in.jsonl", 5)
+    never = write_file(tmp_path / "never.jsonl", 60, model="sim:404")
     waiting = launch([STOCKPOT, "batch", "submit", source, "--wait"], name="waiting", env=env)
     batch = eventually(lambda: next((w for w in waiting.stderr.read_text().split() if w.startswith("batch_")), None))
     waiting.send(signal.SIGINT)
@@ -207,6 +208,10 @@ def test_ctrl_c_detaches_and_the_batch_goes_on(
     assert f"stockpot batch status {batch} --watch" in waiting.stderr.read_text()
     start_worker(env)
     assert stockpot(env, "batch", "status", batch, "--watch").returncode == 0
+    assert "list of models lacks sim:404: every call to it may fail" in stockpot(env, "batch", "quote", never).stdout
+    stands = stockpot(env, "batch", "submit", never, "--wait", check=1)
+    assert "holds itself: its first 20 lines all failed alike (" in stands.stderr
+    assert "stockpot batch resume batch_" in stands.stderr and "stockpot batch cancel batch_" in stands.stderr
 
 
 def test_a_quote_tells_every_bad_line_and_stores_nothing(stockpot_env: Environment, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from worker.db import schema
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 LINES = 300
-#: A long answer: the files are larger than what is buffered.
-LONG = ANSWER[:-1] + ', "text": "' + "x" * 5_000 + '"}'
+#: A long answer: the files are larger than what is buffered; with characters at which readers may break a line (`ids`).
+LONG = ANSWER[:-1] + ', "text": "\u2028\u2029\u0085' + "x" * 5_000 + '"}'
 
 
 @pytest.fixture

@@ -52,3 +52,20 @@ def test_what_is_asked_wrongly_costs_exit_code_2_and_says_what_is_right(
     said = CliRunner(**APART).invoke(main, args)
     assert (said.exit_code, said.stdout) == (2, "") and words in said.stderr, said.stderr
     assert embedded.find(home) is None  # nothing is started for a mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [("stockpot.toml", "rpm = 5\ntpm = [1,", "stockpot.toml: "), (".env", "A=1\nSTOCKPOT_RPM='5", ".env, line 2: ")],
+)
+def test_a_broken_file_of_settings_is_one_line_with_its_place(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, place: str
+) -> None:
+    """Of whatever command."""
+    monkeypatch.setenv("STOCKPOT_HOME", str(home))
+    monkeypatch.chdir(home)
+    (home / name).write_text(content)
+    said = CliRunner(**APART).invoke(main, ["list"])
+    assert (said.exit_code, said.stdout) == (2, "")
+    [line] = said.stderr.splitlines()
+    assert line.startswith(f"Error: {place}")

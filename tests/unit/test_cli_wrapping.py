@@ -6,6 +6,7 @@ import io
 import shlex
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from worker.base.wrapping import Wrapper
 from worker.local.demo import next_steps
-from worker.local.words import broken_command
+from worker.local.words import broken_command, program
 
 WORDS = st.lists(st.text(alphabet="abcdefghij", min_size=1, max_size=18), min_size=1, max_size=60)
 
@@ -83,3 +84,18 @@ def test_the_next_steps_of_the_demo_fit_their_terminal(monkeypatch: pytest.Monke
     assert [line for line in shown.getvalue().splitlines() if cell_len(line) > 80] == []
     assert 'a stock simmer?"\n' in shown.getvalue()
     assert shown.getvalue().count("# ") == 4
+
+
+def test_commands_are_printed_as_they_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name where PATH finds this program by it; else by the path that it was started by."""
+    place = tmp_path / "a place" / "stockpot"
+    place.parent.mkdir()
+    place.touch(0o755)
+    monkeypatch.setattr(sys, "argv", [str(place), "up"])
+    monkeypatch.setenv("PATH", str(place.parent))
+    assert program() == "stockpot"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for here, typed in ((tmp_path, "'a place/stockpot'"), (place.parent, "./stockpot"), (Path("/"), f"'{place}'"[:1])):
+        monkeypatch.chdir(here)
+        assert program().startswith(typed)
+        assert Path(shlex.split(program())[0]).resolve() == place.resolve()

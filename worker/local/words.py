@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from decimal import Decimal
@@ -22,8 +23,11 @@ def program() -> str:
     found = shutil.which("stockpot")
     if started.name != "stockpot" or (found is not None and Path(found).resolve() == started.resolve()):
         return "stockpot"
-    path = started.absolute()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    path, here = started.absolute(), Path.cwd()
+    if not path.is_relative_to(here):
+        return shlex.quote(str(path))
+    below = str(path.relative_to(here))
+    return shlex.quote(below if "/" in below else f"./{below}")
 
 
 def printable(text: str) -> str:
