@@ -195,6 +195,7 @@ def test_a_submit_killed_at_ten_random_moments_and_run_again_makes_one_batch_wit
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # a matter of the command alone
 def test_ctrl_c_detaches_and_the_batch_goes_on(
     env: dict[str, str], start_worker: Callable[..., Process], launch: Launch, tmp_path: Path
 ) -> None:
@@ -208,7 +209,9 @@ def test_ctrl_c_detaches_and_the_batch_goes_on(
     assert f"stockpot batch status {batch} --watch" in waiting.stderr.read_text()
     start_worker(env)
     assert stockpot(env, "batch", "status", batch, "--watch").returncode == 0
-    assert "list of models lacks sim:404: every call to it may fail" in stockpot(env, "batch", "quote", never).stdout
+    unknown = never.read_text().replace("sim:404", "none/such")
+    quoted = stockpot(env, "batch", "quote", "-", stdin=unknown).stdout
+    assert "the upstream's list of models lacks none/such: every call to it may fail" in quoted
     stands = stockpot(env, "batch", "submit", never, "--wait", check=1)
     assert "holds itself: its first 20 lines all failed alike (" in stands.stderr
     assert "stockpot batch resume batch_" in stands.stderr and "stockpot batch cancel batch_" in stands.stderr
