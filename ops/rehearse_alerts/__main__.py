@@ -1,6 +1,7 @@
 """`python -m ops.rehearse_alerts`: each alert fired by a real fault against a real Prometheus, and cleared as its runbook says.
 
-Real PostgreSQL, Valkey, workers and Prometheus (Debian's package `prometheus`); the provider is the simulator. The rules
+Real PostgreSQL, Valkey, workers, a gateway and Prometheus (Debian's package `prometheus`), which scrapes workers and gateway as
+the chart's monitors do; the provider is the simulator. The rules
 are the chart's, with time run faster: windows and `for` of minutes divided by ten, of hours by sixty, and the
 thresholds in `AGES` lowered. Nothing else in a rule is changed, so what is proved is that the fault reaches the rule's
 own expression, and that the runbook's remedy takes it away. Exit code 1 if an alert did not fire or did not clear.
@@ -19,6 +20,7 @@ from ops.rehearse_alerts.prometheus import Prometheus
 from ops.rehearse_alerts.scene import Scene
 from tests.rig import procs
 from tests.rig.environment import scrub
+from tests.rig.gateway import gateway_process
 from tests.rig.ports import free_port, fresh_directory
 from tests.rig.postgres import PostgresServer
 from tests.rig.stage import Stage
@@ -58,7 +60,8 @@ def rehearse(faults: Sequence[Fault]) -> tuple[list[str], bool]:
         try:
             scene = Scene(on, server, [free_port(), free_port()], logs)
             scene.workers()
-            prometheus = Prometheus(scene.ports, logs)
+            gateway_process(on, logs, gateway := free_port())
+            prometheus = Prometheus([*scene.ports, gateway], logs)
             eventually(lambda: not prometheus.firing(), 60, "all is quiet")
             results = [_rehearsed(fault, scene, prometheus) for fault in faults]
             prometheus.process.close()
@@ -115,8 +118,8 @@ def _after(seconds: float | None) -> str:
 def _report(rows: Sequence[Row]) -> Iterator[str]:
     yield "# Each alert, fired by a fault and cleared by its runbook"
     yield ""
-    yield "`python -m ops.rehearse_alerts`: real PostgreSQL, Valkey, workers and Prometheus; the provider is simulated. Time runs"
-    yield "faster in the rules: minutes by ten, hours by sixty, ages as in `AGES`; the expressions are the chart's otherwise."
+    yield "`python -m ops.rehearse_alerts`: real PostgreSQL, Valkey, workers, a gateway and Prometheus; the provider is simulated. Time"
+    yield "runs faster in the rules: minutes by ten, hours by sixty, ages as in `AGES`; the expressions are the chart's otherwise."
     yield ""
     yield "| alert | fault | fired after | remedy | cleared after |"
     yield "|---|---|---|---|---|"

@@ -107,6 +107,20 @@ def few(scene: Scene, script: str) -> None:
     scene.ask(script)
 
 
+def pause_late(scene: Scene) -> None:
+    scene.stockpot("routes", "pause", MODEL)
+    scene.ask("ok", 40, ttl_seconds=5)
+
+
+def late(scene: Scene) -> None:
+    scene.ask("ok", ttl_seconds=5)
+
+
+def resume_good(scene: Scene) -> None:
+    scene.stockpot("routes", "resume", MODEL)
+    good(scene)
+
+
 def break_route(scene: Scene) -> None:
     Knobs(scene.on.simulator).configure(maintenance=[MODEL])
     scene.ask("ok", 12)

@@ -32,6 +32,14 @@ FAULTS = (
         lambda scene: actions.few(scene, "400"),
     ),
     Fault(
+        ("StockpotFailuresBurnFast", "StockpotFailuresBurnSlowly"),
+        "jobs end in the queue: their time is up behind a model that was paused by hand",
+        "`stockpot routes resume MODEL`, and good jobs only",
+        actions.pause_late,
+        actions.resume_good,
+        actions.late,
+    ),
+    Fault(
         ("StockpotRoutePaused",),
         "the provider answers 500 to one model",
         "it answers again; `stockpot routes resume MODEL`",

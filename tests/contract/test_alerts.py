@@ -1,4 +1,4 @@
-"""Alerts speak of metrics that exist, and each has a runbook that tells what it means, what to look at and what to do."""
+"""Alerts speak of metrics that exist, and each has a runbook, and a fault that has fired it for real; metrics are seen to move."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ops.rehearse_alerts.faults import FAULTS
 from worker.base.metrics import REGISTRY
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +70,26 @@ def test_counters_that_alerts_watch_are_there_before_they_count() -> None:
     watched = {name for rule in rules for name in re.findall(r"\bstockpot_\w+_total\b", rule["expr"])}
     assert len(watched) > 3
     assert {name for name in watched if f"'{name}'" not in there} == set()
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_an_alert_was_fired_by_a_fault_and_ended_by_its_runbook(alert: dict[str, Any]) -> None:
+    """The runbook names the faults that `python -m ops.rehearse_alerts` does, and the log has the last time."""
+    name = alert["alert"]
+    faults = [fault for fault in FAULTS if name in fault.alerts]
+    runbook = (ROOT / alert["annotations"]["runbook"]).read_text(encoding="utf-8")
+    assert faults
+    assert [fault.what for fault in faults if fault.what not in runbook] == []
+    log = (ROOT / "ops/runbooks/rehearsal.md").read_text(encoding="utf-8")
+    rows = re.findall(rf"^\| {name} \| (.*) \| (\d+) s \| (.*) \| (\d+) s \|$", log, re.MULTILINE)
+    assert len(rows) == len(faults)
+
+
+def test_each_metric_is_seen_to_move() -> None:
+    """An alert's metric in the rehearsal of its fault; any other one in a test that does what it counts."""
+    seen = " ".join(rule["expr"] for group in RULES["groups"] for rule in group["rules"])
+    for path in sorted((ROOT / "tests").glob("[ifu]*/test_*.py")):
+        seen += path.read_text(encoding="utf-8")
+    names = {metric.name for metric in REGISTRY.collect()}
+    shared = {name for name in names if re.search(rf"\b{name}(_total|_bucket|_count|_sum)?\b", seen)}
+    assert names - shared == set()

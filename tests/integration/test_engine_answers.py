@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from api_schemas.jobs import JobDetail, parse_job
+from tests.counted import Counted
 from tests.fakes import QUICK
 from tests.rig.waiting import eventually
 from worker.base.settings import Settings
@@ -23,6 +24,11 @@ from worker.db.jobs import lookup, submit
 from worker.engine.engine import Engine
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+THOUGHT = {
+    **USAGE,
+    "prompt_tokens_details": {"cached_tokens": 5},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
 FINE = {
     "id": "c",
     "object": "chat.completion",
@@ -56,6 +62,7 @@ ANSWERS: dict[str, Reply] = {
     "no-choices-and-billed": (200, BILLED, json.dumps({**FINE, "choices": []}).encode()),
     "error-and-billed": (500, BILLED, json.dumps({"error": {"message": "late"}, "usage": USAGE}).encode()),
     "stream-for-json": (200, {}, sse(piece("fine"), piece(finish="stop"), {"choices": [], "usage": USAGE})),
+    "thoughtful-and-odd": (200, {}, sse(piece("fine"), {"choices": [], "usage": THOUGHT}, "[DONE]")),
     "429-in-the-middle": (200, {}, sse(piece("a", usage=USAGE), {"error": {"message": "tpm", "code": 429}})),
     "abort": (200, {}, sse(piece("a"), piece(finish="abort"), {"choices": [], "usage": USAGE})),
     "afford": (402, {}, refusal("This request requires more credits, or fewer max_tokens.")),
@@ -65,6 +72,14 @@ ANSWERS: dict[str, Reply] = {
     "credits": (402, {}, refusal("Insufficient Balance")),
     "bare": (403, {}, b""),
 }
+
+
+TOKENS = (
+    "gen_ai_client_inference_usage_input_tokens",
+    "gen_ai_client_inference_usage_cache_read_input_tokens",
+    "gen_ai_client_inference_usage_output_tokens",
+    "gen_ai_client_inference_usage_reasoning_output_tokens",
+)
 
 
 class World:
@@ -159,6 +174,9 @@ def test_what_each_answer_said_of_cost_and_usage_is_booked_whatever_it_came_to(w
     streams = ("429-in-the-middle", "abort")
     broken = {name: place.submit(name, stream=True) for name in streams}
     whole = place.submit("stream-for-json")
+    tokens = [Counted(f"{name}_total", gen_ai_request_model="thoughtful-and-odd") for name in TOKENS]
+    odd = Counted("stockpot_upstream_oddities_total", what="no_finish_reason")
+    thoughtful = place.submit("thoughtful-and-odd", stream=True)
     for name, job in (costly | broken).items():
         ended = place.ended(job)
         assert ended.status == "failed", name
@@ -170,6 +188,8 @@ def test_what_each_answer_said_of_cost_and_usage_is_booked_whatever_it_came_to(w
                 assert float(attempt.cost_usd or 0) == 0.25, name
     good = place.ended(whole)
     assert (good.status, good.text, world.calls["stream-for-json"]) == ("completed", "fine", 1)
+    assert place.ended(thoughtful).text == "fine"
+    eventually(lambda: ([one() for one in tokens], odd()) == ([7, 5, 3, 2], 1), what="its tokens and its oddity count")
 
 
 def test_the_bound_of_a_jobs_cost_counts_failed_calls(world: World, place: Place) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.counted import Counted
 from tests.factories import (
     USAGE,
     attempt_rows,
@@ -82,7 +83,9 @@ def test_answers_are_kept_while_the_database_is_away_and_no_call_is_made_twice(
         for job in jobs:
             place.running(job)
         own_postgres.kill9()
+        errors = Counted("stockpot_database_errors_total")
         release(provider)
+        eventually(lambda: errors() > 0, what="what is tried again is counted")
         eventually(
             lambda: all(provider.ends(job) == ["completed"] for job in jobs), what="the provider has answered all"
         )
@@ -194,6 +197,7 @@ def test_what_can_never_be_stored_is_left_to_its_lease_and_the_writer_lives(data
 
 def test_an_old_and_a_new_claims_settlements_that_meet_are_told_apart(database_url: str) -> None:
     """Both in one slice: the old one hears that it was fenced off."""
+    fenced = Counted("stockpot_fenced_writes_total")
     with opened(database_url) as database:
         [old] = claimed(database, *submitted(database))
         lease_run_out(database, old.id)
@@ -206,3 +210,4 @@ def test_an_old_and_a_new_claims_settlements_that_meet_are_told_apart(database_u
             True,
         ]
         assert [one["text"] for one in rows(database, "SELECT text FROM results")] == ["new"]
+    assert fenced() == 1

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from api_schemas.jobs import JobDetail, parse_job
+from tests.counted import Counted
 from tests.factories import attempt_rows, chat, rows, time_is_up
 from tests.fakes import Provider, Workplace, workplace
+from tests.rig.waiting import eventually
 from worker.db.jobs.submit import insert
 from worker.simulator import oracle
 
@@ -166,6 +168,11 @@ def test_an_answer_is_stored_whole_with_its_tokens_and_its_cost(
     if endpoint == "responses":
         body = {"model": "m@sim:503,ok", "input": "tell", "stream": stream}
     request = parse_job(body)
+    lane, outcome = {"lane": "interactive"}, {"outcome": "completed"}
+    once = [Counted("stockpot_claimed_jobs_total", **lane), Counted("stockpot_jobs_total", **lane)]
+    once += [Counted("stockpot_attempts_total", **outcome), Counted("stockpot_queued_seconds_count", **lane)]
+    once += [Counted("stockpot_call_seconds_count"), Counted("stockpot_first_token_seconds_count")]  # the last to count
+    spent, tokens = Counted("stockpot_cost_usd_total", source="provider"), Counted("stockpot_tokens_total")
     [done] = place.database.write(lambda conn: insert(conn, [request], place.settings))
     job = place.ended(done.id)
     books = [call.done for call in place.provider.calls(job.id)]
@@ -182,6 +189,9 @@ def test_an_answer_is_stored_whole_with_its_tokens_and_its_cost(
     assert job.finish_reason in {"stop", "completed"}
     assert isinstance(job.response, dict)
     assert job.response["object"] == ("response" if endpoint == "responses" else "chat.completion")
+    eventually(lambda: [counted() for counted in once] == [2, 1, 1, 2, 2, int(stream)], what="it is counted")
+    assert tokens() == last.input_tokens + last.output_tokens
+    assert spent() == pytest.approx(float(last.usd))
 
 
 @pytest.mark.clear
@@ -227,10 +237,12 @@ def test_a_call_that_is_still_running_when_its_time_is_up_ends_with_its_text(pla
 
 def test_a_job_whose_time_is_up_while_it_waits_makes_no_call(place: Workplace) -> None:
     """It was due only after its deadline would have passed: a sweep ends it."""
+    over = Counted("stockpot_jobs_total", status="expired", lane="interactive")
     job = place.submit(delay_seconds=600)
     time_is_up(place.database, job)
     assert story(place.ended(job)) == "expired:expired 0 "
     assert place.provider.calls(job) == []
+    eventually(lambda: over() == 1, what="it is counted, or an alert would never hear of it")
 
 
 @pytest.mark.clear

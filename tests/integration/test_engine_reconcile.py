@@ -14,6 +14,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from tests.counted import Counted
 from tests.factories import attempt_rows, rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
@@ -81,9 +82,11 @@ def test_a_billed_call_whose_answer_is_lost_is_on_record_before_it_is_repeated(
 def test_a_call_that_is_not_in_the_log_is_late_and_repeated(provider: Provider, place: Workplace) -> None:
     """It may still come; the job does not wait for that."""
     configure(provider, charge_lag=3600)
+    late = Counted("stockpot_reconciled_attempts_total", verdict="late")
     job = place.submit("hangup+billed,ok")
     assert place.ended(job).status == "completed"
     assert verdicts(place, job) == ["late", None]
+    assert late() == 1
 
 
 def test_a_job_with_another_policy_does_not_wait_and_is_looked_up_all_the_same(

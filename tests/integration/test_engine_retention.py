@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, text
 
+from tests.counted import Counted
 from tests.factories import USAGE, claimed, settled, settlement, submitted
 from worker.base.settings import Settings
 from worker.db import purge
@@ -49,6 +50,7 @@ A_MOMENT = 1e-9
 async def test_each_class_is_kept_for_as_long_as_it_says(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """In slices; what waits is left alone, and so is what no setting names."""
     monkeypatch.setattr(purge, "SLICE", 2)
+    forgotten = Counted("stockpot_forgotten_total")
     for _ in range(3):
         finished(database)
     submitted(database)
@@ -60,6 +62,7 @@ async def test_each_class_is_kept_for_as_long_as_it_says(database: Database, mon
     assert rows(database) == {"jobs": 4, "requests": 1, "results": 0, "attempts": 3}
     await tend(database, keep_jobs_days=A_MOMENT)
     assert rows(database) == {"jobs": 1, "requests": 1, "results": 0, "attempts": 0}
+    assert forgotten() == 9  # three payloads, results and jobs
     [whole] = database.read(usage.usage)
     assert (whole.jobs, whole.total_tokens) == (3, 3 * USAGE.total_tokens)
 

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 from api_schemas.jobs import parse_job
 from api_schemas.webhooks import WebhookEvent
+from tests.counted import Counted
 from tests.factories import chat, rows
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
-from worker.base import metrics
 from worker.db.jobs import submit
 from worker.db.webhooks import endpoints
 from worker.limits import account
@@ -105,10 +105,12 @@ def test_credits_that_run_out_amid_1000_jobs_cost_no_job_and_no_attempt(provider
     subscribe(place, tenant="other")  # all types: of jobs and batches
     jobs = submitted(place, JOBS)
     alerts = paused()
+    held = Counted("stockpot_held_models")
     with capture_logs() as lines:
         place.start()
         eventually(lambda: answers(provider)[403] > 0, what="the credits run out")
         eventually(lambda: told(place) == [("we_0", "route.paused")], what="one alert")
+        eventually(lambda: held.now() == 1, what="nothing of the model is claimed")
         eventually(lambda: statuses(place)["in_progress"] == 0, what="the jobs are given back")
         before = answers(provider)[403]
         waiting = rows(place.database, "SELECT waiting_on FROM jobs WHERE status = 'queued' AND waiting_on IS NOT NULL")
@@ -121,6 +123,7 @@ def test_credits_that_run_out_amid_1000_jobs_cost_no_job_and_no_attempt(provider
         key(provider, credits=2_000_000_000)
         eventually(lambda: statuses(place)["completed"] == JOBS, 120, "every job completes")
         eventually(lambda: told(place)[-1] == ("we_0", "route.resumed"), what="the end of the alert")
+        eventually(lambda: held.now() == 0, what="it is claimed again")
     refused = answers(provider)[403]
     assert before <= refused <= CONCURRENCY + PROBES
     assert rows(place.database, "SELECT id FROM jobs WHERE attempts <> 1") == []
@@ -134,7 +137,7 @@ def test_credits_that_run_out_amid_1000_jobs_cost_no_job_and_no_attempt(provider
 
 def paused() -> float:
     """How many pauses of an account without credits this process has counted."""
-    return float(metrics.ROUTE_CHANGES.labels("paused", "account", "credits")._value.get())
+    return Counted("stockpot_route_changes_total", what="paused", of="account", reason="credits").now()
 
 
 def test_a_key_that_is_refused_and_works_again_costs_no_job(provider: Provider, place: Workplace) -> None:
@@ -173,4 +176,4 @@ def test_a_limit_of_the_key_that_no_balance_shows_is_found_by_single_calls(
 
 def resumed() -> float:
     """How often a balance has resumed an account, as this process counted."""
-    return float(metrics.ROUTE_CHANGES.labels("resumed", "account", "balance")._value.get())
+    return Counted("stockpot_route_changes_total", what="resumed", of="account", reason="balance").now()

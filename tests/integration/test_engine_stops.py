@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.counted import Counted
 from tests.factories import attempt_rows, lease_run_out, row, rows, sql
 from tests.fakes import Provider, Workplace, workplace
 from tests.rig.waiting import eventually
@@ -212,12 +213,19 @@ def test_a_claim_that_the_worker_lost_sight_of_comes_back_although_the_worker_is
 def test_a_job_that_ends_its_workers_every_time_is_poison(place: Workplace) -> None:
     """As many lost leases as attempts, and it is over; the sweeper says so to those who watch."""
     place.start(first_event_timeout=100, total_timeout=100)
+    over_here, lost = (
+        Counted("stockpot_jobs_total", status="failed"),
+        Counted("stockpot_attempts_total", outcome="lost"),
+    )
+    reclaimed, held = Counted("stockpot_reclaimed_jobs_total"), Counted("stockpot_in_flight")
     job = place.submit("hold", max_attempts=2)
     for number in (1, 2):
         place.running(job, number)
+        assert held.now() == 1
         taken_for_lost(place, job, number)
     over = place.ended(job)
     assert over.error is not None
+    eventually(lambda: (over_here(), lost(), reclaimed(), held.now()) == (1, 2, 1, 0), what="the sweeper's ends count")
     assert (over.status, over.error.error_class, over.attempts) == ("failed", "poison", 2)
     with Stockpot(place.settings) as pot:
         assert [event["type"] for event in pot.events(job)][-1] == "job.failed"

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from tests.factories import request, submitted
+from tests.counted import Counted
+from tests.factories import opened, request, submitted
 from worker.base import metrics
 from worker.base.settings import Settings
 from worker.db import fleet
 from worker.db.budgets import reservations
 from worker.db.connect import Database
+from worker.db.threads import DatabaseThreads
 from worker.engine import fleet_gauges
+from worker.engine.retention import Retention
+from worker.engine.sweeper import Sweeper
+from worker.job.consequences import Consequences
 from worker.limits.limiter import RouteState
 from worker.limits.route import Route
 
@@ -51,6 +56,7 @@ def test_gauges_show_what_was_read_and_forget_what_is_over(database: Database) -
     submitted(database, request("a"))
     database.write(lambda conn: conn.execute(text("UPDATE jobs SET waiting_on = 'paused'")))
     fleet_gauges.show(database.read(fleet.read))
+    assert (sample("stockpot_sweeper_term_seconds") or 0) < 0, "none was ever elected: there is none"
     assert sample("stockpot_backlog_jobs", lane="interactive", state="due") == 1
     assert sample("stockpot_waiting_jobs", waiting_on="paused") == 1
     database.write(lambda conn: conn.execute(text("UPDATE jobs SET waiting_on = NULL")))
@@ -71,3 +77,31 @@ def test_a_budget_whose_rest_fits_no_call_counts_as_used_up(database: Database) 
     database.write(lambda conn: conn.execute(text("UPDATE budgets SET needs_picousd = 1")))
     fleet_gauges.show(database.read(fleet.read))
     assert metrics.REGISTRY.get_sample_value(*gauge) == 0
+
+
+@pytest.mark.anyio
+async def test_who_is_unseated_shows_no_old_snapshot_any_more(postgres_url: str) -> None:
+    """It is its successor's to show; what was last seen here would be the fleet's maximum for ever."""
+    settings, moment = Settings(database_url=postgres_url), "clock_timestamp() + interval '1 hour'"
+    threads = DatabaseThreads(settings)
+    sweeper = Sweeper(
+        threads,
+        Consequences(),
+        Retention(settings, threads),
+        owner="w",
+        lease=30,
+        every=1,
+        on_over=lambda _: None,
+        on_due=lambda _, __: None,
+    )
+    shown = Counted("stockpot_oldest_snapshot_seconds")
+    stranger = create_engine(postgres_url)
+    with opened(postgres_url) as database, stranger.connect() as holder:
+        holder.execute(text("SELECT pg_current_xact_id()"))
+        await sweeper.sweep()
+        assert shown.now() > 0
+        database.write(lambda conn: conn.execute(text(f"UPDATE leases SET owner = 'another', until = {moment}")))
+        await sweeper.sweep()
+        assert shown.now() == 0
+    stranger.dispose()
+    threads.close()

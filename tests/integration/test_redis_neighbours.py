@@ -17,6 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
+from tests.counted import Counted
 from tests.factories import chat, opened, rows
 from tests.fakes import Provider
 from tests.rig.procs import Process
@@ -97,6 +98,7 @@ def test_a_message_of_another_database_is_not_ours(monkeypatch: pytest.MonkeyPat
             rung.append(lane)
 
     monkeypatch.setattr(tasks, "_engine", Engine())
+    heard, refused = Counted("stockpot_doorbells_total"), Counted("stockpot_refused_messages_total")
     tasks.run(lane="bulk", database="theirs")
     assert rung == []
     with pytest.raises(Reject) as rejected:
@@ -105,6 +107,7 @@ def test_a_message_of_another_database_is_not_ours(monkeypatch: pytest.MonkeyPat
     tasks.run(lane="bulk", database="ours")
     tasks.run(lane="bulk")
     assert rung == ["bulk", "bulk"]
+    assert (heard(), refused()) == (4, 2)
 
 
 def test_a_database_is_who_it_is_under_every_url(database: Database) -> None:

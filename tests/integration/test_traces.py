@@ -158,5 +158,6 @@ def test_genai_metrics_have_the_fields_names_and_few_series(
         assert value(old, error_type="") == before[1] + times
         assert value("gen_ai_client_inference_usage_output_tokens_total") == tokens + 6
     assert value("gen_ai_client_inference_time_to_first_chunk_seconds_count") >= 2
+    assert value("gen_ai_client_operation_time_to_first_chunk_seconds_count") == 1
     assert value("gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 6
     assert Settings().genai_metrics == "new"

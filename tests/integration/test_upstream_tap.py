@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.counted import Counted
 from tests.rig.certificates import self_signed, serving
 from tests.rig.live import until
 from tests.rig.scripted_upstream import CHUNKED, SSE, Peer, Request, scripted
@@ -111,12 +112,13 @@ async def test_a_large_answer_waits_for_room_longer_than_any_timer_and_is_whole(
         began = loop.time()
         await until(lambda: loop.time() - began > 1.5, "its idle timeout is over three times")
         assert not call.done()
+        assert Counted("stockpot_answer_memory_bytes").now() > len(body)
         first.give_back()
         outcome = await call
         second.give_back()
     assert isinstance(outcome, Answer)
     assert outcome.text == "x" * 3_000_000
-    assert client.room.used == 0
+    assert client.room.used == Counted("stockpot_answer_memory_bytes").now() == 0
 
 
 async def test_a_stream_that_ends_with_its_connection_is_whole() -> None:

@@ -186,6 +186,7 @@ def submit(self: Any, /, job: Any = None, database: Any = None, **_later: Any) -
             except Unreachable as error:
                 if _engine is None or _engine.closing:
                     raise Reject(requeue=True) from error  # another worker shall go on trying
+                metrics.DATABASE_ERRORS.inc()
                 log.warning("submission_delayed", error=str(error).splitlines()[0])
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)

@@ -67,7 +67,8 @@ def show(state: FleetState) -> None:
     metrics.WEBHOOKS_OLDEST_SECONDS.set(state.webhooks_oldest_seconds)
     metrics.WORKERS.labels("alive").set(state.workers_alive)
     metrics.WORKERS.labels("silent").set(state.workers_silent)
-    metrics.SWEEPER_TERM_SECONDS.set(float("nan") if state.sweeper_seconds is None else state.sweeper_seconds)
+    # Where none was ever elected there is none, and an alert must see it: a comparison with NaN is never true.
+    metrics.SWEEPER_TERM_SECONDS.set(-1.0 if state.sweeper_seconds is None else state.sweeper_seconds)
     metrics.BUDGET_LEFT_RATIO.clear()
     for one in state.budgets:
         left = float((one.limit - one.spent) / one.limit) if one.limit else 0.0

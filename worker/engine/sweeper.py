@@ -127,6 +127,8 @@ class Sweeper:
         self._pause = self._every if is_open else self._idle_every
         if elected != self.elected:
             self.elected = elected
+            if not elected:
+                metrics.OLDEST_SNAPSHOT_SECONDS.set(0)  # another worker's to show: what was last seen here would stay
             if elected and self._usage_keys:
                 await self._database.try_write(
                     lambda conn: usage_days.track(conn, self._usage_keys), None, "usage_delayed"
@@ -179,6 +181,8 @@ class Sweeper:
         nothing: tuple[list[Ended], int] = ([], 0)
         swept, hooks = await self._database.try_write(self._transaction, nothing, "sweep_delayed")
         for job in swept:
+            if job.call is not None:
+                metrics.ATTEMPTS.labels("lost").inc()
             if not job.over:
                 metrics.RECLAIMED.inc()
                 log.warning("job_reclaimed", job=job.job_id, fence=job.fence)

@@ -59,7 +59,8 @@ def announce_end(live: LiveStream, settlement: Settlement) -> None:
 
 
 def announce_over(publisher: Publisher, ended: Ended) -> None:
-    """Publish the terminal event of a job that ended without its worker."""
+    """Publish the terminal event of a job that ended without its worker, and count it."""
+    _labelled(metrics.JOBS, ended.status, ended.lane).inc()
     live = publisher.open(ended.job_id, ended.fence, log=ended.logged)
     error = ended.error.wire() if ended.error is not None else None
     live.emit(f"job.{ended.status}", {"usage": None, "cost_usd": None, "error": error})
