@@ -21,7 +21,12 @@ pot = Stockpot(load(redis_url="redis://127.0.0.1:1/0", publish_budget_seconds=5)
 pot.submit({"model": "m", "messages": [{"role": "user", "content": "x"}]})
 pot.close()
 """
-HOST = "import logging; logging.basicConfig(level=logging.DEBUG)"
+HOST = """
+import atexit, logging, sys
+from celery import signals
+logging.basicConfig(level=logging.DEBUG)
+atexit.register(lambda: print(f"{len(signals.setup_logging.receivers or [])} take over Celery's logging", file=sys.stderr))
+"""
 
 
 def test_a_logfile_is_written_and_a_level_obeyed(
@@ -66,8 +71,12 @@ def _produce(home: Path, host: str = "", level: str = "info") -> subprocess.Comp
 
 
 def test_a_producers_logs_go_through_logging_at_the_settings_level(home: Path) -> None:
-    """A doorbell that is not rung is one line of `info`: stdout is the application's own, whoever configures what."""
+    """A doorbell that is not rung is one line of `info`: stdout is the application's own, whoever configures what.
+
+    Celery's logging, too, if the program is a worker of another application.
+    """
     plain, loud, quiet = _produce(home), _produce(home, HOST), _produce(home, HOST, "error")
     assert (plain.stdout, loud.stdout, quiet.stdout) == ("", "", "")
     assert "doorbell_not_rung" in loud.stderr
+    assert "0 take over Celery's logging" in loud.stderr
     assert "doorbell_not_rung" not in quiet.stderr

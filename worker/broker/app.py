@@ -47,8 +47,13 @@ class StockpotWorker(Worker):
     _isatty: bool
 
     def on_before_init(self, **options: Any) -> None:  # type: ignore[override]  # all pass through by name
-        """Refuse options that mean nothing here, before anything else is printed."""
+        """Refuse options that mean nothing here, before anything else is printed; from here on logs are ours.
+
+        In no other program: this module is imported by producers, too, which may be workers of another application, and
+        Celery leaves all logging to whoever hears of this signal.
+        """
         check()
+        signals.setup_logging.connect(_configure_logging)
         super().on_before_init(**options)
 
     def setup_instance(  # type: ignore[override]  # all of its arguments pass through by name
@@ -259,7 +264,6 @@ app.steps["worker"].add(EngineStep)
 app.steps["consumer"].add(HeartbeatStep)
 
 
-@signals.setup_logging.connect
 def _configure_logging(loglevel: int | None = None, logfile: str | None = None, **_: Any) -> None:
     """Celery's own words count where they are given: `-l`, `--logfile`, and so `--detach` and `celery multi`."""
     given = _is_given("loglevel") and isinstance(loglevel, int)
