@@ -121,7 +121,9 @@ def test_a_broken_call_spends_its_attempt_and_goes_back(kind: Kind) -> None:
 def test_a_wait_gives_the_attempt_back(kind: Kind) -> None:
     waits = failed(failure(kind))
     assert (waits.status, waits.spent, waits.called) == ("queued", False, True)
-    assert columns_fit(waits)
+    late = failed(failure(kind), left=-1)  # the refusal came when the time was up
+    assert (late.status, late.spent, late.called) == ("expired", False, True)
+    assert columns_fit(waits) and columns_fit(late)
 
 
 def test_the_last_failure_is_the_jobs_and_its_text_stays() -> None:

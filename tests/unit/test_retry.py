@@ -81,9 +81,9 @@ def test_a_call_that_may_have_been_paid_is_repeated_only_if_policy_says_so(polic
 
 @pytest.mark.parametrize("kind", [*SPENDING, *WAITING])
 def test_when_the_time_is_up_only_the_deadline_is_to_blame(kind: Kind) -> None:
-    """With attempts left, what ends the job is its time to live."""
-    assert decided(kind, left=0) == Fail(expired=True)
-    assert decided(kind, left=-5) == Fail(expired=True)
+    """With attempts left, what ends the job is its time to live. What would have waited spends no attempt."""
+    over = Fail(expired=True, spent=kind in SPENDING)
+    assert decided(kind, left=0) == decided(kind, left=-5) == over
 
 
 @pytest.mark.parametrize("kind", SPENDING)

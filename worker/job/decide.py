@@ -96,13 +96,13 @@ def failed(
     )
     owed = may_have_cost(failure)
     cost = priced(job, failure.usage, failure.cost_usd, prices, owed=owed, reserved=reserved)
-    status, due_in, waiting_on = "queued", 0.0, None
+    status, due_in, waiting_on, spent = "queued", 0.0, None, True
     match decision:
         case Retry(seconds):
             due_in, waiting_on = seconds, "retry"
         case Wait(seconds, reason):
-            due_in, waiting_on = seconds, reason
-        case Fail(expired):
+            due_in, waiting_on, spent = seconds, reason, False
+        case Fail(expired, spent):
             status = "expired" if expired else "failed"
     over = status != "queued"
     return Settlement(
@@ -111,7 +111,7 @@ def failed(
         attempt=job.attempt,
         status=status,
         outcome=str(failure.kind),
-        spent=not isinstance(decision, Wait),
+        spent=spent,
         due_in=due_in,
         waiting_on=waiting_on,
         error_class="expired" if status == "expired" else failure.error_class,

@@ -43,9 +43,13 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """It is over; `expired` when only the deadline forbids another attempt."""
+    """It is over; `expired` when only the deadline forbids another attempt.
+
+    `spent` is False where it would have been a `Wait`: the attempt does not count.
+    """
 
     expired: bool = False
+    spent: bool = True
 
 
 Decision = Retry | Wait | Fail
@@ -87,7 +91,7 @@ def decide(
         failure.kind in (Kind.BUSY, Kind.NOT_SENT, Kind.ACCOUNT) or failure.code == "maintenance"
     )
     if waits and seconds_left <= 0:
-        return Fail(expired=True)
+        return Fail(expired=True, spent=False)
     if waits and failure.kind in (Kind.BUSY, Kind.NOT_SENT):  # a 429 is BUSY: it spends no attempt
         return Wait(_within(asked, backoff(calls_made, policy.base, policy.cap, rng), seconds_left), "retry")
     if waits:
