@@ -51,7 +51,8 @@ class BrokerProducer:
         if redis_urls.is_redis(url):
             url = redis_urls.for_kombu(redis_urls.in_force(url, ca_file=ca_file))
         self._url, self._namespace, self._database = url, namespace, database
-        self._app = Celery(broker=url, set_as_current=False)
+        # The usual loader: `CELERY_LOADER` of the environment is another application's.
+        self._app = Celery(broker=url, set_as_current=False, loader="celery.loaders.app:AppLoader")
         waits = {"socket_timeout": SECONDS, "socket_connect_timeout": SECONDS, "max_retries": 0}
         self._app.conf.update(
             broker_url=url,

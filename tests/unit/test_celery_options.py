@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import celery.bin.worker as worker_command
 import pytest
+from celery.bin.celery import celery
 from celery.bin.worker import worker
+from celery.loaders.app import AppLoader
 from click.testing import CliRunner
 
+from stockpot.light import BrokerProducer
 from worker.base.settings import settings
-from worker.broker import options
-from worker.broker.app import app
+from worker.broker import options, starting
+from worker.broker.app import app, app_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "celery.md").read_text(encoding="utf-8")
 #: A value for each option that takes one.
@@ -65,11 +70,29 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def start(*arguments: str) -> str:
     """What a worker that does not start says."""
-    from celery.bin.celery import celery
-
     done = CliRunner().invoke(celery, ["-A", "worker.celery:app", "worker", *arguments])
     assert isinstance(done.exception, SystemExit), done.output
     return str(done.exception)
+
+
+def test_the_environment_of_another_application_chooses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery's own names in it, and names as common as APP, which `stockpot worker` once took for its app."""
+    for name in ("APP", "LOADER", "BROKER_URL", "RESULT_BACKEND", "CONFIG_MODULE", "CELERY_LOADER"):
+        monkeypatch.setenv(name, "nowhere")
+    for option in celery.params:
+        monkeypatch.setattr(option, "envvar", option.envvar)
+        monkeypatch.setattr(option, "default", option.default)
+    monkeypatch.setattr(worker_command, "detach", worker_command.detach)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    chosen: dict[str, object] = {}
+    monkeypatch.setattr(celery, "main", lambda words, **_: chosen.update(celery.make_context("celery", words).params))
+    with pytest.raises(SystemExit):
+        starting.start(["stockpot"], ["worker"])
+    assert chosen.pop("app") is app
+    assert {name: value for name, value in chosen.items() if value} == {}
+    assert {type(one.loader) for one in (app_of(settings()), BrokerProducer("redis://127.0.0.1:1/0")._app)} == {
+        AppLoader
+    }
 
 
 def test_every_option_of_celery_has_one_row_that_says_what_it_does() -> None:
@@ -113,8 +136,6 @@ def test_a_queue_that_is_no_lane_is_refused() -> None:
 @pytest.mark.parametrize("words", [["purge", "-f"], ["control", "shutdown"], ["inspect", "active"]])
 def test_what_would_delete_submissions_or_needs_a_workers_ear_is_refused(words: list[str]) -> None:
     """On the command line in a sentence; in a program as an exception."""
-    from celery.bin.celery import celery
-
     done = CliRunner().invoke(celery, ["-A", "worker.celery:app", *words])
     assert done.exit_code == 2
     assert "stockpot" in done.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.rig.environment import environment
+from worker.base import telemetry
+from worker.base.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What has a reason to log: an upstream that is away is asked for its prices.
@@ -56,3 +59,18 @@ def test_every_module_logs_by_way_of_the_one_that_knows_how() -> None:
     own = {ROOT / "worker" / "base" / name for name in ("log.py", "telemetry.py")}
     files = [path for folder in ("worker", "stockpot") for path in (ROOT / folder).rglob("*.py") if path not in own]
     assert [str(path) for path in files if re.search(r"structlog\.(stdlib\.)?get_logger", path.read_text())] == []
+
+
+def test_a_process_whose_stderr_is_closed_logs_into_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `2>&-` of a shell leaves it; it ended at its start, without a word."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    telemetry.configure(Settings())
+    [handler] = root.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    root.error("nowhere")
+    assert handler.stream is sys.stderr is not None
+    sys.stderr.close()

@@ -6,6 +6,7 @@ JSON lines when stderr is no terminal, colours when it is. `docs/logs.md` lists 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -46,6 +47,8 @@ def configure(settings: Settings, *, level: int | None = None, file: str | None 
         level: instead of the setting's.
         file: one that logrotate may move away; only its owner can read it.
     """
+    if sys.stderr is None:  # closed by who started us (`2>&-`): what is written to it goes nowhere, and ends nothing
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for the process's life
     if level is None:
         level = getattr(logging, settings.log_level.upper())
     as_json = settings.log_format == "json" or (

@@ -37,6 +37,8 @@ CARRIERS = 2
 PULSE_SECONDS = 1.0
 #: A message that a killed worker had taken comes back after this long. Only `stockpot.submit` needs it.
 VISIBILITY_SECONDS = 300
+#: Celery's usual one, whatever `CELERY_LOADER` of the environment is, which is another application's.
+LOADER = "celery.loaders.app:AppLoader"
 #: What asks a worker to stop: systemd and Kubernetes, a terminal, and an impatient user.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -216,7 +218,7 @@ def _with_one_try(configuration: dict[str, Any]) -> dict[str, Any]:
 
 def app_of(given: Settings) -> StockpotCelery:
     """An app for a producer: the broker of its own settings, which need not be the process's."""
-    theirs = StockpotCelery("stockpot", set_as_current=False, backend="disabled")
+    theirs = StockpotCelery("stockpot", set_as_current=False, backend="disabled", loader=LOADER)
     theirs.add_defaults(lambda: _with_one_try(_configuration(given)))
     return theirs
 
@@ -258,7 +260,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
     shutdown = stop
 
 
-app = StockpotCelery("stockpot", backend="disabled", task_cls=DoorbellTask)
+app = StockpotCelery("stockpot", backend="disabled", loader=LOADER, task_cls=DoorbellTask)
 app.add_defaults(_configuration_of_the_process)
 app.steps["worker"].add(EngineStep)
 app.steps["consumer"].add(HeartbeatStep)

@@ -28,6 +28,8 @@ def main() -> None:
 
 
 def _say(line: str) -> None:
+    if sys.stdout is None:
+        return
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
