@@ -91,15 +91,19 @@ lock: ## resolve the dependencies again (needs uv)
 	$(RESOLVE) --group floors --resolution lowest-direct --only-binary :all: -o requirements-floors.lock
 
 AUDIT := $(VENV)-audit/bin
-$(AUDIT):
-	python3 -m venv $(VENV)-audit && $(AUDIT)/pip install -q cyclonedx-bom==7.5.0 pip-audit==2.10.1
+$(VENV)-audit/.done: Makefile
+	@$(PYTHON) -m venv --clear $(VENV)-audit
+	@$(AUDIT)/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
 
-sbom: | $(AUDIT) ## what is in the image, as CycloneDX: build/sbom.cdx.json
+sbom: $(VENV)-audit/.done ## what the image is built with, as CycloneDX: build/sbom.cdx.json
 	@mkdir -p build && $(AUDIT)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible -o build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 
-audit: | $(AUDIT) ## known weaknesses of the locked dependencies (needs PyPI's or OSV's advisory feed)
-	$(AUDIT)/pip-audit --disable-pip --require-hashes -r requirements.lock
+# Without --strict what the feed does not know is left out, and the audit of nothing is a success.
+audit: $(VENV)-audit/.done ## known weaknesses of the locked dependencies (needs PyPI's or OSV's advisory feed: AUDIT_ARGS="-s osv")
+	@$(AUDIT)/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock $(AUDIT_ARGS) || { \
+		echo "Not passed. Where no weakness is listed above, the advisory feed could not be asked, and nothing was audited." >&2; exit 1; }
 
 clean: ## remove the environment and what runs left behind
 	rm -rf $(VENV) $(VENV)-audit $(VENV)-floors var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
