@@ -58,7 +58,7 @@ def rehearse(faults: Sequence[Fault]) -> tuple[list[str], bool]:
         upgrade(url)
         on = Stage(url, logs=logs, settings={"concurrency": 4, "lease_seconds": 3}, simulator={"token_delay": 1})
         try:
-            scene = Scene(on, server, [free_port(), free_port()], logs)
+            scene = Scene(on, server, [free_port() for _ in range(3)], logs)
             scene.workers()
             gateway_process(on, logs, gateway := free_port())
             prometheus = Prometheus([*scene.ports, gateway], logs)

@@ -179,7 +179,7 @@ def crowd(scene: Scene) -> None:
 
 
 def more_workers(scene: Scene) -> None:
-    scene.on.worker(f"more-{len(scene.on.workers)}", concurrency=200)
+    scene.on.worker(f"more-{len(scene.on.workers)}", http_port=scene.ports[2], concurrency=200)
     with contextlib.suppress(NeverHappened):
         eventually(lambda: scene.on.count("status = 'queued'") == 0, 120, "the crowd is through")
 

@@ -21,7 +21,7 @@ class Scene:
 
     on: Stage
     server: PostgresServer
-    ports: Sequence[int]
+    ports: Sequence[int]  # all of them are scraped; the last is of a worker that is added
     logs: Path
     held: list[Any] = field(default_factory=list)
 
