@@ -62,7 +62,9 @@ def rehearse(faults: Sequence[Fault]) -> tuple[list[str], bool]:
             scene.workers()
             gateway_process(on, logs, gateway := free_port())
             prometheus = Prometheus([*scene.ports, gateway], logs)
-            eventually(lambda: not prometheus.firing(), 60, "all is quiet")
+            # What is counted before the first scrape has not risen for Prometheus.
+            seen = len(on.workers) + 1
+            eventually(lambda: prometheus.scraped() >= seen and not prometheus.firing(), 60, "all is seen, and quiet")
             results = [_rehearsed(fault, scene, prometheus) for fault in faults]
             prometheus.process.close()
         finally:

@@ -62,6 +62,13 @@ class Prometheus:
 
     def firing(self) -> set[str]:
         """The names of the alerts that fire now."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/alerts", timeout=10) as answer:
-            alerts = json.load(answer)["data"]["alerts"]
+        alerts = self._get("alerts")["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+    def scraped(self) -> int:
+        """How many of the ports answer it."""
+        return sum(target["health"] == "up" for target in self._get("targets")["activeTargets"])
+
+    def _get(self, what: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{what}", timeout=10) as answer:
+            return json.load(answer)["data"]

@@ -199,7 +199,6 @@ class Deliverer:
                     reclaim_at = loop.time() + self._poll_seconds
                 claimed = await self._claim(self._in_flight - len(self._deliveries))
             except (SQLAlchemyError, Unreachable) as error:
-                metrics.DATABASE_ERRORS.inc()
                 log.warning("webhook_claim_failed", error=type(error).__name__)
             await asyncio.sleep(_CLAIM_PAUSE)
             if claimed and len(self._deliveries) < self._in_flight:
@@ -375,7 +374,6 @@ class Deliverer:
                     functools.partial(outbox.renew, held=held, lease_seconds=self._lease_seconds)
                 )
             except (SQLAlchemyError, Unreachable) as error:
-                metrics.DATABASE_ERRORS.inc()
                 log.warning("webhook_renew_failed", error=type(error).__name__)
                 continue
             for event_id, delivery in self._deliveries.items():
