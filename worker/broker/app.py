@@ -51,8 +51,8 @@ class StockpotWorker(Worker):
     def on_before_init(self, **options: Any) -> None:  # type: ignore[override]  # all pass through by name
         """Refuse options that mean nothing here, before anything else is printed; from here on logs are ours.
 
-        In no other program: this module is imported by producers, too, which may be workers of another application, and
-        Celery leaves all logging to whoever hears of this signal.
+        In no other program: producers import this module, too. They may be workers of another application, and where this
+        signal has a receiver Celery sets up no logging.
         """
         check()
         signals.setup_logging.connect(_configure_logging)
