@@ -193,7 +193,7 @@ def never_passes(words: UpstreamError) -> Blame | None:
         return Blame.REQUEST
     if (found := _LIMIT.search(message)) is not None:
         limit, requested = (int(number.replace(",", "")) for number in found.groups())
-        if requested > limit:
+        if requested > limit and (not limit or "token" in message):  # else the requests so far may be what is counted
             return Blame.REQUEST if limit else Blame.MODEL
     return Blame.MODEL if _NO_TIER.search(message) else None
 
