@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def test_a_full_stdout_is_a_sentence_for_every_command(env: dict[str, str], batc
         for command in (
             ("batch", "list"),
             ("batch", "status", batch),
-            ("batch", "list", "--json"),
+            ("--help",),
             ("usage", "--json"),
         ):
             said = run(env, *command, stdout=full)
@@ -115,6 +116,8 @@ def test_a_full_stdout_is_a_sentence_for_every_command(env: dict[str, str], batc
                 (1, ["Error: stdout: No space left on device"]),
                 (0, ["Nothing was used."]),
             )
+        made = run(env, "submit", "-m", "m/one", "hello", stdout=full)
+        assert made.returncode == 1 and re.match(r"job_\w{32} is submitted\.\nError: stdout: ", made.stderr)
         device = run(env, "batch", "results", batch, "-o", "/dev/full", "--errors", "/dev/null")
         assert device.returncode == 1
         assert "/dev/full: the disk is full" in device.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from worker.cli.exit_codes import errors_in_words
+from worker.cli.exit_codes import errors_in_words, no_room_in_words
 from worker.cli.lazy import LazyGroup, Place
 from worker.cli.output import lenient
 
@@ -67,9 +67,10 @@ class Commands(LazyGroup):
     """Turns the errors of `worker.base.errors` into messages and exit codes."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Run as a program: whatever stdout's encoding is."""
+        """Run as a program: whatever stdout's encoding is. Also a help that finds no room is an error in words."""
         lenient()
-        return super().main(*args, **options)
+        with no_room_in_words():
+            return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors are printed in words."""

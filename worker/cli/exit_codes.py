@@ -61,13 +61,24 @@ def errors_in_words(ctx: click.Context) -> Iterator[None]:
         raise  # click's: the reader of our output has closed it
     except OSError as error:
         if error.errno in _NO_ROOM:
-            silence_stdout()
-            _tell(f"{error.filename or 'stdout'}: {error.strerror}")
-            ctx.exit(FAILED)
+            raise  # `no_room_in_words` has it
         if error.filename is None:
             raise
         _tell(f"{error.filename}: {error.strerror}")
         ctx.exit(USAGE)
+
+
+@contextlib.contextmanager
+def no_room_in_words() -> Iterator[None]:
+    """Print that a disk is full, and exit; around all that a program prints, its help too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        silence_stdout()
+        _tell(f"{error.filename or 'stdout'}: {error.strerror}")
+        sys.exit(FAILED)
 
 
 #: The kernel's errors for a full disk.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import click
@@ -82,7 +84,8 @@ def submit(
         if not done.created:
             say(f"{done.id} was submitted before with this idempotency key; it is {done.status}.")
         if not follows:
-            put_json({"id": done.id, "status": done.status}) if as_json else put(done.id)
+            with _not_lost(done.id):
+                put_json({"id": done.id, "status": done.status}) if as_json else put(done.id)
             _warn(given["webhook"])
             return
         say(done.id, dim=True)
@@ -96,6 +99,16 @@ def submit(
     if as_json:
         put_json(detail.to_json())
     click.get_current_context().exit(exit_code(detail))
+
+
+@contextlib.contextmanager
+def _not_lost(job: str) -> Iterator[None]:
+    """The id goes to stderr where stdout does not take it: without it the job would be submitted, and paid for, once more."""
+    try:
+        yield
+    except OSError:
+        say(f"{job} is submitted.")
+        raise
 
 
 def _warn(webhook: str | None) -> None:
