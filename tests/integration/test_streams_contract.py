@@ -101,6 +101,7 @@ class StreamsMachine(RuleBasedStateMachine):
         self.follow: Follow | None = None
         self.attempts: list[Attempt] = []  # whose workers live, the newest last
         self.retried = 0
+        self.kept: Any = None  # the log in Redis' last snapshot
 
     @initialize(policy=st.sampled_from(["retry", "fail"]))
     def submit(self, policy: str) -> None:
@@ -214,6 +215,17 @@ class StreamsMachine(RuleBasedStateMachine):
     @rule()
     def lose_redis(self) -> None:
         self.redis.flushall()
+
+    @rule()
+    def snapshot(self) -> None:
+        self.kept = self.redis.dump(job_key(self.job))
+
+    @rule()
+    def set_redis_back(self) -> None:
+        """Redis is killed and begins with its last snapshot, or another takes over that had not copied everything."""
+        self.redis.flushall()
+        if self.kept is not None:
+            self.redis.restore(job_key(self.job), 0, self.kept)
 
     @rule(what=st.sampled_from([b"", b"no event", b"[]", b'{"seq": 1}', b"\xff", b'{"type": "chunk", "seq": "1"}']))
     def meddle(self, what: bytes) -> None:
