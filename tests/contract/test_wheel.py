@@ -11,6 +11,7 @@ import sysconfig
 import venv
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_an_installed_wheel_migrates_a_database_in_a_hostile_directory(
     assert Path(where.stdout.strip()).is_relative_to(installed.parent), "the source tree instead of the wheel"
     done = run("stockpot", "db", "upgrade", cwd=hostile)
     assert done.returncode == 0, done.stderr
-    with sqlite3.connect(tmp_path / "wheel.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "wheel.db")) as connection:
         assert connection.execute("SELECT count(*) FROM jobs_v").fetchone() == (0,)
 
 

@@ -91,6 +91,7 @@ def _write_and_linger(file: Path, turns: list[int], over: threading.Event) -> No
         stranger.execute("ROLLBACK")
         over.wait(0.2)
     stranger.close()
+    stranger.close()
 
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.long)])

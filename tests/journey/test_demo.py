@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def newcomer(stockpot_env: Environment) -> dict[str, str]:
 
 def rows(home: Path, query: str) -> list[tuple[object, ...]]:
     """What the demo's database says."""
-    with sqlite3.connect(home / "stockpot.db") as connection:
+    with closing(sqlite3.connect(home / "stockpot.db")) as connection:
         return connection.execute(query).fetchall()
 
 

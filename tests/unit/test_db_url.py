@@ -59,8 +59,10 @@ def test_several_hosts_are_tried_in_turn() -> None:
 def test_a_home_of_any_name_has_its_database_in_it(tmp_path: Path, folder: str) -> None:
     """A name is no URL: `?` begins no parameters there, `%41` is no `A`."""
     settings = Settings(home=tmp_path / folder)
-    with connect(settings).connect():
+    engine = connect(settings)
+    with engine.connect():
         assert (tmp_path / folder / "stockpot.db").is_file()
+    engine.dispose()
 
 
 def test_no_credential_is_displayed() -> None:
