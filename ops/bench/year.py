@@ -307,7 +307,8 @@ def main() -> None:
         version = conn.execute("SHOW server_version").fetchone()
     weights = bytes_a_job(given.url.replace(f"/{name}", f"/{name}_bytes"), given.bytes_jobs)
     schema.upgrade(given.url)
-    database = Database(Settings(database_url=given.url), by_index=True, patient=True)  # millions of rows in a statement
+    # `patient`: one statement writes a part of many rows.
+    database = Database(Settings(database_url=given.url), by_index=True, patient=True)
     began = time.monotonic()
     make(database, given.jobs)
     took = time.monotonic() - began
