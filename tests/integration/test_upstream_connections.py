@@ -21,8 +21,8 @@ from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
 
-#: The state of a connection (`tcp_info`) whose FIN was acknowledged: the other side has it in its buffer.
-_FIN_WAIT_2 = 5
+#: The states of a connection (`tcp_info`) whose FIN was not acknowledged yet: afterwards the other side has it in its buffer.
+_OPEN, _FIN_WAIT_1 = 1, 4
 
 
 def _answer(text: str, headers: str = "") -> bytes:
@@ -34,7 +34,7 @@ async def _hang_up(peer: Peer) -> None:
     """End the connection from this side, so that the other kernel knows and nobody has read it yet."""
     raw = peer.writer.get_extra_info("socket")
     raw.shutdown(socket.SHUT_WR)
-    while raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _FIN_WAIT_2:
+    while raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in (_OPEN, _FIN_WAIT_1):
         pass
 
 
