@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from api_schemas.job_views import Job
 from worker.cli.jobs import listing
 from worker.cli.operations import routes, standing, workers
-from worker.cli.output import moves
+from worker.cli.output import margin, moves
 from worker.cli.tables import Table, facts
 from worker.db.workers.registry import WorkerRow
 from worker.limits.limiter import RouteState
@@ -150,3 +151,14 @@ def test_facts_are_folded() -> None:
     assert lines[0].startswith("why  word")
     assert len(lines) > 1
     assert max(map(cell_len, lines)) <= 80
+
+
+def test_a_progress_console_outlives_its_terminal_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream is flushed once more when it is collected: from Python 3.13 on an error there is printed."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    console = margin()
+    console.print("37 of 100")
+    stderr.close()
+    console.file.flush()
+    console.file.close()

@@ -92,6 +92,8 @@ class _Margin(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
+        if self._stream.closed:  # before this one, which flushes once more when it is collected
+            return
         with contextlib.suppress(OSError):
             self._stream.flush()
 
