@@ -89,7 +89,7 @@ def test_a_page_shows_the_answer_whatever_breaks(name: str, place: Workplace, ho
         page = open_page()
         page.goto(server.url)
 
-        job = page.evaluate(ASK, "m@sim:cut@3,tokens=60+slow=40")
+        job = page.evaluate(ASK, "m@sim:cut@3,tokens=120+slow=40")
         page.wait_for_function("document.getElementById('answer').textContent.length > 20")
         assert page.inner_text("#status") == "running"
         server.process.kill9()

@@ -155,7 +155,7 @@ def test_facts_are_folded() -> None:
 
 def test_a_progress_console_outlives_its_terminal_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its stream is flushed once more when it is collected: from Python 3.13 on an error there is printed."""
-    stderr = io.StringIO()
+    stderr = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stderr", stderr)
     console = margin()
     console.print("37 of 100")
