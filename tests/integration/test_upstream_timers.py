@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from worker.upstream.call import RESPONSES, Call
 from worker.upstream.outcome import Answer, Failure, Kind
 
 pytestmark = pytest.mark.anyio
+
+CHOICE = b'{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "ab"}}'
 
 
 @pytest.mark.parametrize("alive", [b": ping\n\n", b"data: ping\n\n", b'data: {"type":"ping"}\n\n', b"data:\n\n"])
@@ -175,3 +178,48 @@ async def test_a_timeout_closes_the_connection() -> None:
         while isinstance(outcome, Failure) and outcome.kind is Kind.NOT_SENT:
             outcome = await client.call(new_call(stream=True, total=0.3))
         await asyncio.wait_for(gone.wait(), 60)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("headers", [JSON, JSON + "transfer-encoding: chunked\r\n"], ids=["no length", "no last chunk"])
+@pytest.mark.parametrize("body", [OK, b'{"error": {"message": "no such model", "code": "model_not_found"}}'])
+async def test_an_object_whose_end_nothing_marks_is_whole_when_it_states_its_end(
+    *, stream: bool, headers: str, body: bytes
+) -> None:
+    """Its server holds the connection open: an answer is not waited for until the idle time, an error is no cut answer."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(headers)
+        await (peer.chunk(body) if "chunked" in headers else peer.send(body))
+        await peer.hung_up()
+
+    async with asyncio.timeout(60):
+        outcome = await one(script, new_call(stream=stream, total=600), idle_timeout=500, first_event_timeout=500)
+    if body == OK:
+        assert isinstance(outcome, Answer)
+    else:
+        assert isinstance(outcome, Failure)
+        assert (outcome.kind, outcome.error_class) == (Kind.TERMINAL, "not_found")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [json.dumps(piece("a")).encode() + b"\n", json.dumps(piece("b", "stop")).encode() + b"\n"],
+        [b'{"usage": {"prompt_tokens": 1, "completion_tokens": 2}', b', "choices": [' + CHOICE + b"]}"],
+    ],
+    ids=["an object a line", "in the middle of one"],
+)
+async def test_a_pause_behind_a_brace_is_no_end(pieces: list[bytes]) -> None:
+    """What has come then is an object, or ends like one, and states no end."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.head(JSON + "connection: close\r\n")
+        for number, part in enumerate(pieces):
+            await asyncio.sleep(0.8 * number)
+            await peer.send(part)
+        peer.writer.close()
+
+    answer = await one(script, new_call(stream=True))
+    assert isinstance(answer, Answer)
+    assert answer.text == "ab"

@@ -16,13 +16,15 @@ from worker.upstream.endpoints import ENDPOINTS
 from worker.upstream.outcome import Answer, Failure, Kind, Outcome
 from worker.upstream.received import unpacked
 from worker.upstream.stream import Stage, StreamReading
-from worker.upstream.whole_body import whole_outcome, wrong_content
+from worker.upstream.whole_body import is_complete, whole_outcome, wrong_content
 
 #: What a line of an event stream begins with; a comment begins with a colon.
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _LONGEST = max(map(len, _FIELDS))
 #: How an object begins that was encoded twice.
 _IN_TEXT = b'"{'
+#: What an object ends with.
+_LAST = (b"}", b"}\n", b"}\r\n", b"}]", b'}"')
 #: What may be the beginning of the one or the other.
 _UNSURE = (*_FIELDS, _IN_TEXT)
 
@@ -84,6 +86,15 @@ class AnswerReading:
     def events(self) -> StreamReading | None:
         """The reading of its events, once it is known to be a stream."""
         return self._events
+
+    @property
+    def may_be_over(self) -> bool:
+        """Whether it is one object that may have come whole: cheap, for every piece."""
+        return self._body is not None and self._body.endswith(_LAST)
+
+    def is_over(self) -> bool:
+        """Whether it is one object that has come whole, and states its end."""
+        return self._body is not None and is_complete(bytes(self._body))
 
     def end(self) -> None:
         """The upstream closed the answer in good order."""

@@ -41,6 +41,9 @@ LINGER_SECONDS = 0.5
 USAGE_SECONDS = 5.0
 """How long the usage is awaited that should follow a finish reason; some providers send none and hold the connection."""
 
+SETTLED = "settled"
+"""What ends the reading of a body whose end nothing marks: it is a whole answer, and nothing follows."""
+
 
 class Watch:
     """Ends the block it guards with `TimeoutError` when time is up; `fired` then names the timer.
@@ -55,6 +58,7 @@ class Watch:
         "_phase",
         "_resting",
         "_scope",
+        "_settling",
         "_timer",
         "_window",
         "fired",
@@ -74,6 +78,7 @@ class Watch:
         self._window: float | None = None
         self.since = self.started  # when something happened last: set it to `now()`
         self._resting: float | None = None
+        self._settling: tuple[float, Callable[[], bool]] | None = None
         self._scope = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -86,6 +91,11 @@ class Watch:
         self._phase = name
         self._window = window
         self.since = self._loop.time()
+        self._look()
+
+    def settle(self, window: float, over: Callable[[], bool]) -> None:
+        """Once nothing has happened for `window` seconds `over` is asked, once: if it is over, `fired` becomes `SETTLED`."""
+        self._settling = (window, over)
         self._look()
 
     def touch(self) -> None:
@@ -118,7 +128,7 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None  # it knows this watch
-        self._window, self._end = None, float("inf")
+        self._window, self._end, self._settling = None, float("inf"), None
         await self._scope.__aexit__(kind, error, trace)
 
     def _look(self) -> None:
@@ -128,6 +138,15 @@ class Watch:
             return
         due = self._end if self._window is None else min(self._end, self.since + self._window)
         now = self._loop.time()
+        if self._settling is not None:
+            settled, over = self.since + self._settling[0], self._settling[1]
+            if settled <= now:
+                self._settling = None
+                if over():
+                    self.fired = SETTLED
+                    self._scope.reschedule(now)
+                    return
+            due = due if self._settling is None else min(due, settled)
         if now < due:
             self._timer = self._loop.call_at(due, self._look)
             return
@@ -208,7 +227,9 @@ class Exchange:
         self._answer = answer = AnswerReading(
             call, progress, self._on_chunk, watch.elapsed, self._max_bytes, encoding=encoding, events=events
         )
-        await take_all(response, self._taker(answer), self._share, self._may_go_on)
+        await take_all(
+            response, self._taker(answer, open_ended="content-length" not in headers), self._share, self._may_go_on
+        )
         answer.end()
         return answer.outcome()
 
@@ -224,8 +245,11 @@ class Exchange:
             self._progress.sent_after = None
         return failure
 
-    def _taker(self, answer: AnswerReading) -> Callable[[bytes], bool]:
-        """What is done with each piece of the body: it is read, and the timers follow how far the answer has come."""
+    def _taker(self, answer: AnswerReading, *, open_ended: bool) -> Callable[[bytes], bool]:
+        """What is done with each piece of the body: it is read, and the timers follow how far the answer has come.
+
+        `open_ended`: only the end of the connection, or of its chunks, ends the body; some servers hold it open.
+        """
         watch, idle, share = self._watch, self._idle, self._share
         now = watch.now
         ending = False
@@ -241,6 +265,8 @@ class Exchange:
                 inflated = answer.inflated
                 changed, size = answer.take(data), len(data) + answer.inflated - inflated
             share.take(size)
+            if events is None and open_ended and answer.may_be_over:
+                watch.settle(min(LINGER_SECONDS, idle), answer.is_over)
             if not changed:
                 return False
             stage = answer.stage
@@ -275,6 +301,9 @@ class Exchange:
     def _timed_out(self, timer: str) -> Outcome:
         if self._refusal is not None:
             return self._refusal()
+        if timer == SETTLED and self._answer is not None:
+            self._answer.end()
+            return self._answer.outcome()
         progress = self._progress
         words = f"the upstream was silent for too long ({timer.replace('_', ' ')})"
         if not progress.sent:

@@ -46,6 +46,27 @@ def whole_outcome(
     return outcome
 
 
+def is_complete(body: bytes) -> bool:
+    """Whether a body is one object that states its own end: an answer with its finish reason or its status, or an error.
+
+    A piece of a stream is none, though it is an object: more may follow on the next line.
+    """
+    value, _, wrong = _read_object(body)
+    if wrong:
+        return False
+    inner = within(value)
+    value = value if inner is None else inner
+    choices = value.get("choices")
+    if isinstance(choices, list) and choices:
+        return all(
+            isinstance(one, dict) and isinstance(one.get("message"), dict) and reason_in(one) is not None
+            for one in choices
+        )
+    if isinstance(value.get("output"), list):
+        return isinstance(value.get("status"), str) and value["status"] not in RUNNING
+    return is_error(value)
+
+
 def wrong_content(message: str, body: bytes, key: str | None) -> Failure:
     """A 2xx answer that is no answer of this endpoint (a proxy's HTML page, nothing at all): worth one more try."""
     return _with_body(Failure(Kind.RETRYABLE, "upstream", "wrong_content", message), body, key)
