@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from tests.batch_factories import claimed, end, over, submit, write_file
 from tests.factories import opened, rows, sql
 from tests.rig import procs
+from tests.unit.test_batch_formats import CONVERTED
 from worker.batches import importing
 from worker.batches.importing import Options
 from worker.cli.app import main
@@ -64,6 +65,23 @@ def test_a_cap_that_cannot_hold_is_refused_and_one_file_is_one_batch(env: dict[s
             assert word in other.stderr
     assert run(env, "batch", "submit", file, "--max-cost", "0.5").stdout == taken.stdout
     assert run(env, "batch", "submit", file, "--max-cost", "0.6", "--again").stdout != taken.stdout
+
+
+def test_a_file_of_another_format_is_one_sentence_of_the_command(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a problem a line: how to convert it, and nothing is accepted."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    foreign = {kind: data for kind, data in CONVERTED.items() if kind not in {"gzip", "bzip2", "xz"}}
+    for number, (kind, data) in enumerate(foreign.items()):
+        file = tmp_path / f"{number}.any"
+        file.write_bytes(data)
+        done = CliRunner().invoke(main, ["batch", "submit", str(file)])
+        assert (done.exit_code, done.stdout) == (2, ""), kind
+        assert done.stderr.count("| stockpot batch submit -") == 1, kind
+    with opened(env["STOCKPOT_DATABASE_URL"]) as database:
+        assert rows(database, "SELECT count(*) AS n FROM batches")[0]["n"] == 0
 
 
 def test_ctrl_c_in_an_import_says_what_runs_by_then(
