@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
+from click.testing import CliRunner
 
+from tests.rig.deliveries import by_hand, deliverer_of, settle
+from worker.cli.app import main
+from worker.db.connect import Database
 from worker.webhooks.addresses import PRIVATE, Policy
 from worker.webhooks.egress import Egress, Reply, Unanswered
 from worker.webhooks.lenient import LenientHandler
+from worker.webhooks.secrets import Vault
 
 
 class Receiver:
@@ -56,33 +63,33 @@ OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = b"Content-Length: 2\r\n\r\nok"
 
 
-@pytest.mark.parametrize(
-    ("answer", "closes", "status", "head"),
-    [
-        (OK + LENGTH, False, 200, "ok"),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, ""),
-        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", False, 204, ""),
-        (b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, 204, ""),
-        (b"HTTP/1.1 204 No Content\r\n\r\n{}", True, 204, ""),
-        (OK + b"X-Long: " + b"x" * 20_000 + b"\r\n" + LENGTH, False, 200, "ok"),
-        (OK + b"X: y\r\n" * 500 + LENGTH, False, 200, "ok"),
-        (OK + "Grüße: ü\r\n".encode() + LENGTH, False, 200, "ok"),
-        (OK + b"no colon at all\r\n: nameless\r\nX Y: z\r\n" + LENGTH, False, 200, "ok"),
-        (OK.replace(b"\r\n", b"\n") + LENGTH.replace(b"\r\n", b"\n"), False, 200, "ok"),
-        (b"HTTP/1.1 200\r\n" + LENGTH, False, 200, "ok"),
-        (b"HTTP/1.0 200 Fine\r\n\r\nok", True, 200, "ok"),
-        (b"HTTP/1.0 200 OK\r\n" + LENGTH, True, 200, "ok"),
-        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK + LENGTH, False, 200, "ok"),
-        (OK + b"Content-Length: two\r\n\r\nok", True, 200, "ok"),
-        (OK + b"Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, 200, "ok"),
-        (OK, True, 200, ""),
-        (b"HTTP/1.1 202 Accepted", True, 202, ""),
-        (OK + b"X: " + b"y" * 2_000_000, True, 200, ""),
-        (b"HTTP/1.1 500 No\r\nRetry-After: 7\r\n" + LENGTH, False, 500, "ok"),
-        (b"\r\n\r\n" + OK + LENGTH, False, 200, "ok"),
-    ],
-    ids=range(21),
-)
+#: What is answered, whether the connection is closed behind it, and what was said: a status and the body's beginning.
+ANSWERS = [
+    (OK + LENGTH, False, 200, "ok"),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", False, 204, ""),
+    (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", False, 204, ""),
+    (b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, 204, ""),
+    (b"HTTP/1.1 204 No Content\r\n\r\n{}", True, 204, ""),
+    (OK + b"X-Long: " + b"x" * 20_000 + b"\r\n" + LENGTH, False, 200, "ok"),
+    (OK + b"X: y\r\n" * 500 + LENGTH, False, 200, "ok"),
+    (OK + "Grüße: ü\r\n".encode() + LENGTH, False, 200, "ok"),
+    (OK + b"no colon at all\r\n: nameless\r\nX Y: z\r\n" + LENGTH, False, 200, "ok"),
+    (OK.replace(b"\r\n", b"\n") + LENGTH.replace(b"\r\n", b"\n"), False, 200, "ok"),
+    (b"HTTP/1.1 200\r\n" + LENGTH, False, 200, "ok"),
+    (b"HTTP/1.0 200 Fine\r\n\r\nok", True, 200, "ok"),
+    (b"HTTP/1.0 200 OK\r\n" + LENGTH, True, 200, "ok"),
+    (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK + LENGTH, False, 200, "ok"),
+    (OK + b"Content-Length: two\r\n\r\nok", True, 200, "ok"),
+    (OK + b"Content-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", False, 200, "ok"),
+    (OK, True, 200, ""),
+    (b"HTTP/1.1 202 Accepted", True, 202, ""),
+    (OK + b"X: " + b"y" * 2_000_000, True, 200, ""),
+    (b"HTTP/1.1 500 No\r\nRetry-After: 7\r\n" + LENGTH, False, 500, "ok"),
+    (b"\r\n\r\n" + OK + LENGTH, False, 200, "ok"),
+]
+
+
+@pytest.mark.parametrize(("answer", "closes", "status", "head"), ANSWERS, ids=range(len(ANSWERS)))
 async def test_the_status_line_decides(egress: Egress, answer: bytes, closes: bool, status: int, head: str) -> None:
     """Twice, so that a connection that is used again is fit for it."""
     receiver = Receiver(answer, closes=closes)
@@ -90,6 +97,26 @@ async def test_the_status_line_decides(egress: Egress, answer: bytes, closes: bo
     assert [(one.status, one.head) for one in replies] == [(status, head)] * 2
     assert receiver.requests == 2
     assert replies[0].retry_after == ("7" if status == 500 else None)
+
+
+async def test_an_odd_answer_is_a_delivery_for_who_looks(
+    sqlite: Database, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent once each, by the deliverer; `stockpot webhooks events` shows them as delivered."""
+    async with AsyncExitStack() as stack:
+        urls = []
+        for answer, closes, status, _ in ANSWERS:
+            if status != 500:
+                receiver = Receiver(answer, closes=closes)
+                server = await stack.enter_async_context(await asyncio.start_server(receiver, "127.0.0.1", 0))
+                urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        settle(sqlite, *urls)
+        async with by_hand(deliverer_of(sqlite, vault)) as deliverer:
+            await deliverer.run_once(len(urls))
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", sqlite.settings.database_url)
+    shown = await asyncio.to_thread(CliRunner().invoke, main, ["webhooks", "events", "--json"])
+    events = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(one["status"], one["attempts"]) for one in events] == [("delivered", 1)] * len(urls)
 
 
 @pytest.mark.parametrize("answer", [OK + LENGTH, b"HTTP/1.1 204 No Content\r\n\r\n"], ids=["200", "204"])
