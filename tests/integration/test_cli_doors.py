@@ -22,6 +22,8 @@ from tests.unit.test_batch_formats import CONVERTED
 from worker.batches import importing
 from worker.batches.importing import Options
 from worker.cli.app import main
+from worker.cli.batches import submit as commands
+from worker.cli.webhooks import reach
 from worker.db import schema
 from worker.db.batches import lines_in
 from worker.producer import batch_control as control
@@ -108,6 +110,25 @@ def test_ctrl_c_in_an_import_says_what_runs_by_then(
     assert f"stockpot batch cancel {batch['id']} ends it" in done.output
     monkeypatch.undo()
     assert run(env, "batch", "submit", str(file)).stdout.strip() == batch["id"]
+
+
+def test_ctrl_c_behind_the_printed_id_says_how_to_see_it_again(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the wait has begun, while a webhook's host is looked up."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "wait_for", interrupted)
+    monkeypatch.setattr(reach, "warn", interrupted)
+    batch = CliRunner().invoke(main, ["batch", "submit", str(write_file(tmp_path / "in.jsonl", 2)), "--wait"])
+    job = CliRunner().invoke(main, ["submit", "-m", "m", "--wait", "--webhook", "https://hooks.example.com", "hi"])
+    for done, again in ((batch, "stockpot batch status {} --watch"), (job, "stockpot watch {}")):
+        assert done.exit_code == 130
+        assert again.format(done.stderr.split()[0]) in done.stderr
 
 
 def test_retry_failed_keeps_bounds_and_is_one_batch_however_often_it_is_asked_for(

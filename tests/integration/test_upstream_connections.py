@@ -72,7 +72,7 @@ async def test_a_kept_connection_over_which_something_has_come_is_not_used(
         answer = await client.call(new_call())
         await client.close()
         for peer in peers:
-            peer.writer.transport.abort()
+            peer.abort()
     assert isinstance(answer, Answer), answer
     assert (answer.text, len(peers), upstream.connections) == ("3", 3, 2)
 
@@ -173,7 +173,7 @@ async def test_an_answer_that_ends_with_its_tls_connection_is_one(tmp_path: Path
         else:
             peer.writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
             await peer.hung_up()
-            peer.writer.transport.abort()
+            peer.abort()
 
     async with scripted(script, serving(certificate)) as upstream:
         client = new_client(upstream.url, ca=certificate)

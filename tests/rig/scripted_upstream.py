@@ -65,7 +65,12 @@ class Peer:
         """Close with RST instead of FIN."""
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        self.abort()
+
+    def abort(self) -> None:
+        """End the connection at once, if there is one."""
+        with contextlib.suppress(AttributeError):  # of Python 3.11's first releases for TLS, once it is closed
+            self.writer.transport.abort()
 
     async def hung_up(self) -> None:
         """Wait until the other side has closed the connection."""

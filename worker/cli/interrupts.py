@@ -24,6 +24,16 @@ def quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def noting(words: str) -> Iterator[None]:
+    """Ctrl-C in the block has a note: what goes on, and how to see it again."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(words)
+        raise
+
+
+@contextlib.contextmanager
 def stopping(stop: threading.Event, *, at_once: bool) -> Iterator[None]:
     """The first of these signals sets the event, the second raises KeyboardInterrupt; with `at_once` the first does.
 

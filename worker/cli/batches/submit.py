@@ -20,8 +20,9 @@ from worker.cli import options
 from worker.cli.batches.options import Ahead, Daily, Span
 from worker.cli.batches.options import dedupe as dedupe_option
 from worker.cli.batches.problems import Problems
-from worker.cli.batches.watch import wait_for
+from worker.cli.batches.watch import detached, wait_for
 from worker.cli.exit_codes import FAILED
+from worker.cli.interrupts import noting
 from worker.cli.opening import producer
 from worker.cli.output import cell, margin, money, moves, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
@@ -137,8 +138,9 @@ def submit(
         if not wait:
             _submitted(made, as_json=as_json)
             return
-        say(made.id, dim=True)
-        code = wait_for(pot, made.id, output=output, errors=errors, shared=shared, as_json=as_json)
+        with noting(detached(made.id)):
+            say(made.id, dim=True)
+            code = wait_for(pot, made.id, output=output, errors=errors, shared=shared, as_json=as_json)
     click.get_current_context().exit(code)
 
 

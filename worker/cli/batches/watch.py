@@ -65,11 +65,16 @@ def wait_for(
     return _written(pot, batch, writing, code, output=output, errors=errors, shared=shared)
 
 
+def detached(batch: str) -> str:
+    """What goes on when the wait for a batch ends by Ctrl-C."""
+    return f"Detached; the batch goes on. Attach again: stockpot batch status {batch} --watch"
+
+
 def _followed(pot: Stockpot, batch: str, writing: Future[Exported] | None, *, as_json: bool) -> int:
     try:
         last = _watch(pot, batch, writing)
     except KeyboardInterrupt:
-        say(f"\nDetached; the batch goes on. Attach again: stockpot batch status {batch} --watch")
+        say("\n" + detached(batch))
         return INTERRUPTED
     if last is None:  # the output takes no more
         return FAILED

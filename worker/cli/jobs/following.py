@@ -71,7 +71,7 @@ class Follower:
         try:
             detail = asyncio.run(self._follow(timeout))
         except KeyboardInterrupt:
-            say(f"\nThe job goes on. Watch it again: {self._again()}")
+            say(f"\nThe job goes on. Watch it again: {self.again()}")
             click.get_current_context().exit(INTERRUPTED)
         self._finish(detail)
         return detail
@@ -89,14 +89,15 @@ class Follower:
                         happened()
                         self._show(event)
             except TimeoutError:
-                message = f"{self._job_id} is not finished after {timeout:g} s; it goes on. Watch it: {self._again()}"
+                message = f"{self._job_id} is not finished after {timeout:g} s; it goes on. Watch it: {self.again()}"
                 raise WaitTimeout(message) from None
             detail = await pot.get(self._job_id)
             if detail.finished_at is None:
                 detail = await pot.wait(self._job_id, timeout=_SETTLED_SECONDS)
             return detail
 
-    def _again(self) -> str:
+    def again(self) -> str:
+        """The command that goes on where this one ends."""
         whose = "" if self._tenant == "default" else f" --tenant {self._tenant}"
         after = f" --after {self.seq}" if self.seq else ""
         return f"stockpot watch {self._job_id}{after}{whose}"

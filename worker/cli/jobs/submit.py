@@ -14,6 +14,7 @@ from api_schemas.jobs import LANES, parse_document
 from worker.base.errors import WaitTimeout
 from worker.base.settings import load
 from worker.cli import options
+from worker.cli.interrupts import noting
 from worker.cli.jobs.following import Follower, exit_code
 from worker.cli.opening import producer
 from worker.cli.output import put, put_json, say
@@ -88,10 +89,12 @@ def submit(
                 put_json({"id": done.id, "status": done.status}) if as_json else put(done.id)
             _warn(given["webhook"])
             return
-        say(done.id, dim=True)
-        _warn(given["webhook"])
+        follower = Follower(tenant, done.id, live=stream, quiet=as_json)
         try:
-            detail = Follower(tenant, done.id, live=stream, quiet=as_json).follow(timeout)
+            with noting(f"The job goes on. Watch it again: {follower.again()}"):
+                say(done.id, dim=True)
+                _warn(given["webhook"])
+                detail = follower.follow(timeout)
         except WaitTimeout:
             if as_json:
                 put_json(pot.get(done.id).to_json())
