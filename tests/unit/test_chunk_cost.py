@@ -48,7 +48,8 @@ async def test_an_ordinary_chunk_takes_few_calls() -> None:
     exchange = Exchange(call, progress, live.chunk, 60, (9, 9, 1 << 30), Room(1 << 62).share())
     answer = AnswerReading(call, progress, live.chunk, exchange._watch.elapsed, 1 << 30, events=True)
     wire = cast("Any", Wire())
-    tap = _Tap(cast("aiohttp.ClientResponse", wire), exchange._taker(answer), exchange._share, exchange._may_go_on)
+    taker = exchange._taker(answer, open_ended=True)
+    tap = _Tap(cast("aiohttp.ClientResponse", wire), taker, exchange._share, exchange._may_go_on)
     tap.begin()
     for _ in range(10):
         tap.data_received(CHUNK)
