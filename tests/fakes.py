@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,12 @@ class Provider(Closing):
         return [call.done.outcome if call.done else None for call in self.calls(job)]
 
 
-class Workplace:
-    """A database, a Redis and a provider; engines are started on them, and all is closed at the end."""
+class Place:
+    """A database and a Redis before an upstream; engines are started on them, and all is closed at the end."""
 
-    def __init__(self, provider: Provider, database_url: str, redis_url: str, **settings: Any) -> None:
-        given = QUICK | {"database_url": database_url, "redis_url": redis_url, "upstream_url": provider.url} | settings
-        self.provider = provider
-        self.settings = Settings(**given)
+    def __init__(self, upstream_url: str, database_url: str, redis_url: str, **settings: Any) -> None:
+        urls = {"database_url": database_url, "redis_url": redis_url, "upstream_url": upstream_url}
+        self.settings = Settings(**(QUICK | urls | settings))
         self.database = Database(self.settings, pool_size=2)
         self.engines: list[Engine] = []
 
@@ -81,18 +80,18 @@ class Workplace:
         self.engines.append(engine)
         return engine
 
-    def submit(self, script: str = "ok", *, stream: bool = False, prompt: str = "hi", **options: Any) -> str:
-        """Insert a job for the simulator and ring the engines; its id."""
-        body = chat(prompt, model=f"m@sim:{script}", **({"stream": True} if stream else {}))
-        return self.submit_body(body, **options)
+    def submit_bodies(self, bodies: Sequence[dict[str, Any]], **options: Any) -> list[str]:
+        """Insert a job for each of these bodies in one transaction and ring the engines; their ids."""
+        requests = [parse_job(body, **options) for body in bodies]
+        inserted = self.database.write(lambda conn: submit.insert(conn, requests, self.settings))
+        ids = [one.id for one in inserted]
+        for engine in self.engines:
+            engine.ring(ids)
+        return ids
 
     def submit_body(self, body: dict[str, Any], **options: Any) -> str:
-        """The same with a whole body."""
-        request = parse_job(body, **options)
-        [done] = self.database.write(lambda conn: submit.insert(conn, [request], self.settings))
-        for engine in self.engines:
-            engine.ring([done.id])
-        return done.id
+        """The same with one."""
+        return self.submit_bodies([body], **options)[0]
 
     def get(self, job: str) -> JobDetail:
         """The job as it stands."""
@@ -103,16 +102,29 @@ class Workplace:
         eventually(lambda: self.get(job).finished_at is not None, timeout, f"{job} ends; it is {self.get(job)}")
         return self.get(job)
 
-    def running(self, job: str, calls: int = 1) -> None:
-        """Wait until the provider has received that many calls of the job."""
-        eventually(lambda: len(self.provider.calls(job)) >= calls, what=f"call {calls} of {job}")
-
     def close(self) -> None:
         """Drain what runs and close the connections."""
         for engine in self.engines:
             if engine.alive:
                 engine.drain()
         self.database.close()
+
+
+class Workplace(Place):
+    """A place before the simulator."""
+
+    def __init__(self, provider: Provider, database_url: str, redis_url: str, **settings: Any) -> None:
+        super().__init__(provider.url, database_url, redis_url, **settings)
+        self.provider = provider
+
+    def submit(self, script: str = "ok", *, stream: bool = False, prompt: str = "hi", **options: Any) -> str:
+        """Insert a job for the simulator and ring the engines; its id."""
+        body = chat(prompt, model=f"m@sim:{script}", **({"stream": True} if stream else {}))
+        return self.submit_body(body, **options)
+
+    def running(self, job: str, calls: int = 1) -> None:
+        """Wait until the provider has received that many calls of the job."""
+        eventually(lambda: len(self.provider.calls(job)) >= calls, what=f"call {calls} of {job}")
 
 
 @contextlib.contextmanager

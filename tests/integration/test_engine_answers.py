@@ -14,14 +14,9 @@ from typing import Any
 
 import pytest
 
-from api_schemas.jobs import JobDetail, parse_job
 from tests.counted import Counted
-from tests.fakes import QUICK
+from tests.fakes import Place
 from tests.rig.waiting import eventually
-from worker.base.settings import Settings
-from worker.db.connect import Database
-from worker.db.jobs import lookup, submit
-from worker.engine.engine import Engine
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 THOUGHT = {
@@ -120,36 +115,13 @@ class World:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
-class Place:
+class Before(Place):
     """A worker before the world."""
-
-    def __init__(self, world: World, database_url: str, redis_url: str) -> None:
-        given = {
-            "database_url": database_url,
-            "redis_url": redis_url,
-            "upstream_url": world.url,
-            "on_ambiguous": "retry",
-        }
-        self.settings = Settings(**(QUICK | given))
-        self.database = Database(self.settings, pool_size=2)
-        self.engine = Engine(self.settings)
-        self.engine.start()
 
     def submit(self, model: str, *, stream: bool = False, prompt: str = "hi", **options: Any) -> str:
         """Insert a job; its id."""
-        body = {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream}
-        [done] = self.database.write(lambda conn: submit.insert(conn, [parse_job(body, **options)], self.settings))
-        self.engine.ring([done.id])
-        return done.id
-
-    def get(self, job: str) -> JobDetail:
-        """The job as it stands."""
-        return self.database.read(lambda conn: lookup.job(conn, job, tenant=None))
-
-    def ended(self, job: str) -> JobDetail:
-        """The job once it is over."""
-        eventually(lambda: self.get(job).finished_at is not None, 60, f"{job} ends; it is {self.get(job)}")
-        return self.get(job)
+        messages = [{"role": "user", "content": prompt}]
+        return self.submit_body({"model": model, "messages": messages, "stream": stream}, **options)
 
 
 @pytest.fixture
@@ -161,14 +133,14 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def place(world: World, database_url: str, redis_url: str) -> Iterator[Place]:
-    place = Place(world, database_url, redis_url)
+def place(world: World, database_url: str, redis_url: str) -> Iterator[Before]:
+    place = Before(world.url, database_url, redis_url, on_ambiguous="retry")
+    place.start()
     yield place
-    place.engine.drain()
-    place.database.close()
+    place.close()
 
 
-def test_what_each_answer_said_of_cost_and_usage_is_booked_whatever_it_came_to(world: World, place: Place) -> None:
+def test_what_each_answer_said_of_cost_and_usage_is_booked_whatever_it_came_to(world: World, place: Before) -> None:
     """On every attempt; a failed one's too."""
     costly = {name: place.submit(name) for name in ("failed-and-billed", "no-choices-and-billed", "error-and-billed")}
     streams = ("429-in-the-middle", "abort")
@@ -192,7 +164,7 @@ def test_what_each_answer_said_of_cost_and_usage_is_booked_whatever_it_came_to(w
     eventually(lambda: ([one() for one in tokens], odd()) == ([7, 5, 3, 2], 1), what="its tokens and its oddity count")
 
 
-def test_the_bound_of_a_jobs_cost_counts_failed_calls(world: World, place: Place) -> None:
+def test_the_bound_of_a_jobs_cost_counts_failed_calls(world: World, place: Before) -> None:
     """After one call of 0.25 another does not fit into 0.3, and is not made."""
     ended = place.ended(place.submit("failed-and-billed", max_cost_usd=0.3))
     assert ended.status == "failed"
@@ -201,7 +173,7 @@ def test_the_bound_of_a_jobs_cost_counts_failed_calls(world: World, place: Place
     assert world.calls["failed-and-billed"] == 1
 
 
-def test_a_refusal_of_one_request_fails_its_job_and_nobody_waits(world: World, place: Place) -> None:
+def test_a_refusal_of_one_request_fails_its_job_and_nobody_waits(world: World, place: Before) -> None:
     """Not the key, not the model."""
     refused = {name: place.submit(name) for name in ("afford", "flagged", "waf", "tier")}
     others = [place.submit("fine") for _ in range(5)]
@@ -216,7 +188,7 @@ def test_a_refusal_of_one_request_fails_its_job_and_nobody_waits(world: World, p
 
 
 @pytest.mark.long
-def test_refusals_without_a_reason_pause_the_account_after_several_in_a_row(world: World, place: Place) -> None:
+def test_refusals_without_a_reason_pause_the_account_after_several_in_a_row(world: World, place: Before) -> None:
     """The first few fail; the others wait, and go on when the upstream relents."""
     jobs = [place.submit("bare", prompt=f"p{number}") for number in range(30)]
     eventually(lambda: any(place.get(job).waiting_on == "paused" for job in jobs), 60, "the account is paused")
@@ -228,7 +200,7 @@ def test_refusals_without_a_reason_pause_the_account_after_several_in_a_row(worl
 
 @pytest.mark.long
 def test_a_job_that_is_refused_while_others_pass_ends_and_is_never_the_probe_twice_in_a_row(
-    world: World, place: Place
+    world: World, place: Before
 ) -> None:
     """Its words speak of the account, and are wrong."""
     doomed = place.submit("fine", prompt="doomed")

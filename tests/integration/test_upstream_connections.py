@@ -111,6 +111,25 @@ async def test_a_refusal_whose_body_breaks_off_or_never_ends_is_still_one(
     assert (failure.kind, failure.status, failure.begun) == (kind, int(status[:3]), False)
 
 
+HINT = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(("hints", "answers"), [(1_000, True), (5_000, False)])
+async def test_many_interim_answers_come_before_one_and_too_many_are_no_answer(hints: int, answers: bool) -> None:
+    """All in one piece: each was read within the reading of the one before, and the job raised an error."""
+
+    async def script(_: Request, peer: Peer) -> None:
+        await peer.send(HINT * hints)
+        await peer.reply(OK)
+
+    outcome = await one(script, new_call())
+    if answers:
+        assert isinstance(outcome, Answer)
+    else:
+        assert isinstance(outcome, Failure)
+        assert (outcome.kind, outcome.code) == (Kind.RETRYABLE, "unreadable_answer")
+
+
 CHUNKS = f"{JSON}transfer-encoding: chunked\r\n"
 
 

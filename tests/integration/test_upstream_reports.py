@@ -16,18 +16,14 @@ from typing import Any
 
 import pytest
 
-from api_schemas.jobs import JobDetail, parse_job
+from api_schemas.jobs import JobDetail
 from tests import reported_cases
 from tests.answer_factories import BODY
-from tests.fakes import QUICK
+from tests.fakes import Place
 from tests.reported_answers import CHAT, EVENTS, OBJECT, Reported, as_json
 from tests.reported_cases import CASES, WAITING
 from tests.reported_responses import RESPONSES
 from tests.rig.waiting import eventually
-from worker.base.settings import Settings
-from worker.db.connect import Database
-from worker.db.jobs import lookup, submit
-from worker.engine.engine import Engine
 
 TABLES = {"chat": CHAT, "responses": RESPONSES}
 RELENTS = Reported(as_json(BODY))
@@ -107,52 +103,22 @@ def wire() -> Iterator[Wire]:
     wire.close()
 
 
-class Place:
-    """A worker before the wire."""
-
-    def __init__(self, wire: Wire, database_url: str, redis_url: str) -> None:
-        given = {
-            "database_url": database_url,
-            "redis_url": redis_url,
-            "upstream_url": wire.url,
-            "on_ambiguous": "retry",
-        }
-        self.settings = Settings(**(QUICK | given))
-        self.database, self.engine = Database(self.settings, pool_size=2), Engine(self.settings)
-        self.engine.start()
-
-    def submit(self, asked: list[dict[str, Any]]) -> list[str]:
-        """A job for each of these requests; their ids."""
-        jobs = [parse_job(body) for body in asked]
-        inserted = self.database.write(lambda conn: submit.insert(conn, jobs, self.settings))
-        self.engine.ring([job.id for job in inserted])
-        return [job.id for job in inserted]
-
-    def get(self, job: str) -> JobDetail:
-        """The job as it stands."""
-        return self.database.read(lambda conn: lookup.job(conn, job, tenant=None))
-
-    def ended(self, job: str) -> JobDetail:
-        """The job once it is over."""
-        eventually(lambda: self.get(job).finished_at is not None, 120, "the job ends")
-        return self.get(job)
-
-
 @pytest.fixture
 def place(wire: Wire, database_url: str, redis_url: str) -> Iterator[Place]:
-    place = Place(wire, database_url, redis_url)
+    """A worker before the wire."""
+    place = Place(wire.url, database_url, redis_url, on_ambiguous="retry")
+    place.start()
     yield place
-    place.engine.drain()
-    place.database.close()
+    place.close()
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_reported_answer_is_stored_and_paid_as_it_was_meant(wire: Wire, place: Place, table: str) -> None:
     asked = [request(table, name, stream=stream) for name in TABLES[table] for stream in (True, False)]
     differences = []
-    for body, job in zip(asked, place.submit(asked), strict=True):
+    for body, job in zip(asked, place.submit_bodies(asked), strict=True):
         name = body["model"].split("/")[1]
-        found = different(place.ended(job), TABLES[table][name], wire.calls[body["model"]], table)
+        found = different(place.ended(job, 120), TABLES[table][name], wire.calls[body["model"]], table)
         differences += [f"{body['model']}: {each}" for each in found]
     assert differences == []
 
@@ -162,8 +128,8 @@ def test_a_whole_answer_of_a_report_is_stored_and_paid_as_it_was_meant(wire: Wir
     asked = {(name, stream): _case(name, stream=stream) for name in CASES for stream in (True, False)}
     ending = {key: body for key, body in asked.items() if key[0] not in WAITING}
     differences = []
-    for (name, stream), job in zip(ending, place.submit(list(ending.values())), strict=True):
-        model, ended = ending[name, stream]["model"], place.ended(job)
+    for (name, stream), job in zip(ending, place.submit_bodies(list(ending.values())), strict=True):
+        model, ended = ending[name, stream]["model"], place.ended(job, 120)
         # A refusal that names the option we add to a stream is asked for once more without it (and was not paid).
         again = stream and b"stream_options" in reported_cases.raw(name)
         calls = wire.calls[model] - again
@@ -171,11 +137,11 @@ def test_a_whole_answer_of_a_report_is_stored_and_paid_as_it_was_meant(wire: Wir
         differences += [f"{model}: {each}" for each in found]
     assert differences == []
     limit, key = WAITING
-    limited = place.submit([asked[limit, True], asked[limit, False]])
+    limited = place.submit_bodies([asked[limit, True], asked[limit, False]])
     eventually(lambda: all(wire.calls[asked[limit, stream]["model"]] > 1 for stream in (True, False)), 60, "they wait")
     wire.relents.add(limit)
     assert {(ended.status, ended.attempts) for ended in map(place.ended, limited)} == {("completed", 1)}
-    refused = place.submit([asked[key, True], asked[key, False]])
+    refused = place.submit_bodies([asked[key, True], asked[key, False]])
     eventually(lambda: any(_waits_for_its_key(place.get(job)) for job in refused), 60, "the key is paused")
 
 

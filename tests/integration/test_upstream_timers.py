@@ -10,6 +10,7 @@ import pytest
 
 from tests.rig.scripted_upstream import CHUNKED, JSON, Peer, Request
 from tests.rig.upstream_calls import OK, data, new_call, one, piece, talking
+from worker.upstream.answer import AnswerReading
 from worker.upstream.call import RESPONSES, Call
 from worker.upstream.outcome import Answer, Failure, Kind
 
@@ -210,16 +211,24 @@ async def test_an_object_whose_end_nothing_marks_is_whole_when_it_states_its_end
     ],
     ids=["an object a line", "in the middle of one"],
 )
-async def test_a_pause_behind_a_brace_is_no_end(pieces: list[bytes]) -> None:
-    """What has come then is an object, or ends like one, and states no end."""
+async def test_a_pause_behind_a_brace_is_no_end(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come then is an object, or ends like one, and states no end: it is looked at, and more is waited for."""
+    looked, is_over = asyncio.Event(), AnswerReading.is_over
+
+    def look(answer: AnswerReading) -> bool:
+        looked.set()
+        return is_over(answer)
+
+    monkeypatch.setattr(AnswerReading, "is_over", look)
 
     async def script(_: Request, peer: Peer) -> None:
         await peer.head(JSON + "connection: close\r\n")
-        for number, part in enumerate(pieces):
-            await asyncio.sleep(0.8 * number)
-            await peer.send(part)
+        await peer.send(pieces[0])
+        await looked.wait()
+        await peer.send(pieces[1])
         peer.writer.close()
 
     answer = await one(script, new_call(stream=True))
+    assert looked.is_set()
     assert isinstance(answer, Answer)
     assert answer.text == "ab"

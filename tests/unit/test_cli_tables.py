@@ -16,11 +16,12 @@ from rich.console import Console
 from api_schemas.job_views import Job
 from worker.cli.jobs import listing
 from worker.cli.operations import routes, standing, workers
-from worker.cli.output import margin, moves
+from worker.cli.output import margin
 from worker.cli.tables import Table, facts
 from worker.db.workers.registry import WorkerRow
 from worker.limits.limiter import RouteState
 from worker.limits.route import Route
+from worker.local.terminal import moves
 
 ID = "job_01a2193d3158721da2d27b2dfa26e242"
 MODEL = "openai/gpt-5-1-chat-latest"

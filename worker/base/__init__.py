@@ -11,6 +11,7 @@ forks        Forks, and messages that are being sent: neither begins before the 
 genai        The field's names for what a call of a model is
 headers      Headers as a setting
 healthy      The image's health check
+http_head    The head of an HTTP answer, as it comes in pieces
 key_lists    Settings that list keys
 log          Loggers that cost nothing until something is logged
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
@@ -22,6 +23,7 @@ proxies      The HTTP proxy that the environment names
 redis        The one place that makes Redis clients
 redis_urls   Redis URLs: checked, and in the one form from which every client is made
 settings     The configuration: one frozen object, the only reader of the environment
+sockets      Sockets, looked at without a read
 sources      Where settings come from: the environment, `.env`, `stockpot.toml`
 tasks        Ending tasks
 telemetry    Logs of workers and commands

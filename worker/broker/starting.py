@@ -37,9 +37,8 @@ def start(program: Sequence[str], arguments: Sequence[str]) -> NoReturn:
     again = [*program, *_attached(arguments)]
     celery_worker.detach = lambda path, _arguments, **options: detached(path, again, **options)
     celery.params[0].default = app
-    for (
-        option
-    ) in celery.params:  # it would take the app, the loader and the broker from APP, LOADER and BROKER_URL, too
+    # It would take the app, the loader and the broker from APP, LOADER and BROKER_URL, too.
+    for option in celery.params:
         option.envvar = option.envvar if option.name == "no_color" else None
     celery.main(list(arguments), prog_name=Path(program[0]).name)
     raise SystemExit(0)

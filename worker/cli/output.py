@@ -66,11 +66,6 @@ def margin() -> Console:
     return Console(file=cast("TextIO", _Margin(sys.stderr)), width=width, markup=False, highlight=False, emoji=False)
 
 
-def moves(console: Console) -> bool:
-    """Whether what is shown can be drawn over: a pipe cannot, nor can a dumb terminal (Emacs' shell, some CI)."""
-    return console.file.isatty() and not console.is_dumb_terminal
-
-
 class _Margin(io.TextIOBase):
     """A text stream that takes what its own stream refuses."""
 

@@ -13,7 +13,6 @@ kill -9 of any process; a power loss may cost the last commits of SQLite. Postgr
 from __future__ import annotations
 
 import contextlib
-import select
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +26,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from worker.base.errors import InvalidRequest, Refused, StatementTimeout, Unreachable
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
+from worker.base.sockets import is_readable
 from worker.db import sqlite_file
 from worker.db.sqlite_writers import SQLITE_BUSY_MS, begin_immediate, count_writers
 from worker.db.url import database_url, display_url
@@ -125,9 +125,7 @@ def _look_first(dialect: Dialect, connection: Any, _record: object, _proxy: obje
     nothing, and a question to the server a round trip.
     """
     try:
-        look = select.poll()
-        look.register(connection.pgconn.socket, select.POLLIN)
-        if look.poll(0):
+        if is_readable(connection.pgconn.socket):
             dialect.do_ping(connection)
     except dialect.loaded_dbapi.Error as error:
         raise InvalidatePoolError from error

@@ -6,5 +6,6 @@ parallel   Several jobs followed at once
 running    What `stockpot up` runs in a home, for commands beside it
 stage      The demo's stage
 supervise  The engine of `stockpot up`
+terminal   What a terminal can show
 words      How the demo writes things: pure
 """

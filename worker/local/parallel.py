@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from worker import Stockpot
+from worker.local.terminal import moves
 from worker.local.words import clock, one_line
 
 #: How often the table is drawn, per second.
@@ -51,16 +52,16 @@ def follow_all(console: Console, pot: Stockpot, jobs: Mapping[str, str]) -> None
     """Follow jobs (id to name) until each has ended."""
     began = time.monotonic()
     rows = {job_id: Row(name, began) for job_id, name in jobs.items()}
-    moves = console.is_terminal and not console.is_dumb_terminal
+    live = moves(console)
 
     def follow(job_id: str) -> None:
         for event in pot.events(job_id):
             rows[job_id].see(event)
-        if not moves:
+        if not live:
             console.print(_said(rows[job_id]))
 
     screen = Live(console=console, refresh_per_second=FRAMES, get_renderable=lambda: _table(rows.values()))
-    with ThreadPoolExecutor(len(rows)) as threads, screen if moves else contextlib.nullcontext():
+    with ThreadPoolExecutor(len(rows)) as threads, screen if live else contextlib.nullcontext():
         following = [threads.submit(follow, job_id) for job_id in rows]
         wait(following)
     for one in following:

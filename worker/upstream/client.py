@@ -132,7 +132,8 @@ class UpstreamClient:
                     self.url(path), _headers(key, "application/json", self._headers), params
                 )
                 headers = lower(response.headers)
-                body, whole = await read_bounded(response, self._max_bytes, lambda: None, bytearray())
+                body = bytearray()
+                whole = await read_bounded(response, self._max_bytes, lambda: None, body)
         except BROKEN as error:
             if limit.expired():
                 raise Unreachable("upstream", f"no answer within {GET_SECONDS:g} s") from None
@@ -141,12 +142,15 @@ class UpstreamClient:
         finally:
             wire.close()
             WIRE.reset(token)
+        too_large = f"the answer is larger than {self._max_bytes:,} bytes"
+        if not whole:
+            raise Unreachable("upstream", too_large)
         try:
-            plain = decoded(body, headers.get("content-encoding", ""), self._max_bytes + 1)
+            plain = decoded(bytes(body), headers.get("content-encoding", ""), self._max_bytes + 1)
         except Undecodable as error:
             raise Unreachable("upstream", str(error)) from None
-        if not whole or len(plain) > self._max_bytes:
-            raise Unreachable("upstream", f"the answer is larger than {self._max_bytes:,} bytes")
+        if len(plain) > self._max_bytes:
+            raise Unreachable("upstream", too_large)
         return response.status, headers, plain
 
     async def close(self) -> None:

@@ -6,7 +6,6 @@ error's type does not distinguish them, so the request itself records when its f
 
 from __future__ import annotations
 
-import select
 import ssl
 import weakref
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from contextvars import ContextVar
 import aiohttp
 
 from worker.base.errors import out_of_files
+from worker.base.sockets import is_readable
 from worker.upstream.heads import mend_head_of
 from worker.upstream.outcome import Kind
 
@@ -24,9 +24,6 @@ KEEPALIVE_SECONDS = 4.0
 
 DNS_TTL_SECONDS = 30
 """How long a resolved address is used; short, so that a provider's failover is followed."""
-
-BEGINNING_BYTES = 64 * 1024
-"""What is kept of a body that is larger than allowed: an explanation fits, and it is as much as an error body may have."""
 
 READ_BUFFER_BYTES = 64 * 1024
 """Above twice this aiohttp stops reading the socket, so a fast sender cannot fill our memory."""
@@ -103,9 +100,7 @@ def _is_stale(conn: aiohttp.connector.Connection) -> bool:
     socket = transport.get_extra_info("socket")
     if socket is None or socket.fileno() < 0:
         return socket is not None
-    waiting = select.poll()
-    waiting.register(socket.fileno(), select.POLLIN)
-    return bool(waiting.poll(0))
+    return is_readable(socket.fileno())
 
 
 def open_session(*, connect_timeout: float, tls: ssl.SSLContext, proxy: str | None = None) -> aiohttp.ClientSession:
@@ -186,18 +181,14 @@ _NOT_SENT: tuple[tuple[type[BaseException], str, str], ...] = (
 
 async def read_bounded(
     response: aiohttp.ClientResponse, limit: int, touch: Callable[[], None], body: bytearray
-) -> tuple[bytes, bool]:
-    """Read a body of at most `limit` bytes into `body`; also return whether that was all of it.
-
-    Of a larger one only the beginning is returned: a copy of what is refused would double what it costs. What came
-    before an end that is none, in time or in order, stands in `body`.
-    """
+) -> bool:
+    """Read a body of at most `limit` bytes into `body`, where it stands although it breaks off; whether that was all of it."""
     while data := await response.content.readany():
         touch()
         body += data
         if len(body) > limit:
-            return bytes(body[: min(limit, BEGINNING_BYTES)]), False
-    return bytes(body), True
+            return False
+    return True
 
 
 def lower(headers: Mapping[str, str]) -> dict[str, str]:

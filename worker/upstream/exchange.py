@@ -177,9 +177,8 @@ class Exchange:
         self._wire = Wire(self._sent)
         self._on_chunk = on_chunk
         self._answer: AnswerReading | None = None
-        self._refusal: Callable[[], Failure] | None = (
-            None  # what an answer that is no success comes to, as far as it has come
-        )
+        #: What an answer that is no success comes to, as far as its body has come.
+        self._refusal: Callable[[], Failure] | None = None
         self._share = progress.room = share
 
     async def run(self, send: Callable[[Wire], Awaitable[aiohttp.ClientResponse]]) -> Outcome:

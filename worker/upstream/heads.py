@@ -15,12 +15,12 @@ from typing import cast
 
 import aiohttp
 
+from worker.base.http_head import MOST_HINT_BYTES, NO_HTTP, HeadBuffer
+
 MAX_HEAD_BYTES = 1024 * 1024
 """Bytes that are held for the end of a head; what has none by then is left to the parser."""
 
 _END = b"\r\n\r\n"
-#: The end of a head as other clients see it: lines may end without a CR (RFC 9112, 2.2).
-_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _LENGTH, _ENCODING = b"content-length", b"transfer-encoding"
 _CLOSE = b"Connection: close"
@@ -96,31 +96,34 @@ def _end_of_chunks(body: bytes) -> int | None:
 class _HeadFirst(asyncio.Protocol):
     """Stands between a transport and aiohttp's protocol until one head has come."""
 
-    __slots__ = ("_held", "_inner", "_transport")
+    __slots__ = ("_head", "_hints", "_inner", "_transport")
 
     def __init__(self, transport: asyncio.Transport, inner: asyncio.Protocol) -> None:
         self._transport, self._inner = transport, inner
-        self._held = b""
+        self._head = HeadBuffer()
+        self._hints = 0  # bytes of interim answers
         transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: hand them on as soon as the head is whole."""
-        held = self._held = self._held + data if self._held else data
-        end = _EMPTY_LINE.search(held)
-        if end is None and len(held) < MAX_HEAD_BYTES and held[:5] == b"HTTP/"[: len(held)]:
-            return
-        self._held = b""
-        if end is None:
+        head, held = self._head, self._head.held
+        held += data
+        while (end := head.end()) is not None:
+            if held[9:10] != b"1":
+                self._step_aside()
+                lines, whole = bytes(held[: end[0]]), head.take()
+                lines, body = cut_to_end(mended(lines), whole[end[1] :])
+                self._inner.data_received(lines + _END + body)
+                return
+            self._hints += end[1]
+            if self._hints > MOST_HINT_BYTES:
+                self._step_aside()
+                self._inner.data_received(NO_HTTP)
+                return
+            self._inner.data_received(head.take(end[1]))  # an interim answer (103 Early Hints): the real one follows
+        if len(held) >= MAX_HEAD_BYTES or held[:5] != b"HTTP/"[: len(held)]:
             self._step_aside()
-            self._inner.data_received(held)
-        elif held[9:10] == b"1":  # an interim answer (103 Early Hints): the real one follows
-            self._inner.data_received(held[: end.end()])
-            if rest := held[end.end() :]:
-                self.data_received(rest)
-        else:
-            self._step_aside()
-            head, body = cut_to_end(mended(held[: end.start()]), held[end.end() :])
-            self._inner.data_received(head + _END + body)
+            self._flush()
 
     def eof_received(self) -> bool | None:
         """The peer will send no more."""
@@ -141,8 +144,7 @@ class _HeadFirst(asyncio.Protocol):
         self._inner.resume_writing()
 
     def _flush(self) -> None:
-        held, self._held = self._held, b""
-        if held:
+        if held := self._head.take():
             self._inner.data_received(held)
 
     def _step_aside(self) -> None:

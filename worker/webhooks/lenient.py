@@ -13,12 +13,12 @@ from typing import Any
 
 from aiohttp.client_proto import ResponseHandler
 
+from worker.base.http_head import MOST_HINT_BYTES, NO_HTTP, HeadBuffer
+
 MOST_HEAD_BYTES = 64 * 1024
-"""Of an answer's head, and of the hints before it; more is not read."""
+"""Of an answer's head; more is not read."""
 
 _STATUS = re.compile(rb"HTTP/(?P<version>\d(?:\.\d)?) +(?P<code>\d{3})[^\n]*\n")
-_END = re.compile(rb"\r?\n\r?\n")
-_END_BYTES = 3  # of an end that have come while its last one has not
 _KEPT = (b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"retry-after")
 _WITHOUT_BODY = (204, 304)
 
@@ -26,15 +26,14 @@ _WITHOUT_BODY = (204, 304)
 class LenientHandler(ResponseHandler):
     """aiohttp's reader of answers, given a head that it understands."""
 
-    _received: bytearray = bytearray()
-    _searched: int = 0  # bytes of it in which the head's end is not
-    _hints: int = 0  # bytes of hints that came before
+    _head: HeadBuffer = HeadBuffer()
+    _hints: int = 0  # bytes of interim answers that came before
     _head_is_read: bool = True
     _ignores_rest: bool = False
 
     def set_response_params(self, **params: Any) -> None:
         """A request begins: its answer's head comes next."""
-        self._received, self._searched, self._hints = bytearray(), 0, 0
+        self._head, self._hints = HeadBuffer(), 0
         self._head_is_read, self._ignores_rest = False, False
         super().set_response_params(**params)
 
@@ -45,35 +44,33 @@ class LenientHandler(ResponseHandler):
         if self._head_is_read:
             super().data_received(data)
             return
-        self._received += data if self._received else data.lstrip()
-        while not self._head_is_read:
-            end = _END.search(self._received, max(0, self._searched - _END_BYTES))
-            if end is None:
-                self._searched = len(self._received)
-                self._without_end()
-                return
-            status = _STATUS.match(self._received)
+        head, held = self._head, self._head.held
+        held += data if held else data.lstrip()
+        while (end := head.end()) is not None:
+            status = _STATUS.match(held)
             if status is None:
                 self._refuse()
                 return
             code = int(status["code"])
-            if 100 <= code < 200:  # a hint before the answer
-                self._hints += end.end()
-                del self._received[: end.end()]
-                self._searched = 0
-                if self._hints > MOST_HEAD_BYTES:
-                    self._refuse()
-                continue
-            head, rest = bytes(self._received[status.end() : end.start()]), bytes(self._received[end.end() :])
-            self._head_is_read, self._received = True, bytearray()
-            self._hand_on(code, head, rest, old=status["version"] != b"1.1")
+            if not 100 <= code < 200:
+                old, begin, whole = status["version"] != b"1.1", status.end(), head.take()
+                self._head_is_read = True
+                self._hand_on(code, whole[begin : end[0]], whole[end[1] :], old=old)
+                return
+            self._hints += end[1]
+            if self._hints > MOST_HINT_BYTES:
+                self._refuse()
+                return
+            head.take(end[1])
+        self._without_end()
 
     def _without_end(self) -> None:
         """What has come is no whole head yet: wait for more, unless there is too much of it already."""
-        if not b"HTTP/".startswith(bytes(self._received[:5])):
+        held = self._head.held
+        if not b"HTTP/".startswith(held[:5]):
             self._refuse()
-        elif len(self._received) > MOST_HEAD_BYTES:
-            status = _STATUS.match(self._received)
+        elif len(held) > MOST_HEAD_BYTES:
+            status = _STATUS.match(held)
             if status is None:
                 self._refuse()
             else:
@@ -83,11 +80,11 @@ class LenientHandler(ResponseHandler):
     def _refuse(self) -> None:
         """It is no answer: aiohttp raises its error, and closes the connection."""
         self._head_is_read = self._ignores_rest = True
-        super().data_received(b"this is not HTTP\r\n\r\n")
+        super().data_received(NO_HTTP)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """A connection that ends behind the status line has answered."""
-        if not self._head_is_read and (status := _STATUS.match(bytes(self._received) + b"\n")) is not None:
+        if not self._head_is_read and (status := _STATUS.match(self._head.held + b"\n")) is not None:
             self._head_is_read = True
             self._hand_on(int(status["code"]), b"", b"", ends=True)
         super().connection_lost(exc)

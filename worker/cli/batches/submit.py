@@ -24,9 +24,10 @@ from worker.cli.batches.watch import detached, wait_for
 from worker.cli.exit_codes import FAILED
 from worker.cli.interrupts import noting
 from worker.cli.opening import producer
-from worker.cli.output import cell, margin, money, moves, put, put_json, say, screen, shown, span
+from worker.cli.output import cell, margin, money, put, put_json, say, screen, shown, span
 from worker.cli.tables import Table
 from worker.cli.webhooks import reach
+from worker.local.terminal import moves
 from worker.producer.batches import BadBatch, BatchOptions, Quote, QuotedFile, SubmittedBatch
 from worker.producer.stockpot import Stockpot
 

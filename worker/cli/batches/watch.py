@@ -20,7 +20,8 @@ from worker.cli.batches.report import show
 from worker.cli.exit_codes import FAILED, INTERRUPTED, silence_stdout
 from worker.cli.interrupts import stopping
 from worker.cli.opening import producer
-from worker.cli.output import margin, money, moves, put_json, say, screen
+from worker.cli.output import margin, money, put_json, say, screen
+from worker.local.terminal import moves
 from worker.producer.batches import BatchRow, Exported, Look, Order
 from worker.producer.stockpot import Stockpot
 

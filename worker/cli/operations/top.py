@@ -15,7 +15,8 @@ from worker.base.errors import Unreachable
 from worker.cli.operations import routes, workers
 from worker.cli.operations.standing import Standing, looking
 from worker.cli.operations.status import figures, lanes, night, verdict
-from worker.cli.output import cell, moves, screen
+from worker.cli.output import cell, screen
+from worker.local.terminal import moves
 
 #: Rows of a table on a screen that has room for more than one table.
 ROWS = 8
