@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 MOST_HINT_BYTES = 64 * 1024
 """Of interim answers (103 Early Hints) before the real one: a server that sends more will never answer."""
 
 NO_HTTP = b"this is not HTTP\r\n\r\n"
 """What an HTTP parser is given to make it refuse an answer."""
 
-#: Lines may end without a CR (RFC 9112, 2.2).
-_END = re.compile(rb"\r?\n\r?\n")
+#: The empty line that ends a head, behind the end of another; lines may end without a CR (RFC 9112, 2.2).
+_ENDS = (b"\n\r\n", b"\n\n")
 _END_BYTES = 3  # of an end that have come while its last one has not
 
 
@@ -26,11 +24,15 @@ class HeadBuffer:
 
     def end(self) -> tuple[int, int] | None:
         """Where the first head in `held` ends, and where what follows begins; None while it has no end."""
-        found = _END.search(self.held, max(0, self._searched - _END_BYTES))
-        if found is None:
-            self._searched = len(self.held)
+        held, start = self.held, max(0, self._searched - _END_BYTES)
+        first, size = len(held), 0
+        for end in _ENDS:
+            if (found := held.find(end, start, first + 1)) >= 0:
+                first, size = found, len(end)
+        if not size:
+            self._searched = len(held)
             return None
-        return found.span()
+        return first - held.startswith(b"\r", max(0, first - 1), first), first + size
 
     def take(self, size: int | None = None) -> bytes:
         """Remove the first bytes, all by default; search anew in what is left."""

@@ -48,7 +48,7 @@ def mend_head_of(conn: aiohttp.connector.Connection) -> None:
 
 def mended(head: bytes) -> bytes:
     """A head (without its empty line) that states the length of its body once."""
-    if _BARE_LF.search(head) is not None:
+    if head.count(b"\n") != head.count(b"\r\n"):
         head = _BARE_LF.sub(b"\r\n", head) + b"\r\n" + _CLOSE
     if _SPACED.search(head) is not None:
         head = _SPACED.sub(rb"\1:", head) + b"\r\n" + _CLOSE
@@ -71,9 +71,9 @@ def mended(head: bytes) -> bytes:
 def cut_to_end(head: bytes, body: bytes) -> tuple[bytes, bytes]:
     """A head (without its empty line) and what has come behind it, without what is beyond the end that the body itself has."""
     end: int | None = None
-    if _CHUNKED.search(head) is not None:
-        end = _end_of_chunks(body)
-    elif _ENCODING not in head.lower() and (found := _DIGITS.search(head)) is not None:
+    if _ENCODING in head.lower():
+        end = _end_of_chunks(body) if _CHUNKED.search(head) is not None else None
+    elif (found := _DIGITS.search(head)) is not None:
         end = int(found[1])
     if end is None or len(body) <= end:
         return head, body
