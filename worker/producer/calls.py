@@ -33,10 +33,6 @@ class Accepted:
     first_epoch: int = 0  # what attempts before this one have shown is void
 
 
-class _Overtaken(Exception):
-    """Another request with the same idempotency key was committed first; nothing of ours is kept."""
-
-
 class Calls:
     """The calls of one tenant."""
 
@@ -56,7 +52,7 @@ class Calls:
         """
         try:
             accepted = self._write(job, new)
-        except _Overtaken:
+        except records.Overtaken:
             accepted = self._write(job, new)
         if isinstance(accepted, Refused):  # what was counted on the way is committed
             raise accepted
@@ -71,6 +67,8 @@ class Calls:
         return accepted
 
     def _accept(self, conn: Connection, job: JobRequest, new: NewCall) -> Accepted | Refused:
+        if (made := records.insert_free(conn, new, job, self._settings)) is not None:
+            return Accepted(new.job_id, created=True, call=made)
         repeated = records.find_repeated(conn, new)
         if repeated is not None:
             call = records.get(conn, repeated, tenant=self._tenant, kind=new.kind, stored=False)
@@ -84,8 +82,6 @@ class Calls:
         except Refused as refused:
             return refused
         made = records.insert(conn, new)
-        if made is None:
-            raise _Overtaken
         submit.insert(conn, [job], self._settings)
         return Accepted(new.job_id, created=True, call=made, standing=standing)
 

@@ -9,17 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import Connection, text
 
 from api_schemas import jsontext
+from api_schemas.jobs import JobRequest
 from worker.base.errors import IdempotencyConflict, NotFound
 from worker.base.payloads import Payloads
+from worker.base.settings import Settings
+from worker.db.budgets.tables import ALL_TENANTS
+from worker.db.calls.tables import api_calls
 from worker.db.clock import after_sql, is_postgres, now_sql
-from worker.db.jobs import lookup
+from worker.db.columns import RawJSON
+from worker.db.jobs import lookup, submit
 from worker.db.jobs.lookup import moment
 from worker.db.payloads import of as payloads_of
+from worker.db.recordset import column_types
 
 Kind = Literal["chat.completion", "response"]
 
@@ -115,36 +122,91 @@ def _join(conn: Connection, new: NewCall) -> str | None:
     return None if job_id is None else str(job_id)
 
 
-def insert(conn: Connection, new: NewCall) -> Call | None:
-    """Insert a call; None when another with its idempotency key was quicker."""
+class Overtaken(Exception):
+    """Another request with the same idempotency key was committed first; nothing of ours is to be kept."""
+
+
+def insert(conn: Connection, new: NewCall) -> Call:
+    """Insert a call. Raises Overtaken."""
+    row = _row(new, payloads_of(conn))
     made = conn.execute(
         text(f"""
-        INSERT INTO api_calls (job_id, tenant, key_id, kind, asked, added, fingerprint, idempotency_key, stored,
-            background, metadata, tokens, reserved_picousd, created_at)
-        VALUES (:job_id, :tenant, :key_id, :kind, :asked, :added, :fingerprint, :idempotency_key, :stored,
-            :background, :metadata, :tokens, :reserved_picousd, {now_sql(conn)})
+        INSERT INTO api_calls ({", ".join(row)}, created_at) VALUES ({", ".join(f":{name}" for name in row)}, {now_sql(conn)})
         ON CONFLICT DO NOTHING RETURNING created_at
         """),
-        {
-            "job_id": new.job_id,
-            "tenant": new.tenant,
-            "key_id": new.key_id,
-            "kind": new.kind,
-            "asked": payloads_of(conn).seal_json(
-                jsontext.dumps(dict(new.asked)).decode(), f"api_calls.asked:{new.job_id}"
-            ),
-            "added": jsontext.dumps(list(new.added)).decode(),
-            "fingerprint": new.fingerprint,
-            "idempotency_key": new.idempotency_key,
-            "stored": new.stored,
-            "background": new.background,
-            "metadata": _json(new.metadata),
-            "tokens": new.tokens,
-            "reserved_picousd": new.reserved_picousd,
-        },
+        row,
     ).scalar()
     if made is None:
+        raise Overtaken
+    return _new_call(new, made)
+
+
+def insert_free(conn: Connection, new: NewCall, job: JobRequest, settings: Settings) -> Call | None:
+    """Insert a call with its job in one statement, if neither limits nor budgets count the calls of its tenant.
+
+    None: nothing was inserted. They count, or it repeats another call, or the database is SQLite, where a statement
+    costs no round trip.
+
+    Raises Overtaken.
+    """
+    if not is_postgres(conn) or new.limited or job.not_before is not None:
         return None
+    if new.idempotency_key is None and new.retry_count > 0:
+        return None
+    row = _row(new, payloads_of(conn))
+    types = _types()
+    made, created_at = submit.insert_with(
+        conn,
+        job,
+        settings,
+        where="""
+            NOT EXISTS (SELECT 1 FROM tenant_limits WHERE tenant = :tenant)
+            AND NOT EXISTS (SELECT 1 FROM budgets WHERE tenant IN (:tenant, :all_tenants))
+            AND NOT EXISTS (SELECT 1 FROM api_calls WHERE tenant = :tenant AND idempotency_key = :idempotency_key)
+        """,
+        beside=f"""
+            INSERT INTO api_calls ({", ".join(row)}, created_at)
+            SELECT {", ".join(f"CAST(:{name} AS {types[name]})" for name in row)}, {now_sql(conn)} FROM made
+            ON CONFLICT DO NOTHING RETURNING created_at
+        """,
+        values={**row, "all_tenants": ALL_TENANTS},
+    )
+    if not made:
+        return None
+    if created_at is None:
+        raise Overtaken
+    return _new_call(new, created_at)
+
+
+@cache
+def _types() -> dict[str, str]:
+    """PostgreSQL's types of the columns of `api_calls`."""
+    names = [str(column.name) for column in api_calls.c]
+    json = {name: "json" for name in names if isinstance(api_calls.c[name].type, RawJSON)}
+    return column_types(api_calls, names) | json
+
+
+def _row(new: NewCall, payloads: Payloads) -> dict[str, Any]:
+    """The columns of a new call; its time is the database's."""
+    asked = jsontext.dumps(dict(new.asked)).decode()
+    return {
+        "job_id": new.job_id,
+        "tenant": new.tenant,
+        "key_id": new.key_id,
+        "kind": new.kind,
+        "asked": payloads.seal_json(asked, f"api_calls.asked:{new.job_id}"),
+        "added": jsontext.dumps(list(new.added)).decode(),
+        "fingerprint": new.fingerprint,
+        "idempotency_key": new.idempotency_key,
+        "stored": new.stored,
+        "background": new.background,
+        "metadata": _json(new.metadata),
+        "tokens": new.tokens,
+        "reserved_picousd": new.reserved_picousd,
+    }
+
+
+def _new_call(new: NewCall, created_at: Any) -> Call:
     return Call(
         job_id=new.job_id,
         kind=new.kind,
@@ -153,7 +215,7 @@ def insert(conn: Connection, new: NewCall) -> Call | None:
         stored=new.stored,
         background=new.background,
         metadata=None if new.metadata is None else dict(new.metadata),
-        created_at=_made_at(made),
+        created_at=_made_at(created_at),
     )
 
 

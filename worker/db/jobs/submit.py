@@ -160,28 +160,15 @@ def _columns() -> _Columns:
 
 def _insert_rows(conn: Speaker, rows: list[dict[str, Any]], prefix: str) -> Generator[Statement, Answer, set[str]]:
     """Insert the rows that do not exist yet, by id or by idempotency key; the ids of those inserted."""
-    now = now_sql(conn)
     names = [name for name in rows[0] if name not in _COMPUTED]
-    columns = ", ".join(names)
     if is_postgres(conn):
-        shape = _columns()
-        given = recordset("rows", {name: shape.types[name] for name in names} | _COMPUTED)
-        statement = f"""
-            WITH given AS (SELECT * FROM {given}), made AS (
-                INSERT INTO {prefix}jobs ({columns}, created_at, due_at, expires_at)
-                SELECT {", ".join(f"CAST({name} AS json)" if name in shape.json else name for name in names)}, {now},
-                    {after_sql(conn, "delay")}, {after_sql(conn, "ttl")}
-                FROM given ON CONFLICT DO NOTHING RETURNING id
-            ), kept AS (
-                INSERT INTO {prefix}requests (job_id, body) SELECT g.id, CAST(g.body AS json) FROM given AS g JOIN made USING (id)
-            )
-            SELECT id FROM made
-        """
+        statement = f"{_with_made(conn, names, prefix)} SELECT id FROM made"
         made = yield Statement(statement, [{"rows": records(rows)}])
         return {row[0] for row in made.rows}
+    now = now_sql(conn)
     values = ", ".join(f":{name}" for name in names)
     job = f"""
-        INSERT INTO {prefix}jobs ({columns}, created_at, due_at, expires_at)
+        INSERT INTO {prefix}jobs ({", ".join(names)}, created_at, due_at, expires_at)
         VALUES ({values}, {now}, {after_sql(conn, ":delay")}, {after_sql(conn, ":ttl")})
         ON CONFLICT DO NOTHING
     """
@@ -195,6 +182,49 @@ def _insert_rows(conn: Speaker, rows: list[dict[str, Any]], prefix: str) -> Gene
             [{"id": row["id"], "body": row["body"]} for row in kept],
         )
     return {row["id"] for row in kept}
+
+
+def insert_with(
+    conn: Connection, request: JobRequest, settings: Settings, *, where: str, beside: str, values: Mapping[str, Any]
+) -> tuple[bool, Any]:
+    """PostgreSQL: insert a job, if `where`, and what stands beside it, in one statement. The caller commits.
+
+    Args:
+        request: names no moment of its start (`not_before`).
+        where: SQL of a condition.
+        beside: SQL of an INSERT that selects FROM `made`, where the job's id is if it was inserted, RETURNING one value.
+        values: the parameters of `where` and `beside`.
+
+    Returns:
+        Whether the job was inserted, and the value that `beside` returned (None: it inserted nothing).
+    """
+    row = _row(request, settings, Payloads.of(settings), 0.0)
+    names = [name for name in row if name not in _COMPUTED]
+    statement = f"""
+        {_with_made(conn, names, where=where)}, beside(value) AS ({beside})
+        SELECT EXISTS (SELECT 1 FROM made), (SELECT value FROM beside)
+    """
+    made, value = conn.execute(text(statement), {"rows": records([row]), **values}).one()
+    return bool(made), value
+
+
+def _with_made(conn: Speaker, names: Sequence[str], prefix: str = "", where: str = "true") -> str:
+    """PostgreSQL: the WITH that inserts the jobs in `:rows` with their requests, if `where`.
+
+    `made` has the ids of those that are new.
+    """
+    shape = _columns()
+    given = recordset("rows", {name: shape.types[name] for name in names} | _COMPUTED)
+    return f"""
+        WITH given AS (SELECT * FROM {given}), made AS (
+            INSERT INTO {prefix}jobs ({", ".join(names)}, created_at, due_at, expires_at)
+            SELECT {", ".join(f"CAST({name} AS json)" if name in shape.json else name for name in names)}, {now_sql(conn)},
+                {after_sql(conn, "delay")}, {after_sql(conn, "ttl")}
+            FROM given WHERE {where} ON CONFLICT DO NOTHING RETURNING id
+        ), kept AS (
+            INSERT INTO {prefix}requests (job_id, body) SELECT g.id, CAST(g.body AS json) FROM given AS g JOIN made USING (id)
+        )
+    """
 
 
 def _existing(row: dict[str, Any], prefix: str) -> Generator[Statement, Answer, Submitted]:
