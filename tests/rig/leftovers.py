@@ -35,12 +35,17 @@ def living_children() -> dict[int, psutil.Process]:
 
 
 def _childless() -> bool:
-    """Whether the kernel lists no child of ours but the run's own servers: the quick answer for most tests."""
+    """Whether the kernel lists no child of ours but the run's own servers: the quick answer for most tests.
+
+    It is asked twice: a child that ends while its list is read may take the next one with it (proc(5) on `children`).
+    """
     forkserver = forkserver_pid()
     parents = ["self"] if forkserver is None else ["self", str(forkserver)]
     try:
         lists = [
-            (task / "children").read_text() for parent in parents for task in Path(f"/proc/{parent}/task").iterdir()
+            (task / "children").read_text()
+            for parent in parents * 2
+            for task in Path(f"/proc/{parent}/task").iterdir()
         ]
     except OSError:
         # Not Linux, or a thread ended between two reads: look at every process instead.
