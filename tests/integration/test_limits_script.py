@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -227,6 +228,54 @@ def test_a_paused_route_lets_one_probe_through_for_all_workers(client: redis.Red
     assert [reply.get("probe") for reply in replies] == ["route", None, None, None]
     fleet.now += 61_000
     assert fleet.ask("b", 0, 3)["probe"] == "route"
+
+
+@pytest.mark.parametrize("hash_of", [KEYS.state(ROUTE), KEYS.account("k")], ids=["route", "account"])
+@pytest.mark.parametrize("noted", ["until", "probing"])
+def test_a_clock_that_was_set_back_prolongs_no_pause(client: redis.Redis, hash_of: str, noted: str) -> None:
+    """Its time, or the probe that went out, lies an hour ahead: the next call that waits is the probe."""
+    fleet = Fleet(client, limits={"c": 10})
+    client.hset(hash_of, mapping={"paused": "failures", "until": DAWN, noted: DAWN + 120_000, "trips": 3})
+    assert fleet.ask("a", 0, 1).get("probe") is None, "two minutes are a pause as any"
+    fleet.now -= 3_600_000
+    assert fleet.ask("a", 0, 1)["probe"] == ("route" if hash_of == KEYS.state(ROUTE) else "account")
+
+
+def test_a_clock_that_was_set_back_prolongs_no_election_and_keeps_no_dead_worker(client: redis.Redis) -> None:
+    """Both as of the server's own clock."""
+    ahead = 1_000 * int(time.time()) + 3_600_000
+    client.hset(KEYS.account("k"), mapping={"paused": "credits", "until": ahead, "probing": ahead, "trips": 3})
+    assert client.eval(lua.ELECT, 1, KEYS.account("k"), 30_000) == 3
+    assert client.eval(lua.ELECT, 1, KEYS.account("k"), 30_000) == -1
+    client.zadd(KEYS.workers, {"dead": ahead})
+    assert client.eval(lua.BEAT, 1, KEYS.workers, "alive", 30_000) == 1
+
+
+def test_a_clock_that_was_set_back_holds_up_no_call_for_longer_than_a_lease(client: redis.Redis) -> None:
+    """What was noted by the clock as it was: a wait, a full minute and its pace, a window, a dead worker's permits."""
+    fleet = Fleet(client, limits={"c": 4, "r": 60})
+    fleet.ask("dead", 0, 4, costs=[1] * 4, seen={"ok": 1, "after": 120_000})
+    assert fleet.ask("a", 0, 1, costs=[1])["why"] == "retry_after"
+    client.hset(KEYS.state(ROUTE), "closing", fleet.now + 250)
+    fleet.now -= 3_600_000
+    first = fleet.ask("a", 0, 4, costs=[1] * 4)
+    assert (first["n"], first["due"]["ok"]) == (1, 1), "the pace of a new minute, and the window is over"
+    fleet.now += 31_000
+    assert fleet.ask("b", 0, 4, costs=[1] * 4)["hold"] == 4, "the permits of the dead are free"
+
+
+def test_a_single_permit_goes_round_after_the_clock_was_set_back(client: redis.Redis) -> None:
+    """Whose turn it is goes by when each had its last one, which lies ahead."""
+    fleet = Fleet(client, limits={"c": 1})
+    turns = dict.fromkeys("abcd", 0)
+    for at in range(300):
+        if at == 100:
+            fleet.now -= 3_600_000
+            turns = dict.fromkeys(turns, 0)
+        for name in turns:
+            fleet.now += 50
+            turns[name] += fleet.ask(name, 0, 5)["hold"]
+    assert min(turns.values()) >= 0.6 * max(turns.values())
 
 
 def test_every_key_has_a_ttl_and_a_documented_name(client: redis.Redis) -> None:

@@ -24,6 +24,7 @@ def test_failures_of_long_ago_do_not_open_it() -> None:
     breaker = Breaker(since=0)
     breaker.count(0, 19, 1_000)
     assert not breaker.count(1, 5, 20_000)
+    assert not breaker.count(0, 15, -3_600_000), "the clock was set back: those of before are of another window"
 
 
 def test_one_probe_goes_out_when_its_time_is_over() -> None:

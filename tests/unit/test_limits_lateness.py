@@ -48,7 +48,10 @@ def test_the_quickest_reply_tells_the_other_clock_best() -> None:
     clock.update(50_000.0, 10.0)
     clock.update(50_000.0, 11.0)
     assert clock.theirs(11.0) >= 50_980
-    clock.update(30_000.0, 12.0)  # the clock was put back: believed within the hour, not at once
-    for second in range(13, 4_000):
-        clock.update(30_000.0 + (second - 12) * 1_000, float(second))
-    assert abs(clock.theirs(4_000.0) - (30_000 + 3_988 * 1_000)) < 50
+    clock.update(48_000.0, 12.0)  # the clock was put back a little: believed within minutes, not at once
+    assert clock.theirs(12.0) >= 51_970
+    for second in range(13, 500):
+        clock.update(48_000.0 + (second - 12) * 1_000, float(second))
+    assert abs(clock.theirs(500.0) - (48_000 + 488 * 1_000)) < 50
+    clock.update(30_000.0, 501.0)  # by hours: at once, since no reply is under way for so long
+    assert clock.theirs(501.0) == 30_000

@@ -42,7 +42,7 @@ class Breaker:
 
     def count(self, ok: int, bad: int, now: float) -> bool:
         """Count finished calls; True when they call for opening."""
-        if now - self.since > WINDOW_MS:
+        if abs(now - self.since) > WINDOW_MS:  # the clock may have been set back
             self.ok, self.bad, self.since = 0, 0, now
         self.ok += ok
         self.bad += bad

@@ -3,6 +3,6 @@
 local now = clock()
 local paused, over, probing, trips = unpack(redis.call('HMGET', KEYS[1], 'paused', 'until', 'probing', 'trips'))
 if not paused then return -2 end
-if paused == 'manual' or now < tonumber(over) or now < tonumber(probing or 0) then return -1 end
+if paused == 'manual' or left(over, now) > 0 or left(probing, now) > 0 then return -1 end
 redis.call('HSET', KEYS[1], 'probing', now + ARGV[1])
 return tonumber(trips)

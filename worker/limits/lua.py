@@ -16,7 +16,9 @@ def _read(name: str) -> str:
     return resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
-_CLOCK = _read("clock")
+#: Milliseconds: no pause, no wait that an upstream asks for and no probe lies further ahead (each is two minutes at most).
+FARTHEST_MS = 150_000
+_CLOCK = f"local FARTHEST = {FARTHEST_MS}\n" + _read("clock")
 _NUMBERS = f"local BUCKET, BUCKETS, SPAN, AHEAD = {BUCKET_MS}, {BUCKETS}, {SPAN_MS}, {AHEAD_MS}\n"
 
 #: Stop calls.

@@ -21,6 +21,8 @@ _HABIT = 0.005
 _FORGET = 0.01
 #: Milliseconds that the other clock is believed to fall behind in a second: beyond any drift, so that a step shows soon.
 _DRIFT_MS = 10.0
+#: Milliseconds: a reply that took longer is not waited for, so that a time which lies further back is of a clock set back.
+_LATEST_MS = 5_000
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class OtherClock:
         """A reply with the time `theirs` in milliseconds arrived at `now` seconds: the quickest reply is nearest to the truth."""
         seen = theirs - now * 1_000
         known = seen if self.offset is None else self.offset - _DRIFT_MS * (now - self._heard)
-        self.offset, self._heard = max(seen, known), now
+        self.offset, self._heard = max(seen, known) if known - seen < _LATEST_MS else seen, now
 
     def theirs(self, now: float) -> float:
         """Its milliseconds at `now`."""

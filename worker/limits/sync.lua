@@ -33,7 +33,13 @@ local function read_holders(key)
     local record = cmsgpack.unpack(flat[i + 1])
     if flat[i] == ask.h then mine = record
     elseif record[EXPIRES] < now then redis.call('HDEL', key, flat[i])
-    else others[#others + 1] = record end
+    else
+      if record[EXPIRES] > now + 2 * ask.ttl then -- from before the clock was set back: one more lease
+        record[EXPIRES] = now + ask.ttl
+        redis.call('HSET', key, flat[i], cmsgpack.pack(record))
+      end
+      others[#others + 1] = record
+    end
   end
   return mine or {0, 0, now, 0, 0, 0, 0, 0, 0}, others
 end
@@ -47,8 +53,9 @@ local function allowance(limit, mine, others, want)
     if other[WANT] > 0 then active = active + 1 end
   end
   local fair = math.floor(limit / active)
-  local extra, rank, wanting = limit - fair * active, 0, false
+  local extra, rank, wanting, last = limit - fair * active, 0, false, now
   for _, other in ipairs(others) do
+    last = math.max(last, other[STAMP] + 1)
     if other[WANT] > fair then
       if other[STAMP] < mine[STAMP] then rank = rank + 1 end
       if other[HOLD] < other[WANT] then wanting = true end
@@ -56,9 +63,9 @@ local function allowance(limit, mine, others, want)
   end
   local favoured = rank < extra
   if not favoured or want <= fair then mine[TURN] = 0
-  elseif mine[TURN] == 0 then mine[TURN] = now
+  elseif mine[TURN] == 0 or mine[TURN] > now then mine[TURN] = now
   elseif wanting and now - mine[TURN] > 1000 then
-    mine[STAMP], mine[TURN], favoured = now, 0, false
+    mine[STAMP], mine[TURN], favoured = last, 0, false -- behind all others, also after the clock was set back
   end
   local reserved, spare = 0, favoured and extra - 1 or extra
   for _, other in ipairs(others) do
@@ -78,6 +85,7 @@ local function open_rates(key)
     tokens = tonumber(fields[3] or 0), request_pace = tonumber(fields[4] or 0), token_pace = tonumber(fields[5] or 0)}
   if rates.low > bucket or rates.low <= oldest - BUCKETS then
     redis.call('DEL', key)
+    if rates.low > bucket then rates.request_pace, rates.token_pace = 0, 0 end -- the clock was set back
     rates.low, rates.requests, rates.tokens = oldest, 0, 0
   elseif rates.low < oldest then
     local fields = {}
@@ -137,7 +145,7 @@ local function closed(key, may_probe)
   local paused, over, probing = unpack(redis.call('HMGET', key, 'paused', 'until', 'probing'))
   if not paused then return nil, 0, false end
   if paused == 'manual' then return paused, 5000, false end
-  local wait = math.max(tonumber(over) - now, tonumber(probing or 0) - now, 0)
+  local wait = math.max(left(over, now), left(probing, now), 0)
   return paused, wait > 0 and wait or 1000, may_probe and wait <= 0
 end
 
@@ -160,8 +168,8 @@ if not why then
   hashed, which = state, 'route'
 end
 local paused_why = why
-local after = tonumber(redis.call('HGET', state, 'after') or 0)
-if not why and after > now then why, wait = 'retry_after', after - now end
+local after = left(redis.call('HGET', state, 'after'), now)
+if not why and after > 0 then why, wait = 'retry_after', after end
 
 local shut = why ~= nil
 
@@ -237,7 +245,7 @@ end
 local seen = ask.seen
 if seen then
   for name, count in pairs(seen) do
-    if name == 'after' then redis.call('HSET', state, 'after', math.max(after, now + count))
+    if name == 'after' then redis.call('HSET', state, 'after', now + math.max(after, count))
     elseif name == 'answered' then -- `refused` asks, from an account's first refusal on
       local counts, paused, epoch = unpack(redis.call('HMGET', account, 'answered', 'paused', 'epoch'))
       if counts and not paused then
@@ -255,7 +263,10 @@ local w = redis.call('HMGET', state, 'win', 'opened', 'length', 'ok', 'overloade
   'epoch', 'trial', 'background')
 local due = nil
 local failed = w[11] == '1' and w[5]
-if (failed or now - tonumber(w[2]) >= tonumber(w[3])) and (w[4] or w[5] or w[6] or w[8]) and tonumber(w[9] or 0) <= now then
+local closing = tonumber(w[9] or 0) - now
+-- Set back, the clock would leave the window open until it is there again: then it is over, too.
+if (failed or math.abs(now - tonumber(w[2])) >= tonumber(w[3])) and (w[4] or w[5] or w[6] or w[8])
+  and (closing <= 0 or closing > 250) then
   redis.call('HSET', state, 'closing', now + 250)
   local kept = redis.call('HMGET', state, 'learned', 'breaker')
   due = {win = tonumber(w[1]), ok = tonumber(w[4] or 0), overloaded = tonumber(w[5] or 0), bad = tonumber(w[6] or 0),
