@@ -52,6 +52,7 @@ async def sweep(database: Database, *lost: str) -> None:
         every=1,
         on_over=lambda _: None,
         on_due=lambda _, __: None,
+        longest_wait=155,
     )
     for job in lost:
         await sweeper.sweep()  # the database has not answered for a lease yet

@@ -26,7 +26,7 @@ from worker.db.batches import claims, stored
 from worker.db.budgets import reservations
 from worker.db.connect import Database
 from worker.db.files import records as files
-from worker.db.jobs import claim, leases, ledger, listing, settle, submit, usage, usage_days
+from worker.db.jobs import claim, leases, ledger, listing, settle, submit, usage, usage_days, waits
 from worker.db.jobs.settle import Settlement
 from worker.db.jobs.tenant_fairness import TenantFairness
 from worker.db.keys import records as keys
@@ -200,6 +200,8 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "renew": lambda conn: leases.renew(conn, "dead", job_ids(conn, "in_progress"), lease=30),
     "reclaim": leases.reclaim,
     "expire": leases.expire,
+    "bring jobs forward": lambda conn: waits.bring_forward(conn, longest=155),
+    "bring events forward": outbox.bring_forward,
     "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3, lease=30),
     "keep batches": BatchKeeper(Consequences().write).keep,
     "tend budgets": reservations.tend,

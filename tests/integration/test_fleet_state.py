@@ -93,6 +93,7 @@ async def test_who_is_unseated_shows_no_old_snapshot_any_more(postgres_url: str)
         every=1,
         on_over=lambda _: None,
         on_due=lambda _, __: None,
+        longest_wait=155,
     )
     shown = Counted("stockpot_oldest_snapshot_seconds")
     stranger = create_engine(postgres_url)

@@ -2,6 +2,7 @@
 
     expired leases      back to `queued`, or over, by policy
     expired jobs        over
+    waits               counted anew when the database's clock was set back
     batches             what their rows ask for (`batch_keeper`)
     budgets             open again when there is money
 
@@ -20,6 +21,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -28,9 +30,10 @@ from worker.base.crashpoints import crashpoint
 from worker.base.log import get_logger
 from worker.batches.keeper import BatchKeeper
 from worker.db import fleet, snapshots
-from worker.db.jobs import leases, ledger, usage_days
+from worker.db.jobs import leases, ledger, usage_days, waits
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
+from worker.db.webhooks import outbox
 from worker.db.workers import registry
 from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
@@ -68,12 +71,14 @@ class Sweeper:
         on_over: Callable[[Ended], None],
         on_due: Callable[[str, str], None],
         hold: Callable[[], float] = lambda: 0.0,
+        longest_wait: float,
         usage_keys: Sequence[str] = (),
     ) -> None:
         """`on_over` is called with each job that ended here, `on_due` with lane and id of each to be claimed again.
 
-        `hold` is asked for how many seconds a job may wait until its lost call is looked up. `usage_keys` are the keys of
-        the jobs' metadata by which usage is kept.
+        `hold` is asked for how many seconds a job may wait until its lost call is looked up. `longest_wait` in seconds is
+        longer than any job waits that did not name its start. `usage_keys` are the keys of the jobs' metadata by which usage
+        is kept.
         """
         self._database = database
         self._owner = owner
@@ -87,6 +92,8 @@ class Sweeper:
         self._on_due = on_due
         self._hold = hold
         self._consequences = consequences
+        self._longest_wait = longest_wait
+        self._looked_through: object = None  # `leases.steady_since` when all waits were looked through
         self._keeper = BatchKeeper(consequences.write)
         self._usage_keys = usage_keys
         self._retention = retention
@@ -121,8 +128,8 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Stand for election; if elected, sweep until nothing is left."""
-        elected, is_open, self.calls_open = await self._database.try_write(
-            self._standing, (False, True, self.calls_open), "sweep_delayed"
+        elected, is_open, self.calls_open, steady_since = await self._database.try_write(
+            self._standing, (False, True, self.calls_open, None), "sweep_delayed"
         )
         self._pause = self._every if is_open else self._idle_every
         if elected != self.elected:
@@ -136,6 +143,7 @@ class Sweeper:
             log.info("sweeper_elected" if elected else "sweeper_unseated", owner=self._owner)
         if not elected:
             return
+        await self._bring_forward(steady_since)
         if is_open:
             while await self._sweep_once():
                 pass
@@ -149,15 +157,29 @@ class Sweeper:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
             await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
 
-    def _standing(self, conn: Connection) -> tuple[bool, bool, bool]:
-        """Stand for election: whether it is won, whether anything is open, and whether calls are to be looked up."""
+    async def _bring_forward(self, steady_since: object) -> None:
+        """Once after each election, silence of the database or step of its clock: only then may waits lie too far ahead."""
+        if steady_since == self._looked_through:
+            return
+        for bring in (partial(waits.bring_forward, longest=self._longest_wait), outbox.bring_forward):
+            while brought := await self._database.try_write(bring, -1, "sweep_delayed"):
+                if brought < 0:
+                    return  # the next sweep goes on
+                log.warning("waits_brought_forward", count=brought)
+        self._looked_through = steady_since
+
+    def _standing(self, conn: Connection) -> tuple[bool, bool, bool, object]:
+        """Stand for election.
+
+        Returns whether it is won, whether anything is open, whether calls are to be looked up, and `leases.steady_since`.
+        """
         is_open = fleet.is_anything_open(conn)
         term = max(TERM_SWEEPS * (self._every if is_open else self._idle_every), 1.0)
         elected = leases.elect(conn, leases.SWEEPER, self._owner, seconds=term, lease=self._lease)
         if elected and time.monotonic() >= self._snapshots_at:
             self._snapshots_at = time.monotonic() + SNAPSHOTS_SECONDS
             self._show_snapshots(conn)
-        return elected, is_open, elected and ledger.is_any_unasked(conn)
+        return elected, is_open, elected and ledger.is_any_unasked(conn), leases.steady_since(conn) if elected else None
 
     @staticmethod
     def _show_snapshots(conn: Connection) -> None:

@@ -29,6 +29,7 @@ from worker.job.consequences import Consequences
 from worker.job.context import JobContext
 from worker.job.lookups import Lookups
 from worker.job.probing import Probing
+from worker.job.retry import longest_wait
 from worker.job.settlements import SettlementWriter
 from worker.job.slots import Slots
 from worker.limits.admission import Admission
@@ -138,6 +139,7 @@ def build(
         on_over=lambda ended: announce_over(publisher, ended),
         on_due=_reclaimed(lookups, feeder),
         hold=lambda: lookups.hold_seconds,
+        longest_wait=longest_wait(settings.retry_max_seconds),
         usage_keys=settings.kept_usage_keys,
     )
     presence = Presence(

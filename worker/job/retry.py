@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from worker.base.backoff import backoff
 from worker.upstream.connections import UNREADABLE
 from worker.upstream.outcome import Failure, Kind
+from worker.upstream.retry_after import MAX_RETRY_AFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ def decide(
         return Fail()
     seconds = max(asked or 0.0, backoff(attempts_spent, policy.base, policy.cap, rng))
     return Retry(seconds) if seconds < seconds_left else Fail(expired=True)
+
+
+def longest_wait(cap: float) -> float:
+    """Seconds: nothing that is decided here, or where a job is given back, waits longer; `cap` is the policy's."""
+    return max(cap, MAX_RETRY_AFTER, MOST_ACCOUNT_SECONDS)
 
 
 def _within(asked: float | None, own: float, seconds_left: float) -> float:

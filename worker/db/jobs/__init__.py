@@ -18,4 +18,5 @@ tables           The tables
 tenant_fairness  Whose turn it is
 usage            Usage
 usage_days       Usage by day: what the calls have used and cost, added up as they end
+waits            Waits of jobs after the database's clock was set back: what was noted by the clock as it was lies too far ahead
 """

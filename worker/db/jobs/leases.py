@@ -230,6 +230,11 @@ def is_held(conn: Connection, name: str, owner: str, *, lease: float, ahead: flo
     return held.first() is not None
 
 
+def steady_since(conn: Connection) -> object:
+    """Since when the database has been steady, as the sweepers noted it: another value after each silence or step of its clock."""
+    return conn.execute(text("SELECT steady_since FROM leases WHERE name = :name"), {"name": SWEEPER}).scalar()
+
+
 def unclaimed(conn: Connection, claims: Mapping[str, int]) -> set[str]:
     """Those of these claims (fence by job) that were taken back although their job was not claimed since."""
     rows = conn.execute(

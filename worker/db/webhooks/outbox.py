@@ -224,6 +224,33 @@ def reclaim_expired(conn: Connection) -> int:
     return done.rowcount
 
 
+def bring_forward(conn: Connection, *, limit: int = _SCAN) -> int:
+    """After the database's clock was set back: count waits anew that began by the clock as it was. Returns how many.
+
+    One that was never tried since it was made (or replayed) is due. Another one's last attempt lies ahead: from now on it
+    waits for as long as was meant after that, if that is less than what the clock was set back by.
+    """
+    tried = f"""COALESCE((SELECT at FROM webhook_attempts AS a WHERE a.event_id = e.id AND a.attempt = e.attempts),
+        {now_sql(conn)})"""
+    due, tried = seconds_until_sql(conn, "e.due_at"), seconds_until_sql(conn, tried)
+    lock = "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""
+    rows = conn.execute(
+        text(f"""
+        WITH waiting AS MATERIALIZED (
+            SELECT id, CASE WHEN attempts = replayed_at_attempt THEN 0 ELSE {due} - {tried} END AS wait
+            FROM webhook_events AS e WHERE status = 'pending' AND due_at > {now_sql(conn)}
+                AND (attempts = replayed_at_attempt OR ({due} > {tried} AND {due} < 2 * {tried}))
+            LIMIT :limit {lock}
+        )
+        UPDATE webhook_events SET due_at = {after_sql(conn, "waiting.wait")}
+        FROM waiting WHERE webhook_events.id = waiting.id AND webhook_events.status || '' = 'pending'
+        RETURNING 1
+        """),
+        {"limit": limit},
+    )
+    return len(rows.all())
+
+
 def seconds_until_due(conn: Connection) -> float | None:
     """Seconds until an event is due (0 or less: one is, or a lease on one ran out); None when none waits."""
     until = seconds_until_sql(conn, "MIN(at)")

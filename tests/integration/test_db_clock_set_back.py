@@ -1,0 +1,117 @@
+"""A database's clock that is set back by an hour: what waits by a rule of ours waits no longer than the rule has it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import Connection, text
+
+from tests.factories import claimed, request, rows, settled, settlement, submitted
+from tests.rig.deliveries import settle
+from worker.db.clock import seconds_until_sql
+from worker.db.columns import Instant, metadata
+from worker.db.connect import Database
+from worker.db.threads import DatabaseThreads
+from worker.db.webhooks import outbox
+from worker.db.webhooks.outbox import Held, Verdict
+from worker.engine.retention import Retention
+from worker.engine.sweeper import Sweeper
+from worker.job.consequences import Consequences
+from worker.job.retry import longest_wait
+
+HOUR = 3_600.0
+EVENTS = "webhook_events"
+
+
+@asynccontextmanager
+async def sweeping(database: Database) -> AsyncIterator[Sweeper]:
+    """A sweeper that has been elected."""
+    threads = DatabaseThreads(database.settings)
+    sweeper = Sweeper(
+        threads,
+        Consequences(),
+        Retention(database.settings, threads),
+        owner="s",
+        lease=30,
+        every=1,
+        on_over=lambda _: None,
+        on_due=lambda _, __: None,
+        longest_wait=longest_wait(60),
+    )
+    await sweeper.sweep()
+    assert sweeper.elected
+    yield sweeper
+    threads.close()
+
+
+def set_back(database: Database, seconds: float = HOUR) -> None:
+    """Set the clock back, as seen from it: every moment that any row has lies so much further ahead."""
+
+    def move(conn: Connection) -> None:
+        for table in metadata.tables.values():
+            names = [column.name for column in table.c if isinstance(column.type, Instant)]
+            later = (
+                "strftime('%Y-%m-%d %H:%M:%f', {name}, :by)" if database.is_sqlite else "{name} + CAST(:by AS interval)"
+            )
+            if names:
+                moved = ", ".join(f"{name} = {later.format(name=name)}" for name in names)
+                conn.execute(text(f"UPDATE {table.name} SET {moved}"), {"by": f"+{seconds} seconds"})
+
+    database.write(move)
+
+
+def waits(database: Database, table: str) -> Mapping[str, float]:
+    """Seconds until each job or event that waits is due; 0 for those that are."""
+    until = database.read(lambda conn: seconds_until_sql(conn, "due_at"))
+    found = rows(database, f"SELECT id, {until} AS seconds FROM {table} WHERE status IN ('queued', 'pending')")
+    return {row["id"]: max(0.0, row["seconds"]) for row in found}
+
+
+def tried(database: Database, event: str, *, delay: float) -> None:
+    """An event that is due was sent, and its receiver failed: it waits for `delay` seconds."""
+    taken = database.write(lambda conn: outbox.claim(conn, "w", limit=99, each=99, lease_seconds=30))
+    [one] = [one for one in taken if one.id == event]
+    verdict = Verdict(event, one.fence, None, "pending", delay, 1, 0.1, 500)
+    assert database.write(lambda conn: outbox.record(conn, [verdict]))
+    others = [Held(one.id, one.fence) for one in taken if one.id != event]
+    database.write(lambda conn: outbox.put_back(conn, others, 0))
+
+
+@pytest.mark.anyio
+async def test_jobs_wait_no_longer_than_a_rule_has_them_wait_or_their_submitter(database: Database) -> None:
+    """A retry of seconds is due; a start that was named stays where it is; without a step no wait is touched."""
+    scheduled, retried, held, asked, fresh = submitted(
+        database, request("a", delay_seconds=7_000), *(request(str(number)) for number in range(4))
+    )
+    first, second, third = claimed(database, retried, held, asked)
+    settled(database, settlement(first, status="queued", outcome="retryable", due_in=2.0, waiting_on="retry"))
+    settled(database, settlement(second, status="queued", outcome="held", called=False, spent=False, due_in=15.0))
+    settled(database, settlement(third, status="queued", outcome="busy", spent=False, due_in=120.0))
+    async with sweeping(database) as sweeper:
+        await sweeper.sweep()
+        before = waits(database, "jobs")
+        assert before[asked] == pytest.approx(120, abs=20)
+        set_back(database)
+        assert waits(database, "jobs")[fresh] == pytest.approx(HOUR, abs=20), "the step was not seen"
+        await sweeper.sweep()
+        after = waits(database, "jobs")
+    assert {job: after[job] for job in (retried, held, asked, fresh)} == dict.fromkeys((retried, held, asked, fresh), 0)
+    assert after[scheduled] == pytest.approx(7_000 + HOUR, abs=20)
+
+
+@pytest.mark.anyio
+async def test_deliveries_wait_for_what_their_schedule_has_and_new_ones_for_nothing(database: Database) -> None:
+    """Of those that were tried the rest of the wait begins anew; doing it again changes nothing."""
+    soon, late, fresh = settle(database, "https://a.example/", "https://b.example/", "https://c.example/")
+    tried(database, soon, delay=300)
+    tried(database, late, delay=9 * HOUR)
+    async with sweeping(database) as sweeper:
+        set_back(database)
+        assert waits(database, EVENTS)[soon] == pytest.approx(300 + HOUR, abs=20), "the step was not seen"
+        await sweeper.sweep()
+        after = waits(database, EVENTS)
+    assert (after[soon], after[fresh]) == (pytest.approx(300, abs=20), 0)
+    assert after[late] == pytest.approx(10 * HOUR, abs=20), "by less than it was to wait: it waits for its old moment"
+    assert database.write(outbox.bring_forward) == 0
