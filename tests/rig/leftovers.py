@@ -43,9 +43,7 @@ def _childless() -> bool:
     parents = ["self"] if forkserver is None else ["self", str(forkserver)]
     try:
         lists = [
-            (task / "children").read_text()
-            for parent in parents * 2
-            for task in Path(f"/proc/{parent}/task").iterdir()
+            (task / "children").read_text() for parent in parents * 2 for task in Path(f"/proc/{parent}/task").iterdir()
         ]
     except OSError:
         # Not Linux, or a thread ended between two reads: look at every process instead.

@@ -33,7 +33,6 @@ from worker.db import fleet, snapshots
 from worker.db.jobs import leases, ledger, usage_days, waits
 from worker.db.jobs.ended import Ended
 from worker.db.threads import DatabaseThreads
-from worker.db.webhooks import outbox
 from worker.db.workers import registry
 from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
@@ -128,8 +127,9 @@ class Sweeper:
 
     async def sweep(self) -> None:
         """Stand for election; if elected, sweep until nothing is left."""
+        unknown: tuple[bool, bool, bool, object] = (False, True, self.calls_open, None)
         elected, is_open, self.calls_open, steady_since = await self._database.try_write(
-            self._standing, (False, True, self.calls_open, None), "sweep_delayed"
+            self._standing, unknown, "sweep_delayed"
         )
         self._pause = self._every if is_open else self._idle_every
         if elected != self.elected:
@@ -161,7 +161,7 @@ class Sweeper:
         """Once after each election, silence of the database or step of its clock: only then may waits lie too far ahead."""
         if steady_since == self._looked_through:
             return
-        for bring in (partial(waits.bring_forward, longest=self._longest_wait), outbox.bring_forward):
+        for bring in (partial(waits.bring_forward, longest=self._longest_wait), self._consequences.bring_forward):
             while brought := await self._database.try_write(bring, -1, "sweep_delayed"):
                 if brought < 0:
                     return  # the next sweep goes on

@@ -125,6 +125,10 @@ class Consequences:
         outbox.enqueue(conn, rows)
         return len(rows)
 
+    def bring_forward(self, conn: Connection) -> int:
+        """Count waits of deliveries anew after the database's clock was set back; how many. The caller commits."""
+        return outbox.bring_forward(conn)
+
     def tend(self, conn: Connection) -> Callable[[], None]:
         """Look after what changes without an end: budgets that have room again, or are used up. The caller commits.
 
