@@ -15,7 +15,7 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-encrypted test-floors lint bench soak screenshots lock sbom audit clean
+.PHONY: help demo test test-long test-encrypted test-floors lint bench soak screens screenshots lock sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,11 @@ bench: $(VENV)/.dev ## the benchmarks with their peers; writes ops/bench/RESULTS
 
 soak: $(VENV)/.dev ## the long seeded fault run: make soak MINUTES=60 SEED=7
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+screens: $(VENV)/.dev ## accept what the commands show now: tests/integration/screens is written anew
+	rm -f tests/integration/screens/*.txt
+	TESTS_ACCEPT_SCREENS=1 $(BIN)/python -m pytest -q tests/integration/test_cli_at_80_columns.py
+	git diff --stat -- tests/integration/screens
 
 screenshots: $(VENV)/.dev ## pictures of every page of the dashboard, into build/screenshots (needs Chromium)
 	$(BIN)/python -m tests.screenshots

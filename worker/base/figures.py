@@ -18,10 +18,20 @@ def money(usd: Decimal | float | None) -> str:
 
 
 def age(then: datetime | None) -> str:
-    """How long ago something was, in one unit."""
+    """How long ago something was, in one unit, as short as it can be."""
     if then is None:
         return "–"
-    return span((datetime.now(UTC) - then).total_seconds())
+    seconds = (datetime.now(UTC) - then).total_seconds()
+    for limit, size, unit in _SPANS if seconds >= 1 else ():
+        if seconds < limit:
+            amount = seconds / size
+            return f"{amount:.2g} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
+    return span(seconds)
+
+
+def counted(count: int, one: str) -> str:
+    """A number with what it counts: `1 line`, `2,000 lines`."""
+    return f"{count:,} {one if count == 1 else f'{one}s'}"
 
 
 def span(seconds: float | None) -> str:

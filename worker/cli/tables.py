@@ -1,7 +1,7 @@
 """Tables for people, readable at any width: ids are never cut, what matters least goes first, texts give way.
 
-A column is one of three kinds. What there is no room for is left out from the highest `drop` down, and never a column
-without one.
+A column is one of three kinds. What there is no room for is left out from the highest `drop` down, then from the right:
+a number that is cut would be another number. The first column stays.
 
     whole(name)    keeps its width: ids, numbers, states
     text(name)     as many lines as it needs
@@ -18,7 +18,7 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType,
 
 from worker.cli.output import cell
 
-#: Characters after each column of a table.
+#: Characters between two columns of a table.
 _GAP = 2
 
 Kind = Literal["whole", "text", "line"]
@@ -51,9 +51,9 @@ class Table(rich.table.Table):
         for heading in headings:
             self.whole(heading, justify="right", drop=drop)
 
-    def text(self, heading: str = "", *, least: int = 20, drop: int = 0) -> None:
+    def text(self, heading: str = "", *, footer: str = "", least: int = 20, drop: int = 0) -> None:
         """A column whose texts take as many lines as they need, `least` characters wide."""
-        self.add_column(heading, overflow="fold")
+        self.add_column(heading, footer, overflow="fold")
         self._shape.append(("text", least, drop))
 
     def line(self, heading: str = "", *, footer: str = "", least: int = 10, drop: int = 0) -> None:
@@ -74,12 +74,12 @@ class Table(rich.table.Table):
         natural = [
             max(cell_len(str(one)) for one in (column.header, column.footer, *column.cells)) for column in self.columns
         ]
-        crowded = sum(natural) + _GAP * len(natural) > width
+        crowded = sum(natural) + _GAP * (len(natural) - 1) > width
         for at in reversed(range(len(self._shape))):  # what is empty takes no room from what is not
             if crowded and self._shape[at][2] and not any(map(str, self.columns[at].cells)):
                 del self._shape[at], natural[at], self.columns[at]
-        while self._least(natural) > width and any(drop for _, _, drop in self._shape):
-            at = max(range(len(self._shape)), key=lambda one: self._shape[one][2])
+        while self._least(natural) > width and len(self._shape) > 1:
+            at = max(range(len(self._shape)), key=lambda one: (self._shape[one][2], one))
             del self._shape[at], natural[at], self.columns[at]
         for at, column in enumerate(self.columns):
             column._index = at  # noqa: SLF001 -- rich pads the last column otherwise, and has no way to remove one
@@ -93,7 +93,7 @@ class Table(rich.table.Table):
         """How narrow it can be."""
         shape = zip(natural, self._shape, strict=True)
         widths = [whole if kind == "whole" else min(whole, least) for whole, (kind, least, _) in shape]
-        return sum(widths) + _GAP * len(widths)
+        return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def facts() -> Table:

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 import click
 
 from api_schemas.batch import BatchStatus
+from worker.base.figures import counted
 from worker.batches.view import batch_object
 from worker.cli import ids, options
 from worker.cli.batches.options import Ahead, Daily, Span
@@ -99,7 +100,7 @@ def retry_failed(batch: str, tenant: str, *, cancelled: bool, again: bool, as_js
     put(row.id)
     if made.created:
         bound = "" if row.max_cost_picousd is None else f", at most {money(row.max_cost_picousd / 1e12)}"
-        say(f"{row.total:,} lines{bound}. Watch it: stockpot batch status {row.id} --watch")
+        say(f"{counted(row.total, 'line')}{bound}. Watch it: stockpot batch status {row.id} --watch")
 
 
 def _tell(row: BatchRow, *, as_json: bool) -> None:
@@ -123,14 +124,17 @@ def listing(status: str | None, limit: int, tenant: str, *, all_tenants: bool, a
     if not rows:
         say("No batches match.")
         return
-    table = Table("batch", "status", *(("tenant",) if all_tenants else ()))
-    table.line("file", least=8, drop=2)
-    table.whole("age", drop=3)
-    table.numbers("lines", drop=4)
-    table.numbers("done", drop=1)
-    table.numbers("failed", "cost")
+    table = Table("batch", "status")
+    if all_tenants:
+        table.line("tenant", least=8)
+    table.line("file", least=8, drop=3)
+    table.whole("age", drop=4)
+    table.numbers("lines", drop=5)
+    table.numbers("done", drop=2)
+    table.numbers("failed", drop=1)
+    table.numbers("cost")
     for row in rows:
-        status_ = f"{row.status} ({row.hold_reason})" if row.hold_reason else row.status
+        status_ = f"held: {row.hold_reason}" if row.hold_reason else row.status
         counts = (
             f"{row.total:,}",
             f"{row.done:,}",

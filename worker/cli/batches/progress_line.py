@@ -46,7 +46,7 @@ def line(row: BatchRow, parts: Iterable[str], width: int) -> str:
 def words(found: Look, in_flight: int, pace: Pace) -> list[str]:
     """How it goes, what matters most first."""
     row = found.row
-    eta = None if row.over else pace.eta(row)
+    eta = None if row.over or row.done >= row.total else pace.eta(row)
     parts = [f"{span(eta)} left"] if eta is not None else []
     parts += [f"{row.failed + row.expired:,} failed"] if row.failed + row.expired else []
     parts += [

@@ -7,6 +7,7 @@ import threading
 import click
 
 from worker.base.errors import NotWritten
+from worker.base.figures import counted
 from worker.batches.output_paths import is_stdout, notes
 from worker.batches.view import purged
 from worker.cli import ids, options
@@ -99,8 +100,8 @@ def results(
 
 def _tell(batch: str, output: str, errors: str | None, written: Exported, *, order: Order, whole: bool) -> None:
     more = "" if written.complete else " so far; the batch goes on"
-    failed = f", {written.errors:,} errors in {written.errors_path}" if written.errors else ""
-    say(f"{written.output:,} answers{failed}{more}.")
+    failed = f", {counted(written.errors, 'error')} in {written.errors_path}" if written.errors else ""
+    say(f"{counted(written.output, 'answer')}{failed}{more}.")
     if not written.complete and not whole:
         say(resuming(batch, output, errors, written.offset, order=order))
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from api_schemas.batch import BatchProblem
 from worker.base.errors import InvalidRequest
+from worker.base.figures import counted
 from worker.batches import output_paths
 from worker.batches.daily import open_seconds
 from worker.batches.importing import When
@@ -179,7 +180,7 @@ def _submitted(made: SubmittedBatch, *, as_json: bool) -> None:
         )
     if batch.duplicates:
         say(f"{batch.duplicates:,} of them ask what others ask, and are answered with them.")
-    say(f"{batch.total:,} lines. Watch it: stockpot batch status {batch.id} --watch")
+    say(f"{counted(batch.total, 'line')}. Watch it: stockpot batch status {batch.id} --watch")
 
 
 def _warn(offer: Quote, wanted: BatchOptions) -> None:
@@ -237,7 +238,7 @@ class _Bars:
 def _show_quote(found: QuotedFile) -> None:
     name, offer = found.name, found.quote
     table = Table()
-    table.line("model")
+    table.text("model", least=16)
     table.numbers("lines", "input tokens", "output tokens", "cost")
     table.numbers("per call", drop=1)
     for one in offer.models:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from worker.base.figures import counted
 from worker.cli import options
 from worker.cli.opening import producer
 from worker.cli.output import cell, put, put_json, say
@@ -75,6 +76,6 @@ def _commands(group: FailedGroup, since: datetime, named: int | None = _NAMED) -
         yield f"stockpot retry --where status={group.status}{why},since={at}{whose}"
     for batch, lines in group.batches.most_common(named):
         later = ", once it is over" if batch in group.open_batches else ""
-        yield f"stockpot batch retry-failed {batch}{whose}   # {lines:,} lines{later}"
+        yield f"stockpot batch retry-failed {batch}{whose}   # {counted(lines, 'line')}{later}"
     if named is not None and len(group.batches) > named:
         yield f"# and of {len(group.batches) - named:,} more batches (--json names them)"

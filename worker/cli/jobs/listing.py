@@ -97,8 +97,8 @@ def table_of(jobs: Iterator[Job], *, tenants: bool = False) -> Table:
     """Jobs as a table, one line each."""
     table = Table("job", "status")
     if tenants:
-        table.line("tenant", least=8)
-    table.line("model", least=6, drop=1)
+        table.line("tenant", least=7)
+    table.line("model", least=10, drop=1)
     table.whole("lane", drop=3)
     table.whole("age")
     table.numbers("tries")

@@ -100,7 +100,7 @@ def _list(*, as_json: bool) -> None:
 
 def _table(every: Sequence[Budget]) -> Table:
     table = Table()
-    table.line("tenant", least=12)
+    table.text("tenant", least=12)
     table.whole("period", drop=2)
     table.numbers("limit", "spent")
     table.numbers("reserved", drop=1)
@@ -110,7 +110,7 @@ def _table(every: Sequence[Budget]) -> Table:
         amounts = (one.limit_usd, one.spent_usd, one.reserved_usd, one.left_usd)
         table.add_row(
             "(all)" if one.tenant == ALL_TENANTS else one.tenant,
-            _PERIODS[one.period],
+            _PERIODS[one.period].removesuffix(" (UTC)"),
             *(money(amount) for amount in amounts),
             one.state,
         )

@@ -141,8 +141,10 @@ def _write_csv(rows: Sequence[using.UsageRow]) -> None:
     click.echo(text.getvalue(), nl=False)
 
 
-#: Characters of the longest bar.
-_BAR = 40
+#: Groups whose names are ids or short words: these are never broken.
+_WHOLE = frozenset({"job", "batch", "lane", "day", "month", "status"})
+#: Characters of the longest bar, and of it what each group after the first takes for its names.
+_BAR, _NAMES = 40, 10
 #: An eighth of a character's width each.
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -151,26 +153,30 @@ def _bars(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
     """A bar for each group, as long as its share of the dearest one's cost."""
     table = Table()
     for name in by:
-        table.line(name)
-    table.line(least=8)
+        table.whole(name) if name in _WHOLE else table.text(name, least=10)
+    table.whole()
+    longest = max(_NAMES, _BAR - _NAMES * (len(by) - 1))
     table.numbers("cost")
     most = max(row.cost_usd for row in rows)
     for row in rows:
         groups = [shown(value) if value is not None else "–" for value in row.group.values()]
-        table.add_row(*groups, bar(float(row.cost_usd / most) if most else 0.0), at_least(row.cost_usd, row.unpriced))
+        table.add_row(
+            *groups, bar(float(row.cost_usd / most) if most else 0.0, longest), at_least(row.cost_usd, row.unpriced)
+        )
     return table
 
 
-def bar(share: float) -> str:
-    """A bar as long as a share (0 to 1) of the longest."""
-    whole, eighth = divmod(round(share * _BAR * 8), 8)
+def bar(share: float, longest: int = _BAR) -> str:
+    """A bar as long as a share (0 to 1) of the longest, which has so many characters."""
+    whole, eighth = divmod(round(share * longest * 8), 8)
     return ("█" * whole + _EIGHTHS[eighth]).rstrip()
 
 
 def _table(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
     table = Table(show_footer=len(rows) > 1)
     for at, name in enumerate(by):
-        table.line(name, footer="in all" if at == 0 else "")
+        footer = "in all" if at == 0 else ""
+        table.whole(name, footer=footer) if name in _WHOLE else table.text(name, footer=footer, least=10)
     sums = {
         "jobs": [row.jobs for row in rows],
         "attempts": [row.attempts for row in rows],
@@ -180,15 +186,15 @@ def _table(by: Sequence[str], rows: Sequence[using.UsageRow]) -> Table:
     for name, values in sums.items():
         # A job whose calls fall into two groups counts in both.
         footer = "" if name == "jobs" else f"{sum(values):,}"
-        table.whole(name, footer=footer, justify="right", drop=2 if name == "attempts" else 0)
+        table.whole(name, footer=footer, justify="right", drop=3 if name == "attempts" else 1)
     total = at_least(sum((row.cost_usd for row in rows), Decimal(0)), sum(row.unpriced for row in rows))
     table.whole("cost", footer=total, justify="right")
     timed = any(row.p50_seconds is not None for row in rows)
     if timed:
-        table.numbers("p50", "p95", drop=1)
+        table.numbers("p50", "p95", drop=2)
     estimated = any(row.cost_estimated_usd for row in rows)
     if estimated:
-        table.numbers("estimated", drop=3)
+        table.numbers("estimated", drop=4)
     for at, row in enumerate(rows):
         groups = [shown(value) if value is not None else "–" for value in row.group.values()]
         cells = [*groups, *(f"{values[at]:,}" for values in sums.values()), at_least(row.cost_usd, row.unpriced)]

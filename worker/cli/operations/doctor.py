@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
+import rich.table
+from rich.console import RenderableType
+from rich.text import Text
 
 from worker.base.settings import Settings, load
 from worker.cli import options
 from worker.cli.exit_codes import FAILED, UNREACHABLE
 from worker.cli.operations import checks
 from worker.cli.operations.check import Check
-from worker.cli.output import cell, put, put_json
+from worker.cli.output import cell, put_json, screen
 from worker.local.running import beside
 
+#: Characters of the longest name of a check.
+_NAME = 18
 _MARKS = {"ok": ("✓", "green"), "note": ("•", "yellow"), "failed": ("✗", "red"), "unreachable": ("✗", "red")}
 
 
@@ -29,19 +34,28 @@ def doctor(*, as_json: bool) -> None:
     Exits 3 if something is unreachable, 1 if something else is wrong, else 0.
     """
     found: list[Check] = []
+    console = screen()
     for check in checks.every(*_as_it_runs(load())):
         found.append(check)
         if not as_json:
-            mark, colour = _MARKS[check.outcome]
-            put_line = click.style(mark, fg=colour)
-            click.echo(f"{put_line} {check.name:<18} {cell(check.detail)}")
-            if check.mend:
-                put(f"  {'':<18} → {cell(check.mend)}")
+            console.print(_lines(check))
     outcomes = {check.outcome for check in found}
     code = UNREACHABLE if "unreachable" in outcomes else FAILED if "failed" in outcomes else 0
     if as_json:
         put_json({"ok": code == 0, "checks": [asdict(check) for check in found]})
     click.get_current_context().exit(code)
+
+
+def _lines(check: Check) -> RenderableType:
+    """What was found, each part folded beneath its beginning."""
+    mark, colour = _MARKS[check.outcome]
+    lines = rich.table.Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(no_wrap=True)
+    lines.add_column(no_wrap=True, min_width=_NAME)
+    lines.add_row(Text(mark, style=colour), check.name, Text(cell(check.detail)))
+    if check.mend:
+        lines.add_row("", "", Text(f"→ {cell(check.mend)}"))
+    return lines
 
 
 def _as_it_runs(settings: Settings) -> tuple[Settings, list[Check]]:

@@ -113,7 +113,7 @@ def list_keys(tenant: str | None, *, every: bool, as_json: bool) -> None:
         say("There are no keys: the gateway serves this machine only. `stockpot keys create` makes one.")
         return
     table = Table("key")
-    table.line("tenant")
+    table.text("tenant", least=12)
     table.whole("ends in")
     table.whole("used")
     table.whole("budget", drop=1)

@@ -73,7 +73,7 @@ def table_of(states: list[RouteState]) -> Table:
     table.whole("paused", drop=1)
     table.text("why", least=24)
     for state in states:
-        why, (then, seconds) = paused_words(state), again(state)
+        why, (then, seconds) = paused_words(state).removeprefix(f"{state.route.model} is "), again(state)
         if then:
             why += f"; {then} in {span(seconds)}"
         limit = "learning" if state.limit is None else str(state.limit)

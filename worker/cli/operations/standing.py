@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from worker.base.errors import Unreachable
-from worker.base.figures import money, span
+from worker.base.figures import counted, money, span
 from worker.cli.opening import database, producer
 from worker.db.batches import records
 from worker.db.batches.records import BatchRow
@@ -154,7 +154,9 @@ def _of_workers(now: Standing) -> Iterator[Concern]:
     elif state.sweeper_seconds is not None and state.sweeper_seconds < 0:
         yield Concern("no sweeper: no worker has reached the database for a term; see StockpotNobodySweeps")
     if state.workers_silent:
-        yield Concern(f"{state.workers_silent} workers went without a word: `stockpot workers`", urgent=False)
+        yield Concern(
+            f"{counted(state.workers_silent, 'worker')} went without a word: `stockpot workers`", urgent=False
+        )
     versions = sorted({worker.version for worker in now.workers if worker.alive})
     if len(versions) > 1:
         yield Concern(f"workers of several versions: {', '.join(versions)}", urgent=False)

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import click
+import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from worker.base.figures import counted
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.operations.standing import Standing, looking
@@ -62,9 +64,11 @@ def verdict(now: Standing) -> Iterator[RenderableType]:
         yield Text("All is well.", style="bold green")
     else:
         yield Text("One thing needs you." if urgent == 1 else f"{urgent} things need you.", style="bold red")
+    listed = rich.table.Table.grid(padding=(0, 1, 0, 0))
     for one in sorted(now.concerns, key=lambda one: not one.urgent):
-        mark = Text("✗ ", style="red") if one.urgent else Text("• ", style="yellow")
-        yield mark.append(cell(one.text), style="default")
+        listed.add_row(Text("✗", style="red") if one.urgent else Text("•", style="yellow"), Text(cell(one.text)))
+    if now.concerns:
+        yield listed
 
 
 def lanes(now: Standing) -> RenderableType:
@@ -113,8 +117,8 @@ def figures(now: Standing) -> RenderableType:
     load = f", {sum(worker.in_flight for worker in alive):,} of {slots:,} places taken" if alive else ""
     table.add_row("workers", f"{len(alive)} alive{load}")
     first, call = now.rates.lately["first p95"], now.rates.lately["call p95"]
-    pace = f"{now.per_minute:,.0f} jobs end per minute"
-    table.add_row("pace", pace + (f"; p95 to the first token {span(first)}, whole calls {span(call)}" if call else ""))
+    pace = f"{counted(round(now.per_minute), 'job')} per minute"
+    table.add_row("pace", pace + (f"; p95: first token {span(first)}, whole call {span(call)}" if call else ""))
     if now.state.waiting_on:
         table.add_row("waiting on", ", ".join(f"{why} {count:,}" for why, count in now.state.waiting_on.items()))
     table.add_row("cost today", money(now.spent_today))

@@ -34,7 +34,7 @@ def endpoints(tenant: str, *, as_json: bool) -> None:
         return
     table = Table("endpoint")
     table.text("url", least=16)
-    table.text("events", least=10, drop=1)
+    table.text("events", least=16, drop=1)
     table.whole("state")
     table.line("description", least=12, drop=2)
     for one in found:
