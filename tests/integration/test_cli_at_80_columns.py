@@ -235,7 +235,7 @@ def draws(home: tuple[str, str], seen: set[tuple[str, str]]) -> bool:
     """Whether a function or a class of the commands' package draws a table or a progress line, itself or by another."""
     module, name = home
     if module.startswith(("worker.cli.tables", "rich.")):
-        return name in {"Table", "facts", "Progress", "Live"}
+        return name in {"Table", "facts", "items", "Progress", "Live"}
     body = bodies(module).get(name) if module.startswith("worker.cli.") and home not in seen else None
     if body is None:
         return False

@@ -132,12 +132,15 @@ def test_nothing_is_cut_where_there_is_no_terminal(capsys: pytest.CaptureFixture
     widths=st.lists(st.integers(1, 60), min_size=1, max_size=5),
     terminal=st.integers(30, 200),
     kinds=st.lists(st.sampled_from(["whole", "text", "line"]), min_size=5, max_size=5),
+    drop=st.integers(0, 1),
 )
-def test_an_id_is_whole_whatever_stands_beside_it(widths: list[int], terminal: int, kinds: list[str]) -> None:
+def test_an_id_is_whole_whatever_stands_beside_it(
+    widths: list[int], terminal: int, kinds: list[str], drop: int
+) -> None:
     """At any width of the terminal that holds the id, with any neighbours; everything else may go."""
     table = Table("id")
     for kind in kinds[: len(widths)]:
-        getattr(table, kind)("h", drop=1)
+        getattr(table, kind)("h", drop=drop)
     table.add_row("I" * 28, *("x" * width for width in widths))
     lines = drawn(table, terminal)
     assert lines[1].startswith("I" * 28)

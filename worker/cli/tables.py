@@ -74,7 +74,7 @@ class Table(rich.table.Table):
         natural = [
             max(cell_len(str(one)) for one in (column.header, column.footer, *column.cells)) for column in self.columns
         ]
-        crowded = sum(natural) + _GAP * (len(natural) - 1) > width
+        crowded = sum(natural) + self.padding[1] * (len(natural) - 1) > width
         for at in reversed(range(len(self._shape))):  # what is empty takes no room from what is not
             if crowded and self._shape[at][2] and not any(map(str, self.columns[at].cells)):
                 del self._shape[at], natural[at], self.columns[at]
@@ -93,12 +93,20 @@ class Table(rich.table.Table):
         """How narrow it can be."""
         shape = zip(natural, self._shape, strict=True)
         widths = [whole if kind == "whole" else min(whole, least) for whole, (kind, least, _) in shape]
-        return sum(widths) + _GAP * (len(widths) - 1)
+        return sum(widths) + self.padding[1] * (len(widths) - 1)
 
 
 def facts() -> Table:
     """A list of names with their values: no heading, the values take as many lines as they need."""
     table = Table(show_header=False)
     table.whole(style="dim")
+    table.text()
+    return table
+
+
+def items() -> Table:
+    """A list of marks with their texts, which take as many lines as they need."""
+    table = Table(show_header=False, padding=(0, 1, 0, 0))
+    table.whole()
     table.text()
     return table

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import click
-import rich.table
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -14,7 +13,8 @@ from worker.cli import options
 from worker.cli.exit_codes import FAILED, UNREACHABLE
 from worker.cli.operations import checks
 from worker.cli.operations.check import Check
-from worker.cli.output import cell, put_json, screen
+from worker.cli.output import put_json, screen
+from worker.cli.tables import items
 from worker.local.running import beside
 
 #: Characters of the longest name of a check.
@@ -49,12 +49,10 @@ def doctor(*, as_json: bool) -> None:
 def _lines(check: Check) -> RenderableType:
     """What was found, each part folded beneath its beginning."""
     mark, colour = _MARKS[check.outcome]
-    lines = rich.table.Table.grid(padding=(0, 1, 0, 0))
-    lines.add_column(no_wrap=True)
-    lines.add_column(no_wrap=True, min_width=_NAME)
-    lines.add_row(Text(mark, style=colour), check.name, Text(cell(check.detail)))
+    lines = items()
+    lines.add_row(Text(mark, style=colour).append(f" {check.name:<{_NAME}}", style="default"), check.detail)
     if check.mend:
-        lines.add_row("", "", Text(f"→ {cell(check.mend)}"))
+        lines.add_row("", f"→ {check.mend}")
     return lines
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import click
-import rich.table
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -15,8 +14,8 @@ from worker.base.figures import counted
 from worker.cli import options
 from worker.cli.exit_codes import FAILED
 from worker.cli.operations.standing import Standing, looking
-from worker.cli.output import cell, money, put_json, screen, span
-from worker.cli.tables import Table, facts
+from worker.cli.output import money, put_json, screen, span
+from worker.cli.tables import Table, facts, items
 
 #: Batches that are shown one by one; a night has a few.
 BATCHES_AT_MOST = 8
@@ -64,9 +63,9 @@ def verdict(now: Standing) -> Iterator[RenderableType]:
         yield Text("All is well.", style="bold green")
     else:
         yield Text("One thing needs you." if urgent == 1 else f"{urgent} things need you.", style="bold red")
-    listed = rich.table.Table.grid(padding=(0, 1, 0, 0))
+    listed = items()
     for one in sorted(now.concerns, key=lambda one: not one.urgent):
-        listed.add_row(Text("✗", style="red") if one.urgent else Text("•", style="yellow"), Text(cell(one.text)))
+        listed.add_row(Text("✗", style="red") if one.urgent else Text("•", style="yellow"), one.text)
     if now.concerns:
         yield listed
 
