@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection, text
@@ -13,9 +14,11 @@ from tests.rig.deliveries import settle
 from worker.db.clock import seconds_until_sql
 from worker.db.columns import Instant, metadata
 from worker.db.connect import Database
+from worker.db.jobs import waits as jobs
 from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
 from worker.db.webhooks.outbox import Held, Verdict
+from worker.engine import sweeper as sweeper_module
 from worker.engine.retention import Retention
 from worker.engine.sweeper import Sweeper
 from worker.job.consequences import Consequences
@@ -99,6 +102,25 @@ async def test_jobs_wait_no_longer_than_a_rule_has_them_wait_or_their_submitter(
         after = waits(database, "jobs")
     assert {job: after[job] for job in (retried, held, asked, fresh)} == dict.fromkeys((retried, held, asked, fresh), 0)
     assert after[scheduled] == pytest.approx(7_000 + HOUR, abs=20)
+
+
+@pytest.mark.anyio
+async def test_what_waits_is_looked_at_in_slices_some_with_each_sweep(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much waits, no transaction reads more than a slice, and the next sweep goes on behind the last one."""
+    monkeypatch.setattr(jobs, "bring_forward", partial(jobs.bring_forward, limit=2))
+    monkeypatch.setattr(sweeper_module, "WAITS_SLICES", 2)
+    submitted(database, *(request(str(number)) for number in range(9)))
+    late = []
+    async with sweeping(database) as sweeper:
+        for _ in range(3):
+            await sweeper.sweep()
+        set_back(database)
+        for _ in range(3):
+            await sweeper.sweep()
+            late.append(sum(seconds > 0 for seconds in waits(database, "jobs").values()))
+    assert late == [5, 1, 0]
 
 
 @pytest.mark.anyio

@@ -200,7 +200,7 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "renew": lambda conn: leases.renew(conn, "dead", job_ids(conn, "in_progress"), lease=30),
     "reclaim": leases.reclaim,
     "expire": leases.expire,
-    "bring jobs forward": lambda conn: waits.bring_forward(conn, longest=155),
+    "bring jobs forward": lambda conn: waits.bring_forward(conn, after="", longest=155),
     "bring events forward": outbox.bring_forward,
     "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3, lease=30),
     "keep batches": BatchKeeper(Consequences().write).keep,

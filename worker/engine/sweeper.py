@@ -47,6 +47,8 @@ TERM_SWEEPS = 3
 IDLE_SWEEPS = 5
 #: How often rows of workers that ended without a word are looked for, in seconds.
 TIDY_SECONDS = 3_600.0
+#: So many slices of the jobs that wait are looked at in one sweep, after the database's clock was set.
+WAITS_SLICES = 10
 #: How often the sweeper looks for calls that are not counted.
 RECOUNT_SECONDS = 60.0
 #: How often the oldest snapshot is looked up, and from which age on it is worth a warning.
@@ -92,7 +94,8 @@ class Sweeper:
         self._hold = hold
         self._consequences = consequences
         self._longest_wait = longest_wait
-        self._looked_through: object = None  # `leases.steady_since` when all waits were looked through
+        self._steady_since: object = None  # `leases.steady_since` as it was when waits were looked at last
+        self._waits_after: str | None = None  # the id up to which they were; None: all of them
         self._keeper = BatchKeeper(consequences.write)
         self._usage_keys = usage_keys
         self._retention = retention
@@ -159,14 +162,22 @@ class Sweeper:
 
     async def _bring_forward(self, steady_since: object) -> None:
         """Once after each election, silence of the database or step of its clock: only then may waits lie too far ahead."""
-        if steady_since == self._looked_through:
-            return
-        for bring in (partial(waits.bring_forward, longest=self._longest_wait), self._consequences.bring_forward):
-            while brought := await self._database.try_write(bring, -1, "sweep_delayed"):
+        if steady_since != self._steady_since:
+            while brought := await self._database.try_write(self._consequences.bring_forward, -1, "sweep_delayed"):
                 if brought < 0:
                     return  # the next sweep goes on
                 log.warning("waits_brought_forward", count=brought)
-        self._looked_through = steady_since
+            self._steady_since, self._waits_after = steady_since, ""
+        for _ in range(WAITS_SLICES):
+            if self._waits_after is None:
+                return
+            look = partial(waits.bring_forward, after=self._waits_after, longest=self._longest_wait)
+            unknown: tuple[str | None, int] = (self._waits_after, -1)
+            self._waits_after, brought = await self._database.try_write(look, unknown, "sweep_delayed")
+            if brought < 0:
+                return  # the next sweep goes on
+            if brought:
+                log.warning("waits_brought_forward", count=brought)
 
     def _standing(self, conn: Connection) -> tuple[bool, bool, bool, object]:
         """Stand for election.

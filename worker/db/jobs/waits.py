@@ -10,24 +10,45 @@ from sqlalchemy import Connection, text
 
 from worker.db.clock import after_sql, is_postgres, now_sql
 
-#: Jobs in one statement, which reads all that wait.
+#: Jobs that one transaction looks at: some 20 ms.
 SLICE = 10_000
 
 
-def bring_forward(conn: Connection, *, longest: float, limit: int = SLICE) -> int:
-    """Make due what waits for longer than `longest` seconds, the longest wait that any rule sets; how many. The caller commits."""
+def bring_forward(conn: Connection, *, after: str, longest: float, limit: int = SLICE) -> tuple[str | None, int]:
+    """Make due what waits for longer than `longest` seconds, the longest wait that any rule sets. The caller commits.
+
+    Args:
+        after: the slice begins behind this id; empty for the first one.
+        longest: seconds.
+        limit: jobs of a slice, whether they wait or run.
+
+    Returns:
+        The slice's last id (None: there is nothing behind it), and how many jobs were brought forward.
+    """
     postgres = is_postgres(conn)
+    hint, locked = ("", "FOR UPDATE SKIP LOCKED") if postgres else ("INDEXED BY ix_jobs_unfinished", "")
+    seen, last = conn.execute(
+        text(f"""
+        SELECT count(*), max(id) FROM (
+            SELECT id FROM jobs {hint} WHERE finished_at IS NULL AND id > :after ORDER BY id LIMIT :limit
+        ) AS slice
+        """),
+        {"after": after, "limit": limit},
+    ).one()
+    if not seen:
+        return None, 0
     rows = conn.execute(
         text(f"""
         WITH ahead AS MATERIALIZED (
-            SELECT id FROM jobs {"" if postgres else "INDEXED BY ix_jobs_expiring"}
-            WHERE status = 'queued' AND due_at > {after_sql(conn, ":longest")}
+            SELECT id FROM jobs {hint} WHERE finished_at IS NULL AND id > :after AND id <= :last
+                AND status = 'queued' AND due_at > {after_sql(conn, ":longest")}
                 AND (fence > 0 OR (batch_id IS NULL AND due_at = created_at))
-            LIMIT :limit {"FOR UPDATE SKIP LOCKED" if postgres else ""}
+            {locked}
         )
         UPDATE jobs SET due_at = {now_sql(conn)} WHERE id IN (SELECT id FROM ahead) AND status || '' = 'queued'
         RETURNING 1
         """),
-        {"longest": longest, "limit": limit},
+        {"after": after, "last": last, "longest": longest},
     )
-    return len(rows.all())  # SQLite counts no rows of a statement that begins with WITH
+    brought = len(rows.all())  # SQLite counts no rows of a statement that begins with WITH
+    return (last if seen == limit else None), brought
