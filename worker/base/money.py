@@ -10,13 +10,17 @@ from api_schemas.errors import FieldProblem, InvalidRequest
 PICO = Decimal(10) ** 12
 
 
+#: No call costs more. Above that a provider means another unit, or a request bounds its answer by a number that bounds nothing.
+MOST_CALL_USD = Decimal(10_000)
+
+
 @overload
 def picousd(usd: Decimal) -> int: ...
 @overload
 def picousd(usd: None) -> None: ...
 def picousd(usd: Decimal | None) -> int | None:
-    """US dollars as a whole number of 1e-12."""
-    return None if usd is None else int(usd * PICO)
+    """The US dollars of one call as a whole number of 1e-12, MOST_CALL_USD at most."""
+    return None if usd is None else int(min(usd, MOST_CALL_USD) * PICO)
 
 
 #: A million dollars a day: above that the user has meant something else.

@@ -31,6 +31,7 @@ sqlite_file     The file of a SQLite database: made for its owner alone
 sqlite_writers  Who writes to a SQLite file
 threads    SQL off the event loop: a few threads, and patience for a database that is away
 url        The database's URL: what it may hold, and why the rest is refused
+sums       Sums that stop at their end
 versions   Which revision a database is at, against the one that this version of Stockpot needs
 views      The views: the stable surface that people read with SQL
 workers/   Worker processes as SQL: who lives, with what load, and who was asked to drain

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from worker.base.money import MOST_CALL_USD
+
 CREDITS_PER_USD = 2_000_000
 """AI/ML API's exchange rate."""
 
 TICKS_PER_USD = 10**10
 """xAI counts in ticks (`cost_in_usd_ticks`)."""
-
-_MOST = Decimal(1_000_000)
-"""USD. A single call above this is a misread number, not a price."""
 
 
 def cost_from_headers(headers: Mapping[str, str]) -> Decimal | None:
@@ -67,7 +66,7 @@ def _usd(usd: Any, credit: Any) -> Decimal | None:
     if amount is None:
         credits_used = _decimal(credit)
         amount = None if credits_used is None else credits_used / CREDITS_PER_USD
-    return amount if amount is not None and amount <= _MOST else None
+    return amount if amount is not None and amount <= MOST_CALL_USD else None
 
 
 def _decimal(value: Any) -> Decimal | None:

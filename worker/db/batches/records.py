@@ -21,6 +21,7 @@ from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.columns import Instant
 from worker.db.jobs.ended import Ended
 from worker.db.jobs.lookup import moment
+from worker.db.sums import MOST_SUM, added_sql
 
 _MOMENTS = (
     "finish_by",
@@ -200,7 +201,8 @@ class Tally:
         self.call_seconds += call.seconds
         self.cost_picousd += call.added_picousd
         if ended.over:
-            self.saved_picousd += (picousd(call.cost_usd) or 0) * (ended.answers - 1)
+            saved = (picousd(call.cost_usd) or 0) * (ended.answers - 1)
+            self.saved_picousd = min(self.saved_picousd + saved, MOST_SUM)
         if call.usage is not None:
             self.unpriced += call.cost_usd is None and call.counted is None
             for name, tokens in call.usage.model_dump().items():
@@ -217,6 +219,7 @@ def tallies(ended: Iterable[Ended]) -> dict[str, Tally]:
 
 
 _COUNTERS = tuple(one.name for one in fields(Tally) if one.name != "jobs")
+_SUMS = {name for name in _COUNTERS if name.endswith(("_tokens", "_picousd"))}
 _DONE = "completed + failed + cancelled + expired"
 
 
@@ -238,7 +241,9 @@ def _raise(conn: Connection, batch: str, tally: Tally) -> Any:
     """Raise the counters of one batch; how many of its lines are over now, of how many."""
     values = {name: getattr(tally, name) for name in _COUNTERS} | {"id": batch, "lines": tally.lines}
     values["jobs"] = b"".join(bytes.fromhex(job.removeprefix(JOB)) for job in tally.jobs)
-    raised = ", ".join(f"{name} = {name} + :{name}" for name in _COUNTERS)
+    raised = ", ".join(
+        f"{name} = {added_sql(name, f':{name}') if name in _SUMS else f'{name} + :{name}'}" for name in _COUNTERS
+    )
     update = f"UPDATE batches SET {raised} WHERE id = :id RETURNING {_DONE} AS done, total"
     note = "INSERT INTO batch_ends (batch_id, ended_before, lines, jobs)"
     if not tally.jobs:
@@ -356,6 +361,8 @@ def of_file(conn: Connection, tenant: str, sha256: str) -> list[BatchRow]:
 def create(conn: Connection, new: NewBatch) -> BatchRow:
     """Make a batch without lines; if two do it at once, both get the first one's."""
     values: dict[str, Any] = {"id": batch_id(), **asdict(new)}
+    for name in ("quoted_tokens", "quoted_picousd"):
+        values[name] = None if values[name] is None else min(values[name], MOST_SUM)
     delay = values.pop("delay")
     names = ", ".join(_NAMED.get(name, name) for name in values)
     json = "CAST(:metadata AS json)" if is_postgres(conn) else ":metadata"

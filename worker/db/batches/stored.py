@@ -17,6 +17,7 @@ from worker.db.batches.records import BatchRow
 from worker.db.calls.records import JOIN_AFTER_END_SECONDS, JOIN_RUNNING_SECONDS
 from worker.db.clock import after_sql, is_postgres, now_sql
 from worker.db.files import records as files
+from worker.db.sums import MOST_SUM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +136,13 @@ def start(conn: Connection, batch: str, *, total: int, model: str | None, tokens
             quoted_picousd = :picousd, began_at = {now_sql(conn)}, due_at = {now_sql(conn)}
         WHERE id = :id AND status = 'validating'
         """),
-        {"id": batch, "total": total, "model": model, "tokens": tokens, "picousd": picousd},
+        {
+            "id": batch,
+            "total": total,
+            "model": model,
+            "tokens": min(tokens, MOST_SUM),
+            "picousd": None if picousd is None else min(picousd, MOST_SUM),
+        },
     ).rowcount
     return done == 1
 

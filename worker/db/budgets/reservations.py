@@ -29,6 +29,7 @@ from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
 from worker.db.jobs import usage_days
 from worker.db.jobs.usage_days import calls_sql
+from worker.db.sums import added_sql
 
 #: A claim that began before a budget was committed may not know of it; it has long begun by then, in seconds.
 UNAWARE_SECONDS = 10.0
@@ -203,9 +204,9 @@ def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
         if not any(budget.tenant in {tenant, ALL_TENANTS} for budget in budgets):
             continue
         conn.execute(
-            text("""
+            text(f"""
             UPDATE budgets SET
-                spent_picousd = CASE WHEN period = 'total' OR day = :day THEN spent_picousd + :cost
+                spent_picousd = CASE WHEN period = 'total' OR day = :day THEN {added_sql("spent_picousd", ":cost")}
                     WHEN day IS NULL OR day < :day THEN :cost ELSE spent_picousd END,
                 day = CASE WHEN period = 'total' THEN NULL WHEN day IS NULL OR day < :day THEN :day ELSE day END
             WHERE tenant IN (:tenant, '*')

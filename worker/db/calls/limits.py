@@ -26,6 +26,7 @@ from worker.db.calls import tenants
 from worker.db.clock import after_sql, is_postgres, seconds_until_sql
 from worker.db.keys import records as keys
 from worker.db.keys.records import Key
+from worker.db.sums import added_sql
 
 #: The window of requests and tokens per minute, in seconds; it slides.
 WINDOW_SECONDS = 60
@@ -272,9 +273,8 @@ def _count(conn: Connection, key_id: str) -> int:
         listed = ", ".join(f":{name}" for name in part)
         conn.execute(
             text(f"""
-            UPDATE api_keys SET spent_picousd = spent_picousd
-                + COALESCE((SELECT SUM(cost_picousd) FROM attempts WHERE job_id IN ({listed})), 0)
-            WHERE id = :key
+            WITH more AS (SELECT COALESCE(SUM(cost_picousd), 0) AS cost FROM attempts WHERE job_id IN ({listed}))
+            UPDATE api_keys SET spent_picousd = {added_sql("spent_picousd", "(SELECT cost FROM more)")} WHERE id = :key
             """),
             {"key": key_id, **part},
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from worker.db.budgets import reservations
+from worker.db.sums import added_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ def correct_batches(conn: Connection, corrections: Sequence[Correction]) -> None
     for batch, picousd in sorted(batches.items()):
         if picousd:
             conn.execute(
-                text("UPDATE batches SET cost_picousd = cost_picousd + :cost WHERE id = :id"),
+                text(f"UPDATE batches SET cost_picousd = {added_sql('cost_picousd', ':cost')} WHERE id = :id"),
                 {"id": batch, "cost": picousd},
             )
 

@@ -24,6 +24,7 @@ from worker.base.money import picousd
 from worker.db import bookmarks
 from worker.db.clock import after_sql, day_sql, is_postgres, now_sql, unix_seconds
 from worker.db.jobs.ended import Ended, EndedCall
+from worker.db.sums import added_sql
 
 #: More workers than this that settle in the same millisecond are rare.
 _SHARDS = 16
@@ -117,7 +118,7 @@ def _adding_known() -> TextClause:
     """The statement of `_add_known`. The day is that of the settling statement, which one of its calls has kept."""
     group, sums = ", ".join(GROUP), ", ".join(SUMS)
     types = ", ".join([*(f"{name} text" for name in GROUP[1:5]), *(f"{name} bigint" for name in SUMS)])
-    added = ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in SUMS)
+    added = ", ".join(f"{name} = {added_sql(f'usage_days.{name}', f'excluded.{name}')}" for name in SUMS)
     return text(f"""
         INSERT INTO usage_days ({group}, shard, {sums})
         SELECT to_char(a.finished_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, {", ".join(f"g.{name}" for name in GROUP[1:5])},
@@ -145,7 +146,7 @@ def _adding(postgres: bool) -> TextClause:
     day = f"to_char({ended} AT TIME ZONE 'UTC', 'YYYY-MM-DD')" if postgres else f"substr({ended}, 1, 10)"
     tags = f"COALESCE(CAST({_TAGS['postgresql' if postgres else 'sqlite']} AS text), '')"
     group, sums = ", ".join(GROUP), ", ".join(SUMS)
-    added = ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in SUMS)
+    added = ", ".join(f"{name} = {added_sql(f'usage_days.{name}', f'excluded.{name}')}" for name in SUMS)
     return text(f"""
         INSERT INTO usage_days ({group}, shard, {sums})
         SELECT {group}, CAST(:shard AS integer),
