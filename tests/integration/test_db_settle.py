@@ -25,6 +25,7 @@ from tests.factories import (
     settlement,
     submitted,
 )
+from worker.base.money import MOST_CALL_USD
 from worker.db.connect import Database
 from worker.db.jobs import cancel, leases, lookup
 from worker.db.jobs.claim import ClaimedJob
@@ -313,13 +314,13 @@ def test_a_response_is_stored_to_the_letter(database: Database, number: str) -> 
     assert stored["response"] == response
 
 
-def test_ten_thousand_million_tokens_and_a_million_dollars_fit(database: Database) -> None:
-    """The largest that the readers let through: 2**53 tokens, a million dollars."""
+def test_the_most_tokens_and_the_dearest_call_fit(database: Database) -> None:
+    """The largest that the readers let through: 2**53 tokens, and what a call costs at most."""
     job = one_claim(database)
     usage = USAGE.model_copy(update={"input_tokens": 2**53 - 1, "total_tokens": 2**53 - 1})
-    settled(database, settlement(job, usage=usage, cost_usd=Decimal(1_000_000), cost_source="provider"))
+    settled(database, settlement(job, usage=usage, cost_usd=MOST_CALL_USD, cost_source="provider"))
     [attempt] = attempt_rows(database, job.id)
-    assert (attempt["total_tokens"], attempt["cost_picousd"]) == (2**53 - 1, 10**18)
+    assert (attempt["total_tokens"], attempt["cost_picousd"]) == (2**53 - 1, 10**16)
 
 
 @pytest.mark.parametrize(

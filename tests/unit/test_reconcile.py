@@ -94,7 +94,7 @@ def test_a_page_is_read_leniently() -> None:
     """Rows of others, without an id or with odd numbers, do not stop it."""
     page = read_page(
         b'{"data": [{"client_request_id": null}, 7, {"client_request_id": "a.1", "status": "succeeded",'
-        b' "cost": {"usd": 0.0000175}, "tokens": {"input": "x", "total": -1}},'
+        b' "cost": {"usd": 0.0000175}, "tokens": {"input": "x", "output": 9007199254740992, "total": -1}},'
         b' {"client_request_id": "a.2", "cost": null}], "pagination": {"has_more": true}}'
     )
     assert page.more
