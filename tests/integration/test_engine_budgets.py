@@ -127,10 +127,13 @@ def _looks(place: Workplace) -> int:
 _seen: set[str] = set()
 
 
-def test_a_broken_and_a_cancelled_call_give_their_money_back(place: Workplace) -> None:
+def test_a_broken_and_a_cancelled_call_give_their_money_back(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What they cost stays counted; the rest is free as soon as the provider's log says so.
 
     Until then what was reserved for the cancelled call counts as spent: the provider makes it to its end, and bills it.
+    A model whose calls have no known cost is not called again under a budget, and the command shows why.
     """
     place.start()
     each = price(place)
@@ -150,6 +153,16 @@ def test_a_broken_and_a_cancelled_call_give_their_money_back(place: Workplace) -
     found = budget(place)
     cost = sum(one["cost_picousd"] or 0 for one in rows(place.database, _COSTS))
     assert (found.reserved_picousd, found.spent_picousd) == (0, cost)
+
+    place.database.write(lambda conn: reservations.put(conn, "strange", "day", 5 * each))
+    assert place.ended(place.submit_body(chat(model="dear@sim:nocost"), tenant="strange")).status == "completed"
+    monkeypatch.setenv("STOCKPOT_DATABASE_URL", place.settings.database_url)
+    monkeypatch.setenv("STOCKPOT_REDIS_URL", str(place.settings.redis_url))
+    why = "a budget governs it, and dear@sim:nocost has no known price: give one (STOCKPOT_PRICES) to the workers"
+    third = place.submit_body(chat(model="dear@sim:nocost"), tenant="strange")
+    eventually(lambda: rows(place.database, "SELECT 1 FROM jobs WHERE id = :id AND waiting_on = 'price'", id=third))
+    shown = CliRunner().invoke(main, ["show", third, "--tenant", "strange"]).stdout
+    assert f"why       {why}; looks again in " in shown, shown
 
 
 _COSTS = "SELECT a.cost_picousd FROM attempts AS a JOIN jobs AS j ON j.id = a.job_id WHERE j.tenant = 'default'"
