@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import escape
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,6 +17,8 @@ from tests.rig.gateway import Gateway
 from worker.dashboard.app import routes
 from worker.producer.keys import Keys
 
+#: A page with filters, as a link to it has them.
+DEEP = "/ui/jobs?status=failed&text=a%26b%2B%F0%9F%8D%B3"
 STRANGER = {"x-forwarded-for": "203.0.113.9"}
 
 
@@ -125,9 +129,29 @@ def test_every_page_forbids_what_it_does_not_need(browser: Browser) -> None:
 def test_what_is_not_there_is_a_page_and_stale_ones_sign_in(browser: Browser, keys: Keys) -> None:
     assert browser.http.get("/ui/nothing").status_code == 404
     assert "There is no such page." in browser.http.get("/ui/nothing").text
-    keys.create()
-    answer = browser.http.get("/ui/", headers={"hx-request": "true"})
-    assert answer.status_code == 401 and answer.headers["hx-redirect"] == "/ui/sign-in"
+    _, secret = keys.create(admin=True)
+    answer = browser.http.get(DEEP, headers={"hx-request": "true"})
+    assert answer.status_code == 401 and answer.headers["hx-redirect"] == f"/ui/sign-in?next={quote(DEEP)}"
+    pressed = browser.http.post("/ui/jobs/retry", headers={"referer": str(browser.http.base_url.join(DEEP))})
+    assert pressed.url.params["next"] == DEEP, "a button: back to the page with its form"
+    assert browser.http.post("/ui/jobs/retry", headers={"referer": "http://["}).url.params.get("next") is None
+    too_old = browser.http.post("/ui/sign-in", data={"csrf": "0" * 64, "key": secret, "next": DEEP})
+    assert too_old.status_code == 401 and f'name="next" value="{escape(DEEP)}"' in too_old.text
+    assert str(browser.sign_in(secret, DEEP).url).endswith(DEEP)
+
+
+def test_a_second_tab_that_asks_for_a_key_goes_on_when_the_first_has_signed_in(browser: Browser, keys: Keys) -> None:
+    _, secret = keys.create(name="a laptop", admin=True)
+    second = browser.csrf()
+    browser.sign_in(secret)
+    pressed = browser.http.post("/ui/sign-in", data={"csrf": second, "key": secret, "next": DEEP})
+    assert (pressed.status_code, str(pressed.url).endswith(DEEP)) == (200, True)
+    assert browser.http.get("/ui/sign-in", params={"next": "/ui/log"}).url.path == "/ui/log"
+    assert browser.http.get("/ui/sign-in", params={"next": "https://evil.example/"}).url.path == "/ui/"
+    browser.http.cookies.clear()
+    for cookie in ("\xff", "a" * 5_000, '"', ";;="):
+        answer = browser.http.get("/ui/jobs", headers={b"cookie": f"stockpot_ui={cookie}".encode("latin-1")})
+        assert answer.status_code == 200 and "Sign in" in answer.text, "a cookie that is none of ours"
 
 
 def test_every_route_under_ui_goes_through_view() -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SCRIPT = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 1'>"
+#: As it comes it would be read as `exe.png`.
+TURNED = "\u202egnp.exe\u061c"
 ANSI = "\x1b[31mred\x1b]0;title\x07"
 PAGES = ("/", "/jobs", "/batches", "/routes", "/costs", "/webhooks", "/workers", "/keys", "/playground", "/log")
 
@@ -67,11 +69,12 @@ def test_stop_ends_a_job_and_retry_runs_it_again(open_page: Callable[..., Page],
 
 
 def test_what_a_model_writes_is_text_and_hides_nothing(open_page: Callable[..., Page], served: Workplace) -> None:
-    schema = {"type": "object", "properties": {"a": {"const": SCRIPT}}, "required": ["a"]}
+    schema = {"type": "object", "properties": {"a": {"const": SCRIPT + TURNED}}, "required": ["a"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     job = served.submit_body(chat("hi", model="m@sim:tokens=40+slow=20", stream=True, response_format=wanted))
     page = open_page(f"/jobs/{job}")
     page.wait_for_selector("#text")
+    page.wait_for_selector("#text:has-text('⟨202E⟩gnp.exe⟨061C⟩')")
     assert "<script>" in page.inner_text("#text")
     with served.database.engine.begin() as conn:
         conn.execute(text("UPDATE results SET text = :text"), {"text": SCRIPT + ANSI})

@@ -127,9 +127,7 @@ def _looks(place: Workplace) -> int:
 _seen: set[str] = set()
 
 
-def test_a_broken_and_a_cancelled_call_give_their_money_back(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_and_a_cancelled_call_give_their_money_back(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they cost stays counted; the rest is free as soon as the provider's log says so.
 
     Until then what was reserved for the cancelled call counts as spent: the provider makes it to its end, and bills it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from api_schemas.errors import InvalidRequest, JobError
 from api_schemas.jobs import MAX_SECONDS, JobDetail, parse_job
 from api_schemas.plain import plain_body
 from tests.factories import chat
+from worker.cli import output
 from worker.cli.jobs.following import summary
 from worker.cli.money.usage import _inert
 from worker.cli.output import cell, say
 from worker.cli.tables import Table
+from worker.dashboard import rendering
 
 EVIL = "m\x1b]0;owned\x07\x1b[2J\x9b31m\r\nforged  line\u2028x\tend\u202ethgir\u2066\u200f"
 #: What commands the terminal, and what turns the direction of its writing.
@@ -122,3 +125,22 @@ def test_not_before_is_bounded_as_delay_is() -> None:
     soon = datetime.now(UTC) + timedelta(seconds=MAX_SECONDS - 60)
     job = parse_job({"endpoint": "/v1/chat/completions", "body": chat("x"), "not_before": soon.isoformat()})
     assert job.not_before == soon
+
+
+def test_the_dashboard_shows_what_is_unseen_as_what_it_is_also_before_a_reload() -> None:
+    """What turns the direction in a terminal does so there; the script that shows live tokens has the same characters."""
+    script = (Path(rendering.__file__).parent / "static" / "dash.js").read_text(encoding="utf-8")
+    found = re.search(r"unseen = /(\[.*\])/gu;", script)
+    assert found is not None
+    assert found[1].encode("ascii").decode("unicode_escape") == rendering._UNSEEN.pattern
+    assert [rendering.visible(chr(code)) for code in output._TURNS] == [f"⟨{code:04X}⟩" for code in output._TURNS]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "words"), [(0.5, "just now"), (90.0, "just now"), (-0.5, "just now"), (-90.0, "90 s ago")]
+)
+def test_what_has_been_is_never_to_come(ahead: float, words: str) -> None:
+    """The database's clock may be ahead of the gateway's; what is to come is marked as that."""
+    moment = datetime.now(UTC) + timedelta(seconds=ahead)
+    assert f">{words}<" in rendering.time(moment)
+    assert (">in " in rendering.time(moment, ahead=True)) is (ahead > 0)

@@ -42,18 +42,23 @@ async def sign_in(request: Request) -> Response:
     host: Host = request.app.state.gateway
     token = request.cookies.get(COOKIE) or host.access.new_token()
     next_page, problem = request.query_params.get("next", ""), ""
+    inside = await to_thread.run_sync(host.access.viewer, token) is not None  # another tab has signed in meanwhile
+    if inside and request.method != "POST":
+        return _onwards(next_page)
     if request.method == "POST":
+        form: dict[str, str] = {}
         try:
-            form = {name: values[-1] for name, values in (await read_form(request)).items()}
+            form |= {name: values[-1] for name, values in (await read_form(request)).items()}
             check_csrf(request, form, host.access.csrf(token))
         except Refused as error:
-            problem = str(error)
+            problem, next_page = str(error), form.get("next", "")
+            if inside:
+                return _onwards(next_page)
         else:
             next_page = form.get("next", "")
             begun = await to_thread.run_sync(host.access.sign_in, form.get("key", "").strip())
             if begun is not None:
-                # Only a path of ours: a link must not lead elsewhere.
-                onwards = RedirectResponse(next_page if _ours(next_page) else ROOT, 303, HEADERS)
+                onwards = _onwards(next_page)
                 keep(onwards, request, begun[0])
                 return onwards
             problem = "No key like this is in force."
@@ -66,6 +71,11 @@ async def sign_in(request: Request) -> Response:
     )
     keep(answer, request, token)
     return answer
+
+
+def _onwards(page: str) -> RedirectResponse:
+    """To the page that was asked for: only a path of ours, for a link must not lead elsewhere."""
+    return RedirectResponse(page if _ours(page) else ROOT, 303, HEADERS)
 
 
 def _ours(path: str) -> bool:

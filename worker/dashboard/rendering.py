@@ -20,8 +20,8 @@ from markupsafe import Markup
 from worker.base.figures import age, money, span
 
 _HERE = Path(__file__).parent
-#: Characters that command a terminal, or turn the direction of what follows: shown as what they are.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+#: Characters that command a terminal, or turn the direction of what follows: shown as what they are. `dash.js` has the same.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def visible(text: object) -> str:
@@ -34,13 +34,16 @@ def _picture(found: re.Match[str]) -> str:
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨{code:04X}⟩"
 
 
-def time(moment: datetime | None, *, exact: bool = False) -> Markup:
-    """A moment: how long ago it was or, when `exact`, the time itself in the reader's zone. The other is its title."""
+def time(moment: datetime | None, *, exact: bool = False, ahead: bool = False) -> Markup:
+    """A moment: how long ago it was or, when `exact`, the time itself in the reader's zone. The other is its title.
+
+    `ahead`: it may be still to come. Another is past, also where the database's clock is ahead of this machine's.
+    """
     if moment is None:
         return Markup("–")
     utc = f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-    ahead = (moment - datetime.now(moment.tzinfo)).total_seconds()
-    words = f"in {span(ahead)}" if ahead > 0 else f"{age(moment)} ago"
+    seconds = (datetime.now(moment.tzinfo) - moment).total_seconds()
+    words = f"in {span(-seconds)}" if ahead and seconds < 0 else f"{age(moment)} ago" if seconds >= 1 else "just now"
     shown, title, kind = (utc, words, "exact") if exact else (words, utc, "ago")
     return Markup('<time datetime="{}" title="{}" data-show="{}">{}</time>').format(
         moment.isoformat(), title, kind, shown

@@ -245,13 +245,22 @@ def keep(response: Response, request: Request, token: str) -> None:
 
 
 def _to_sign_in(request: Request) -> Response:
-    where = f"{ROOT}/sign-in"
+    asked = _looked_at(request)
+    where = f"{ROOT}/sign-in" + (f"?next={quote(asked)}" if asked else "")
     if "hx-request" in request.headers:  # the page in the background: as a whole, not as its live part
         return Response(status_code=401, headers=HEADERS | {"hx-redirect": where})
-    if request.method == "GET":
-        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        where += f"?next={quote(asked)}"
     return RedirectResponse(where, 303, HEADERS)
+
+
+def _looked_at(request: Request) -> str:
+    """The page to come back to: of a button, the one with its form."""
+    if request.method in {"GET", "HEAD"}:
+        return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    try:
+        page = urlsplit(request.headers.get("referer", ""))
+    except ValueError:
+        return ""
+    return page.path + (f"?{page.query}" if page.query else "")
 
 
 async def _answered(view: View, role: Role, handler: Handler) -> ASGIApp:

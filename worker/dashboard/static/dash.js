@@ -87,8 +87,9 @@
   });
 
   // ── a job's tokens, from the first on, whatever was loaded when ──
-  const unseen = /[\x00-\x08\x0b-\x1f\x7f]/g;
-  const visible = (text) => text.replace(unseen, (c) => c === "\x7f" ? "\u2421" : String.fromCharCode(0x2400 + c.charCodeAt(0)));
+  const unseen = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]/gu;
+  const named = (c) => c < 0x20 ? String.fromCharCode(0x2400 + c) : c === 0x7f ? "\u2421" : "\u27e8" + c.toString(16).toUpperCase().padStart(4, "0") + "\u27e9";
+  const visible = (text) => text.replaceAll("\r\n", "\n").replace(unseen, (c) => named(c.charCodeAt(0)));
   let followed = null;
   function follow() {
     const at = document.querySelector("[data-events]");
