@@ -46,11 +46,11 @@ def open_page(gateway: Gateway) -> Iterator[Callable[..., Page]]:
 
 
 def test_tokens_come_live_and_go_on_after_a_reload(open_page: Callable[..., Page], served: Workplace) -> None:
-    job = served.submit("tokens=150+slow=40", stream=True)
+    job = served.submit("tokens=300+slow=40", stream=True)
     page = open_page(f"/jobs/{job}")
-    page.wait_for_selector(".answer:text-matches('[^]{60}')")
+    page.wait_for_selector(".answer:text-matches('[^]{20}')")
     page.reload()
-    page.wait_for_selector(".answer:text-matches('[^]{60}')")
+    page.wait_for_selector(".answer:text-matches('[^]{20}')")
     assert served.get(job).status == "in_progress"
     page.wait_for_selector("#text")
     assert page.inner_text("#text").split() == (served.get(job).text or "").split()
@@ -149,12 +149,23 @@ def test_a_file_is_quoted_before_it_runs_and_its_answers_come_back(
 
 def test_signing_in_is_asked_for_by_the_page_itself(open_page: Callable[..., Page], served: Workplace) -> None:
     page = open_page("/jobs")
-    _, secret = Keys(served.database).create(name="a laptop", admin=True)
+    _, secret = Keys(served.database).create(name=f"a laptop{'!' * 92}", admin=True)
     page.goto(page.url)
     page.fill("[name=key]", secret)
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=a laptop · admin")
+    page.wait_for_selector("text=a laptop!")
     assert page.url.endswith("/ui/jobs")
+    # What is long and has no place to break is no wider than a phone.
+    long = {"tenant": "w" * 64, "metadata": {"k" * 60: "v" * 400}}
+    done, job = (served.submit_body(chat(model=f"{'m' * 200}@sim:{one}"), **long) for one in ("ok", "400"))
+    served.ended(done), served.ended(job)
+    with served.database.engine.begin() as conn:
+        conn.execute(text("UPDATE jobs SET error_message = :long, custom_id = :long"), {"long": "e" * 2_000})
+    page.set_viewport_size({"width": 390, "height": 844})
+    root = page.url.removesuffix("/jobs")
+    for path in ("/jobs", f"/jobs?text={'q' * 300}", f"/jobs/{job}", f"/costs?tag={'t' * 200}", "/costs?by=tenant"):
+        page.goto(root + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
 def test_axe_finds_nothing_serious_and_no_page_is_wider_than_a_phone(
