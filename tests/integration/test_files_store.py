@@ -12,6 +12,7 @@ import pytest
 
 from tests.factories import opened, rows
 from tests.file_factories import content, upload
+from tests.rig.environment import FILES_IN
 from worker.base.errors import NotFound, SettingsError, Unreachable
 from worker.base.payloads import Payloads
 from worker.base.settings import Settings
@@ -27,10 +28,10 @@ BYTES = random.Random(5).randbytes(2_500_000)
 
 @pytest.fixture(params=["sqlite", "postgres", "folder"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A database whose files are in it, or in a folder."""
+    """A database whose files are in it, or in a folder (in object storage with `TESTS_FILE_STORE`)."""
     kind = request.param
     url = request.getfixturevalue("sqlite_url" if kind == "folder" else f"{kind}_url")
-    folder = str(tmp_path / "store") if kind == "folder" else None
+    folder = (FILES_IN or str(tmp_path / "store")) if kind == "folder" else None
     with opened(url, file_store=folder) as database:
         yield database
 

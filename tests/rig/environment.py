@@ -17,6 +17,12 @@ TEST_PAYLOAD_KEY = "a payload key of the tests that is long enough"
 ENCRYPTED = os.environ.get("TESTS_ENCRYPTED") == "1"
 PAYLOAD_KEY = "STOCKPOT_PAYLOAD_KEY"
 
+#: With `TESTS_FILE_STORE=gs://bucket/path` every test that does not speak of this setting keeps its files in that storage.
+FILES_IN = os.environ.get("TESTS_FILE_STORE")
+FILE_STORE = "STOCKPOT_FILE_STORE"
+#: What the libraries of these storages read: an emulator's address, and credentials.
+_OF_STORAGE = ("AWS_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
+
 #: Every duration small, so that a test of recovery takes seconds: what it proves depends on none of these numbers.
 QUICK: dict[str, str] = {
     "STOCKPOT_LEASE_SECONDS": "2",
@@ -42,6 +48,8 @@ def scrub() -> None:
         del os.environ[name]
     if ENCRYPTED:
         os.environ[PAYLOAD_KEY] = TEST_PAYLOAD_KEY
+    if FILES_IN:
+        os.environ[FILE_STORE] = FILES_IN
 
 
 def interpreter() -> dict[str, str]:
@@ -72,6 +80,8 @@ def environment(
     env |= QUICK | {"STOCKPOT_API_KEY": TEST_API_KEY}
     if ENCRYPTED and PAYLOAD_KEY in os.environ:
         env[PAYLOAD_KEY] = os.environ[PAYLOAD_KEY]
+    if FILES_IN:
+        env |= {name: value for name, value in os.environ.items() if name.startswith((FILE_STORE, *_OF_STORAGE))}
     given = {"database_url": database_url, "redis_url": redis_url, "upstream_url": upstream_url}
     for name, value in ({key: url for key, url in given.items() if url is not None} | settings).items():
         variable = name if name.isupper() else f"STOCKPOT_{name.upper()}"
