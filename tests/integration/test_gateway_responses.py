@@ -10,9 +10,11 @@ import pytest
 import redis
 from openai.types.responses import Response
 
+from tests.factories import rows
 from tests.fakes import Workplace
 from tests.rig.gateway import Gateway
 from tests.rig.waiting import eventually
+from worker.db.jobs import lookup
 
 MODEL = "openai/gpt-4o-mini"
 #: GATEWAY.md 4: always present.
@@ -38,6 +40,19 @@ def over(sdk: openai.OpenAI, response_id: str) -> Response:
     found = eventually(ended, what=f"{response_id} ends")
     assert found is not None
     return found
+
+
+#: A response that never was.
+NEVER = "resp_00000000000070008000000000000000"
+
+
+def upstream_input(served: Workplace, response_id: str) -> list[dict[str, Any]]:
+    """The input that the upstream was sent for a response."""
+    job = response_id.replace("resp_", "job_")
+    found = served.database.read(lambda conn: lookup.request(conn, job))
+    assert found is not None
+    items: list[dict[str, Any]] = json.loads(found)["input"]
+    return items
 
 
 def numbered(events: list[Any]) -> list[int]:
@@ -176,6 +191,35 @@ def test_a_conversation_goes_on_at_a_provider_that_stores_nothing(gateway: Gatew
     texts = [item.content[0].text for item in items]  # type: ignore[union-attr,index]
     assert texts == ["hi", first.output_text, "and?", second.output_text, "so?"]
     assert len({item.id for item in items}) == 5
+
+
+@pytest.mark.clear
+def test_an_item_that_is_referred_to_is_written_out_and_the_upstream_gets_its_own_ids(
+    gateway: Gateway, served: Workplace
+) -> None:
+    """As Vercel's AI SDK sends earlier answers by default, and OpenAI's agents SDK with all that they are."""
+    with gateway.sdk(max_retries=0) as sdk:
+        first = sdk.responses.create(**ask())
+        streamed = list(sdk.responses.create(**ask("cut=3,ok"), stream=True))
+        second = streamed[-1].response
+        [shown] = first.output
+        void = [event.item.id for event in streamed if event.type == "response.output_item.done"]
+        references = [{"type": "item_reference", "id": one} for one in (shown.id, *void)]
+        third = sdk.responses.create(**ask(input=[*references, {"role": "user", "content": "so?"}]))
+        fourth = sdk.responses.create(**ask(input=[shown.to_dict(), {"role": "user", "content": "so?"}]))
+        sdk.responses.delete(first.id)
+        for gone in (shown.id, f"msg_1-{NEVER}"):
+            with pytest.raises(openai.BadRequestError, match="Item with id") as refused:
+                sdk.responses.create(**ask(input=[{"id": gone}]))
+            assert refused.value.param == "input[0].id"
+    assert len(void) == 2 and second.output[0].id == void[1]  # the first is of the attempt that broke
+    sent = [upstream_input(served, one.id) for one in (third, fourth)]
+    texts = [part["text"] for item in sent[0][:2] for part in item["content"]]
+    assert texts == [first.output_text, second.output_text] and len(sent[0]) == 3
+    assert not any("id" in item or "status" in item for item in sent[0])
+    assert f"{sent[1][0]['id']}-{first.id}" == shown.id
+    asked = rows(served.database, "SELECT CAST(asked AS text) AS asked FROM api_calls")
+    assert not any('"input"' in one["asked"] for one in asked)  # it is kept once
 
 
 BAD_REQUESTS: list[tuple[dict[str, Any], str]] = [

@@ -194,6 +194,10 @@ def test_no_list_and_no_query_shows_anything_of_another_tenants(
     assert "Cannot find file" in failed["errors"]["data"][0]["message"]
     continued = {"model": MODEL, "input": "hi", "previous_response_id": theirs["response_id"]}
     assert stranger.post("/responses", json=continued).status_code == 404
+    for response in (theirs["response_id"], NEVER["response_id"]):
+        referred = {"model": MODEL, "input": [{"type": "item_reference", "id": f"msg_1-{response}"}]}
+        error = stranger.post("/responses", json=referred).json()["error"]
+        assert error["message"] == f"Item with id 'msg_1-{response}' not found."
     native = {"body": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}, "tenant": "acme"}
     assert stranger.post("/jobs", json=native).status_code == 400
     assert rows(served.database, "SELECT count(*) AS n FROM jobs WHERE tenant = 'other'")[0]["n"] == 0

@@ -1,12 +1,14 @@
 """What goes upstream for a response: the request, with the conversation before it written out.
 
 Providers that do not store know no `previous_response_id`. The job of each response has the whole conversation in its
-body, so one look at the previous one gives all that came before.
+body, so one look at the previous one gives all that came before. Nor do they know the items that an `item_reference`
+names (Vercel's AI SDK sends earlier answers so): the id that clients have of an item names its response, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -14,11 +16,12 @@ from starlette.requests import Request
 
 from api_schemas.ids import is_job_id
 from worker.base.errors import NotFound
-from worker.gateway import known_fields
+from worker.gateway import known_fields, response_object
 from worker.gateway.auth import Caller
 from worker.gateway.errors import ApiError
 from worker.gateway.state import Gateway
 from worker.producer.calls import Call
+from worker.producer.stockpot import Stockpot
 
 #: Fields that the gateway serves itself, and no upstream needs to know.
 _OURS = frozenset({"background", "metadata", "previous_response_id", "conversation"})
@@ -50,6 +53,74 @@ async def upstream_body(request: Request, caller: Caller, sent: Mapping[str, Any
     return body
 
 
+async def written_out(request: Request, caller: Caller, sent: dict[str, Any]) -> dict[str, Any]:
+    """The request with what its input refers to, of responses of ours, written out, and with the ids that the upstream gave.
+
+    An item that its response does not have any more is of an attempt that broke: no part of the answer, and left out.
+
+    Raises:
+        ApiError: a response is not there, or more of them are referred to than are looked up.
+    """
+    given = sent.get("input")
+    if not isinstance(given, list):
+        return sent
+    named = [_named(one) for one in given]
+    responses = {one for one in named if one is not None}
+    if len(responses) > MOST_REFERRED:
+        message = f"Invalid 'input': items of more than {MOST_REFERRED} responses are referred to."
+        raise ApiError(400, message, param="input", code="invalid_value")
+    outputs = {}
+    if responses:
+        outputs = await to_thread.run_sync(_outputs_of, Gateway.of(request).pot(caller.tenant).blocking, responses)
+    items: list[Any] = []
+    for number, (one, response) in enumerate(zip(given, named, strict=True)):
+        if response is None:
+            items.append(_upstreams(one))
+        elif response in outputs:
+            items += _again([outputs[response].get(one["id"])])
+        else:
+            message = f"Item with id '{one['id'][:128]}' not found."
+            raise ApiError(400, message, param=f"input[{number}].id", code="invalid_value")
+    return {**sent, "input": items}
+
+
+def _named(item: Any) -> str | None:
+    """The response of the item that this one refers to; None where it refers to none of ours."""
+    if not isinstance(item, dict) or not item.keys() <= _REFERENCE or item.get("type", _KIND) not in (_KIND, None):
+        return None
+    found = response_object.of_item(item["id"]) if isinstance(item.get("id"), str) else None
+    return None if found is None else found[1]
+
+
+def _outputs_of(pot: Stockpot, responses: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The output items of each of these responses that is completed, by the id that clients know."""
+    outputs = {}
+    for response in responses:
+        with contextlib.suppress(NotFound):
+            call, job = pot.calls.get("job_" + response.removeprefix("resp_"), "response")
+            output = job.response.get("output") if isinstance(job.response, dict) else None
+            if job.status == "completed" and isinstance(output, list):
+                items = [(number, one) for number, one in enumerate(output) if isinstance(one, dict)]
+                outputs[response] = {response_object.item(call, number, one)["id"]: one for number, one in items}
+    return outputs
+
+
+def _upstreams(item: Any) -> Any:
+    """An item that a client has from a response of ours, with the ids that the upstream gave."""
+    if not isinstance(item, dict):
+        return item
+    ids = {name: item[name] for name in ("id", "approval_request_id") if isinstance(item.get(name), str)}
+    known = {name: found[0] for name, value in ids.items() if (found := response_object.of_item(value)) is not None}
+    return {**item, **known} if known else item
+
+
+#: Responses whose items one request may refer to; each is looked up.
+MOST_REFERRED = 500
+#: The fields of an item that only refers to another.
+_REFERENCE = frozenset({"type", "id"})
+_KIND = "item_reference"
+
+
 async def _before(request: Request, caller: Caller, previous: str) -> list[dict[str, Any]]:
     """All items of a conversation, up to the output of its last response."""
     job_id = "job_" + previous.removeprefix("resp_")
@@ -65,7 +136,8 @@ async def _before(request: Request, caller: Caller, previous: str) -> list[dict[
         what = "its contents were purged" if job.status == "completed" else f"it is {job.status}"
         message = f"Previous response with id '{previous}' cannot be continued: {what}."
         raise ApiError(400, message, param="previous_response_id", code="invalid_value")
-    return [*_items(body.get("input")), *_outputs(job.response)]
+    output = job.response.get("output")
+    return [*_items(body.get("input")), *_again(output if isinstance(output, list) else [])]
 
 
 def _unknown(previous: str) -> ApiError:
@@ -80,14 +152,13 @@ def _items(given: Any) -> list[dict[str, Any]]:
     return given if isinstance(given, list) else []
 
 
-def _outputs(response: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The output of a response as input; a provider that does not store knows none of its ids.
+def _again(output: Sequence[Any]) -> list[dict[str, Any]]:
+    """Items of a response's output as input; a provider that does not store knows none of their ids.
 
     Reasoning goes along only where the provider gave it in a form that can be given back.
     """
-    listed = response.get("output")
     items: list[dict[str, Any]] = []
-    for item in listed if isinstance(listed, list) else []:
+    for item in output:
         if not isinstance(item, dict):
             continue
         if item.get("type") == "reasoning":

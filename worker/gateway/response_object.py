@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from api_schemas.ids import is_job_id
 from api_schemas.jobs import Attempt, JobDetail
 from api_schemas.usage import TOKENS, Usage
 from worker.producer.calls import Call
@@ -45,6 +46,21 @@ _CODES = {"rate_limited": "rate_limit_exceeded", "invalid_request": "invalid_pro
 def response_id(call: Call) -> str:
     """A call's id as clients know it."""
     return f"resp_{call.hex}"
+
+
+#: Where an item's id ends and that of its response begins.
+_OF = "-resp_"
+
+
+def item_id(call: Call, given: str) -> str:
+    """The upstream's id of an output item as clients know it: with the response that has it, for who refers to the item."""
+    return f"{given}-{response_id(call)}"
+
+
+def of_item(shown: str) -> tuple[str, str] | None:
+    """The upstream's id of an item, and the id of the response that has it, from the id that clients know."""
+    given, mark, digits = shown.rpartition(_OF)
+    return (given, f"resp_{digits}") if mark and is_job_id(f"job_{digits}") else None
 
 
 def waiting(call: Call, request: Mapping[str, Any], model: str, status: str) -> dict[str, Any]:
@@ -150,8 +166,8 @@ def item(call: Call, number: int, given: Mapping[str, Any], status: str = "compl
         whole.setdefault("summary", [])
     if kind in {"message", "function_call"} and whole.get("status") is None:
         whole["status"] = status
-    if not whole.get("id"):
-        whole["id"] = f"{_PREFIXES.get(str(kind), 'item')}_{call.hex}{number:04x}"
+    given_id = whole.get("id") or f"{_PREFIXES.get(str(kind), 'item')}_{call.hex}{number:04x}"
+    whole["id"] = item_id(call, str(given_id))
     return whole
 
 

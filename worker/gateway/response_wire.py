@@ -147,6 +147,8 @@ class ResponseStream:
                 elif kind == "response.output_item.done":
                     self._open.pop(index, None)
                     self._done.add(index)
+        if isinstance(event.get("item_id"), str):
+            event["item_id"] = response_object.item_id(self._call, event["item_id"])
         if isinstance(event.get("part"), dict):
             event["part"] = response_object.part(event["part"])
         if kind.startswith("response.output_text."):

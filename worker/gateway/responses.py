@@ -37,6 +37,7 @@ async def create(request: Request, caller: Caller) -> Answer:
     waiting.check_on_disconnect(request)
     sent = await read_json(request)
     conversation.check(sent)
+    sent = await conversation.written_out(request, caller, sent)
     body = await conversation.upstream_body(request, caller, sent)
     background, streamed = sent.get("background") is True, sent.get("stream") is True
     stored = sent.get("store") is not False
