@@ -21,6 +21,18 @@ def test_a_misspelt_command_is_told_what_it_may_have_been(given: str, meant: str
     assert f"No such command '{given}'. Did you mean {meant}" in done.output
 
 
+@pytest.mark.parametrize(
+    ("env", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"TERM": "unknown"}, False)],
+)
+def test_nothing_is_coloured_where_that_is_not_wanted_or_not_shown(env: dict[str, str], coloured: bool) -> None:
+    """Our errors in a terminal, which `color` makes it for click and `FORCE_COLOR` for rich."""
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": ""} | env
+    done = CliRunner(env=terminal).invoke(main, ["batch", "submit", "/nowhere/at/all.jsonl"], color=True)
+    assert "Error: " in done.output
+    assert ("\x1b[" in done.output) is coloured
+
+
 def test_a_command_that_resembles_none_is_told_nothing() -> None:
     """A wild guess helps nobody."""
     assert "Did you mean" not in CliRunner().invoke(main, ["zzzzzz"]).output

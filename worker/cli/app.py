@@ -8,7 +8,7 @@ import click
 
 from worker.cli.exit_codes import errors_in_words, no_room_in_words
 from worker.cli.lazy import LazyGroup, Place
-from worker.cli.output import lenient
+from worker.cli.output import coloured, lenient
 
 #: In the order of a newcomer's questions; `--help` shows them in this order.
 _COMMANDS = {
@@ -70,7 +70,7 @@ class Commands(LazyGroup):
         """Run as a program: whatever stdout's encoding is. Also a help that finds no room is an error in words."""
         lenient()
         with no_room_in_words():
-            return super().main(*args, **options)
+            return super().main(*args, **{"color": coloured()} | options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; expected errors are printed in words."""

@@ -43,7 +43,16 @@ def say(text: str, *, lead: str = "", **style: Any) -> None:
     """
     clean = shown(text).translate(_TURNS)
     with contextlib.suppress(OSError):
-        click.echo(lead + (click.style(clean, **style) if style else clean), err=True)
+        click.echo(lead + (click.style(clean, **style) if style else clean), err=True, color=coloured())
+
+
+def coloured() -> bool | None:
+    """False where nothing is to be coloured (`NO_COLOR`, a dumb terminal); None: where there is a terminal.
+
+    Click knows neither of the two; rich does.
+    """
+    here = (Console(file=sys.stdout), Console(file=sys.stderr))
+    return False if any(one.no_color or one.is_dumb_terminal for one in here) else None
 
 
 def shown(text: str) -> str:

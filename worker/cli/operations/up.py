@@ -17,7 +17,7 @@ from worker.base import ports, urls
 from worker.base.errors import NotAllowed, Unreachable
 from worker.base.settings import Settings, load
 from worker.cli.exit_codes import USAGE
-from worker.cli.output import put, say, shown
+from worker.cli.output import coloured, put, say, shown
 from worker.db.ready import await_database
 from worker.db.url import display_url
 from worker.local.running import SIMULATED_KEY, noted, running
@@ -148,12 +148,13 @@ class _Lines:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._colours: dict[str, str] = {}
+        self._coloured = coloured()
 
     def __call__(self, name: str, line: str) -> None:
         with self._lock:
             colour = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
             # Colours of a worker's own console log pass: it is ours, and escapes what others wrote.
-            click.echo(click.style(f"{name:>9} │ ", fg=colour) + line, err=True)
+            click.echo(click.style(f"{name:>9} │ ", fg=colour) + line, err=True, color=self._coloured)
 
 
 def _print_what_runs(settings: Settings, redis: str, upstream: str, workers: int, *, simulate: bool) -> None:
