@@ -198,4 +198,6 @@ def test_a_body_that_is_no_request_is_refused_with_the_error_body(gateway: Gatew
         for content, status in BAD_BODIES:
             answer = http.post("/v1/chat/completions", content=content, headers=headers)
             assert answer.status_code == status, content[:20]
-            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            error = answer.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert (status == 413) is ("STOCKPOT_MAX_REQUEST_BYTES" in error["message"])

@@ -220,9 +220,9 @@ def test_a_file_that_is_too_large_is_refused(served: Workplace) -> None:
             yield b"\r\n--b--\r\n"
 
         headers = {"content-type": "multipart/form-data; boundary=b"}
-        for size, purpose in [(6_000_000, "user_data"), (2_000_000, "batch")]:
+        for size, purpose, setting in [(6_000_000, "user_data", "FILE"), (2_000_000, "batch", "BATCH_FILE")]:
             error = error_of(http.post("/v1/files", content=form(size, purpose), headers=headers), 413)
-            assert error["code"] == "file_too_large"
+            assert error["code"] == "file_too_large" and f" STOCKPOT_MAX_{setting}_BYTES " in error["message"]
         error_of(http.post("/v1/files", content=b"".join(form(6_000_000)), headers=headers), 413)
         assert http.post("/v1/files", content=form(3_900_000), headers=headers).status_code == 200
         assert len(http.get("/v1/files").json()["data"]) == 1

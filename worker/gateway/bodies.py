@@ -60,5 +60,6 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 def too_large(limit: int) -> ApiError:
-    """413."""
-    return ApiError(413, f"The request's body is larger than {limit:,} bytes.", code="request_too_large")
+    """413, with the setting: a picture in base64 is soon beyond its default, and only who runs the gateway can raise it."""
+    message = f"The request's body is larger than the {limit:,} bytes that STOCKPOT_MAX_REQUEST_BYTES allows here."
+    return ApiError(413, message, code="request_too_large")

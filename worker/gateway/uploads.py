@@ -54,7 +54,7 @@ async def create_file(request: Request, caller: Caller) -> Response:
             check_encoding(request)
             declared = request.headers.get("content-length", "")
             if declared.isdigit() and int(declared) > limit + _OVERHEAD:
-                raise _too_large(limit)
+                raise _too_large(limit, "STOCKPOT_MAX_FILE_BYTES")
             return await _Receiving(gateway, caller).run(Form(request.headers.get("content-type", "")), reading)
         except (ApiError, StockpotError):
             with contextlib.suppress(ApiError):
@@ -137,13 +137,17 @@ class _Receiving:
         assert self._upload is not None  # noqa: S101 -- the form checks it first
         self._lines.read(part)
         full = not self._upload.takes(part)
-        limit = self._settings.max_file_bytes
-        if form.fields.get("purpose") == "batch":
-            limit = min(limit, self._settings.max_batch_file_bytes)
-        if self._upload.bytes > limit:
-            raise _too_large(limit)
+        self._check_size(form)
         if full:
             await to_thread.run_sync(self._upload.flush)
+
+    def _check_size(self, form: Form) -> None:
+        """Refuse what is too large for its purpose, as far as that is known by now. Raises ApiError."""
+        size = 0 if self._upload is None else self._upload.bytes
+        if form.fields.get("purpose") == "batch" and size > self._settings.max_batch_file_bytes:
+            raise _too_large(self._settings.max_batch_file_bytes, "STOCKPOT_MAX_BATCH_FILE_BYTES")
+        if size > self._settings.max_file_bytes:
+            raise _too_large(self._settings.max_file_bytes, "STOCKPOT_MAX_FILE_BYTES")
 
     async def _finish(self, form: Form) -> Response:
         for name in form.fields:
@@ -159,8 +163,7 @@ class _Receiving:
             raise ApiError(400, message, param="purpose", code="invalid_value")
         seconds = _expiry(form.fields)
         if purpose == "batch":
-            if self._upload.bytes > self._settings.max_batch_file_bytes:
-                raise _too_large(self._settings.max_batch_file_bytes)
+            self._check_size(form)
             if not self._lines.end():
                 message = "Invalid file format for Batch API. Must be .jsonl: one JSON object a line."
                 raise ApiError(400, message, param="file", code="invalid_file_format")
@@ -223,5 +226,6 @@ def _missing(name: str) -> ApiError:
     return ApiError(400, f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
 
 
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The file is larger than {limit:,} bytes.", param="file", code="file_too_large")
+def _too_large(limit: int, setting: str) -> ApiError:
+    message = f"The file is larger than the {limit:,} bytes that {setting} allows here."
+    return ApiError(413, message, param="file", code="file_too_large")
