@@ -8,6 +8,7 @@ names (Vercel's AI SDK sends earlier answers so): the id that clients have of an
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ async def written_out(request: Request, caller: Caller, sent: dict[str, Any]) ->
         if response is None:
             items.append(_upstreams(one))
         elif response in outputs:
-            items += _again([outputs[response].get(one["id"])])
+            items += again([outputs[response].get(one["id"])])
         else:
             message = f"Item with id '{one['id'][:128]}' not found."
             raise ApiError(400, message, param=f"input[{number}].id", code="invalid_value")
@@ -137,7 +138,7 @@ async def _before(request: Request, caller: Caller, previous: str) -> list[dict[
         message = f"Previous response with id '{previous}' cannot be continued: {what}."
         raise ApiError(400, message, param="previous_response_id", code="invalid_value")
     output = job.response.get("output")
-    return [*_items(body.get("input")), *_again(output if isinstance(output, list) else [])]
+    return [*_items(body.get("input")), *again(output if isinstance(output, list) else [])]
 
 
 def _unknown(previous: str) -> ApiError:
@@ -152,21 +153,36 @@ def _items(given: Any) -> list[dict[str, Any]]:
     return given if isinstance(given, list) else []
 
 
-def _again(output: Sequence[Any]) -> list[dict[str, Any]]:
+def again(output: Sequence[Any]) -> list[dict[str, Any]]:
     """Items of a response's output as input; a provider that does not store knows none of their ids.
 
-    Reasoning goes along only where the provider gave it in a form that can be given back.
+    Reasoning goes along only where the provider gave it in a form that can be given back. An item whose id OpenAI's wire
+    asks for gets another one, always the same: by the one that it had, a provider that stores misses the reasoning before it.
     """
     items: list[dict[str, Any]] = []
     for item in output:
         if not isinstance(item, dict):
             continue
-        if item.get("type") == "reasoning":
+        kind = item.get("type")
+        if kind == "reasoning":
             if item.get("encrypted_content"):
                 items.append(item)
-            continue
-        items.append({name: value for name, value in item.items() if name not in {"id", "status"}})
+        elif kind in _WITHOUT_ID:
+            items.append({name: value for name, value in item.items() if name not in {"id", "status"}})
+        elif kind != "mcp_approval_request" and isinstance(item.get("id"), str):  # an approval names its request
+            items.append({**item, "id": _another(item["id"])})
+        else:
+            items.append(item)
     return items
+
+
+#: Items that need no id in an input.
+_WITHOUT_ID = ("message", "function_call", "custom_tool_call")
+
+
+def _another(item_id: str) -> str:
+    digits = hashlib.sha256(item_id.encode("utf-8", "replace")).hexdigest()[:32]
+    return f"{item_id.partition('_')[0][:16]}_{digits}"
 
 
 def input_items(call: Call, given: Any) -> list[dict[str, Any]]:
