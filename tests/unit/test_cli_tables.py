@@ -93,6 +93,8 @@ def test_a_route_and_its_pause_are_whole_at_80_columns() -> None:
     whole = "".join(line[: lines[0].index("in flight")].rstrip() for line in lines[1:])
     assert whole.startswith(route.name)
     assert "looks again" in " ".join(" ".join(lines).split())
+    narrow = drawn(routes.table_of([state]), 60)
+    assert "why" in narrow[0] and max(map(cell_len, narrow)) <= 60, "texts give way before a column goes"
 
 
 def test_a_key_that_is_refused_is_one_concern_for_all_its_models() -> None:

@@ -1,7 +1,7 @@
 """Tables for people, readable at any width: ids are never cut, what matters least goes first, texts give way.
 
-A column is one of three kinds. What there is no room for is left out from the highest `drop` down, then from the right:
-a number that is cut would be another number. The first column stays.
+A column is one of three kinds. What there is no room for is left out from the highest `drop` down; then texts become
+narrower than they should be, then columns go from the right: a number that is cut would be another number. The first stays.
 
     whole(name)    keeps its width: ids, numbers, states
     text(name)     as many lines as it needs
@@ -18,6 +18,8 @@ from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType,
 
 from worker.cli.output import cell
 
+#: How narrow texts become before a column goes that has no `drop`.
+_NARROW = 12
 #: Characters between two columns of a table.
 _GAP = 2
 
@@ -80,6 +82,9 @@ class Table(rich.table.Table):
                 del self._shape[at], natural[at], self.columns[at]
         while self._least(natural) > width and len(self._shape) > 1:
             at = max(range(len(self._shape)), key=lambda one: (self._shape[one][2], one))
+            if not self._shape[at][2] and any(least > _NARROW for _, least, _ in self._shape):
+                self._shape = [(kind, min(least, _NARROW), drop) for kind, least, drop in self._shape]
+                continue
             del self._shape[at], natural[at], self.columns[at]
         for at, column in enumerate(self.columns):
             column._index = at  # noqa: SLF001 -- rich pads the last column otherwise, and has no way to remove one

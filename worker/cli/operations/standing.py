@@ -183,6 +183,6 @@ def _of_failures(now: Standing) -> Iterator[Concern]:
         return
     ended = sum(sum(line) for line in now.rates.ended.values())
     failed = sum(sum(now.rates.ended[status]) for status in ("failed", "expired"))
-    why = ", ".join(f"{count} {name}" for name, count in list(bad.items())[:3])
+    why = ", ".join(f"{count:,} {name}" for name, count in list(bad.items())[:3])
     urgent = bool(ended) and failed / ended > BAD_SHARE
     yield Concern(f"ended badly within the hour: {why} (`stockpot list --status failed`)", urgent=urgent)

@@ -100,7 +100,7 @@ def night(now: Standing) -> Iterator[RenderableType]:
         table.add_row(batch.id, f"{share} %", f"{batch.total:,}", f"{batch.failed:,}", batch.input_name)
     yield Group("", table)
     if len(now.batches) > BATCHES_AT_MOST:
-        yield Text(f"and {len(now.batches) - BATCHES_AT_MOST} more: stockpot batch list", style="dim")
+        yield Text(f"and {len(now.batches) - BATCHES_AT_MOST:,} more: stockpot batch list", style="dim")
     line = f"{far.done:,} of {far.lines:,} lines are done"
     if far.seconds_left is not None:
         ends = datetime.now(UTC) + timedelta(seconds=far.seconds_left)
