@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 SCRIPT = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 1'>"
 #: As it comes it would be read as `exe.png`.
 TURNED = "\u202egnp.exe\u061c"
+#: How many of two presses would be sent.
+PRESSED_TWICE = """(selector) => {
+  let sent = 0;
+  addEventListener("submit", (event) => { if (!event.defaultPrevented) sent++; event.preventDefault(); });
+  const form = document.querySelector(selector);
+  form.requestSubmit();
+  form.requestSubmit();
+  return sent;
+}"""
 ANSI = "\x1b[31mred\x1b]0;title\x07"
 PAGES = ("/", "/jobs", "/batches", "/routes", "/costs", "/webhooks", "/workers", "/keys", "/playground", "/log")
 
@@ -116,6 +125,7 @@ def test_a_hidden_page_is_not_read_again(open_page: Callable[..., Page], served:
 
 
 def test_the_playground_streams_its_answer(open_page: Callable[..., Page], served: Workplace) -> None:
+    """And who presses its button again while it is sent has pressed it once."""
     page = open_page("/playground")
     page.fill("[name=model]", "m@sim:tokens=60+slow=20")
     page.fill("[name=prompt]", "Why is the sky blue?")
@@ -123,6 +133,7 @@ def test_the_playground_streams_its_answer(open_page: Callable[..., Page], serve
     page.wait_for_selector(".answer:text-matches('[^]{10}')")
     page.wait_for_selector(".status.completed")
     assert page.input_value("[name=prompt]") == "Why is the sky blue?"
+    assert page.evaluate(PRESSED_TWICE, "form[action$='/playground/run']") == 1
 
 
 def test_a_file_is_quoted_before_it_runs_and_its_answers_come_back(

@@ -104,6 +104,16 @@
     });
   }
 
+  // ── a double click presses a button once ──
+  let sent = new WeakSet();
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (sent.has(event.target)) event.preventDefault();
+    sent.add(event.target);
+    setTimeout(() => sent.delete(event.target), 10000); // one whose answer was not waited for
+  });
+  addEventListener("pageshow", () => { sent = new WeakSet(); });
+
   // ── copy ──
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
