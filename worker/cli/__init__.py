@@ -21,9 +21,11 @@ With `--json` stdout carries JSON and nothing else.
 
 from __future__ import annotations
 
-from worker.cli.interrupts import quietly
+from worker.cli.interrupts import leave_out_of_logs, quietly
 
 with quietly():
     from worker.cli.app import main
+
+    leave_out_of_logs()
 
 __all__ = ["main"]

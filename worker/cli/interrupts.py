@@ -8,6 +8,19 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+#: What logs, with its traceback, that the return of a connection was broken off.
+POOL = "sqlalchemy.pool.impl.QueuePool"
+
+
+def leave_out_of_logs() -> None:
+    """Have no library log what Ctrl-C broke off: it ends the command there as it does anywhere else."""
+    import logging  # later than the first moment, in which Ctrl-C is not quiet yet
+
+    def no_interrupt(record: logging.LogRecord) -> bool:
+        return record.exc_info is None or not isinstance(record.exc_info[1], KeyboardInterrupt)
+
+    logging.getLogger(POOL).addFilter(no_interrupt)
+
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
