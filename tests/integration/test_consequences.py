@@ -115,3 +115,27 @@ async def test_an_import_that_is_given_up_has_all_consequences(
     seen.clear()
     database.write(BatchKeeper(Consequences().write).keep)
     assert seen == {batch.id: "completed"}
+
+
+async def test_a_job_that_the_database_refuses_to_change_stops_no_other(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the reason: it was the end of each worker that was elected, one after the other."""
+    stuck, other = submitted(database, request("a"), request("b"))
+    claimed(database, stuck, other)
+    [late] = submitted(database)
+    time_is_up(database, late)
+    refuse = "RAISE(ABORT, 'out of range')"
+    if not database.is_sqlite:
+        refused = "BEGIN RAISE EXCEPTION 'out of range' USING ERRCODE = '22003'; END"
+        sql(database, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {refused} $$")
+    what = f"BEGIN SELECT {refuse}; END" if database.is_sqlite else "EXECUTE FUNCTION refuse()"
+    which = f"WHEN (OLD.id = '{stuck}' AND NEW.status = 'queued')"
+    sql(database, f"CREATE TRIGGER refusing BEFORE UPDATE ON jobs FOR EACH ROW {which} {what}")
+    await sweep(database, stuck, other)
+    statuses = {
+        job: rows(database, "SELECT status FROM jobs WHERE id = :id", id=job)[0]["status"]
+        for job in (stuck, other, late)
+    }
+    assert statuses == {stuck: "in_progress", other: "queued", late: "expired"}
+    assert sum("job_not_swept" in str(one.msg) for one in caplog.records) == 1

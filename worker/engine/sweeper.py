@@ -36,6 +36,7 @@ from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
 from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
+from worker.job.settlements import NOT_STORABLE
 
 log = get_logger(__name__)
 
@@ -102,6 +103,7 @@ class Sweeper:
         self._snapshots_at = 0.0  # monotonic seconds
         self._recount_at = 0.0  # monotonic seconds
         self._tidy_at = 0.0  # monotonic seconds
+        self._refused: dict[str, None] = {}  # jobs that were logged as not swept
         self.elected = False
         #: Whether calls are to be looked up in the provider's log, as the last sweep saw it.
         self.calls_open = False
@@ -212,7 +214,10 @@ class Sweeper:
 
     async def _sweep_once(self) -> bool:
         nothing: tuple[list[Ended], int] = ([], 0)
-        swept, hooks = await self._database.try_write(self._transaction, nothing, "sweep_delayed")
+        try:
+            swept, hooks = await self._database.try_write(self._transaction, nothing, "sweep_delayed")
+        except NOT_STORABLE:
+            swept, hooks = await self._one_by_one()
         for job in swept:
             if job.call is not None:
                 metrics.ATTEMPTS.labels("lost").inc()
@@ -227,9 +232,27 @@ class Sweeper:
             self._consequences.wake()
         return bool(swept)
 
-    def _transaction(self, conn: Connection) -> tuple[list[Ended], int]:
-        swept = leases.reclaim(conn, hold=min(self._hold(), LOST_HOLD_SECONDS), steady=self._lease)
-        swept += leases.expire(conn)
+    async def _one_by_one(self) -> tuple[list[Ended], int]:
+        """As `_transaction`, job by job: one that the database refuses to change, whatever the reason, stops no other."""
+        swept: list[Ended] = []
+        hooks = 0
+        nothing: tuple[list[Ended], int] = ([], 0)
+        for job in await self._database.try_read(leases.overdue, [], "sweep_delayed"):
+            try:
+                ends, events = await self._database.try_write(
+                    partial(self._transaction, only=job), nothing, "sweep_delayed"
+                )
+            except NOT_STORABLE as error:
+                if job not in self._refused:
+                    log.error("job_not_swept", job=job, error=str(error).splitlines()[0])
+                self._refused[job] = None
+                continue
+            swept, hooks = swept + ends, hooks + events
+        return swept, hooks
+
+    def _transaction(self, conn: Connection, only: str | None = None) -> tuple[list[Ended], int]:
+        hold = min(self._hold(), LOST_HOLD_SECONDS)
+        swept = leases.reclaim(conn, hold=hold, steady=self._lease, only=only) + leases.expire(conn, only=only)
         events = self._consequences.write(conn, swept)
         if swept:
             crashpoint("sweep.reclaimed")

@@ -70,7 +70,9 @@ SWEEPER = "sweeper"
 SILENT_PART = 0.5
 
 
-def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0, steady: float = 0.0) -> list[Ended]:
+def reclaim(
+    conn: Connection, *, limit: int = 256, hold: float = 0.0, steady: float = 0.0, only: str | None = None
+) -> list[Ended]:
     """Take back jobs whose lease ran out: their attempt becomes `lost`, they are queued again or end.
 
     Args:
@@ -78,6 +80,7 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0, steady: fl
         hold: seconds in which a job is due again whose lost call is to be looked up before.
         steady: only if the database has been answering for so many seconds (a lease) without a long silence (`elect`):
             after an outage the leases of living workers have run out, too, and they shall renew them first.
+        only: this job, if its lease has.
 
     Those under `on_ambiguous=reconcile` are due in `hold` seconds, so that their lost call can be looked up before.
 
@@ -90,12 +93,12 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0, steady: fl
         for row in conn.execute(
             text(f"""
             SELECT id FROM jobs {"" if is_postgres(conn) else "INDEXED BY ix_jobs_running"}
-            WHERE status = 'in_progress' AND lease_until < {now} {_steady(conn) if steady else ""}
+            WHERE status = 'in_progress' AND lease_until < {now} {_steady(conn) if steady else ""} {_only(only)}
             ORDER BY lease_owner LIMIT :limit {_for_update(conn)}
             """),
-            {"limit": limit, "name": SWEEPER, "steady": -steady, "silent": -steady * SILENT_PART}
-            if steady
-            else {"limit": limit},
+            {"limit": limit}
+            | ({"name": SWEEPER, "steady": -steady, "silent": -steady * SILENT_PART} if steady else {})
+            | ({"only": only} if only is not None else {}),
         )
     ]
     if not ids:
@@ -133,8 +136,8 @@ def reclaim(conn: Connection, *, limit: int = 256, hold: float = 0.0, steady: fl
     return [ended(row, calls.get(row.id)) for row in rows]
 
 
-def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
-    """End queued jobs whose time is up. The caller commits.
+def expire(conn: Connection, *, limit: int = 256, only: str | None = None) -> list[Ended]:
+    """End queued jobs whose time is up (`only`: this one). The caller commits.
 
     `settle` ends the time of a job that goes back to the queue although its cancellation was asked for.
     """
@@ -145,7 +148,7 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
         text(f"""
         WITH due AS MATERIALIZED (
             SELECT id FROM jobs {"" if is_postgres(conn) else "INDEXED BY ix_jobs_expiring"}
-            WHERE status = 'queued' AND expires_at <= {now}
+            WHERE status = 'queued' AND expires_at <= {now} {_only(only)}
             ORDER BY expires_at LIMIT :limit {_for_update(conn)}
         )
         UPDATE jobs SET status = {verdict}, finished_at = {now}, waiting_on = NULL, error_class = {verdict},
@@ -155,9 +158,28 @@ def expire(conn: Connection, *, limit: int = 256) -> list[Ended]:
         WHERE id IN (SELECT id FROM due) AND status || '' = 'queued'
         RETURNING {RETURNED}
         """),
-        {"limit": limit},
+        {"limit": limit} | ({"only": only} if only is not None else {}),
     )
     return [ended(row) for row in rows]
+
+
+def overdue(conn: Connection, *, limit: int = 256) -> list[str]:
+    """Jobs whose lease or whose time is up: those that `reclaim` and `expire` are about."""
+    now = now_sql(conn)
+    lite = not is_postgres(conn)
+    found: list[str] = []
+    for index, condition in (
+        ("ix_jobs_running", f"status = 'in_progress' AND lease_until < {now}"),
+        ("ix_jobs_expiring", f"status = 'queued' AND expires_at <= {now}"),
+    ):
+        hint = f"INDEXED BY {index}" if lite else ""
+        rows = conn.execute(text(f"SELECT id FROM jobs {hint} WHERE {condition} LIMIT :limit"), {"limit": limit})
+        found += [row[0] for row in rows]
+    return found
+
+
+def _only(job: str | None) -> str:
+    return "" if job is None else "AND id = :only"
 
 
 def _steady(conn: Connection) -> str:
