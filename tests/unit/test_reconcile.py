@@ -91,16 +91,16 @@ def test_a_date_that_is_no_clock_costs_nothing() -> None:
 
 
 def test_a_page_is_read_leniently() -> None:
-    """Rows of others, without an id or with odd numbers, do not stop it."""
+    """Rows of others, without an id, with odd numbers or with text that no database keeps, do not stop it."""
     page = read_page(
         b'{"data": [{"client_request_id": null}, 7, {"client_request_id": "a.1", "status": "succeeded",'
         b' "cost": {"usd": 0.0000175}, "tokens": {"input": "x", "output": 9007199254740992, "total": -1}},'
-        b' {"client_request_id": "a.2", "cost": null}], "pagination": {"has_more": true}}'
+        b' {"client_request_id": "a.2", "cost": null, "inference_id": "x\\u0000"}], "pagination": {"has_more": true}}'
     )
     assert page.more
     assert page.rows == [
         LogRow("a.1", True, Decimal("0.0000175"), None, None, None, None),
-        LogRow("a.2", False, None, None, None, None, None),
+        LogRow("a.2", False, None, None, None, None, "x\N{REPLACEMENT CHARACTER}"),
     ]
 
 

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from api_schemas import jsontext
+from api_schemas.text import storable
 from worker.base.errors import Unreachable
 from worker.limits.minute import Minute
 from worker.upstream.client import UpstreamClient
@@ -246,7 +247,7 @@ def _row(value: Any) -> LogRow | None:
         input_tokens=_count(tokens.get("input")),
         output_tokens=_count(tokens.get("output")),
         total_tokens=_count(tokens.get("total")),
-        inference_id=inference if isinstance(inference, str) else None,
+        inference_id=storable(inference) if isinstance(inference, str) else None,
     )
 
 
