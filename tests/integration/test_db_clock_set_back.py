@@ -95,13 +95,13 @@ async def test_jobs_wait_no_longer_than_a_rule_has_them_wait_or_their_submitter(
     async with sweeping(database) as sweeper:
         await sweeper.sweep()
         before = waits(database, "jobs")
-        assert before[asked] == pytest.approx(120, abs=20)
+        assert before[asked] == pytest.approx(120, abs=60)
         set_back(database)
-        assert waits(database, "jobs")[fresh] == pytest.approx(HOUR, abs=20), "the step was not seen"
+        assert waits(database, "jobs")[fresh] == pytest.approx(HOUR, abs=60), "the step was not seen"
         await sweeper.sweep()
         after = waits(database, "jobs")
     assert {job: after[job] for job in (retried, held, asked, fresh)} == dict.fromkeys((retried, held, asked, fresh), 0)
-    assert after[scheduled] == pytest.approx(7_000 + HOUR, abs=20)
+    assert after[scheduled] == pytest.approx(7_000 + HOUR, abs=60)
 
 
 @pytest.mark.anyio
@@ -131,10 +131,10 @@ async def test_deliveries_wait_for_what_their_schedule_has_and_new_ones_for_noth
     tried(database, late, delay=9 * HOUR)
     async with sweeping(database) as sweeper:
         set_back(database)
-        assert waits(database, EVENTS)[soon] == pytest.approx(300 + HOUR, abs=20), "the step was not seen"
+        assert waits(database, EVENTS)[soon] == pytest.approx(300 + HOUR, abs=60), "the step was not seen"
         await sweeper.sweep()
         after = waits(database, EVENTS)
-    assert after[soon] == pytest.approx(300, abs=20)
+    assert after[soon] == pytest.approx(300, abs=60)
     assert after[fresh] == 0
-    assert after[late] == pytest.approx(10 * HOUR, abs=20), "by less than it was to wait: it waits for its old moment"
+    assert after[late] == pytest.approx(10 * HOUR, abs=60), "by less than it was to wait: it waits for its old moment"
     assert database.write(outbox.bring_forward) == 0

@@ -237,7 +237,8 @@ class Sweeper:
         swept: list[Ended] = []
         hooks = 0
         nothing: tuple[list[Ended], int] = ([], 0)
-        for job in await self._database.try_read(leases.overdue, [], "sweep_delayed"):
+        none: list[str] = []
+        for job in await self._database.try_read(leases.overdue, none, "sweep_delayed"):
             try:
                 ends, events = await self._database.try_write(
                     partial(self._transaction, only=job), nothing, "sweep_delayed"
