@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from tests.factories import claimed, opened, settlement, submitted
+from tests.factories import claimed, opened, request, settlement, sqlite_path, submitted
 from tests.integration.test_db_plans import ID, NUMBERS
-from worker.db import compacting, purge
+from worker.db import compacting, connect, purge
 from worker.db.clock import is_postgres
 from worker.db.connect import Database
 from worker.db.jobs import lookup, settle
@@ -115,3 +117,23 @@ def test_work_goes_on_meanwhile(postgres_url: str) -> None:
 
 
 OLD = "id < (SELECT max(id) FROM jobs) AND finished_at < '2025-01-01'"
+
+
+def test_the_log_of_sqlite_is_small_again_after_a_reader_that_stayed(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows beside a reader, and kept that size for as long as any process had the database open."""
+    monkeypatch.setattr(connect, "WAL_BYTES", 1_000_000)
+    path = sqlite_path(sqlite_url)
+    log = path.with_name(f"{path.name}-wal")
+    with opened(sqlite_url) as database:
+        with contextlib.closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM jobs").fetchone()
+            for _ in range(8):
+                submitted(database, *(request("x" * 100_000) for _ in range(5)))
+            grown = log.stat().st_size
+        for _ in range(3):
+            submitted(database)
+        assert grown > 4_000_000
+        assert log.stat().st_size <= 1_000_000

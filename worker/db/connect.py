@@ -49,6 +49,10 @@ _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 #: went; by them the planner would read another index whole and sort what it finds (measured: 2 ms became 600).
 _BY_INDEX = {"enable_seqscan": "off", "enable_sort": "off"}
 
+#: What stays of SQLite's write-ahead log once it is written back. It grows while a reader stays (a backup, a person who
+#: looks), and would keep that size on the disk for as long as any process has the database open.
+WAL_BYTES = 64 * 1024 * 1024
+
 #: A server that has not answered by then stands still: `statement_timeout` would have ended whatever it works at.
 ANSWER_SECONDS = 40.0
 
@@ -168,6 +172,7 @@ def _sqlite(url: URL, settings: Settings, pool_size: int) -> Engine:
         for pragma in (
             f"busy_timeout={SQLITE_BUSY_MS}",
             "journal_mode=WAL",
+            f"journal_size_limit={WAL_BYTES}",
             "synchronous=NORMAL",
             "temp_store=MEMORY",
             "cache_size=-16000",
