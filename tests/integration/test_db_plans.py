@@ -28,7 +28,7 @@ from worker.db.connect import Database
 from worker.db.files import records as files
 from worker.db.jobs import claim, leases, ledger, listing, settle, submit, usage, usage_days, waits
 from worker.db.jobs.settle import Settlement
-from worker.db.jobs.tenant_fairness import TenantFairness
+from worker.db.jobs.tenant_fairness import ALONE, TenantFairness
 from worker.db.keys import records as keys
 from worker.db.webhooks import log, outbox
 from worker.engine import feeder
@@ -375,3 +375,36 @@ def list_trouble(conn: Connection, tenant: str | None, filters: dict[str, Any]) 
     listing.page(conn, tenant=tenant, limit=20, **filters)
     event.remove(conn.engine, "before_cursor_execute", note)
     return postgres_trouble(conn, *statements[0])
+
+
+@pytest.mark.parametrize("grown", ["postgres"], indirect=True)
+def test_a_vacuum_clears_what_waited_from_the_index_of_what_waits(grown: Database) -> None:
+    """Few of a large table's pages have dead rows: PostgreSQL would leave its indexes alone, and each look step over them."""
+    model = "m" * 250  # large entries: many pages of the index
+
+    def look() -> int:
+        with grown.engine.connect() as conn:
+            waits = f"SELECT id FROM jobs WHERE {ALONE} AND lane = 'bulk' AND tenant = 't1' AND model = :model ORDER BY due_at, id"
+            plan = conn.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {waits}"), {"model": model}).scalar_one()
+        assert "ix_jobs_queued" in str(plan)
+        assert plan[0]["Plan"]["Actual Rows"] == 0
+        return int(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
+
+    def work(conn: Connection) -> None:
+        requests = [job_request(str(at), model=model, tenant="t1", lane="bulk") for at in range(60)]
+        ids = [one.id for one in submit.insert(conn, requests, Settings())]
+        jobs = claim.claim_ids(conn, ids, owner="w", lease=30, any_lane=True)
+        settle.settle(
+            conn, [Settlement(job.id, job.fence, job.attempt, "completed", "completed", response="{}") for job in jobs]
+        )
+
+    def vacuum(options: str = "") -> None:
+        with grown.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            conn.exec_driver_sql(f"VACUUM {options} jobs")
+
+    vacuum("(INDEX_CLEANUP ON)")  # the dead rows of other tests
+    grown.write(work)
+    look()  # marks the entries as dead: from here on only pages of the index are read
+    before = look()
+    vacuum()
+    assert look() < before
