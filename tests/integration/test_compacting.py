@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from tests.factories import claimed, opened, request, settlement, sqlite_path, submitted
-from tests.integration.test_db_plans import ID, NUMBERS
+from tests.grown import ID, NUMBERS
 from worker.db import compacting, connect, purge
 from worker.db.clock import is_postgres
 from worker.db.connect import Database
