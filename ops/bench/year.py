@@ -67,11 +67,13 @@ def response() -> str:
 
 
 def make(database: Database, jobs: int) -> None:
-    """Make so many finished jobs, the newest an hour old; texts short, since lists do not read them."""
+    """Make so many finished jobs, the newest an hour old, and their usage by day; texts short, since lists do not read them."""
     newest = datetime.now(UTC) - timedelta(hours=1)
     given = {"start": int(newest.timestamp() * 1000) - jobs * APART_MS, "apart": APART_MS}
     made, at = _ID.format(**given), _AT.format(**given)
     ended = "CASE WHEN n % 50 = 0 THEN 'failed' WHEN n % 333 = 0 THEN 'expired' ELSE 'completed' END"
+    tenant = f"CASE WHEN n % 4 = 0 THEN 'default' ELSE 't' || n % {TENANTS} END"
+    model, lane = f"'m' || n % {MODELS}", "CASE WHEN n % 10 < 8 THEN 'bulk' ELSE 'interactive' END"
     raw = database.engine.raw_connection()
     cursor = raw.cursor()
     cursor.execute("SET statement_timeout = 0; SET synchronous_commit = off; SET maintenance_work_mem = '512MB'")
@@ -86,8 +88,7 @@ def make(database: Database, jobs: int) -> None:
         cursor.execute(
             f"""INSERT INTO jobs (id, tenant, endpoint, model, lane, status, fence, calls, attempts, max_attempts,
                 on_ambiguous, created_at, due_at, started_at, finished_at, expires_at, error_class, custom_id, metadata)
-            SELECT {made}, CASE WHEN n % 4 = 0 THEN 'default' ELSE 't' || n % {TENANTS} END, '/v1/chat/completions',
-                'm' || n % {MODELS}, CASE WHEN n % 10 < 8 THEN 'bulk' ELSE 'interactive' END, {ended}, 1, 1, 1, 5,
+            SELECT {made}, {tenant}, '/v1/chat/completions', {model}, {lane}, {ended}, 1, 1, 1, 5,
                 'reconcile', {at}, {at}, {at}, {at}, {at}, CASE WHEN n % 50 = 0 THEN 'upstream' END, 'line-' || n,
                 '{{"team":"search"}}' FROM {numbers}"""
         )
@@ -97,6 +98,14 @@ def make(database: Database, jobs: int) -> None:
             f"""INSERT INTO attempts (job_id, attempt, fence, worker, outcome, started_at, finished_at, total_tokens,
                 cost_picousd, cost_source, reconciled, counted)
             SELECT {made}, 1, 1, 'w', 'completed', {at}, {at}, 280, 1000, 'provider', 'matched', true FROM {numbers}"""
+        )
+        cursor.execute(
+            f"""INSERT INTO usage_days AS d (day, tenant, model, lane, shard, jobs, attempts, total_tokens, provider_picousd)
+            SELECT to_char({at} AT TIME ZONE 'UTC', 'YYYY-MM-DD'), {tenant}, {model}, {lane}, 0, count(*), count(*),
+                280 * count(*), 1000 * count(*) FROM {numbers} GROUP BY 1, 2, 3, 4
+            ON CONFLICT (day, tenant, model, lane, batch_id, tags, shard) DO UPDATE SET jobs = d.jobs + excluded.jobs,
+                attempts = d.attempts + excluded.attempts, total_tokens = d.total_tokens + excluded.total_tokens,
+                provider_picousd = d.provider_picousd + excluded.provider_picousd"""
         )
         raw.commit()
     for _, definition in dropped:

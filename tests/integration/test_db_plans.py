@@ -270,6 +270,28 @@ def test_a_page_costs_the_same_however_seldom_its_filter_matches(grown: Database
             assert not list_trouble(conn, "nobody", {"model": "m1"})
 
 
+@pytest.mark.parametrize("grown", ["postgres"], indirect=True)
+def test_a_tenants_page_does_not_read_the_newer_jobs_of_others(grown: Database) -> None:
+    """Its jobs are spread over the year as the statistics have it; since then only others have worked."""
+    with grown.engine.connect() as conn:
+        conn.execute(
+            text("""
+            INSERT INTO jobs (id, tenant, endpoint, model, lane, status, max_attempts, on_ambiguous, created_at, due_at,
+                finished_at, expires_at)
+            SELECT 'job_ffff' || lpad(to_hex(n), 28, '0'), 'default', '/v1/chat/completions', 'm1', 'bulk', 'completed', 5,
+                'retry', now(), now(), now(), now() FROM generate_series(1, 10000) AS n
+            """)
+        )
+        pages: list[dict[str, Any]] = [{}, {"model": "m2"}, {"since": YEAR}, {"text": "job_0"}]
+        assert not [line for one in pages for line in list_trouble(conn, "t7", one)]
+        first = listing.page(conn, tenant="t7", limit=3)
+        second = listing.page(conn, tenant="t7", limit=3, before=first.next)
+        both = [job.id for job in (*first.jobs, *second.jobs)]
+        its = conn.execute(text("SELECT id FROM jobs WHERE tenant = 't7' ORDER BY id DESC LIMIT 6")).scalars().all()
+        assert both == its
+        conn.rollback()
+
+
 def list_trouble(conn: Connection, tenant: str | None, filters: dict[str, Any]) -> list[str]:
     """What the plan of a page's first statement reads too much."""
     statements: list[tuple[str, Any]] = []

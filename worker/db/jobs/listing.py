@@ -150,6 +150,9 @@ def _wanted(conn: Connection, tenant: str | None, filters: Filters, given: str) 
     return " AND ".join(conditions), values
 
 
+_PAIR = "(tenant, id) {} (:tenant, {})"
+#: Behind every id.
+_LAST = f"'{JOB}g'"
 _ALL = (("1 = 1", "sqlite_autoindex_jobs_1"),)
 
 
@@ -158,7 +161,8 @@ class _Source:
     """Where to look: conditions that each leave one index, and its name; their rows are merged."""
 
     parts: tuple[tuple[str, str], ...]
-    order: str = "id"
+    order: str = "id"  # the last of these columns is descending, too
+    bound: str = "id {} {}"  # an id is less than another, or greater
     given: str = ""  # the column for which every row is right
 
     @property
@@ -172,10 +176,10 @@ class _Source:
         unfinished = ("finished_at IS NULL", "ix_jobs_unfinished")
         badly = ("status IN ('failed', 'cancelled', 'expired')", "ix_jobs_ended_badly")
         if filters.get("batch") is not None:
-            return cls((("batch_id = :batch AND batch_id IS NOT NULL", "ix_jobs_batch"),), "line", "batch_id")
+            return cls((("batch_id = :batch AND batch_id IS NOT NULL", "ix_jobs_batch"),), "line", given="batch_id")
         if status == "in_progress":
             # Few rows, to be sorted: in the order of their ids PostgreSQL would look for them among all.
-            return cls((("status = 'in_progress'", "ix_jobs_running"),), "id || ''", "status")
+            return cls((("status = 'in_progress'", "ix_jobs_running"),), "id || ''", "id || '' {} {}", "status")
         if status == "queued":
             return cls((unfinished,))
         if status in _BAD:
@@ -183,17 +187,21 @@ class _Source:
         if error_class is not None:
             return cls((unfinished, badly))
         if tenant not in {None, "default"}:
+            if is_postgres(conn):
+                # Only this index has the order of pairs: in that of the ids alone all newer jobs of others would be read.
+                its = (_PAIR.format(">", "''"), _PAIR.format("<", _LAST), "tenant <> 'default'")
+                return cls(((" AND ".join(its), "ix_jobs_of_tenant"),), "tenant DESC, id", _PAIR, "tenant")
             return cls((("tenant = :tenant AND tenant <> 'default'", "ix_jobs_of_tenant"),), given="tenant")
         return cls(_ALL)
 
     def look(self, conn: Connection, wanted: str, values: dict[str, Any], step: int) -> Any:
         """The next `step` jobs, and whether each is wanted."""
         order = self.order
-        bounds = [f"{order} < :before"] if values["before"] is not None else []
+        bounds = [self.bound.format("<", ":before")] if values["before"] is not None else []
         if values["floor"] is not None and order != "line":
-            bounds.append(f"{order} >= :floor")
+            bounds.append(self.bound.format(">=", ":floor"))
         if values.get("ceiling") is not None and order != "line":
-            bounds.append(f"{order} < :ceiling")
+            bounds.append(self.bound.format("<", ":ceiling"))
         if order == "line" and values["before"] is not None:
             bounds = ["line < (SELECT b.line FROM jobs AS b WHERE b.id = :before)"]
         hit = f"CASE WHEN {wanted} THEN 1 ELSE 0 END" if wanted else "1"
