@@ -25,7 +25,11 @@ from worker.local.terminal import moves
 
 ID = "job_01a2193d3158721da2d27b2dfa26e242"
 MODEL = "openai/gpt-5-1-chat-latest"
-NOW = datetime.now(UTC)
+
+
+def now() -> datetime:
+    """This moment: the module was read long before the last of its tests runs."""
+    return datetime.now(UTC)
 
 
 def drawn(table: Table, width: int = 80) -> list[str]:
@@ -37,7 +41,7 @@ def drawn(table: Table, width: int = 80) -> list[str]:
 
 def job(**fields: object) -> Job:
     """A job that was made just now."""
-    own = {"id": ID, "endpoint": "/v1/chat/completions", "model": MODEL, "status": "queued", "created_at": NOW}
+    own = {"id": ID, "endpoint": "/v1/chat/completions", "model": MODEL, "status": "queued", "created_at": now()}
     return Job.model_validate(own | fields)
 
 
@@ -86,7 +90,7 @@ def test_a_list_has_room_for_more_in_a_wider_terminal() -> None:
 def test_a_route_and_its_pause_are_whole_at_80_columns() -> None:
     """Folded, not cut: the name is what `pause` takes."""
     route = Route("https://api.aimlapi.com/v1", "2f05d4b689d2", MODEL)
-    state = RouteState(route, 16, 3, "key", "account", "Invalid API key", NOW.timestamp(), NOW.timestamp() + 240)
+    state = RouteState(route, 16, 3, "key", "account", "Invalid API key", now().timestamp(), now().timestamp() + 240)
     lines = drawn(routes.table_of([state, replace(state, paused=None)]))
     assert max(map(cell_len, lines)) <= 80
     assert not any("…" in line for line in lines)
@@ -100,7 +104,9 @@ def test_a_route_and_its_pause_are_whole_at_80_columns() -> None:
 def test_a_key_that_is_refused_is_one_concern_for_all_its_models() -> None:
     """A screen has room for what else there is; a model that fails is one of its own."""
     states = [
-        RouteState(Route("https://a/v1", "k", f"m{n}"), 16, 0, why, None, "", NOW.timestamp(), NOW.timestamp() + 240)
+        RouteState(
+            Route("https://a/v1", "k", f"m{n}"), 16, 0, why, None, "", now().timestamp(), now().timestamp() + 240
+        )
         for n, why in enumerate(["key", "key", "failures", "key", None])
     ]
     first, second = [one.text for one in standing._of_routes(states)]
@@ -111,7 +117,7 @@ def test_a_key_that_is_refused_is_one_concern_for_all_its_models() -> None:
 def test_workers_are_whole_at_80_columns() -> None:
     """Who and in what state; the loop's lag has no room."""
     row = WorkerRow(
-        "worker-host-7f9c4d:42424:9f3c2a1b", "h", 1, "0.1.0", NOW, NOW, 200, 117, 0.001, 1 << 30, None, alive=True
+        "worker-host-7f9c4d:42424:9f3c2a1b", "h", 1, "0.1.0", now(), now(), 200, 117, 0.001, 1 << 30, None, alive=True
     )
     lines = drawn(workers.table_of([row]))
     assert max(map(cell_len, lines)) <= 80
