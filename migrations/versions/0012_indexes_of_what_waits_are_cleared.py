@@ -23,5 +23,10 @@ def upgrade() -> None:
     """Apply."""
     if op.get_bind().dialect.name != "postgresql":
         return
+    # It waits for a vacuum of the table, and for nothing else, nor does anything but vacuums wait for it. PostgreSQL ends an
+    # automatic one that is waited for after `deadlock_timeout`, a second.
+    before = op.get_bind().exec_driver_sql("SHOW lock_timeout").scalar_one()
+    op.execute("SET LOCAL lock_timeout = '3s'")
     for table in TABLES:
         op.execute(f"ALTER TABLE {table} SET ({_SOON})")
+    op.execute(f"SET LOCAL lock_timeout = '{before}'")
