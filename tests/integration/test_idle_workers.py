@@ -98,7 +98,8 @@ def test_an_idle_worker_makes_few_transactions_over_two_connections(
         before, looks, wanted = counted(), 0, wanted + beats + 1
         eventually(beaten, 120, "its row is renewed again and again")
         assert counted() - before - looks <= each * (beats + 2)
-        assert count(sessions) <= 2 + 1
+        # Two looks that a slow machine has at once open another one; it is closed soon, as the first ones were.
+        eventually(lambda: count(sessions) <= 2 + 1, 60, "it has no more connections than it needs")
 
 
 def test_a_batch_wakes_workers_that_look_once_in_an_hour(
