@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from tests.batch_factories import claimed as claimed_lines
 from tests.batch_factories import end, over, write_file
 from tests.batch_factories import submit as submit_batch
 from tests.factories import claimed, lease_run_out, request, rows, settlement, sql, submitted, time_is_up
+from tests.sweeping import sweeping
 from worker.batches.keeper import BatchKeeper
 from worker.db.batches import changes
 from worker.db.connect import Database
+from worker.db.jobs import leases
 from worker.db.threads import DatabaseThreads
-from worker.engine.retention import Retention
-from worker.engine.sweeper import Sweeper
 from worker.job import consequences
 from worker.job.consequences import Consequences, Ends
 from worker.job.settlements import SettlementWriter
@@ -42,23 +43,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 async def sweep(database: Database, *lost: str) -> None:
     """Sweep as the elected worker, after the leases of these jobs have run out."""
-    threads = DatabaseThreads(database.settings)
-    sweeper = Sweeper(
-        threads,
-        Consequences(),
-        Retention(database.settings, threads),
-        owner="s",
-        lease=30,
-        every=1,
-        on_over=lambda _: None,
-        on_due=lambda _, __: None,
-        longest_wait=155,
-    )
-    for job in lost:
-        await sweeper.sweep()  # the database has not answered for a lease yet
-        lease_run_out(database, job)
-    await sweeper.sweep()
-    threads.close()
+    with sweeping(database.settings) as sweeper:
+        for job in lost:
+            await sweeper.sweep()  # the database has not answered for a lease yet
+            lease_run_out(database, job)
+        await sweeper.sweep()
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "expired"])
@@ -117,10 +106,12 @@ async def test_an_import_that_is_given_up_has_all_consequences(
     assert seen == {batch.id: "completed"}
 
 
+@pytest.mark.parametrize("at_once", [256, 1])
 async def test_a_job_that_the_database_refuses_to_change_stops_no_other(
-    database: Database, caplog: pytest.LogCaptureFixture
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """Whatever the reason: it was the end of each worker that was elected, one after the other."""
+    """Whatever the reason, and also where as many are refused as are looked at: it was the end of each elected worker."""
+    monkeypatch.setattr(leases, "overdue", partial(leases.overdue, limit=at_once))
     stuck, other = submitted(database, request("a"), request("b"))
     claimed(database, stuck, other)
     [late] = submitted(database)

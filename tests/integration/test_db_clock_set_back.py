@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 
 import pytest
@@ -11,42 +10,17 @@ from sqlalchemy import Connection, text
 
 from tests.factories import claimed, request, rows, settled, settlement, submitted
 from tests.rig.deliveries import settle
+from tests.sweeping import sweeping
 from worker.db.clock import seconds_until_sql
 from worker.db.columns import Instant, metadata
 from worker.db.connect import Database
 from worker.db.jobs import waits as jobs
-from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
 from worker.db.webhooks.outbox import Held, Verdict
 from worker.engine import sweeper as sweeper_module
-from worker.engine.retention import Retention
-from worker.engine.sweeper import Sweeper
-from worker.job.consequences import Consequences
-from worker.job.retry import longest_wait
 
 HOUR = 3_600.0
 EVENTS = "webhook_events"
-
-
-@asynccontextmanager
-async def sweeping(database: Database) -> AsyncIterator[Sweeper]:
-    """A sweeper that has been elected."""
-    threads = DatabaseThreads(database.settings)
-    sweeper = Sweeper(
-        threads,
-        Consequences(),
-        Retention(database.settings, threads),
-        owner="s",
-        lease=30,
-        every=1,
-        on_over=lambda _: None,
-        on_due=lambda _, __: None,
-        longest_wait=longest_wait(60),
-    )
-    await sweeper.sweep()
-    assert sweeper.elected
-    yield sweeper
-    threads.close()
 
 
 def set_back(database: Database, seconds: float = HOUR) -> None:
@@ -92,7 +66,9 @@ async def test_jobs_wait_no_longer_than_a_rule_has_them_wait_or_their_submitter(
     settled(database, settlement(first, status="queued", outcome="retryable", due_in=2.0, waiting_on="retry"))
     settled(database, settlement(second, status="queued", outcome="held", called=False, spent=False, due_in=15.0))
     settled(database, settlement(third, status="queued", outcome="busy", spent=False, due_in=120.0))
-    async with sweeping(database) as sweeper:
+    with sweeping(database.settings) as sweeper:
+        await sweeper.sweep()
+        assert sweeper.elected
         await sweeper.sweep()
         before = waits(database, "jobs")
         assert before[asked] == pytest.approx(120, abs=60)
@@ -113,7 +89,9 @@ async def test_what_waits_is_looked_at_in_slices_some_with_each_sweep(
     monkeypatch.setattr(sweeper_module, "WAITS_SLICES", 2)
     submitted(database, *(request(str(number)) for number in range(9)))
     late = []
-    async with sweeping(database) as sweeper:
+    with sweeping(database.settings) as sweeper:
+        await sweeper.sweep()
+        assert sweeper.elected
         for _ in range(3):
             await sweeper.sweep()
         set_back(database)
@@ -129,7 +107,9 @@ async def test_deliveries_wait_for_what_their_schedule_has_and_new_ones_for_noth
     soon, late, fresh = settle(database, "https://a.example/", "https://b.example/", "https://c.example/")
     tried(database, soon, delay=300)
     tried(database, late, delay=9 * HOUR)
-    async with sweeping(database) as sweeper:
+    with sweeping(database.settings) as sweeper:
+        await sweeper.sweep()
+        assert sweeper.elected
         set_back(database)
         assert waits(database, EVENTS)[soon] == pytest.approx(300 + HOUR, abs=60), "the step was not seen"
         await sweeper.sweep()

@@ -9,16 +9,13 @@ from sqlalchemy import create_engine, text
 
 from tests.counted import Counted
 from tests.factories import opened, request, submitted
+from tests.sweeping import sweeping
 from worker.base import metrics
 from worker.base.settings import Settings
 from worker.db import fleet
 from worker.db.budgets import reservations
 from worker.db.connect import Database
-from worker.db.threads import DatabaseThreads
 from worker.engine import fleet_gauges
-from worker.engine.retention import Retention
-from worker.engine.sweeper import Sweeper
-from worker.job.consequences import Consequences
 from worker.limits.limiter import RouteState
 from worker.limits.route import Route
 
@@ -83,21 +80,9 @@ def test_a_budget_whose_rest_fits_no_call_counts_as_used_up(database: Database) 
 async def test_who_is_unseated_shows_no_old_snapshot_any_more(postgres_url: str) -> None:
     """It is its successor's to show; what was last seen here would be the fleet's maximum for ever."""
     settings, moment = Settings(database_url=postgres_url), "clock_timestamp() + interval '1 hour'"
-    threads = DatabaseThreads(settings)
-    sweeper = Sweeper(
-        threads,
-        Consequences(),
-        Retention(settings, threads),
-        owner="w",
-        lease=30,
-        every=1,
-        on_over=lambda _: None,
-        on_due=lambda _, __: None,
-        longest_wait=155,
-    )
     shown = Counted("stockpot_oldest_snapshot_seconds")
     stranger = create_engine(postgres_url)
-    with opened(postgres_url) as database, stranger.connect() as holder:
+    with opened(postgres_url) as database, stranger.connect() as holder, sweeping(settings) as sweeper:
         holder.execute(text("SELECT pg_current_xact_id()"))
         await sweeper.sweep()
         assert shown.now() > 0
@@ -105,4 +90,3 @@ async def test_who_is_unseated_shows_no_old_snapshot_any_more(postgres_url: str)
         await sweeper.sweep()
         assert shown.now() == 0
     stranger.dispose()
-    threads.close()

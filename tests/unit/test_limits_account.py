@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.limits import breaker, lua, rate_limit_headers
 from worker.limits.account import FIRST_LOOK, MOST_LOOK, look_seconds, reason_of
+from worker.upstream.retry_after import MAX_RETRY_AFTER
 
 
 @settings(max_examples=200, deadline=None)
@@ -38,3 +40,9 @@ def test_looks_become_rarer_up_to_a_bound() -> None:
 def test_a_refused_key_and_an_empty_account_are_told_apart() -> None:
     """401 is the key's, 402 and 403 are the credit's (upstream/README)."""
     assert [reason_of(status) for status in (401, 402, 403)] == ["key", "credits", "credits"]
+
+
+def test_no_moment_is_noted_further_ahead_than_is_believed() -> None:
+    """What lies beyond is taken for noted before the clock was set back: a pause or a probe would be over at once."""
+    longest = max(MOST_LOOK, breaker.MOST_WAIT, rate_limit_headers.MOST_WAIT, MAX_RETRY_AFTER)
+    assert max(longest * 1_000, breaker.PROBE_MS) < lua.FARTHEST_MS

@@ -21,12 +21,7 @@ def age(then: datetime | None) -> str:
     """How long ago something was, in one unit, as short as it can be."""
     if then is None:
         return "–"
-    seconds = (datetime.now(UTC) - then).total_seconds()
-    for limit, size, unit in _SPANS if seconds >= 1 else ():
-        if seconds < limit:
-            amount = seconds / size
-            return f"{amount:.2g} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
-    return span(seconds)
+    return _in_one_unit((datetime.now(UTC) - then).total_seconds(), 2)
 
 
 def counted(count: int, one: str) -> str:
@@ -38,9 +33,15 @@ def span(seconds: float | None) -> str:
     """A duration in one unit: `850 ms`, `12 s`, `3 min`, `5 h`, `2 d`."""
     if seconds is None:
         return "–"
+    return _in_one_unit(seconds, 3)
+
+
+def _in_one_unit(seconds: float, digits: int) -> str:
+    """Seconds with so many significant digits, more only before the point."""
     if seconds < 1:
         return f"{max(0.0, seconds) * 1000:.0f} ms"
     for limit, size, unit in _SPANS:
         if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
+            amount = seconds / size
+            return f"{amount:.{digits}g} {unit}" if amount < 10 ** (digits - 1) else f"{amount:.0f} {unit}"
     return f"{seconds / 86_400:.0f} d"

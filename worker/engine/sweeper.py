@@ -103,7 +103,7 @@ class Sweeper:
         self._snapshots_at = 0.0  # monotonic seconds
         self._recount_at = 0.0  # monotonic seconds
         self._tidy_at = 0.0  # monotonic seconds
-        self._refused: dict[str, None] = {}  # jobs that were logged as not swept
+        self._refused: set[str] = set()  # jobs that the database refused to change, as the last sweep saw it
         self.elected = False
         #: Whether calls are to be looked up in the provider's log, as the last sweep saw it.
         self.calls_open = False
@@ -238,17 +238,19 @@ class Sweeper:
         hooks = 0
         nothing: tuple[list[Ended], int] = ([], 0)
         none: list[str] = []
-        for job in await self._database.try_read(leases.overdue, none, "sweep_delayed"):
+        look = partial(leases.overdue, beyond=len(self._refused))
+        refused = set[str]()
+        for job in await self._database.try_read(look, none, "sweep_delayed"):
+            one = partial(self._transaction, only=job)
             try:
-                ends, events = await self._database.try_write(
-                    partial(self._transaction, only=job), nothing, "sweep_delayed"
-                )
+                ends, events = await self._database.try_write(one, nothing, "sweep_delayed")
             except NOT_STORABLE as error:
                 if job not in self._refused:
                     log.error("job_not_swept", job=job, error=str(error).splitlines()[0])
-                self._refused[job] = None
+                refused.add(job)
                 continue
             swept, hooks = swept + ends, hooks + events
+        self._refused = refused
         return swept, hooks
 
     def _transaction(self, conn: Connection, only: str | None = None) -> tuple[list[Ended], int]:

@@ -163,8 +163,8 @@ def expire(conn: Connection, *, limit: int = 256, only: str | None = None) -> li
     return [ended(row) for row in rows]
 
 
-def overdue(conn: Connection, *, limit: int = 256) -> list[str]:
-    """Jobs whose lease or whose time is up: those that `reclaim` and `expire` are about."""
+def overdue(conn: Connection, *, limit: int = 256, beyond: int = 0) -> list[str]:
+    """Jobs whose lease or whose time is up: those that `reclaim` and `expire` are about; `limit` more than `beyond` of each."""
     now = now_sql(conn)
     lite = not is_postgres(conn)
     found: list[str] = []
@@ -173,7 +173,9 @@ def overdue(conn: Connection, *, limit: int = 256) -> list[str]:
         ("ix_jobs_expiring", f"status = 'queued' AND expires_at <= {now}"),
     ):
         hint = f"INDEXED BY {index}" if lite else ""
-        rows = conn.execute(text(f"SELECT id FROM jobs {hint} WHERE {condition} LIMIT :limit"), {"limit": limit})
+        rows = conn.execute(
+            text(f"SELECT id FROM jobs {hint} WHERE {condition} LIMIT :limit"), {"limit": limit + beyond}
+        )
         found += [row[0] for row in rows]
     return found
 
