@@ -75,10 +75,11 @@ def serve(place: Workplace, home: Path, port: int, name: str) -> Process:
 
 def test_a_page_follows_by_a_signed_url_whatever_becomes_of_the_gateway(place: Workplace, home: Path) -> None:
     port = free_port()
-    gateway = serve(place, home, port, "gateway-1")
-    place.start()
     # The browser's loop runs in this thread, so what blocks has another one.
-    with Stockpot(place.settings) as pot, ThreadPoolExecutor(1) as elsewhere, browser() as open_page:
+    # It is the first to start: where there is none, nothing was begun.
+    with browser() as open_page, Stockpot(place.settings) as pot, ThreadPoolExecutor(1) as elsewhere:
+        gateway = serve(place, home, port, "gateway-1")
+        place.start()
         page = open_page()
         page.set_extra_http_headers(STRANGER)
         page.route(lambda url: "/page?" in url, lambda route: route.fulfill(body=PAGE, content_type="text/html"))

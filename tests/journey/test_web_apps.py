@@ -83,9 +83,9 @@ def shown(page: Page) -> str:
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_page_shows_the_answer_whatever_breaks(name: str, place: Workplace, home: Path) -> None:
     """An attempt that broke, a server killed in mid-stream, a reload, the stop button; one page after the other."""
-    server = Server(name, place, home)
-    place.start()
-    with browser() as open_page:
+    with browser() as open_page:  # first: where there is none, nothing was begun
+        server = Server(name, place, home)
+        place.start()
         page = open_page()
         page.goto(server.url)
 
