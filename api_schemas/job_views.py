@@ -19,6 +19,8 @@ WaitingOn = Literal[
 ]
 CostSource = Literal["provider", "estimated"]
 TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
+#: Jobs of one page by default.
+PAGE = 100
 
 
 class Job(BaseModel):

@@ -62,6 +62,29 @@ for turn in range(6):
 print(json.dumps(found))
 """
 
+#: A thread makes the first producer, and with it the import of SQLAlchemy; the fork comes when that has begun.
+IMPORTS = """
+import json, os, signal, sys, threading
+from worker import Stockpot
+begun, forking = threading.Event(), threading.Event()
+class AtSqlalchemy:
+    def find_spec(self, name, path, target=None):
+        if name == "sqlalchemy":
+            begun.set()
+            forking.wait()
+sys.meta_path.insert(0, AtSqlalchemy())
+thread = threading.Thread(target=Stockpot)
+thread.start()
+begun.wait()
+os.register_at_fork(before=forking.set)
+if not (pid := os.fork()):
+    signal.alarm(60)  # a child that waits for its parent's thread
+    Stockpot().close()
+    os._exit(0)
+thread.join()
+print(json.dumps([forking.is_set(), os.waitpid(pid, 0)[1]]))
+"""
+
 #: As a server in C forks (uWSGI): nothing that is registered with Python for a fork is run. The parent's threads are idle.
 UNNOTICED = """
 import ctypes, json, os
@@ -219,6 +242,11 @@ def test_a_fork_waits_for_the_message_that_is_being_sent(
 ) -> None:
     """A child of `multiprocessing` hung for ever in closing that connection: the lock was a thread's that it did not have."""
     assert forked(SENDS.replace("SENDER", sender), stockpot_env(), tmp_path) == [True, 0]
+
+
+def test_a_fork_waits_for_the_import_that_a_thread_makes(stockpot_env: Environment, tmp_path: Path) -> None:
+    """The first producer imports the database's half. A child that began with half of it would wait for ever."""
+    assert forked(IMPORTS, stockpot_env(), tmp_path) == [True, 0]
 
 
 @pytest.mark.fault

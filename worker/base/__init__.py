@@ -13,6 +13,7 @@ headers      Headers as a setting
 healthy      The image's health check
 http_head    The head of an HTTP answer, as it comes in pieces
 key_lists    Settings that list keys
+later        Modules that are imported late, and what they would come too late for
 log          Loggers that cost nothing until something is logged
 metrics      The metrics, all in one place; `docs/metrics.md` lists them and a test holds it to this file
 money        Money in whole numbers: 1e-12 US dollars

@@ -8,9 +8,7 @@ broker that does not answer is left alone for a moment while the workers find th
 from __future__ import annotations
 
 import codecs
-import concurrent.futures.thread as _registers_at_fork
 import contextlib
-import os
 import queue
 import sys
 import threading
@@ -21,26 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from worker.base import forks, tracing
 from worker.base import log as logs
 from worker.base.crashpoints import crashpoint
+from worker.base.later import importing
 from worker.base.settings import Settings
 
 if TYPE_CHECKING:
     from worker.broker.app import StockpotCelery
 
 log = logs.get_logger(__name__)
-
-#: Held while a doorbell imports Celery and the broker's transport, and taken by every fork: a child must not begin with
-#: modules that are half imported, and that the thread which imports them cannot finish there.
-_imports = threading.Lock()
-# What a fork meets only halfway would release a lock that it never took: this module of Python's has such a lock.
-_ = _registers_at_fork
-
-
-def _free() -> None:
-    if _imports.locked():  # not so where the server runs what comes after a fork and leaves out what comes before
-        _imports.release()
-
-
-os.register_at_fork(before=_imports.acquire, after_in_parent=_free, after_in_child=_free)
 
 #: Ids in one message: what a worker claims at once.
 SLICE = 64
@@ -146,7 +131,7 @@ class Doorbell:
 
     def _ready_app(self) -> tuple[StockpotCelery, Callable[[str, str], str]]:
         """The app, with everything imported that sending needs; nothing is connected."""
-        with _imports:
+        with importing:
             codecs.lookup("idna")  # as the first look-up of a host's name does; half done, it is never tried again
             from worker.broker.app import app_of
             from worker.broker.queues import queue_of

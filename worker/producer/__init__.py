@@ -23,6 +23,7 @@ reader          Following: a job's live events and its end, from Redis and the d
 routes          `pot.routes`: limits, what was learned, what is paused and why
 scope           One tenant's way to the shared connections
 shutdown        A server that is asked to stop: its streams end first
+sql             What the two faces need of the database, imported with the first producer
 sse             Server-sent events: a job's live events as frames for any web framework
 stockpot        `Stockpot`, the blocking face
 stored_batches  Batches that are made of stored files

@@ -11,9 +11,8 @@ from anyio import to_thread
 from api_schemas.argument_types import typed
 from api_schemas.event_numbers import after_number
 from api_schemas.jobs import JobDetail, JobOptions, Request
+from worker.base.later import later
 from worker.base.settings import Settings
-from worker.db.jobs.submit import Submitted
-from worker.producer.callers_transaction import insert_awaited, one_of
 from worker.producer.faces import awaited
 from worker.producer.stockpot import Stockpot
 from worker.producer.streams import AsyncStreams
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from worker.batches.results import Order, ResultLine
+    from worker.db.jobs.submit import Submitted
+    from worker.producer import sql
     from worker.producer.async_batches import AsyncBatches
     from worker.producer.budgets import AsyncBudgets
     from worker.producer.calls import AsyncCalls
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from worker.producer.routes import AsyncRoutes
     from worker.producer.waiting import Waiting
     from worker.producer.webhooks import AsyncWebhooks
+else:
+    sql = later("worker.producer.sql")
 
 
 @typed
@@ -126,10 +129,10 @@ class AsyncStockpot(AsyncStreams):
         **options: Unpack[JobOptions],
     ) -> Submitted:
         """As `Stockpot.submit`; `session` is an `AsyncSession`, `connection` also one of asyncpg, psycopg or aiosqlite."""
-        if (given := one_of(session, connection)) is not None:
+        if (given := sql.one_of(session, connection)) is not None:
             job = self._blocking._accept(request, options)  # noqa: SLF001 -- the other face
             ring = partial(self._blocking._ring, job=job)  # noqa: SLF001
-            return (await insert_awaited(self._shared, given, [job], ring))[0]
+            return (await sql.insert_awaited(self._shared, given, [job], ring))[0]
         return await to_thread.run_sync(lambda: self._blocking.submit(request, **options))
 
     submit_many = awaited(Stockpot.submit_many)

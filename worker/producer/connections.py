@@ -7,7 +7,6 @@ touches a socket, a selector or a lock that is its parent's.
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import sys
@@ -23,6 +22,7 @@ from sqlalchemy import Connection
 from worker.base import log as logs
 from worker.base import tracing
 from worker.base.errors import NotAllowed, SettingsError
+from worker.base.later import at_end, importing
 from worker.base.settings import Settings
 from worker.broker.doorbell import Doorbell
 from worker.db import identity
@@ -205,7 +205,8 @@ def acquire(settings: Settings) -> Connections:
     with _lock:
         found = next((one for one in _open if one.settings == settings), None)
         if found is None:
-            found = Connections(settings)
+            with importing:  # a dialect and its driver
+                found = Connections(settings)
             _open.append(found)
         found.users += 1
         return found
@@ -284,6 +285,4 @@ _process = os.getpid()
 _noticing: dict[int, threading.Lock] = {}
 
 os.register_at_fork(after_in_child=_begin_anew)
-# Threads that are not daemons are joined before `atexit` runs: a reader in one of them must end before that.
-_at_end = getattr(threading, "_register_atexit", atexit.register)
-_at_end(_close_all)
+at_end(_close_all)

@@ -12,6 +12,7 @@ from typing import Unpack
 
 from sqlalchemy import Connection, text
 
+from api_schemas.job_views import PAGE
 from api_schemas.jobs import JobDetail
 from worker.base.errors import NotFound
 from worker.base.metrics import CALL_BUCKETS
@@ -103,7 +104,7 @@ class Fleet:
             raise NotFound(f"no worker is called {owner[:128]}")
 
     def page(
-        self, *, tenant: str | None, limit: int = lookup.PAGE, before: str | None = None, **filters: Unpack[Filters]
+        self, *, tenant: str | None, limit: int = PAGE, before: str | None = None, **filters: Unpack[Filters]
     ) -> Page:
         """As `Stockpot.page`, of a tenant or of all."""
         return self._database.read(

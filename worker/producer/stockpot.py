@@ -5,8 +5,9 @@ What concerns batches, webhooks, budgets and routes has objects of its own: `pot
 thread of its own; a Redis that is frozen or absent delays nothing. All producers of a process share their connections
 (see `connections`), so one for each tenant costs nothing.
 
-Importing this module costs what submitting needs. What is only needed to follow a job, or for batches, webhooks and the
-like, is imported when it is first used (`tests/unit/test_imports.py`).
+Importing this module costs what checking a request needs; the database's part (`sql`) is imported with the first producer.
+What is only needed to follow a job, or for batches, webhooks and the like, is imported when it is first used
+(`tests/unit/test_imports.py`).
 """
 
 from __future__ import annotations
@@ -21,26 +22,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 from api_schemas.argument_types import check_types, typed
 from api_schemas.errors import ErrorClass, FieldProblem
 from api_schemas.event_numbers import after_number
+from api_schemas.job_views import PAGE
 from api_schemas.jobs import Job, JobDetail, JobOptions, JobRequest, Lane, Request, Status, check_tenant, parse_job
 from worker.base import log, tracing
 from worker.base.errors import InvalidRequest
+from worker.base.later import later
 from worker.base.settings import Settings
 from worker.base.settings import settings as process_settings
-from worker.db.jobs import cancel as cancelling
-from worker.db.jobs import listing, lookup
-from worker.db.jobs import usage as using
-from worker.db.jobs.failures import Failures, failures
-from worker.db.jobs.submit import Submitted, insert
-from worker.producer import connections
-from worker.producer.callers_transaction import insert as insert_in
-from worker.producer.callers_transaction import one_of
-from worker.producer.scope import Scope
 from worker.producer.streams import Streams
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
 
     from worker.batches.results import Order, ResultLine
+    from worker.db.jobs.failures import Failures
+    from worker.db.jobs.listing import Filters, Page
+    from worker.db.jobs.submit import Submitted
+    from worker.db.jobs.usage import Bounds, UsageRow
+    from worker.producer import sql
     from worker.producer.batches import Batches
     from worker.producer.budgets import Budgets
     from worker.producer.calls import Calls
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
     from worker.producer.routes import Routes
     from worker.producer.waiting import Waiting
     from worker.producer.webhooks import Webhooks
+else:
+    sql = later("worker.producer.sql")
 
 #: Jobs in one transaction of `submit_many`: large enough to share a commit, small enough to lose nothing on Ctrl-C.
 SLICE = 500
@@ -76,9 +77,9 @@ class Stockpot(Streams):
         self.settings = settings or process_settings()
         log.configure_library(self.settings.log_level)
         self.tenant = check_tenant(tenant)
-        self._shared = connections.acquire(self.settings)
-        self._unwatch = connections.watch(self, self._shared)
-        self._scope = Scope(self._shared, self.tenant)
+        self._shared = sql.acquire(self.settings)
+        self._unwatch = sql.watch(self, self._shared)
+        self._scope = sql.Scope(self._shared, self.tenant)
 
     @cached_property
     def batches(self) -> Batches:  # noqa: D102 -- the class names it
@@ -184,10 +185,10 @@ class Stockpot(Streams):
             TypeError: an option that there is not, or a connection of a kind that Stockpot does not know.
         """
         job = self._accept(request, options)
-        if (given := one_of(session, connection)) is not None:
-            return insert_in(self._shared, given, [job], lambda done: self._ring(done, job))[0]
+        if (given := sql.one_of(session, connection)) is not None:
+            return sql.insert_in(self._shared, given, [job], lambda done: self._ring(done, job))[0]
         with tracing.span("stockpot.submit", "producer", {"stockpot.lane": job.lane, "stockpot.jobs": 1}):
-            done = self._scope.write(lambda conn: insert(conn, [job], self.settings))[0]
+            done = self._scope.write(lambda conn: sql.insert(conn, [job], self.settings))[0]
             self._ring([done], job)
         if done.created:
             self._shared.follower.accepted(done.id, self.tenant)
@@ -211,7 +212,7 @@ class Stockpot(Streams):
                 jobs = [self._accept(one, options) for one in slice_]
                 facts: dict[str, tracing.Value] = {"stockpot.lane": jobs[0].lane, "stockpot.jobs": len(jobs)}
                 with tracing.span("stockpot.submit", "producer", facts):
-                    done = self._scope.write(lambda conn, jobs=jobs: insert(conn, jobs, self.settings))  # type: ignore[misc]
+                    done = self._scope.write(lambda conn, jobs=jobs: sql.insert(conn, jobs, self.settings))  # type: ignore[misc]
                     self._ring(done, jobs[0])
             except Exception as error:
                 error.add_note(f"{len(ids):,} requests before this slice of {len(slice_)} were accepted")
@@ -243,7 +244,7 @@ class Stockpot(Streams):
     def get(self, job_id: str, *, all_tenants: bool = False) -> JobDetail:
         """A job with its response, usage, cost, error and attempts: of this tenant, or of any. Raises NotFound, Unreachable."""
         tenant = None if all_tenants else self.tenant
-        return self._scope.read(lambda conn: lookup.job(conn, job_id, tenant=tenant))
+        return self._scope.read(lambda conn: sql.lookup.job(conn, job_id, tenant=tenant))
 
     def waiting(self, job_id: str) -> Waiting | None:
         """Why a job is not over, in words, and when that is looked at again; None when it is. Raises NotFound, Unreachable."""
@@ -261,12 +262,12 @@ class Stockpot(Streams):
         model: str | None = None,
         error_class: ErrorClass | None = None,
         since: datetime | None = None,
-        limit: int = lookup.PAGE,
+        limit: int = PAGE,
         before: str | None = None,
     ) -> builtins.list[Job]:
         """Jobs, newest first; `before` is the id that the page before ended with. Raises Unreachable."""
         return self._scope.read(
-            lambda conn: listing.jobs(
+            lambda conn: sql.listing.jobs(
                 conn,
                 tenant=self.tenant,
                 status=status,
@@ -283,18 +284,18 @@ class Stockpot(Streams):
     def page(
         self,
         *,
-        limit: int = lookup.PAGE,
+        limit: int = PAGE,
         before: str | None = None,
         all_tenants: bool = False,
-        **filters: Unpack[listing.Filters],
-    ) -> listing.Page:
+        **filters: Unpack[Filters],
+    ) -> Page:
         """One page of jobs of this tenant, or of all, newest first, and `next` to go on from as `before`. Raises Unreachable.
 
         It costs the same however seldom the filters match: a page may be short, or empty, and have a next one.
         """
-        check_types(filters, listing.Filters)
+        check_types(filters, sql.listing.Filters)
         return self._scope.read(
-            lambda conn: listing.page(
+            lambda conn: sql.listing.page(
                 conn, tenant=None if all_tenants else self.tenant, limit=limit, before=before, **filters
             )
         )
@@ -307,7 +308,7 @@ class Stockpot(Streams):
         until: datetime | None = None,
         timed: bool = False,
         all_tenants: bool = False,
-    ) -> Sequence[using.UsageRow]:
+    ) -> Sequence[UsageRow]:
         """Tokens and cost, summed by day, month, model, lane, tenant, batch, job, status and more.
 
         Of this tenant, or of all. Days are UTC; what reaches further back than two begins and ends with whole ones.
@@ -320,19 +321,19 @@ class Stockpot(Streams):
         """
         tenant = None if all_tenants else self.tenant
         return self._scope.read(
-            lambda conn: using.usage(conn, tenant=tenant, by=by, since=since, until=until, timed=timed)
+            lambda conn: sql.usage.usage(conn, tenant=tenant, by=by, since=since, until=until, timed=timed)
         )
 
     def usage_bounds(
         self, *, by: Sequence[str] = (), since: datetime | None = None, until: datetime | None = None
-    ) -> using.Bounds:
+    ) -> Bounds:
         """What `usage` covers of what it is asked for: where it ends, and from when on it has all calls."""
-        return self._scope.read(lambda conn: using.bounds(conn, by, since, until))
+        return self._scope.read(lambda conn: sql.usage.bounds(conn, by, since, until))
 
     def failures(self, *, since: datetime | None = None, all_tenants: bool = False) -> Failures:
         """The jobs made since then that failed or expired, grouped by why. Of this tenant, or of all."""
         tenant = None if all_tenants else self.tenant
-        return self._scope.read(lambda conn: failures(conn, tenant=tenant, since=since))
+        return self._scope.read(lambda conn: sql.failures(conn, tenant=tenant, since=since))
 
     def batch_lines(
         self,
@@ -355,8 +356,8 @@ class Stockpot(Streams):
             NotAllowed: it is finished in another way.
         """
 
-        def write(conn: Any) -> cancelling.Cancelled:
-            done = cancelling.cancel(conn, job_id, tenant=self.tenant)
+        def write(conn: Any) -> sql.cancel.Cancelled:
+            done = sql.cancel.cancel(conn, job_id, tenant=self.tenant)
             self._shared.consequences.write(conn, [] if done.ended is None else [done.ended])
             return done
 
@@ -370,7 +371,7 @@ class Stockpot(Streams):
     def retry(self, job_id: str) -> None:
         """Queue a failed, cancelled or expired job again. Raises NotFound, NotAllowed."""
         ttl = self.settings.job_ttl_seconds
-        lane = self._scope.write(lambda conn: cancelling.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
+        lane = self._scope.write(lambda conn: sql.cancel.retry(conn, job_id, tenant=self.tenant, ttl=ttl))
         self._shared.doorbell.ring([job_id], lane)
 
     # ── follow ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,10 +19,11 @@ from typing import Any, TypedDict, Unpack
 from sqlalchemy import Connection, bindparam, text
 
 from api_schemas.ids import JOB
+from api_schemas.job_views import PAGE
 from api_schemas.jobs import Job
 from worker.db.clock import is_postgres
 from worker.db.columns import Instant
-from worker.db.jobs.lookup import LISTED, PAGE, fields
+from worker.db.jobs.lookup import LISTED, fields
 
 #: Jobs that one page looks at, and one statement: some 10 ms and 5 ms, on a cold cache four times that.
 LOOK, STEP = 5_000, 2_500

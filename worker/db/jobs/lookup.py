@@ -21,9 +21,6 @@ from worker.base.errors import NotFound
 from worker.base.money import PICO
 from worker.db.payloads import of as payloads_of
 
-#: Jobs of one page by default.
-PAGE = 100
-
 #: A job's columns in `jobs_v`.
 COLUMNS = ", ".join("CAST(metadata AS text) AS metadata" if name == "metadata" else name for name in Job.model_fields)
 #: In lists the answers stay in the database: a page of them may be hundreds of megabytes.
