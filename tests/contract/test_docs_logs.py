@@ -18,8 +18,8 @@ LEVELS = {
     "exception": "error",
     "critical": "critical",
 }
-#: `DatabaseThreads.try_write(verb, otherwise, event)` and `try_read` log an event that their caller names.
-LOGS_FOR_ITS_CALLER = {"try_write", "try_read"}
+#: These log an event that their caller names, as their last argument.
+LOGS_FOR_ITS_CALLER = {"try_write", "try_read", "run_apart", "take_slice"}
 #: Nothing that a prompt, an answer, a key or a whole URL might be called.
 SECRET = {"prompt", "text", "body", "messages", "api_key", "secret", "url", "response", "authorization"}
 
@@ -51,7 +51,7 @@ def logged() -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for where, node, method in calls():
         if method in LOGS_FOR_ITS_CALLER:
-            for name in names(node.args[2]):
+            for name in names(node.args[-1]):
                 found[name].add("warning")
         elif is_log_call(node, method):
             static = names(node.args[0])

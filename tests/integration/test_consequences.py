@@ -129,4 +129,4 @@ async def test_a_job_that_the_database_refuses_to_change_stops_no_other(
         for job in (stuck, other, late)
     }
     assert statuses == {stuck: "in_progress", other: "queued", late: "expired"}
-    assert sum("job_not_swept" in str(one.msg) for one in caplog.records) == 1
+    assert sum("row_refused" in str(one.msg) for one in caplog.records) == 1

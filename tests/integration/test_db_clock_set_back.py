@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import pytest
 from sqlalchemy import Connection, text
@@ -85,7 +84,7 @@ async def test_what_waits_is_looked_at_in_slices_some_with_each_sweep(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much waits, no transaction reads more than a slice, and the next sweep goes on behind the last one."""
-    monkeypatch.setattr(jobs, "bring_forward", partial(jobs.bring_forward, limit=2))
+    monkeypatch.setattr(jobs, "SLICE", 2)
     monkeypatch.setattr(sweeper_module, "WAITS_SLICES", 2)
     submitted(database, *(request(str(number)) for number in range(9)))
     late = []

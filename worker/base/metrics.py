@@ -53,6 +53,9 @@ QUEUED_SECONDS = Histogram(
 DATABASE_ERRORS = Counter("stockpot_database_errors", "Transactions that failed and are tried again", registry=REGISTRY)
 DOORBELLS = Counter("stockpot_doorbells", "Celery messages received", ["task"], registry=REGISTRY)
 REFUSED = Counter("stockpot_refused_messages", "Messages that were no doorbell or no job", registry=REGISTRY)
+REFUSED_ROWS = Counter(
+    "stockpot_refused_rows", "Rows that the database refused to change, and steps of ours", ["what"], registry=REGISTRY
+)
 ROUTE_CHANGES = Counter(
     "stockpot_route_changes", "Routes and accounts paused or resumed", ["what", "of", "reason"], registry=REGISTRY
 )

@@ -23,6 +23,7 @@ from worker.batches.pace import Seen
 from worker.db.batches import changes, claims, keeping, records
 from worker.db.batches.records import BatchRow
 from worker.db.jobs.ended import Ended
+from worker.db.refusals import ALL, Part
 
 WINDOW, MAX_COST, FAILING, UNPRICED = "window", "max_cost", "failing", "unpriced"
 
@@ -53,15 +54,21 @@ class BatchKeeper:
         self._write_ends = write_ends
         self._seen: dict[str, Seen] = {}
 
-    def keep(self, conn: Connection) -> None:
-        """Look after every batch that is not over. The caller commits."""
+    def keep(self, conn: Connection, part: Part = ALL) -> None:
+        """Look after every batch of a part that is not over. The caller commits."""
         active = records.active(conn)
         self._seen = {row.id: self._seen[row.id] for row in active if row.id in self._seen}
         if not active:
             return
         now = keeping.now(conn)
         for row in active:
-            self._keep_one(conn, row, now)
+            if row.id in part:
+                self._keep_one(conn, row, now)
+
+    @staticmethod
+    def kept(conn: Connection, _beyond: int = 0) -> list[str]:
+        """The batches that `keep` looks after."""
+        return [row.id for row in records.active(conn)]
 
     def _keep_one(self, conn: Connection, row: BatchRow, now: datetime) -> None:
         if row.status == "cancelling":

@@ -23,6 +23,7 @@ payloads   Encrypted columns: which they are, and encrypting them again with a n
 ownership  What in a database is Stockpot's, and what is another program's
 rates/     What the fleet does over time, for plots
 ready      Whether the database may be used: the one rule of who migrates what
+refusals   Rows that the database refuses to change: each is set aside, and stops no other
 recordset  Many rows in one parameter: a JSON list that PostgreSQL reads as a table
 revisions  Where the migrations are, and the newest
 schema     The schema's versions: upgrade, current, check

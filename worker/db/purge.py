@@ -13,6 +13,7 @@ not read what came later. A purge of payloads or results looks where those are, 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -40,18 +41,21 @@ _MARKS: dict[What | None, str] = {
 _CLOCKS = timedelta(hours=1)
 
 
-def purge(conn: Connection, before: datetime, what: What | None = None, *, after: str = "") -> tuple[list[str], int]:
+def purge(
+    conn: Connection, before: datetime, what: What | None = None, *, after: str = "", limit: int | None = None
+) -> tuple[list[str], int]:
     """Forget one slice of the jobs that were finished before `before`; the caller commits, and calls again.
 
     Args:
         what: None for whole jobs.
         after: the id that the slice before ended with.
+        limit: jobs of a slice; None: `SLICE`.
 
     Returns:
         The jobs that were looked at, in order (go on after the last; none are left when it is empty), and how many of
         them lost something.
     """
-    ids = finished(conn, before, what, after=after)
+    ids = finished(conn, before, what, after=after, limit=limit)
     if not ids:
         if what is None:
             _drop_ends(conn, before)
@@ -102,7 +106,9 @@ def _first_id(prefix: str, moment: datetime) -> str:
     return f"{prefix}{max(0, int((moment.astimezone(UTC) + _CLOCKS).timestamp() * 1000)):012x}"
 
 
-def finished(conn: Connection, before: datetime, what: What | None = None, *, after: str = "") -> list[str]:
+def finished(
+    conn: Connection, before: datetime, what: What | None = None, *, after: str = "", limit: int | None = None
+) -> list[str]:
     """The ids of one slice of the jobs that were finished before `before`, in order, after the id `after`.
 
     With `what` only those that have one.
@@ -115,7 +121,7 @@ def finished(conn: Connection, before: datetime, what: What | None = None, *, af
             AND (j.batch_id IS NULL OR (SELECT b.finished_at FROM batches AS b WHERE b.id = j.batch_id) IS NOT NULL)
         ORDER BY {key} LIMIT :limit
     """).bindparams(bindparam("before", type_=Instant()))
-    given = {"after": after, "end": _first_id(JOB, before), "before": before, "limit": SLICE}
+    given = {"after": after, "end": _first_id(JOB, before), "before": before, "limit": limit or SLICE}
     return [row[0] for row in conn.execute(old, given)]
 
 
@@ -139,6 +145,14 @@ def events_over(conn: Connection, before: datetime) -> int:
     return int(conn.execute(statement, {"before": before}).scalar_one())
 
 
-def events(conn: Connection, before: datetime) -> int:
-    """Forget one slice of the webhook events that are over and older than `before`; how many. The caller commits."""
-    return log.purge(conn, before, SLICE)
+def events(conn: Connection, before: datetime, *, limit: int | None = None, but: Collection[str] = ()) -> int:
+    """Forget one slice of the webhook events that are over and older than `before`, but not these; how many.
+
+    The caller commits.
+    """
+    return log.purge(conn, before, limit or SLICE, but=but)
+
+
+def next_event(conn: Connection, before: datetime, *, but: Collection[str] = ()) -> str | None:
+    """The first event of the next slice."""
+    return next(iter(log.over(conn, before, 1, but=but)), None)

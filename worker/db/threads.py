@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from worker.base.errors import Unreachable
 from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.db.connect import Database
+from worker.db.refusals import REFUSED, Refusals
 
 T = TypeVar("T")
 log = get_logger(__name__)
@@ -35,6 +36,7 @@ class DatabaseThreads:
         self._threads = ThreadPoolExecutor(self._free, thread_name_prefix="stockpot-sql")
         self._line: deque[asyncio.Future[None]] = deque()
         self._urgent: deque[asyncio.Future[None]] = deque()
+        self._refused_writes, self._refused_reads = Refusals("step"), Refusals("step")
 
     async def write(self, verb: Callable[[Connection], T], *, urgent: bool = False) -> T:
         """Run `verb` in one transaction, once. Raises Unreachable."""
@@ -73,22 +75,40 @@ class DatabaseThreads:
         self._free += 1
 
     async def try_write(self, verb: Callable[[Connection], T], otherwise: T, event: str) -> T:
-        """As `write`, but an unreachable database is logged as `event` and gives `otherwise`: for periodic work."""
-        try:
-            return await self.write(verb)
-        except Unreachable as error:
-            metrics.DATABASE_ERRORS.inc()
-            log.warning(event, error=str(error).splitlines()[0])
-            return otherwise
+        """As `write`, but an unreachable database is logged as `event` and gives `otherwise`: for periodic work.
+
+        So does one that refuses what is in a row: that ends no worker, and is logged once, by the name of `event`.
+        """
+        return await self._try(self.write, verb, otherwise, event, self._refused_writes)
 
     async def try_read(self, query: Callable[[Connection], T], otherwise: T, event: str) -> T:
-        """As `read`, but an unreachable database is logged as `event` and gives `otherwise`."""
+        """As `try_write`, for `read`."""
+        return await self._try(self.read, query, otherwise, event, self._refused_reads)
+
+    async def _try(
+        self,
+        run: Callable[[Callable[[Connection], T]], Awaitable[T]],
+        work: Callable[[Connection], T],
+        otherwise: T,
+        event: str,
+        refusals: Refusals,
+    ) -> T:
         try:
-            return await self.read(query)
+            done = await run(work)
         except Unreachable as error:
-            metrics.DATABASE_ERRORS.inc()
-            log.warning(event, error=str(error).splitlines()[0])
+            self.delayed(event, error)
             return otherwise
+        except REFUSED as error:
+            refusals.add(event, error)
+            return otherwise
+        refusals.rows.discard(event)
+        return done
+
+    @staticmethod
+    def delayed(event: str, error: Unreachable) -> None:
+        """Log and count that periodic work was left to its next time."""
+        metrics.DATABASE_ERRORS.inc()
+        log.warning(event, error=str(error).splitlines()[0])
 
     def rest(self) -> None:
         """There has been nothing to do for a while: the next transaction opens a connection."""

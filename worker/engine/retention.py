@@ -1,16 +1,16 @@
 """Retention: what is older than the settings keep is forgotten, class by class, a slice with each sweep.
 
 The elected sweeper runs it, so that one worker of the fleet does. A slice takes some 50 ms and holds no lock that a claim or
-a settlement waits for. A class whose slice was not full is looked at again after `PAUSE_SECONDS`.
+a settlement waits for. A row that the database refuses to lose (a key of another program's table) is stepped over. A class whose slice was not full is looked at again after `PAUSE_SECONDS`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
+from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -19,6 +19,7 @@ from worker.base.log import get_logger
 from worker.base.settings import Settings
 from worker.db import purge
 from worker.db.batches import keeping
+from worker.db.refusals import Walk
 from worker.db.threads import DatabaseThreads
 
 log = get_logger(__name__)
@@ -32,9 +33,29 @@ class _Class:
     """One class: how long it is kept, how a slice of it is forgotten, and where the walk is."""
 
     keep: timedelta
-    forget: Callable[[Connection, datetime, str], tuple[str, int]]
+    rows: _Rows
+    walk: Walk
     after: str = ""
+    stepped_over: set[str] = field(default_factory=set)  # since the walk began
     next_at: float = 0.0  # monotonic seconds
+
+    def forget(self, conn: Connection, limit: int) -> tuple[str, int]:
+        """Forget one slice: where to go on (nowhere: empty), and how many rows are gone."""
+        return self.rows.forget(conn, keeping.now(conn) - self.keep, self, limit)
+
+    def next_row(self, conn: Connection) -> str | None:
+        """The row with which the next slice begins."""
+        return self.rows.next_row(conn, keeping.now(conn) - self.keep, self)
+
+    def step_over(self, row: str) -> tuple[str, int]:
+        """The result of a step over a row that the database refuses to lose."""
+        self.stepped_over.add(row)
+        return row, 0
+
+
+class _Rows(Protocol):
+    def forget(self, conn: Connection, before: datetime, of: _Class, limit: int) -> tuple[str, int]: ...
+    def next_row(self, conn: Connection, before: datetime, of: _Class) -> str | None: ...
 
 
 class Retention:
@@ -43,7 +64,7 @@ class Retention:
     def __init__(self, settings: Settings, database: DatabaseThreads) -> None:
         self._database = database
         self._classes = {
-            name: _Class(timedelta(days=days), _FORGET[name])
+            name: _Class(timedelta(days=days), _ROWS[name], Walk(name, purge.SLICE))
             for name, days in settings.kept_days.items()
             if days is not None
         }
@@ -54,31 +75,43 @@ class Retention:
             if time.monotonic() < one.next_at:
                 continue
             nothing: tuple[str, int] = ("", 0)
-            one.after, gone = await self._database.try_write(partial(_slice, one), nothing, "retention_delayed")
+            one.after, gone = await one.walk.take_slice(
+                self._database, one.forget, one.next_row, one.step_over, nothing, "retention_delayed"
+            )
             if not one.after:
                 one.next_at = time.monotonic() + PAUSE_SECONDS
+                one.stepped_over.clear()
             if gone:
                 metrics.FORGOTTEN.labels(name).inc(gone)
                 log.debug("rows_forgotten", what=name, count=gone)
 
 
-def _slice(one: _Class, conn: Connection) -> tuple[str, int]:
-    return one.forget(conn, keeping.now(conn) - one.keep, one.after)
+@dataclass(frozen=True, slots=True)
+class _Jobs:
+    what: purge.What | None
+
+    def forget(self, conn: Connection, before: datetime, of: _Class, limit: int) -> tuple[str, int]:
+        ids, gone = purge.purge(conn, before, self.what, after=of.after, limit=limit)
+        return (ids[-1] if len(ids) == limit else ""), gone
+
+    def next_row(self, conn: Connection, before: datetime, of: _Class) -> str | None:
+        return next(iter(purge.finished(conn, before, self.what, after=of.after, limit=1)), None)
 
 
-def _jobs(what: purge.What | None, conn: Connection, before: datetime, after: str) -> tuple[str, int]:
-    ids, gone = purge.purge(conn, before, what, after=after)
-    return (ids[-1] if len(ids) == purge.SLICE else ""), gone
+class _Events:
+    @staticmethod
+    def forget(conn: Connection, before: datetime, of: _Class, limit: int) -> tuple[str, int]:
+        gone = purge.events(conn, before, limit=limit, but=of.stepped_over)
+        return ("more" if gone == limit else ""), gone
+
+    @staticmethod
+    def next_row(conn: Connection, before: datetime, of: _Class) -> str | None:
+        return purge.next_event(conn, before, but=of.stepped_over)
 
 
-def _events(conn: Connection, before: datetime, _after: str) -> tuple[str, int]:
-    gone = purge.events(conn, before)
-    return ("more" if gone == purge.SLICE else ""), gone
-
-
-_FORGET: Mapping[str, Callable[[Connection, datetime, str], tuple[str, int]]] = {
-    "payloads": partial(_jobs, "payloads"),
-    "results": partial(_jobs, "results"),
-    "events": _events,
-    "jobs": partial(_jobs, None),
+_ROWS: Mapping[str, _Rows] = {
+    "payloads": _Jobs("payloads"),
+    "results": _Jobs("results"),
+    "events": _Events(),
+    "jobs": _Jobs(None),
 }

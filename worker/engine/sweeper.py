@@ -9,6 +9,8 @@
 After an outage of the database no worker is taken for dead for one lease: living workers renew their leases and settle
 what they have in hand first (`leases.elect` notices the silence).
 
+A row that the database refuses to change stops neither the others nor the next step (`worker.db.refusals`).
+
 There is no beat process: every worker runs this loop, and a row in the database elects the one that works. The others read
 that row with each look (`looks`) and write nothing while it is renewed. Where nothing is open, one transaction in
 `IDLE_SWEEPS` intervals renews it and asks whether anything is. It rings no doorbell: every worker with free slots looks
@@ -32,11 +34,11 @@ from worker.batches.keeper import BatchKeeper
 from worker.db import fleet, snapshots
 from worker.db.jobs import leases, ledger, usage_days, waits
 from worker.db.jobs.ended import Ended
+from worker.db.refusals import ALL, Apart, Part, Walk
 from worker.db.threads import DatabaseThreads
 from worker.db.workers import registry
 from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
-from worker.job.settlements import NOT_STORABLE
 
 log = get_logger(__name__)
 
@@ -103,7 +105,10 @@ class Sweeper:
         self._snapshots_at = 0.0  # monotonic seconds
         self._recount_at = 0.0  # monotonic seconds
         self._tidy_at = 0.0  # monotonic seconds
-        self._refused: set[str] = set()  # jobs that the database refused to change, as the last sweep saw it
+        self._jobs, self._batches, self._budgets = Apart("job"), Apart("batch"), Apart("budget")
+        self._events, self._workers = Apart("event"), Apart("worker")
+        self._waits, self._calls = Walk("wait", waits.SLICE), Walk("call", usage_days.SLICE)
+        self._calls_beyond = ""  # where the recount is, if it has stepped over a call
         self.elected = False
         #: Whether calls are to be looked up in the provider's log, as the last sweep saw it.
         self.calls_open = False
@@ -152,30 +157,37 @@ class Sweeper:
         if is_open:
             while await self._sweep_once():
                 pass
-            await self._database.try_write(self._keeper.keep, None, "batches_delayed")
-            report = await self._database.try_write(self._consequences.tend, None, "budgets_delayed")
-            if report is not None:
+            await self._batches.run_apart(self._database, self._keeper.keep, self._keeper.kept, "batches_delayed")
+            tend, tended = self._consequences.tend, self._consequences.tended
+            for report in await self._budgets.run_apart(self._database, tend, tended, "budgets_delayed"):
                 report()
         await self._recount_usage()
         await self._retention.tend()
         if time.monotonic() >= self._tidy_at:
             self._tidy_at = time.monotonic() + TIDY_SECONDS
-            await self._database.try_write(registry.forget_silent, 0, "sweep_delayed")
+            await self._workers.run_apart(self._database, registry.forget_silent, registry.silent, "sweep_delayed")
 
     async def _bring_forward(self, steady_since: object) -> None:
         """Once after each election, silence of the database or step of its clock: only then may waits lie too far ahead."""
         if steady_since != self._steady_since:
-            while brought := await self._database.try_write(self._consequences.bring_forward, -1, "sweep_delayed"):
-                if brought < 0:
+            bring_forward, ahead = self._consequences.bring_forward, self._consequences.ahead
+            brought = -1
+            while brought:
+                done = await self._events.run_apart(self._database, bring_forward, ahead, "sweep_delayed")
+                if self._events.away:
                     return  # the next sweep goes on
-                log.warning("waits_brought_forward", count=brought)
+                if brought := sum(done):
+                    log.warning("waits_brought_forward", count=brought)
             self._steady_since, self._waits_after = steady_since, ""
         for _ in range(WAITS_SLICES):
             if self._waits_after is None:
                 return
-            look = partial(waits.bring_forward, after=self._waits_after, longest=self._longest_wait)
+            look = partial(_bring_forward, self._waits_after, self._longest_wait)
             unknown: tuple[str | None, int] = (self._waits_after, -1)
-            self._waits_after, brought = await self._database.try_write(look, unknown, "sweep_delayed")
+            next_row, over = partial(waits.next_of, after=self._waits_after), _over_a_wait
+            self._waits_after, brought = await self._waits.take_slice(
+                self._database, look, next_row, over, unknown, "sweep_delayed"
+            )
             if brought < 0:
                 return  # the next sweep goes on
             if brought:
@@ -207,17 +219,28 @@ class Sweeper:
         if time.monotonic() < self._recount_at:
             return
         until = time.monotonic() + self._every / 2
-        while await self._database.try_write(usage_days.recount, False, "usage_delayed"):
+        while counted := await self._calls.take_slice(
+            self._database,
+            lambda conn, limit: usage_days.recount(conn, limit=limit, beyond=self._calls_beyond),
+            lambda conn: usage_days.next_of(conn, beyond=self._calls_beyond),
+            self._step_over_call,
+            "",
+            "usage_delayed",
+        ):
+            self._calls_beyond = self._calls_beyond and counted
             if time.monotonic() >= until:
                 return
+        self._calls_beyond = ""  # what was stepped over is tried again
         self._recount_at = time.monotonic() + RECOUNT_SECONDS
 
+    def _step_over_call(self, job: str) -> str:
+        self._calls_beyond = job
+        return job
+
     async def _sweep_once(self) -> bool:
-        nothing: tuple[list[Ended], int] = ([], 0)
-        try:
-            swept, hooks = await self._database.try_write(self._transaction, nothing, "sweep_delayed")
-        except NOT_STORABLE:
-            swept, hooks = await self._one_by_one()
+        done = await self._jobs.run_apart(self._database, self._transaction, _overdue, "sweep_delayed")
+        swept = [job for jobs, _ in done for job in jobs]
+        hooks = sum(events for _, events in done)
         for job in swept:
             if job.call is not None:
                 metrics.ATTEMPTS.labels("lost").inc()
@@ -232,31 +255,22 @@ class Sweeper:
             self._consequences.wake()
         return bool(swept)
 
-    async def _one_by_one(self) -> tuple[list[Ended], int]:
-        """As `_transaction`, job by job: one that the database refuses to change, whatever the reason, stops no other."""
-        swept: list[Ended] = []
-        hooks = 0
-        nothing: tuple[list[Ended], int] = ([], 0)
-        none: list[str] = []
-        look = partial(leases.overdue, beyond=len(self._refused))
-        refused = set[str]()
-        for job in await self._database.try_read(look, none, "sweep_delayed"):
-            one = partial(self._transaction, only=job)
-            try:
-                ends, events = await self._database.try_write(one, nothing, "sweep_delayed")
-            except NOT_STORABLE as error:
-                if job not in self._refused:
-                    log.error("job_not_swept", job=job, error=str(error).splitlines()[0])
-                refused.add(job)
-                continue
-            swept, hooks = swept + ends, hooks + events
-        self._refused = refused
-        return swept, hooks
-
-    def _transaction(self, conn: Connection, only: str | None = None) -> tuple[list[Ended], int]:
-        hold = min(self._hold(), LOST_HOLD_SECONDS)
+    def _transaction(self, conn: Connection, part: Part = ALL) -> tuple[list[Ended], int]:
+        hold, only = min(self._hold(), LOST_HOLD_SECONDS), part.only
         swept = leases.reclaim(conn, hold=hold, steady=self._lease, only=only) + leases.expire(conn, only=only)
         events = self._consequences.write(conn, swept)
         if swept:
             crashpoint("sweep.reclaimed")
         return swept, events
+
+
+def _bring_forward(after: str, longest: float, conn: Connection, limit: int) -> tuple[str | None, int]:
+    return waits.bring_forward(conn, after=after, longest=longest, limit=limit)
+
+
+def _over_a_wait(job: str) -> tuple[str | None, int]:
+    return job or None, 0
+
+
+def _overdue(conn: Connection, beyond: int) -> list[str]:
+    return leases.overdue(conn, beyond=beyond)

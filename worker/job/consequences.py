@@ -31,6 +31,7 @@ from worker.db.budgets import reservations
 from worker.db.budgets.budget import Budget
 from worker.db.jobs import usage_days
 from worker.db.jobs.ended import Ended
+from worker.db.refusals import ALL, Part
 from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
 from worker.webhooks.deliver import Deliverer
@@ -125,19 +126,24 @@ class Consequences:
         outbox.enqueue(conn, rows)
         return len(rows)
 
-    def bring_forward(self, conn: Connection) -> int:
-        """Count waits of deliveries anew after the database's clock was set back; how many. The caller commits."""
-        return outbox.bring_forward(conn)
+    #: Count waits of deliveries anew after the database's clock was set back; and which they are.
+    bring_forward = staticmethod(outbox.bring_forward)
+    ahead = staticmethod(outbox.ahead)
 
-    def tend(self, conn: Connection) -> Callable[[], None]:
-        """Look after what changes without an end: budgets that have room again, or are used up. The caller commits.
+    def tend(self, conn: Connection, part: Part = ALL) -> Callable[[], None]:
+        """Look after what changes without an end: budgets (of these tenants) that have room again, or are used up.
+
+        The caller commits.
 
         Gives what is to be called after the commit, on the loop: used-up budgets are logged, counted and delivered.
         """
-        reservations.tend(conn)
-        used_up = reservations.use_up(conn)
+        reservations.tend(conn, part)
+        used_up = reservations.use_up(conn, part)
         announce_used_up(conn, used_up)
         return lambda: self._report(used_up)
+
+    #: The tenants that `tend` looks after.
+    tended = staticmethod(reservations.governed)
 
     def _report(self, used_up: Sequence[Budget]) -> None:
         for one in used_up:

@@ -29,6 +29,7 @@ from worker.db.budgets.tables import ALL_TENANTS
 from worker.db.clock import after_sql, day_sql, is_postgres, now_sql
 from worker.db.jobs import usage_days
 from worker.db.jobs.usage_days import calls_sql
+from worker.db.refusals import ALL, Part
 from worker.db.sums import added_sql
 
 #: A claim that began before a budget was committed may not know of it; it has long begun by then, in seconds.
@@ -215,18 +216,24 @@ def spend(conn: Connection, costs: Mapping[tuple[str, str], int]) -> None:
         )
 
 
-def tend(conn: Connection) -> None:
-    """Open what has room again, and count once what began before the counting. The caller commits.
+def governed(conn: Connection, _beyond: int = 0) -> list[str]:
+    """The tenants that have a budget."""
+    return [row[0] for row in conn.execute(text("SELECT DISTINCT tenant FROM budgets ORDER BY tenant"))]
+
+
+def tend(conn: Connection, part: Part = ALL) -> None:
+    """Open what has room again, and count once what began before the counting, of these tenants. The caller commits.
 
     A budget whose day is in the future, since the database's clock was set back, is counted anew for today.
     """
-    rows = conn.execute(
+    found = conn.execute(
         text(f"""
         SELECT tenant, period, day > {day_sql(conn, now_sql(conn))} AS ahead FROM budgets
         WHERE needs_picousd IS NOT NULL OR recount OR day > {day_sql(conn, now_sql(conn))}
         ORDER BY tenant, period
         """)
-    ).all()
+    )
+    rows = [row for row in found if row.tenant in part]
     if not rows:
         return
     for row in rows:
@@ -248,8 +255,8 @@ def tend(conn: Connection) -> None:
             _recount(conn, budget.tenant, budget.period, final=True)
 
 
-def use_up(conn: Connection) -> list[Budget]:
-    """The budgets that are used up and were not announced as that yet, marked as announced. The caller commits.
+def use_up(conn: Connection, part: Part = ALL) -> list[Budget]:
+    """These tenants' budgets that are used up and were not announced as that yet, marked as announced. The caller commits.
 
     A budget per day is announced once a day, one in all once; each again after it was set.
     """
@@ -261,8 +268,9 @@ def use_up(conn: Connection) -> list[Budget]:
         SELECT DISTINCT tenant FROM budgets
         WHERE {fresh} AND (needs_picousd IS NOT NULL OR spent_picousd >= limit_picousd)
         """)
-    ).all()
-    found = [one for one in _read(conn, {row.tenant for row in rows}) if one.used_up] if rows else []
+    )
+    tenants = {row.tenant for row in rows if row.tenant in part}
+    found = [one for one in _read(conn, tenants) if one.used_up] if tenants else []
     marked: list[Budget] = []
     for budget in found:
         done = conn.execute(

@@ -169,37 +169,59 @@ def complete(conn: Connection) -> bool:
     return conn.execute(text("SELECT 1 FROM bookmarks WHERE name = :name"), {"name": BOOKMARK}).first() is None
 
 
-def recount(conn: Connection, *, wait: bool = True) -> bool:
-    """Count one slice of what is not counted; True while there is more to do now. The caller commits.
+def recount(conn: Connection, *, wait: bool = True, limit: int | None = None, beyond: str = "") -> str:
+    """Count one slice of what is not counted. The caller commits.
 
     Args:
         wait: leave what is unfinished for later, as long as older workers may be about. The days are complete only then.
+        limit: calls of a slice (None: `SLICE`); the last job's are all in it.
+        beyond: go on behind this job, and leave the bookmark where it is: calls before it could not be counted.
+
+    Returns:
+        The job up to which calls are counted; empty when there is no more to do now.
     """
     place = bookmarks.read(conn, BOOKMARK)
     if place is None:
-        return False
+        return ""
     now = unix_seconds(conn)
     since = float(place.setdefault("since", now))
     older = wait and now - since < OLDER_WORKERS_SECONDS
-    limit = _first_unfinished(conn) if older else None
-    before = "AND a.job_id < :limit" if limit is not None else ""
+    end = _first_unfinished(conn) if older else None
+    before = "AND a.job_id < :end" if end is not None else ""
+    after = max(place["after"], beyond)
+    last: str | None = conn.execute(
+        text(f"""
+        SELECT max(job_id) FROM (
+            SELECT a.job_id FROM attempts AS a WHERE a.job_id > :after {before} ORDER BY a.job_id, a.attempt LIMIT :limit
+        ) AS slice
+        """),
+        {"after": after, "end": end, "limit": limit or SLICE},
+    ).scalar_one()
+    if last is None:
+        if not beyond:
+            bookmarks.put(conn, BOOKMARK, place if older else None)
+        return ""
     rows = conn.execute(
         text(f"""
-        SELECT a.job_id, a.attempt, a.counted IS NULL AND a.finished_at IS NOT NULL AND {USED} AS missing
-        FROM attempts AS a WHERE a.job_id > :after {before} ORDER BY a.job_id, a.attempt LIMIT :slice
+        SELECT a.job_id, a.attempt FROM attempts AS a WHERE a.job_id > :after AND a.job_id <= :last
+            AND a.counted IS NULL AND a.finished_at IS NOT NULL AND {USED} ORDER BY a.job_id, a.attempt
         """),
-        {"after": place["after"], "limit": limit, "slice": SLICE},
-    ).all()
-    if not rows:
-        bookmarks.put(conn, BOOKMARK, place if older else None)
-        return False
-    # The last job's calls may go on in the next slice.
-    last = rows[-1].job_id
-    whole = [row for row in rows if row.job_id != last] if len(rows) == SLICE and rows[0].job_id != last else rows
-    given = orjson.dumps([{"job": row.job_id, "attempt": row.attempt} for row in whole if row.missing]).decode()
-    _mark(conn, given)
-    bookmarks.put(conn, BOOKMARK, {**place, "after": whole[-1].job_id})
-    return True
+        {"after": after, "last": last},
+    )
+    _mark(conn, orjson.dumps([{"job": row.job_id, "attempt": row.attempt} for row in rows]).decode())
+    if not beyond:
+        bookmarks.put(conn, BOOKMARK, {**place, "after": last})
+    return last
+
+
+def next_of(conn: Connection, *, beyond: str = "") -> str | None:
+    """The job with which the next slice of `recount` begins."""
+    place = bookmarks.read(conn, BOOKMARK)
+    if place is None:
+        return None
+    statement = text("SELECT min(job_id) FROM attempts WHERE job_id > :after")
+    found: str | None = conn.execute(statement, {"after": max(place["after"], beyond)}).scalar_one()
+    return found
 
 
 def _mark(conn: Connection, given: str) -> None:

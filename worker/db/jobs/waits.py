@@ -25,16 +25,8 @@ def bring_forward(conn: Connection, *, after: str, longest: float, limit: int = 
     Returns:
         The slice's last id (None: there is nothing behind it), and how many jobs were brought forward.
     """
-    postgres = is_postgres(conn)
-    hint, locked = ("", "FOR UPDATE SKIP LOCKED") if postgres else ("INDEXED BY ix_jobs_unfinished", "")
-    seen, last = conn.execute(
-        text(f"""
-        SELECT count(*), max(id) FROM (
-            SELECT id FROM jobs {hint} WHERE finished_at IS NULL AND id > :after ORDER BY id LIMIT :limit
-        ) AS slice
-        """),
-        {"after": after, "limit": limit},
-    ).one()
+    hint, locked = _hint(conn), "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""
+    seen, last = _slice(conn, after, limit)
     if not seen:
         return None, 0
     rows = conn.execute(
@@ -52,3 +44,25 @@ def bring_forward(conn: Connection, *, after: str, longest: float, limit: int = 
     )
     brought = len(rows.all())  # SQLite counts no rows of a statement that begins with WITH
     return (last if seen == limit else None), brought
+
+
+def next_of(conn: Connection, *, after: str) -> str | None:
+    """The first job of the slice behind `after`."""
+    return _slice(conn, after, 1)[1]
+
+
+def _slice(conn: Connection, after: str, limit: int) -> tuple[int, str | None]:
+    """How many jobs a slice has, and the last of them."""
+    row = conn.execute(
+        text(f"""
+        SELECT count(*) AS seen, max(id) AS last FROM (
+            SELECT id FROM jobs {_hint(conn)} WHERE finished_at IS NULL AND id > :after ORDER BY id LIMIT :limit
+        ) AS slice
+        """),
+        {"after": after, "limit": limit},
+    ).one()
+    return int(row.seen), row.last
+
+
+def _hint(conn: Connection) -> str:
+    return "" if is_postgres(conn) else "INDEXED BY ix_jobs_unfinished"

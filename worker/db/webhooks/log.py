@@ -101,20 +101,27 @@ def replay(conn: Connection, which: Filter) -> list[str]:
     return [row.id for row in rows]
 
 
-def purge(conn: Connection, before: datetime, limit: int) -> int:
-    """Delete events (and their attempts) that are over and older than `before`; returns how many, at most `limit`.
-
-    Endpoints that were deleted before then go with the last of their events.
-    """
+def over(conn: Connection, before: datetime, limit: int, *, but: Collection[str] = ()) -> list[str]:
+    """The oldest events that are over and older than `before`, at most `limit` and none of `but`."""
     old = (
         select(_e.id)
         .where(_e.created_at < before, _e.status.in_(("delivered", "dead", "blocked")))
         .order_by(_e.created_at)
-        .limit(limit)
+        .limit(limit + len(but))
     )
-    ids = [row.id for row in conn.execute(old)]
+    return [row.id for row in conn.execute(old) if row.id not in but][:limit]
+
+
+def purge(conn: Connection, before: datetime, limit: int, *, but: Collection[str] = ()) -> int:
+    """Delete what `over` finds, with its attempts; how many events.
+
+    Endpoints that were deleted before then go with the last of their events.
+    """
+    ids = over(conn, before, limit, but=but)
     conn.execute(delete(webhook_attempts).where(_a.event_id.in_(ids)))
     purged = conn.execute(delete(webhook_events).where(_e.id.in_(ids))).rowcount
+    if len(ids) == limit:
+        return purged
     gone = select(webhook_endpoints.c.id).where(webhook_endpoints.c.deleted_at < before)
     for (endpoint,) in conn.execute(gone).all():
         # Its events are older than its end: only what is left from before then is looked at.

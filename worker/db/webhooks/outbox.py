@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 
 from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.payloads import of as payloads_of
+from worker.db.refusals import ALL, Part
 
 #: Due events looked at for one claim. It bounds the cost of the ranking below, and is large against any claim.
 _SCAN = 2_000
@@ -224,31 +225,46 @@ def reclaim_expired(conn: Connection) -> int:
     return done.rowcount
 
 
-def bring_forward(conn: Connection, *, limit: int = _SCAN) -> int:
+def ahead(conn: Connection, beyond: int = 0) -> list[str]:
+    """Events whose wait `bring_forward` would count anew; `beyond` more than it looks at."""
+    condition, _ = _ahead(conn)
+    statement = f"SELECT id FROM webhook_events AS e WHERE {condition} LIMIT :limit"
+    return [row[0] for row in conn.execute(text(statement), {"limit": _SCAN + beyond})]
+
+
+def bring_forward(conn: Connection, part: Part = ALL, *, limit: int = _SCAN) -> int:
     """After the database's clock was set back: count waits anew that began by the clock as it was. Returns how many.
 
     One that was never tried since it was made (or replayed) is due. Another one's last attempt lies ahead: from now on it
     waits for as long as was meant after that, if that is less than what the clock was set back by.
     """
-    tried = f"""COALESCE((SELECT at FROM webhook_attempts AS a WHERE a.event_id = e.id AND a.attempt = e.attempts),
-        {now_sql(conn)})"""
-    due, tried = seconds_until_sql(conn, "e.due_at"), seconds_until_sql(conn, tried)
+    condition, wait = _ahead(conn)
+    one = "" if part.only is None else "AND id = :only"
     lock = "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""
     rows = conn.execute(
         text(f"""
         WITH waiting AS MATERIALIZED (
-            SELECT id, CASE WHEN attempts = replayed_at_attempt THEN 0 ELSE {due} - {tried} END AS wait
-            FROM webhook_events AS e WHERE status = 'pending' AND due_at > {now_sql(conn)}
-                AND (attempts = replayed_at_attempt OR ({due} > {tried} AND {due} < 2 * {tried}))
-            LIMIT :limit {lock}
+            SELECT id, {wait} AS wait FROM webhook_events AS e WHERE {condition} {one} LIMIT :limit {lock}
         )
         UPDATE webhook_events SET due_at = {after_sql(conn, "waiting.wait")}
         FROM waiting WHERE webhook_events.id = waiting.id AND webhook_events.status || '' = 'pending'
         RETURNING 1
         """),
-        {"limit": limit},
+        {"limit": limit} | ({} if part.only is None else {"only": part.only}),
     )
     return len(rows.all())
+
+
+def _ahead(conn: Connection) -> tuple[str, str]:
+    """SQL: which events' waits began by a clock that was ahead, and how long each of them is to wait from now on."""
+    now = now_sql(conn)
+    tried = (
+        f"COALESCE((SELECT at FROM webhook_attempts AS a WHERE a.event_id = e.id AND a.attempt = e.attempts), {now})"
+    )
+    due, tried = seconds_until_sql(conn, "e.due_at"), seconds_until_sql(conn, tried)
+    condition = f"""status = 'pending' AND due_at > {now}
+        AND (attempts = replayed_at_attempt OR ({due} > {tried} AND {due} < 2 * {tried}))"""
+    return condition, f"CASE WHEN attempts = replayed_at_attempt THEN 0 ELSE {due} - {tried} END"
 
 
 def seconds_until_due(conn: Connection) -> float | None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from worker.db.clock import after_sql, now_sql
 from worker.db.columns import Instant
+from worker.db.refusals import ALL, Part
 
 #: Heartbeats that a living worker may miss before it is shown as silent: a lease has three as well.
 MISSED = 3
@@ -72,10 +73,19 @@ def leave(conn: Connection, owner: str) -> None:
     conn.execute(text("DELETE FROM workers WHERE owner = :owner"), {"owner": owner})
 
 
-def forget_silent(conn: Connection) -> int:
-    """Delete the rows of workers that were not seen for `KEPT_SECONDS`; how many."""
+def silent(conn: Connection, _beyond: int = 0) -> list[str]:
+    """The workers that were not seen for `KEPT_SECONDS`."""
     seen = after_sql(conn, ":kept")
-    return conn.execute(text(f"DELETE FROM workers WHERE seen_at < {seen}"), {"kept": -KEPT_SECONDS}).rowcount
+    found = conn.execute(text(f"SELECT owner FROM workers WHERE seen_at < {seen}"), {"kept": -KEPT_SECONDS})
+    return [row[0] for row in found]
+
+
+def forget_silent(conn: Connection, part: Part = ALL) -> int:
+    """Delete the rows of those of these workers that were not seen for `KEPT_SECONDS`; how many."""
+    seen = after_sql(conn, ":kept")
+    statement = text(f"DELETE FROM workers WHERE owner = :owner AND seen_at < {seen}")
+    owners = [owner for owner in silent(conn) if owner in part]
+    return sum(conn.execute(statement, {"owner": owner, "kept": -KEPT_SECONDS}).rowcount for owner in owners)
 
 
 def listed(conn: Connection) -> list[WorkerRow]:
