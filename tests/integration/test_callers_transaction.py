@@ -62,8 +62,9 @@ def check(pot: Stockpot, stack: Callable[[Settings], Any]) -> None:
 def prompt_of(pot: Stockpot, job: str) -> str:
     """What the worker will send."""
     with opened(pot.settings.database_url, schema_name=pot.settings.schema_name) as database:
-        stored = rows(database, "SELECT CAST(body AS text) AS body FROM requests WHERE job_id = :job", job=job)
-    return str(json.loads(stored[0]["body"])["messages"][0]["content"])
+        [stored] = rows(database, "SELECT CAST(body AS text) AS body FROM requests WHERE job_id = :job", job=job)
+        body = database.payloads.open_json(stored["body"], f"requests.body:{job}")
+    return str(json.loads(body)["messages"][0]["content"])
 
 
 @pytest.mark.parametrize("schema", [None, "beside"])
@@ -161,9 +162,14 @@ def test_a_connection_to_another_database_is_refused(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system says who has a file locked")
-def test_submitting_beside_a_write_transaction_of_ones_own_is_an_error_at_once(sqlite_url: str, redis_url: str) -> None:
+@pytest.mark.parametrize("payload_key", [None, "a payload key of this test that is long enough"])
+def test_submitting_beside_a_write_transaction_of_ones_own_is_an_error_at_once(
+    sqlite_url: str, redis_url: str, payload_key: str | None
+) -> None:
     """SQLite has one writer: the submission would wait for a commit that waits for the submission."""
-    settings = Settings(database_url=sqlite_url, redis_url=redis_url)
+    settings = Settings(database_url=sqlite_url, redis_url=redis_url, payload_key=payload_key)
+    with Stockpot(settings) as first:
+        assert first.list() == []  # a new database's first process writes into it which key encrypts
     with Stockpot(settings) as pot, sqlite_connection(settings) as mine:
         mine.execute("CREATE TABLE orders (id INTEGER)")
         mine.execute("INSERT INTO orders VALUES (1)")

@@ -55,7 +55,8 @@ def test_a_running_call_is_cancelled_at_once_and_keeps_its_text(
         assert (over.status, over.error and over.error.error_class) == ("cancelled", "cancelled")
         assert over.text
         [attempt] = attempt_rows(place.database, job)
-        assert (attempt["outcome"], attempt["partial_text"]) == ("cancelled", over.text)
+        kept = place.database.payloads.open(attempt["partial_text"], f"attempts.partial_text:{job}.1")
+        assert (attempt["outcome"], kept) == ("cancelled", over.text)
         eventually(lambda: provider.ends(job) == ["aborted_by_client"], what="the upstream sees its client go")
         assert cancel(place, job) == "cancelled"
 

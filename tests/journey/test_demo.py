@@ -17,6 +17,7 @@ from rich.cells import cell_len
 
 from tests.rig.procs import Process
 from tests.rig.terminal import Terminal
+from worker.base.payloads import Payloads
 
 STOCKPOT = Path(sys.executable).with_name("stockpot")
 JOBS = 69  # one streamed, five in parallel, one over HTTP, one called back, one whose worker is killed, sixty in bulk
@@ -43,7 +44,11 @@ def rows(home: Path, query: str) -> list[tuple[object, ...]]:
 def test_the_demo_shows_the_main_job_and_prints_what_the_database_says(
     newcomer: dict[str, str], launch: Launch, home: Path, tmp_path: Path
 ) -> None:
-    """It ends 0, and its totals are those of the database. The leftovers guard sees to its processes."""
+    """It ends 0, and its totals are those of the database. The leftovers guard sees to its processes.
+
+    Payloads are encrypted with a key of the shell's, which each of its programs and commands has.
+    """
+    newcomer |= {"STOCKPOT_PAYLOAD_KEY": "a payload key of the shell's that is long enough"}
     demo = launch([STOCKPOT, "demo"], name="demo", env=newcomer, cwd=tmp_path)
     assert demo.wait(PATIENCE) == 0, demo.tail()
     out = demo.stdout.read_text()
@@ -57,12 +62,14 @@ def test_the_demo_shows_the_main_job_and_prints_what_the_database_says(
     total = Decimal(str(pico)) / 10**12
     sums = rf"^in all +{JOBS} +{calls} +{tokens_in:,} +{tokens_out:,} +\${total:.6f}"
     assert re.search(sums, out, re.MULTILINE), demo.tail(20)
+    payloads = Payloads([newcomer["STOCKPOT_PAYLOAD_KEY"]])
     [killed] = rows(home, "SELECT job_id FROM attempts_v WHERE outcome = 'lost'")
     assert re.search(rf"^{killed[0]}: completed in attempt 2", out, re.MULTILINE), demo.tail(20)
     assert "stockpot up --simulate" in out
     assert str(home) not in out.partition("ready after")[2], "a file of a home that is removed is named"
-    streamed = rows(home, "SELECT text FROM jobs_v ORDER BY id LIMIT 1")[0][0]
-    assert str(streamed) in out
+    job, stored = rows(home, "SELECT id, text FROM jobs_v ORDER BY id LIMIT 1")[0]
+    assert stored is not None
+    assert str(payloads.open(str(stored), f"results.text:{job}")) in out
     assert rows(home, "SELECT status FROM webhook_events_v") == [("delivered",)]
     assert "\x1b" not in out, "colours and cursor movements in a pipe"
 

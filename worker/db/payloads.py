@@ -76,9 +76,14 @@ def remember(conn: Connection) -> None:
     """
     if (why := agree(conn)) is not None:
         raise SettingsError(why)
+    if not remembered(conn):
+        bookmarks.put(conn, KEY, {"id": of(conn).key_ids[0]})
+
+
+def remembered(conn: Connection) -> bool:
+    """Whether nothing is to be kept: no key encrypts, or its name is there."""
     ours, kept = of(conn).key_ids, bookmarks.read(conn, KEY)
-    if ours and (kept is None or kept["id"] != ours[0]):
-        bookmarks.put(conn, KEY, {"id": ours[0]})
+    return not ours or (kept is not None and kept["id"] == ours[0])
 
 
 def reseal(conn: Connection, column: Sealed, after: tuple[Any, ...] | None) -> tuple[tuple[Any, ...] | None, int]:

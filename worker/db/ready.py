@@ -77,10 +77,13 @@ def ensure_schema(settings: Settings) -> None:
 
 
 def _share_payload_key(database: Database) -> None:
-    """A process without the key of this database's payloads keeps out: what it wrote would stand there in clear."""
+    """A process without the key of this database's payloads keeps out: what it wrote would stand there in clear.
+
+    What is known is not written again: SQLite has one writer, who may be this process's application in a transaction of its own.
+    """
     if (why := database.read(payloads.agree)) is not None:
         raise SettingsError(why)
-    if database.payloads.key_ids:
+    if not database.read(payloads.remembered):
         database.write(payloads.remember)
 
 

@@ -8,6 +8,7 @@ It exits 0 only if every job completed and the webhook was verified. Ctrl-C stop
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import subprocess
@@ -198,7 +199,9 @@ def _bulk(console: Console, pot: Stockpot, up: Stage, size: int) -> list[str]:
     console.print(f"$ stockpot {' '.join(command)}", soft_wrap=True)
     console.file.flush()
     program = [sys.executable, "-P", "-c", "from worker.cli import main; main()"]
-    subprocess.run([*program, *command], env=up.variables, cwd=source.parent, timeout=PATIENCE_SECONDS, check=False)
+    # A key of payloads, a proxy, certificates: what the worker has of the shell's environment this command has too.
+    env = {**os.environ, **up.variables}  # noqa: TID251 -- handed on, not read
+    subprocess.run([*program, *command], env=env, cwd=source.parent, timeout=PATIENCE_SECONDS, check=False)
     return [job.id for job in reversed(pot.list(lane="bulk", limit=size))]
 
 
