@@ -63,7 +63,7 @@ def test_redis_is_emptied_in_the_middle(stage: SetStage, database: Database) -> 
     on.check(gaps_allowed=True)
     assert on.extra_calls() == 0
     assert seen[-1]["type"] == "job.completed"
-    assert shown_text(seen) == on.job(watched)["text"]
+    assert shown_text(seen) == on.pot.get(watched).text
 
 
 @pytest.mark.parametrize("database", ["postgres", "sqlite"])
@@ -101,5 +101,5 @@ def test_redis_forgets_and_the_worker_dies_and_no_number_comes_twice(stage: SetS
     assert numbers == sorted(set(numbers))
     assert after[0]["type"] == "attempt.reset"
     assert after[-1]["type"] == "job.completed"
-    assert shown_text(before + after) == on.job(job)["text"]
+    assert shown_text(before + after) == on.pot.get(job).text
     on.quiesce()

@@ -185,7 +185,7 @@ def test_a_reader_does_not_read(stage: SetStage, launch: Callable[..., Process])
     assert reader.wait() == 0, reader.tail()
     seen = [json.loads(line) for line in reader.stdout.read_text().splitlines()]
     on.check()
-    assert not list(check_stream(job, seen, "completed", on.job(job)["text"]))
-    assert shown_text(seen) == on.job(job)["text"]
+    assert not list(check_stream(job, seen, "completed", on.pot.get(job).text))
+    assert shown_text(seen) == on.pot.get(job).text
     assert seen[-1]["type"] == "job.completed"
     assert on.extra_calls() == 0

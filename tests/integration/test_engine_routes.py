@@ -131,7 +131,8 @@ def test_credits_that_run_out_amid_1000_jobs_cost_no_job_and_no_attempt(provider
     assert told(place) == [("we_0", "route.paused"), ("we_0", "route.resumed")]
     assert [line["event"] for line in lines if line["event"] == "route_paused"] == ["route_paused"]
     assert paused() == alerts + 1
-    event = rows(place.database, "SELECT body FROM webhook_events WHERE type = 'route.paused'")[0]["body"]
+    [kept] = rows(place.database, "SELECT id, body FROM webhook_events WHERE type = 'route.paused'")
+    event = place.database.payloads.open(kept["body"], f"webhook_events.body:{kept['id']}")
     assert WebhookEvent.model_validate_json(event).data.status == "paused"
 
 
