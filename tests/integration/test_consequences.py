@@ -12,6 +12,7 @@ from tests.batch_factories import claimed as claimed_lines
 from tests.batch_factories import end, over, write_file
 from tests.batch_factories import submit as submit_batch
 from tests.factories import claimed, lease_run_out, request, rows, settlement, sql, submitted, time_is_up
+from tests.refusing import refuse
 from tests.sweeping import sweeping
 from worker.batches.keeper import BatchKeeper
 from worker.db.batches import changes
@@ -116,13 +117,7 @@ async def test_a_job_that_the_database_refuses_to_change_stops_no_other(
     claimed(database, stuck, other)
     [late] = submitted(database)
     time_is_up(database, late)
-    refuse = "RAISE(ABORT, 'out of range')"
-    if not database.is_sqlite:
-        refused = "BEGIN RAISE EXCEPTION 'out of range' USING ERRCODE = '22003'; END"
-        sql(database, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {refused} $$")
-    what = f"BEGIN SELECT {refuse}; END" if database.is_sqlite else "EXECUTE FUNCTION refuse()"
-    which = f"WHEN (OLD.id = '{stuck}' AND NEW.status = 'queued')"
-    sql(database, f"CREATE TRIGGER refusing BEFORE UPDATE ON jobs FOR EACH ROW {which} {what}")
+    refuse(database, "jobs", f"OLD.id = '{stuck}' AND NEW.status = 'queued'")
     await sweep(database, stuck, other)
     statuses = {
         job: rows(database, "SELECT status FROM jobs WHERE id = :id", id=job)[0]["status"]

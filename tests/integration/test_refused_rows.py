@@ -23,6 +23,7 @@ from tests.factories import (
     sql,
     submitted,
 )
+from tests.refusing import allow, refuse
 from tests.rig.deliveries import settle
 from tests.sweeping import sweeping
 from worker.base.settings import Settings
@@ -66,15 +67,9 @@ FORGETTING: Mapping[str, Step] = {
 FAR = "2999-01-01 00:00:00.000"
 
 
-def refuse(database: Database, step: Step, value: str) -> None:
-    """Let the database refuse this row, as a trigger or a foreign key of another program does."""
-    what = "BEGIN SELECT RAISE(ABORT, 'this row stays'); END"
-    if not database.is_sqlite:
-        raising = "BEGIN RAISE EXCEPTION 'this row stays'; END"
-        sql(database, f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ {raising} $$")
-        what = "EXECUTE FUNCTION refuse()"
-    when = f"WHEN (OLD.{step.key} = '{value}' AND {step.only})"
-    sql(database, f"CREATE TRIGGER refusing BEFORE {step.when} ON {step.table} FOR EACH ROW {when} {what}")
+def stay(database: Database, step: Step, value: str) -> None:
+    """Let the database refuse what this step does to this row."""
+    refuse(database, step.table, f"OLD.{step.key} = '{value}' AND {step.only}", when=step.when)
 
 
 def undone(database: Database, steps: Mapping[str, Step], named: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -131,11 +126,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
 
 
-def drop_trigger(database: Database, step: Step) -> None:
-    """The row may be changed again."""
-    sql(database, "DROP TRIGGER refusing" + ("" if database.is_sqlite else f" ON {step.table}"))
-
-
 def refused(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     """What was logged as refused: which kind of row, and which one."""
     return re.findall(r"row_refused what='(\w+)' id='([^']+)'", caplog.text)
@@ -153,7 +143,7 @@ async def test_a_row_that_is_refused_stops_no_other_row_and_no_other_step(
     stuck: dict[str, list[str]] = {}
     if name is not None:
         stuck = {name: [named[name][1]]}
-        refuse(database, STEPS[name], named[name][1])
+        stay(database, STEPS[name], named[name][1])
     with sweeping(database.settings) as elected:
         await elected.sweep()  # the database has not answered for a lease yet
         for job in named["job"]:
@@ -164,7 +154,7 @@ async def test_a_row_that_is_refused_stops_no_other_row_and_no_other_step(
         assert refused(caplog) == [(kind, value) for kind, values in stuck.items() for value in values]
         assert counted() == len(stuck)
         if name is not None:
-            drop_trigger(database, STEPS[name])
+            allow(database, STEPS[name].table)
             await elected.sweep()
             # Waits are looked at once after each step of the clock.
             assert undone(database, STEPS, named) == (stuck if name in {"wait", "event"} else {})
@@ -188,14 +178,14 @@ async def test_a_row_that_must_stay_keeps_no_other_from_being_forgotten(
     stuck: dict[str, list[str]] = {}
     if name is not None:
         stuck = {name: [named[name][1]]}
-        refuse(database, FORGETTING[name], named[name][1])
+        stay(database, FORGETTING[name], named[name][1])
     with sweeping(settings) as elected:
         for _ in range(12):
             await elected.sweep()
         assert undone(database, steps, named) == stuck
         assert refused(caplog) == [(kind, value) for kind, values in stuck.items() for value in values]
         if name is not None:
-            drop_trigger(database, FORGETTING[name])
+            allow(database, FORGETTING[name].table)
             for _ in range(4):
                 await elected.sweep()
             assert undone(database, steps, named) == {}

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from worker.base import metrics
 from worker.base.backoff import Backoff
 from worker.base.errors import Unreachable
@@ -34,22 +32,20 @@ class GroupWriter(Generic[Item, Result]):
         name: str,
         choose: Callable[[Sequence[Item]], Sequence[bool]],
         on_delay: Callable[[int, Exception], None],
-        delays: tuple[type[Exception], ...] = (Unreachable, SQLAlchemyError),
     ) -> None:
         """Prepare.
 
         Args:
-            commit: writes a group in one transaction; one result for each item, in order.
+            commit: writes a group in one transaction; one result for each item, in order. It deals with items that the
+                database refuses; a group for which it does not answer (`Unreachable`) is tried again.
             name: of the task that writes.
             choose: which of the items that wait go into the next group; at least one. The others keep their order.
             on_delay: logs that so many items wait because of this error.
-            delays: the errors of `commit` after which the same group is tried again.
         """
         self._commit = commit
         self._name = name
         self._choose = choose
         self._on_delay = on_delay
-        self._delays = delays
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -87,7 +83,7 @@ class GroupWriter(Generic[Item, Result]):
         while True:
             try:
                 return await self._commit(group)
-            except self._delays as error:
+            except Unreachable as error:
                 metrics.DATABASE_ERRORS.inc()
                 self._on_delay(len(group), error)
                 await asyncio.sleep(pauses.next())

@@ -7,7 +7,7 @@ where that is refused (`Apart`); a walk steps over what is refused (`Walk`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -47,12 +47,28 @@ class Part:
 
 ALL = Part()
 
+#: The execution option under which a verb that claims many rows takes each by itself; its value is `Refusals`.
+APART = "apart"
+
+
+def apart(conn: Connection) -> Refusals | None:
+    """The rows that were refused, where each row is to be taken by itself (`APART`)."""
+    found: Refusals | None = conn.get_execution_options().get(APART)
+    return found
+
 
 class Work(Protocol[T_co]):
     """Does what is to be done for a part of the rows, in one transaction."""
 
     def __call__(self, conn: Connection, part: Part, /) -> T_co:
         """The caller commits."""
+
+
+class Write(Protocol):
+    """Runs a function in a transaction, and commits."""
+
+    def __call__(self, work: Callable[[Connection], T], /) -> Awaitable[T]:
+        """What the function has returned."""
 
 
 class Refusals:
@@ -70,6 +86,21 @@ class Refusals:
             metrics.REFUSED_ROWS.labels(self._what).inc()
             log.error("row_refused", what=self._what, id=row, error=_first_line(error))
 
+    def each(self, conn: Connection, rows: Sequence[str], work: Callable[[str], Sequence[T]], limit: int) -> list[T]:
+        """Work on one row after the other, each in a savepoint, until there are `limit` results."""
+        done: list[T] = []
+        for row in rows:
+            if len(done) >= limit:
+                break
+            try:
+                with conn.begin_nested():
+                    done += work(row)
+            except REFUSED as error:
+                self.add(row, error)
+            else:
+                self.rows.discard(row)
+        return done
+
 
 class Apart(Refusals):
     """Work on many rows in one transaction, or in one for each; `away`: the database did not answer to all of it."""
@@ -86,33 +117,43 @@ class Apart(Refusals):
         rows: Callable[[Connection, int], Sequence[str]],
         event: str,
     ) -> list[T]:
-        """Do the work; what each transaction that was committed has returned.
-
-        Args:
-            work: does it for all rows but those that were refused last, or for one.
-            rows: reads which there are, so many more than are looked at once: some may be refused again.
-            event: what is logged when the database does not answer; the rest is left to the next time.
-        """
+        """As `gather`; when the database does not answer, `event` is logged, and the rest is left to the next time."""
         done: list[T] = []
         self.away = False
         try:
-            try:
-                done.append(await database.write(partial(_do, work, Part(but=frozenset(self.rows)))))
-                left = sorted(self.rows)
-            except REFUSED:
-                left = list(await database.read(lambda conn: rows(conn, len(self.rows))))
-                self.rows &= set(left)
-            for row in left:
-                try:
-                    done.append(await database.write(partial(_do, work, Part(only=row))))
-                except REFUSED as error:
-                    self.add(row, error)
-                else:
-                    self.rows.discard(row)
+            await self.gather(database.write, work, rows, done)
         except Unreachable as error:
             self.away = True
             database.delayed(event, error)
         return done
+
+    async def gather(
+        self, write: Write, work: Work[T], rows: Callable[[Connection, int], Sequence[str]], done: list[T]
+    ) -> None:
+        """Do the work.
+
+        Args:
+            write: runs a function in a transaction.
+            work: does it for all rows (it may leave out those that were refused last), or for one.
+            rows: reads which there are, so many more than are looked at once: some may be refused again.
+            done: gets what each transaction that was committed has returned.
+
+        Raises:
+            Unreachable: the database does not answer.
+        """
+        try:
+            done.append(await write(partial(_do, work, Part(but=frozenset(self.rows)))))
+            left = sorted(self.rows)
+        except REFUSED:
+            left = list(await write(lambda conn: rows(conn, len(self.rows))))
+            self.rows &= set(left)
+        for row in left:
+            try:
+                done.append(await write(partial(_do, work, Part(only=row))))
+            except REFUSED as error:
+                self.add(row, error)
+            else:
+                self.rows.discard(row)
 
 
 class Walk(Refusals):

@@ -32,6 +32,7 @@ from worker.db.batches.claims import OpenBatch
 from worker.db.jobs import claim, scouts
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.tenant_fairness import TenantFairness
+from worker.db.refusals import APART, REFUSED, Refusals
 from worker.db.threads import DatabaseThreads
 from worker.engine.batch_fairness import BatchFairness
 from worker.engine.paused_models import PausedModels
@@ -82,6 +83,7 @@ class Feeder:
         self._tenant_fairness = {lane: TenantFairness(weights=weights) for lane in lanes}
         self._bulk_claim: asyncio.Task[None] | None = None
         self._expected = {"interactive": 0, "bulk": 0}  # at most so many jobs come from claims under way
+        self._refused = Refusals("job")
         self._bell = asyncio.Event()
         self.open = True
 
@@ -232,7 +234,7 @@ class Feeder:
         crashpoint("claim.before")
         held = self._held_now()
         with self._expecting("bulk", limit):
-            jobs = await self._database.write(
+            jobs = await self._claimed(
                 lambda conn: claims.claim_lines(conn, batch, limit, owner=self._owner, lease=self._lease, held=held)
             )
         self._take(jobs)
@@ -262,7 +264,7 @@ class Feeder:
         sent = self._paused.scouts(now)
         if not sent:
             return
-        jobs = await self._database.write(
+        jobs = await self._claimed(
             lambda conn: claim.claim_ids(conn, sent, owner=self._owner, lease=self._lease, any_lane=True)
         )
         for missed in set(sent) - {job.id for job in jobs}:
@@ -275,7 +277,7 @@ class Feeder:
         held = self._held_now()
         try:
             with self._expecting("interactive", len(ids)):
-                jobs = await self._database.write(
+                jobs = await self._claimed(
                     lambda conn: claim.claim_ids(conn, ids, owner=self._owner, lease=self._lease, held=held),
                     urgent=True,
                 )
@@ -291,7 +293,7 @@ class Feeder:
         self._lanes.discard(lane)
         try:
             with self._expecting(lane, limit):
-                jobs = await self._database.write(
+                jobs = await self._claimed(
                     lambda conn: claim.claim_due(
                         conn,
                         lane,
@@ -309,6 +311,19 @@ class Feeder:
         if len(jobs) == limit:
             self._lanes.add(lane)
         self._take(jobs)
+
+    async def _claimed(
+        self, claim_some: Callable[[Connection], list[ClaimedJob]], *, urgent: bool = False
+    ) -> list[ClaimedJob]:
+        """Claim; where the database refuses one of the jobs, all the others."""
+        try:
+            return await self._database.write(claim_some, urgent=urgent)
+        except REFUSED:
+            refused = {APART: self._refused}
+            return await self._database.write(
+                lambda conn: claim_some(conn.execution_options(**refused)),
+                urgent=urgent,
+            )
 
     def _take(self, jobs: Sequence[ClaimedJob]) -> None:
         for job in jobs:

@@ -29,6 +29,7 @@ from worker.db.batches import stored
 from worker.db.connect import Database
 from worker.db.files import records
 from worker.db.jobs import leases
+from worker.db.refusals import REFUSED, Refusals
 from worker.files.collector import IDLE_LEASES, collect, is_anything_left
 from worker.job.consequences import Consequences
 from worker.provider import market
@@ -57,6 +58,7 @@ class FileKeeper:
         #: What each loop waits for once `Looks` asks on its behalf.
         self._imports, self._writes = asyncio.Event(), asyncio.Event()
         self._polls = True
+        self._refused = Refusals("file")
 
     async def import_batches(self) -> None:
         """Import what waits to be imported, for ever."""
@@ -96,6 +98,10 @@ class FileKeeper:
             wanted.clear()
             try:
                 more = await loop.run_in_executor(self._threads, step)
+            except REFUSED as error:
+                self._refused.add("files", error)
+                await asyncio.sleep(pauses.next())
+                continue
             except Unreachable as error:
                 metrics.DATABASE_ERRORS.inc()
                 log.warning("files_delayed", error=str(error).splitlines()[0])
@@ -128,6 +134,9 @@ class FileKeeper:
                 )
             except (_Stopped, NotAllowed, NotFound) as error:
                 log.info("import_stopped", batch=batch, error=str(error))
+            except REFUSED as error:
+                self._refused.add(batch, error)
+                continue
             finally:
                 lease.give_up()
             return not self._stopped.is_set()
@@ -146,9 +155,11 @@ class FileKeeper:
                 more = write_on(self._database, batch, self._consequences.write) or more
             except (NotAllowed, NotFound) as error:
                 log.info("files_written_elsewhere", batch=batch.id, error=str(error))
+            except REFUSED as error:
+                self._refused.add(batch.id, error)
             if self._stopped.is_set():
                 return False
-        collect(self._database)
+        collect(self._database, self._refused)
         return more
 
     def _missing_models(self, names: Collection[str]) -> set[str]:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from sqlalchemy import Connection
+
 from worker.base.backoff import Backoff
 from worker.base.log import get_logger
 from worker.db.jobs import leases
+from worker.db.jobs.leases import Renewed
+from worker.db.refusals import Apart, Part
 from worker.db.threads import DatabaseThreads
 from worker.job.slots import Slots, Stop
 
@@ -31,6 +35,7 @@ class Heartbeat:
         self._owner = owner
         self._lease = lease
         self._every = every
+        self._jobs = Apart("job")
 
     async def run(self) -> None:
         """Renew every `every` seconds, for ever; sooner after a try that failed, so that an outage costs no lease."""
@@ -44,14 +49,18 @@ class Heartbeat:
     async def beat(self) -> bool:
         """Renew once. False when the database is away, which changes nothing: the fence decides when it is back."""
         held = self._slots.held()
-        renewed = await self._database.try_write(
-            lambda conn: leases.renew(conn, self._owner, list(held), lease=self._lease), None, "renew_delayed"
-        )
-        if renewed is None:
+
+        def renew(conn: Connection, part: Part) -> list[Renewed]:
+            return leases.renew(conn, self._owner, [job for job in held if job in part], lease=self._lease)
+
+        done = await self._jobs.run_apart(self._database, renew, lambda _conn, _beyond: list(held), "renew_delayed")
+        if self._jobs.away:
             return False
-        kept = {one.job_id: one for one in renewed}
+        kept = {one.job_id: one for renewed in done for one in renewed}
         missing: dict[str, int] = {}
         for job_id, fence in held.items():
+            if job_id in self._jobs.rows:
+                continue  # the database refuses to change it: no other worker has it for that
             one = kept.get(job_id)
             if one is None or one.fence != fence:
                 missing[job_id] = fence

@@ -9,6 +9,7 @@ from worker.base.errors import Unreachable
 from worker.base.log import get_logger
 from worker.db.connect import Database
 from worker.db.files import records
+from worker.db.refusals import REFUSED, Refusals
 from worker.files import place as places
 
 log = get_logger(__name__)
@@ -25,13 +26,13 @@ def is_anything_left(database: Database) -> bool:
     return database.read(lambda conn: records.left(conn, idle_seconds=idle))
 
 
-def collect(database: Database) -> int:
-    """Remove what may be removed now; how many files are gone.
+def collect(database: Database, refused: Refusals | None = None) -> int:
+    """Remove what may be removed now; how many files are gone. What the database refuses to lose is added to `refused`.
 
     Raises:
         Unreachable: the database does not answer.
     """
-    idle = IDLE_LEASES * database.settings.lease_seconds
+    idle, refused = IDLE_LEASES * database.settings.lease_seconds, refused or Refusals("file")
     given_up = database.write(lambda conn: records.expire(conn, idle_seconds=idle))
     gone = 0
     for file, place in database.read(records.collectable):
@@ -41,8 +42,12 @@ def collect(database: Database) -> int:
         except Unreachable as error:
             log.warning("file_not_removed", file=file, error=str(error))
             continue
-        while not database.write(lambda conn, file=file: records.remove(conn, file, pieces=SLICE)):  # type: ignore[misc]
-            pass
+        try:
+            while not database.write(lambda conn, file=file: records.remove(conn, file, pieces=SLICE)):  # type: ignore[misc]
+                pass
+        except REFUSED as error:
+            refused.add(file, error)
+            continue
         gone += 1
     if gone or given_up:
         log.info("files_collected", files=gone, given_up=given_up)

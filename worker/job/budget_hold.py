@@ -20,6 +20,7 @@ from worker.db.budgets import reservations
 from worker.db.budgets.reservations import Ask, Reserved
 from worker.db.group_writer import GroupWriter, first
 from worker.db.jobs.claim import ClaimedJob
+from worker.db.refusals import REFUSED, Refusals
 from worker.db.threads import DatabaseThreads
 from worker.limits.permit import Held
 from worker.provider.prices import Prices
@@ -30,7 +31,7 @@ log = get_logger(__name__)
 SLICE = 128
 #: When a job that did not fit is due again, in seconds: by then no worker claims it unless there is money.
 AGAIN_SECONDS = 1.0
-#: When a job under a budget is due again whose model's calls have no known cost, in seconds.
+#: When a job is due again whose model's calls have no known cost, or whose reservation the database refuses, in seconds.
 UNPRICED_SECONDS = 30.0
 
 
@@ -40,6 +41,7 @@ class BudgetHold:
     def __init__(self, database: DatabaseThreads, prices: Prices) -> None:
         self._database = database
         self._prices = prices
+        self._refused = Refusals("reservation")
         self._group: GroupWriter[Ask, int | Held | None] = GroupWriter(
             self._commit, name="reserve", choose=first(SLICE), on_delay=_log_delay
         )
@@ -63,7 +65,13 @@ class BudgetHold:
         )
 
     async def _commit(self, asks: Sequence[Ask]) -> list[int | Held | None]:
-        refused, amounts = await self._database.write(partial(_reserve, asks))
+        try:
+            refused, amounts = await self._database.write(partial(_reserve, asks))
+        except REFUSED as error:
+            if len(asks) > 1:
+                return [one for each in asks for one in await self._commit([each])]
+            self._refused.add(asks[0].job_id, error)
+            return [Held("budget", UNPRICED_SECONDS)]
         return [Held("budget", AGAIN_SECONDS) if ask.job_id in refused else amounts.get(ask.job_id) for ask in asks]
 
 

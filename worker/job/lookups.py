@@ -30,6 +30,7 @@ from worker.base.errors import Unreachable
 from worker.base.log import get_logger
 from worker.db.jobs import ledger
 from worker.db.jobs.ledger import DUE, LATE, Entry, Mark
+from worker.db.refusals import REFUSED, Refusals
 from worker.db.threads import DatabaseThreads
 from worker.reconcile import NoLog, ProviderLog, look_up
 
@@ -81,6 +82,7 @@ class Lookups:
         self._asked: dict[str, None] = {}
         self._some = asyncio.Event()
         self._off = False
+        self._refused = Refusals("look_up")
 
     @property
     def hold_seconds(self) -> float:
@@ -150,7 +152,9 @@ class Lookups:
         """Compare the calls that `find` names with the log and mark them; `jobs` wait for it and are due then."""
         nothing: list[Entry] = []
         marks: list[Mark] = []
-        entries = await self._database.try_read(find, nothing, "lookup_delayed")
+        found = await self._database.try_read(find, nothing, "lookup_delayed")
+        # What the database refuses to mark is looked up once, not for ever.
+        entries = [one for one in found if _call_of(one) not in self._refused.rows]
         try:
             if entries and not self._off:
                 now = await self._database.read(ledger.now)
@@ -163,15 +167,28 @@ class Lookups:
         for mark in marks:
             metrics.RECONCILED.labels(mark.reconciled).inc()
         if marks or jobs:
-            nothing_written: tuple[list[tuple[str, str]], list[tuple[str, Decimal]]] = ([], [])
-            due, billed = await self._database.try_write(
-                lambda conn: _written(conn, marks, jobs), nothing_written, "lookup_delayed"
-            )
+            due, billed = await self._write(marks, jobs)
             for model, usd in billed:
                 self._on_billed(model, usd)
             for lane, job in due:
                 self._on_due(lane, job)
         return marks
+
+    async def _write(
+        self, marks: Sequence[Mark], jobs: Sequence[str]
+    ) -> tuple[list[tuple[str, str]], list[tuple[str, Decimal]]]:
+        """The jobs that are due with these marks, and what calls of which models cost; a mark that is refused is left out."""
+        try:
+            return await self._database.write(lambda conn: _written(conn, marks, jobs))
+        except Unreachable as error:
+            self._database.delayed("lookup_delayed", error)
+        except REFUSED as error:
+            if len(marks) > 1:
+                done = [await self._write([mark], jobs) for mark in marks]
+                return [one for due, _ in done for one in due], [one for _, billed in done for one in billed]
+            for mark in marks:
+                self._refused.add(_call_of(mark), error)
+        return [], []
 
 
 def _written(
@@ -180,3 +197,7 @@ def _written(
     """The jobs that are due with that, and what calls of which models cost."""
     ledger.mark(conn, marks)
     return ledger.due_now(conn, jobs), ledger.billed(conn, marks)
+
+
+def _call_of(one: Entry | Mark) -> str:
+    return f"{one.job_id}/{one.attempt}"

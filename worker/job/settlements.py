@@ -7,6 +7,8 @@ one by one. What cannot be stored even without its answer is left to its lease.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,13 +18,15 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from api_schemas.ids import uuid7_hex
 from worker.base import metrics
+from worker.base.backoff import Backoff
 from worker.base.crashpoints import crashpoint
 from worker.base.log import get_logger
 from worker.db.clock import is_postgres
-from worker.db.group_writer import GroupWriter
+from worker.db.group_writer import FIRST_PAUSE, LONGEST_PAUSE, GroupWriter
 from worker.db.jobs.claim import ClaimedJob
 from worker.db.jobs.ended import Ended, EndedCall
 from worker.db.jobs.settle import Settlement, already, reinstate, write
+from worker.db.refusals import REFUSED
 from worker.db.threads import DatabaseThreads
 from worker.job.consequences import Consequences
 
@@ -37,6 +41,9 @@ LARGE_TEXT = 4 * 1024 * 1024
 #: What the values themselves are to blame for. (An `OperationalError` that is left is a limit of PostgreSQL's own.)
 NOT_STORABLE = (DataError, IntegrityError, OperationalError, ValueError, TypeError, OverflowError)
 _CODE = "not_storable"
+#: Whatever else the database refuses it may take a moment later (a trigger that is mended, a table that is being changed):
+#: tried again for so long, in seconds, while no other settlement waits for it.
+REFUSED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class Settling:
     job: ClaimedJob
     settlement: Settlement
     seed: str
+    last: bool = False  # what the database refuses for an unknown reason is tried no more
 
     def ended(self, answers: int, counted: tuple[int, str] | None = None) -> Ended:
         """What came to its end with this settlement, for its consequences.
@@ -79,7 +87,7 @@ class SettlementWriter:
     def __init__(self, database: DatabaseThreads, consequences: Consequences) -> None:
         self._database = database
         self._consequences = consequences
-        self._group: GroupWriter[Settling, Settlement | None] = GroupWriter(
+        self._group: GroupWriter[Settling, Settlement | Exception | None] = GroupWriter(
             self._commit, name="settle", choose=_next_slice, on_delay=_log_delay
         )
 
@@ -88,21 +96,29 @@ class SettlementWriter:
 
         The settlement as it was written (the answer may not have been storable); None when it was fenced off.
         """
-        written = await self._group.put(Settling(job, settlement, uuid7_hex()))
+        settling = Settling(job, settlement, uuid7_hex())
+        pauses, until = Backoff(FIRST_PAUSE, LONGEST_PAUSE), time.monotonic() + REFUSED_SECONDS
+        while isinstance(written := await self._group.put(settling), Exception):
+            metrics.DATABASE_ERRORS.inc()
+            _log_delay(1, written)
+            await asyncio.sleep(pauses.next())
+            settling = replace(settling, last=time.monotonic() >= until)
         if written is None:
             metrics.FENCED.inc()
             log.warning("settlement_fenced", job=job.id, fence=job.fence)
         return written
 
-    async def _commit(self, slice_: Sequence[Settling]) -> list[Settlement | None]:
+    async def _commit(self, slice_: Sequence[Settling]) -> list[Settlement | Exception | None]:
         try:
             written, events = await self._database.write(
                 partial(write_all, slice_=slice_, consequences=self._consequences)
             )
-        except NOT_STORABLE as error:
+        except REFUSED as error:
             if len(slice_) > 1:
                 return [one for each in slice_ for one in await self._commit([each])]
             [one] = slice_
+            if not (isinstance(error, NOT_STORABLE) or one.last):
+                return [error]
             log.error("settlement_not_storable", job=one.job.id, error=type(error).__name__)
             if one.settlement.error_code == _CODE:
                 return [None]

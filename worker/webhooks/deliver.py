@@ -17,7 +17,6 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from worker.base import metrics, tracing
 from worker.base.crashpoints import crashpoint
@@ -27,17 +26,18 @@ from worker.base.payloads import CLEAR, Payloads, Unreadable
 from worker.base.settings import Settings
 from worker.base.tasks import end_tasks
 from worker.db.clock import unix_seconds
+from worker.db.refusals import REFUSED, Apart, Part
 from worker.db.webhooks import endpoints, outbox
 from worker.db.webhooks.endpoints import Route
 from worker.db.webhooks.log import backlog
-from worker.db.webhooks.outbox import Claimed, Held, Verdict
+from worker.db.webhooks.outbox import Claimed, Held
 from worker.webhooks.addresses import Policy
 from worker.webhooks.destinations import Delivery, Destinations
 from worker.webhooks.egress import Blocked, Egress, Unanswered
 from worker.webhooks.recording import Recorder, RunSql
 from worker.webhooks.secrets import Vault
 from worker.webhooks.signing import key_of, signed_headers
-from worker.webhooks.verdicts import Health, Judgement, Outcome, judge
+from worker.webhooks.verdicts import Health, Judgement, Outcome, judge, undeliverable
 
 IN_FLIGHT = 256
 """Events in hand per process: sends are mostly waiting, and each costs a socket and tens of kilobytes."""
@@ -58,6 +58,9 @@ _UNREADABLE_SECONDS = 60.0
 """Until an event whose secret cannot be decrypted is looked at again: mending it takes a person."""
 
 USER_AGENT = "Stockpot-Webhooks/1"
+
+_NOT_NOW: tuple[type[Exception], ...] = (*REFUSED, Unreachable)
+"""The database refuses, or does not answer: leases run out, and the next look is another try."""
 
 log = get_logger("stockpot.webhooks")
 
@@ -106,6 +109,7 @@ class Deliverer:
         self._random = random.random
         self._destinations = Destinations(each=each, scale=retry_scale)
         self._recorder = Recorder(run_sql, scale=retry_scale)
+        self._claims, self._reclaims = Apart("event"), Apart("event")
         self._deliveries: dict[str, Delivery] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._paced: dict[str, asyncio.Task[None]] = {}  # by destination: its next send in a slow start
@@ -195,10 +199,10 @@ class Deliverer:
             claimed = 0
             try:
                 if loop.time() >= reclaim_at:
-                    await self._run_sql(outbox.reclaim_expired)
+                    await self._reclaims.gather(self._run_sql, _reclaim, outbox.expired, [])
                     reclaim_at = loop.time() + self._poll_seconds
                 claimed = await self._claim(self._in_flight - len(self._deliveries))
-            except (SQLAlchemyError, Unreachable) as error:
+            except _NOT_NOW as error:
                 log.warning("webhook_claim_failed", error=type(error).__name__)
             await asyncio.sleep(_CLAIM_PAUSE)
             if claimed and len(self._deliveries) < self._in_flight:
@@ -215,7 +219,7 @@ class Deliverer:
         metrics.WEBHOOK_BREAKERS_OPEN.set(self._destinations.left_alone())
         ours_until = loop.time() + self._lease_seconds  # from before the statement: the database's lease ends later
 
-        def take(conn: Connection) -> tuple[list[Claimed], dict[str, Route]]:
+        def take(conn: Connection, part: Part) -> tuple[list[Claimed], dict[str, Route]]:
             events = outbox.claim(
                 conn,
                 self._owner,
@@ -225,13 +229,17 @@ class Deliverer:
                 busy=busy,
                 traced=tracing.on,
                 busy_hosts=busy_hosts,
+                only=part.only,
             )
             if events:
                 self._ahead = unix_seconds(conn) - loop.time()
             ids = {event.endpoint_id for event in events if event.endpoint_id is not None}
             return events, endpoints.routes(conn, ids)
 
-        events, routes = await self._run_sql(take)
+        taken: list[tuple[list[Claimed], dict[str, Route]]] = []
+        await self._claims.gather(self._run_sql, take, functools.partial(outbox.due, limit), taken)
+        events = [event for some, _ in taken for event in some if event.id not in self._recorder.refused.rows]
+        routes = {name: route for _, some in taken for name, route in some.items()}
         for event in events:
             crashpoint("hook.claimed", event.job_id)
             delivery = Delivery(event, routes.get(event.endpoint_id or ""), ours_until)
@@ -294,7 +302,7 @@ class Deliverer:
     async def _attempt(self, delivery: Delivery) -> Judgement | None:
         event, route = delivery.event, delivery.route
         if event.endpoint_id is not None and (route is None or route.disabled):
-            return Judgement(_undeliverable(event, "endpoint disabled"), Health.REFUSING)
+            return Judgement(undeliverable(event, "endpoint disabled"), Health.REFUSING)
         try:
             keys = self._keys(event, route)
             body = self._payloads.open(event.body, f"webhook_events.body:{event.id}")
@@ -358,7 +366,7 @@ class Deliverer:
             self._deliveries.pop(delivery.event.id, None)
         try:
             await self._run_sql(functools.partial(outbox.put_back, held=held, delay=delay))
-        except (SQLAlchemyError, Unreachable) as error:
+        except _NOT_NOW as error:
             log.warning("webhook_put_back_failed", error=type(error).__name__, events=len(held))  # the leases run out
 
     async def _renew_forever(self) -> None:
@@ -373,7 +381,7 @@ class Deliverer:
                 ours = await self._run_sql(
                     functools.partial(outbox.renew, held=held, lease_seconds=self._lease_seconds)
                 )
-            except (SQLAlchemyError, Unreachable) as error:
+            except _NOT_NOW as error:
                 log.warning("webhook_renew_failed", error=type(error).__name__)
                 continue
             for event_id, delivery in self._deliveries.items():
@@ -386,15 +394,5 @@ def _say_if_broken(task: asyncio.Task[None]) -> None:
         log.critical("webhook_loop_broke", loop=task.get_name(), exc_info=error)
 
 
-def _undeliverable(event: Claimed, error: str) -> Verdict:
-    return Verdict(
-        id=event.id,
-        fence=event.fence,
-        endpoint_id=event.endpoint_id,
-        status="dead",
-        delay=0,
-        attempt=event.attempts,
-        seconds=0,
-        error=error,
-        sent=False,
-    )
+def _reclaim(conn: Connection, part: Part) -> int:
+    return outbox.reclaim_expired(conn, part.only)

@@ -11,13 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
 
 from worker.base import metrics
 from worker.base.crashpoints import crashpoint
-from worker.base.errors import Unreachable
 from worker.base.log import get_logger
 from worker.db.group_writer import GroupWriter, first
+from worker.db.refusals import REFUSED, Refusals
 from worker.db.webhooks import health as endpoint_health
 from worker.db.webhooks import outbox
 from worker.db.webhooks.health import Disabled
@@ -49,12 +48,13 @@ class Recorder:
     def __init__(self, run_sql: RunSql, *, scale: float) -> None:
         self._run_sql = run_sql
         self._patience = patience(scale)
+        #: Events of which the database does not take what became of them: this process sends none of them again.
+        self.refused = Refusals("event")
         self._group: GroupWriter[Judgement, None] = GroupWriter(
             self._commit,
             name="webhooks-record",
             choose=first(_LARGEST),
             on_delay=_log_delay,
-            delays=(Unreachable, OperationalError),
         )
 
     async def record(self, judgement: Judgement) -> None:
@@ -66,7 +66,13 @@ class Recorder:
         await self._group.close()
 
     async def _commit(self, judgements: Sequence[Judgement]) -> list[None]:
-        recorded, disabled = await self._run_sql(functools.partial(self._write, judgements=judgements))
+        try:
+            recorded, disabled = await self._run_sql(functools.partial(self._write, judgements=judgements))
+        except REFUSED as error:
+            if len(judgements) > 1:
+                return [one for each in judgements for one in await self._commit([each])]
+            self.refused.add(judgements[0].verdict.id, error)
+            return [None]
         _count(judgements, recorded)
         for endpoint in disabled:
             metrics.WEBHOOK_ENDPOINTS_DISABLED.labels(endpoint.reason).inc()

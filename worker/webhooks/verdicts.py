@@ -115,3 +115,18 @@ def _verdict(
         error=None if error is None else storable(error)[:_KEPT_ERROR],
         response_head=reply.head if reply is not None else None,
     )
+
+
+def undeliverable(event: Claimed, error: str) -> Verdict:
+    """The verdict on an event that is not sent."""
+    return Verdict(
+        id=event.id,
+        fence=event.fence,
+        endpoint_id=event.endpoint_id,
+        status="dead",
+        delay=0,
+        attempt=event.attempts,
+        seconds=0,
+        error=error,
+        sent=False,
+    )

@@ -20,6 +20,7 @@ from worker.db.clock import after_sql, is_postgres, now_sql, seconds_until_sql
 from worker.db.jobs.ended import is_logged
 from worker.db.jobs.tenant_fairness import ALONE, TenantFairness, Turn, groups
 from worker.db.payloads import of as payloads_of
+from worker.db.refusals import apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,9 @@ def claim_ids(
                 SELECT id FROM jobs WHERE id = given.value AND {where} FOR UPDATE SKIP LOCKED
             ) AS d
         """
-        return _postgres(conn, due, {**given, "ids": list(ids)})
+        return _claim(conn, due, {**given, "ids": list(ids)})
     due = f"SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND {where}"
-    return _sqlite(conn, due, {**given, "ids": jsontext.dumps(list(ids)).decode()})
+    return _claim(conn, due, {**given, "ids": jsontext.dumps(list(ids)).decode()})
 
 
 def claim_due(
@@ -157,8 +158,8 @@ def claim_due(
         SELECT id FROM jobs {"" if postgres else "INDEXED BY ix_jobs_queued_line"} WHERE {where}
         ORDER BY due_at, id LIMIT :limit {"FOR UPDATE SKIP LOCKED" if postgres else ""}
     """
-    given = {"lane": lane, "batch": batch, "limit": limit, "owner": owner, "lease": lease, **_held(conn, held)}
-    return _postgres(conn, due, given) if postgres else _sqlite(conn, due, given)
+    given = {"lane": lane, "batch": batch, "owner": owner, "lease": lease, **_held(conn, held)}
+    return _claim(conn, due, {**given, "limit": limit + _beyond(conn)}, limit)
 
 
 def waiting_lanes(conn: Connection) -> list[str]:
@@ -220,6 +221,7 @@ def _claim_in_turns(
 def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str, lease: float) -> list[ClaimedJob]:
     mine = f"{_MINE.format(now=now_sql(conn))} AND {ALONE} AND lane = :lane"
     params: dict[str, Any] = {"lane": lane, "owner": owner, "lease": lease}
+    limit, beyond = sum(turn.quota for turn in dealt), _beyond(conn)
     if is_postgres(conn):
         due = f"""
             SELECT d.id FROM unnest(
@@ -232,20 +234,37 @@ def _claim_dealt(conn: Connection, lane: str, dealt: Sequence[Turn], owner: str,
             ) AS d LIMIT :limit
         """
         # Of a limit that it cannot see PostgreSQL expects a tenth of the table, and would read all of it.
-        params["limit"] = sum(turn.quota for turn in dealt)
+        params["limit"] = limit + beyond
         params["tenants"] = [turn.tenant for turn in dealt]
         params["models"] = [turn.model for turn in dealt]
-        params["quotas"] = [turn.quota for turn in dealt]
+        params["quotas"] = [turn.quota + beyond for turn in dealt]
         params["backs"] = [turn.back for turn in dealt]
-        return _postgres(conn, due, params)
+        return _claim(conn, due, params, limit)
     parts = []
     for at, turn in enumerate(dealt):
         parts.append(
             f"SELECT id FROM (SELECT id FROM jobs INDEXED BY ix_jobs_queued WHERE {mine}"
             f" AND tenant = :t{at} AND model = :m{at} ORDER BY due_at, id LIMIT :q{at})"
         )
-        params |= {f"t{at}": turn.tenant, f"m{at}": turn.model, f"q{at}": turn.quota}
-    return _sqlite(conn, " UNION ALL ".join(parts), params)
+        params |= {f"t{at}": turn.tenant, f"m{at}": turn.model, f"q{at}": turn.quota + beyond}
+    return _claim(conn, " UNION ALL ".join(parts), params, limit)
+
+
+def _claim(conn: Connection, due: str, params: dict[str, Any], limit: int = MOST) -> list[ClaimedJob]:
+    """Claim what a query finds, `limit` of it; where one of them was refused (`refusals.apart`), each by itself."""
+    take = _postgres if is_postgres(conn) else _sqlite
+    refused = apart(conn)
+    if refused is None:
+        return take(conn, due, params)
+    ids = [row[0] for row in conn.execute(text(due), params)]
+    one = "SELECT CAST(:one AS text) AS id"
+    return refused.each(conn, ids, lambda job: take(conn, one, params | {"one": job}), limit)
+
+
+def _beyond(conn: Connection) -> int:
+    """How many more to look at than are asked for: so many are refused."""
+    refused = apart(conn)
+    return 0 if refused is None else len(refused.rows)
 
 
 def _postgres(conn: Connection, due: str, params: dict[str, Any]) -> list[ClaimedJob]:

@@ -128,6 +128,7 @@ def claim(
     busy: Collection[str] = (),
     traced: bool = False,
     busy_hosts: Collection[str] = (),
+    only: str | None = None,
 ) -> list[Claimed]:
     """Claim due events, oldest first, taking turns between destinations.
 
@@ -139,6 +140,7 @@ def claim(
         busy: destinations to leave alone.
         traced: read the trace of each event's job.
         busy_hosts: how the names of further destinations begin that are to be left alone.
+        only: this event, if it is due.
     """
     where_free = (
         "destination <> ALL(CAST(:busy AS text[]))"
@@ -153,7 +155,7 @@ def claim(
         text(f"""
         WITH due AS (
             SELECT id, destination, due_at FROM webhook_events
-            WHERE status = 'pending' AND due_at <= {now_sql(conn)} AND {where_free}
+            WHERE status = 'pending' AND due_at <= {now_sql(conn)} AND {where_free} {_only(only)}
             ORDER BY due_at LIMIT :scan
         ), ranked AS (
             SELECT id, row_number() OVER (PARTITION BY destination ORDER BY due_at, id) AS turn FROM due
@@ -176,7 +178,8 @@ def claim(
             "limit": limit,
             "owner": owner,
             "lease": lease_seconds,
-        },
+        }
+        | ({} if only is None else {"only": only}),
     )
     return [Claimed(**row) for row in rows.mappings()]
 
@@ -213,14 +216,29 @@ def put_back(conn: Connection, held: Sequence[Held], delay: float) -> None:
     )
 
 
-def reclaim_expired(conn: Connection) -> int:
-    """Make events due again whose worker let the lease run out: it died, or stands still. Returns how many."""
+def due(limit: int, conn: Connection, beyond: int) -> list[str]:
+    """The events that are due, oldest first; `beyond` more than `limit`."""
+    statement = f"""
+        SELECT id FROM webhook_events WHERE status = 'pending' AND due_at <= {now_sql(conn)} ORDER BY due_at LIMIT :limit
+    """
+    return [row[0] for row in conn.execute(text(statement), {"limit": limit + beyond})]
+
+
+def expired(conn: Connection, _beyond: int = 0) -> list[str]:
+    """The events whose worker let the lease run out."""
+    statement = f"SELECT id FROM webhook_events WHERE status = 'delivering' AND lease_until < {now_sql(conn)}"
+    return [row[0] for row in conn.execute(text(statement))]
+
+
+def reclaim_expired(conn: Connection, only: str | None = None) -> int:
+    """Make events (`only`: this one) due again whose worker let the lease run out: it died, or stands still. How many."""
     now = now_sql(conn)
     done = conn.execute(
         text(f"""
         UPDATE webhook_events SET status = 'pending', lease_owner = NULL, lease_until = NULL, due_at = {now}
-        WHERE status = 'delivering' AND lease_until < {now}
-        """)
+        WHERE status = 'delivering' AND lease_until < {now} {_only(only)}
+        """),
+        {} if only is None else {"only": only},
     )
     return done.rowcount
 
@@ -239,12 +257,11 @@ def bring_forward(conn: Connection, part: Part = ALL, *, limit: int = _SCAN) -> 
     waits for as long as was meant after that, if that is less than what the clock was set back by.
     """
     condition, wait = _ahead(conn)
-    one = "" if part.only is None else "AND id = :only"
     lock = "FOR UPDATE SKIP LOCKED" if is_postgres(conn) else ""
     rows = conn.execute(
         text(f"""
         WITH waiting AS MATERIALIZED (
-            SELECT id, {wait} AS wait FROM webhook_events AS e WHERE {condition} {one} LIMIT :limit {lock}
+            SELECT id, {wait} AS wait FROM webhook_events AS e WHERE {condition} {_only(part.only)} LIMIT :limit {lock}
         )
         UPDATE webhook_events SET due_at = {after_sql(conn, "waiting.wait")}
         FROM waiting WHERE webhook_events.id = waiting.id AND webhook_events.status || '' = 'pending'
@@ -348,6 +365,10 @@ def _record_attempts(conn: Connection, verdicts: Sequence[Verdict]) -> None:
         """),
         {"rows": _json(verdicts)},
     )
+
+
+def _only(event: str | None) -> str:
+    return "" if event is None else "AND id = :only"
 
 
 def _held(held: Sequence[Held]) -> str:
