@@ -110,17 +110,14 @@ def collect(
 
 
 def _database(url: str) -> Evidence:
-    engine, opened = sa.create_engine(url, poolclass=sa.NullPool), _payloads()
+    engine, payloads = sa.create_engine(url, poolclass=sa.NullPool), _payloads()
     with engine.connect() as connection:
 
         def rows(view: str) -> list[Row]:
             return [dict(row) for row in connection.execute(sa.text(f"SELECT * FROM {view}")).mappings()]
 
         evidence = Evidence(
-            jobs={
-                row["id"]: {**row, "text": opened.open(row["text"], f"results.text:{row['id']}")}
-                for row in rows("jobs_v")
-            },
+            jobs={row["id"]: opened(row, payloads) for row in rows("jobs_v")},
             attempts=rows("attempts_v"),
             usage=rows("usage_v"),
             results={row["job_id"]: row for row in rows("results_v")},
@@ -195,4 +192,15 @@ def _read_redis(evidence: Evidence, url: str) -> None:
 def _event(envelope: bytes, payloads: Payloads) -> dict[str, Any]:
     """An event of the log; what is none is left to the invariants as it is."""
     found: dict[str, Any] = read(envelope, payloads) or json.loads(envelope)
+    return found
+
+
+def opened(row: Mapping[str, Any], payloads: Payloads) -> dict[str, Any]:
+    """A row with its texts as they were before they were encrypted, where the columns that name it were read with them."""
+    found = dict(row)
+    if {"id", "text"} <= found.keys():
+        found["text"] = payloads.open(found["text"], f"results.text:{found['id']}")
+    if {"job_id", "attempt", "partial_text"} <= found.keys():
+        place = f"attempts.partial_text:{found['job_id']}.{found['attempt']}"
+        found["partial_text"] = payloads.open(found["partial_text"], place)
     return found

@@ -32,7 +32,7 @@ from sqlalchemy.engine import make_url
 
 from tests.rig import canary, stage_checks
 from tests.rig.environment import environment
-from tests.rig.evidence import UpstreamCall, upstream_calls
+from tests.rig.evidence import UpstreamCall, opened, upstream_calls
 from tests.rig.faultproxy import FaultProxy
 from tests.rig.hookd import HookReceiver
 from tests.rig.invariants import TERMINAL
@@ -41,6 +41,7 @@ from tests.rig.procs import Process
 from tests.rig.supervisor import Supervisor
 from tests.rig.valkey import ValkeyServer
 from tests.rig.waiting import NeverHappened, eventually
+from worker.base.payloads import Payloads
 from worker.base.settings import Settings, load
 from worker.producer.stockpot import Stockpot
 from worker.simulator.journal import Call, calls, read_journal
@@ -121,6 +122,7 @@ class Stage:
         self.supervisors: list[Supervisor] = []
         self.submitted: list[str] = []
         self._engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+        self._payloads = Payloads.of(self.settings())
         self.pot = self._open.enter_context(Stockpot(self.settings()))
 
     def close(self) -> None:
@@ -276,9 +278,11 @@ class Stage:
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def rows(self, statement: str, **values: object) -> list[Mapping[str, Any]]:
-        """Rows of a SELECT, straight from the database."""
+        """Rows of a SELECT, straight from the database; texts in clear beside what names their row."""
         with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(sa.text(statement), values).mappings()]
+            return [
+                opened(dict(row), self._payloads) for row in connection.execute(sa.text(statement), values).mappings()
+            ]
 
     def count(self, where: str = "true", table: str = "jobs_v", **values: object) -> int:
         """How many rows of a view there are."""
