@@ -357,7 +357,7 @@ async def test_the_content_may_be_wrong(url: str) -> None:
 
 
 async def test_held_calls_wait_for_the_release(anyio_backend: str) -> None:
-    """Both kinds; what is held afterwards waits for the next one."""
+    """Both kinds, as soon as they are seen, wherever they are; what comes later waits for the next one."""
     simulator = Simulator(SimulatorConfig(first_token_delay=0, token_delay=0))
     url = await simulator.start()
     held = [asyncio.create_task(call(url, chat("hold", stream=stream))) for stream in (True, False)]
@@ -372,4 +372,13 @@ async def test_held_calls_wait_for_the_release(anyio_backend: str) -> None:
     assert [(await task).end for task in held] == ["complete", "complete"]
     assert simulator.state.stats.in_flight == 0
     assert simulator.state.stats.max_in_flight == 2
+    later = asyncio.create_task(call(url, chat("hold")))
+
+    async def one_more_came() -> bool:
+        return simulator.state is not None and simulator.state.stats.requests == 3
+
+    await eventually_async(one_more_came)
+    assert not later.done()
+    simulator.state.release()
+    assert (await later).end == "complete"
     await simulator.stop()

@@ -23,7 +23,7 @@ FILE_STORE = "STOCKPOT_FILE_STORE"
 #: What the libraries of these storages read: an emulator's address, and credentials.
 _OF_STORAGE = ("AWS_", "FSSPEC_", "GCSFS_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
 
-#: Every duration small, so that a test of recovery takes seconds: what it proves depends on none of these numbers.
+#: Every duration small, so that a test of recovery takes seconds: what it proves depends on none of these settings.
 QUICK: dict[str, str] = {
     "STOCKPOT_LEASE_SECONDS": "2",
     "STOCKPOT_SWEEP_SECONDS": "0.2",
@@ -38,6 +38,8 @@ QUICK: dict[str, str] = {
     # 5 s, 5 min, 30 min, … become 10 ms, 0.6 s, 3.6 s, …
     "STOCKPOT_WEBHOOK_RETRY_SCALE": "0.002",
     "STOCKPOT_WEBHOOK_ALLOW_PRIVATE": "127.0.0.0/8",
+    # A free one: tests run side by side, and beside those of other checkouts.
+    "STOCKPOT_GATEWAY_PORT": "0",
     "STOCKPOT_LOG_FORMAT": "json",
 }
 

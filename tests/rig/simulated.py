@@ -31,7 +31,7 @@ class Knobs:
         self._ask(f"keys/{key}", {"credits": credits, "status": status})
 
     def release(self) -> None:
-        """Let go every call that is held now."""
+        """End the hold of every call that has come."""
         self._ask("release", {})
 
     def _ask(self, path: str, change: dict[str, object] | None) -> Any:

@@ -87,7 +87,7 @@ class Admin:
         return _json({})
 
     async def release(self, request: web.Request) -> web.Response:
-        """Let go every call that is held."""
+        """End the hold of every call that has come."""
         del request
         self.state.release()
         return _json({})

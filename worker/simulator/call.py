@@ -61,8 +61,12 @@ class Call:
     answer: Generation | None = None
     chunks: int = 0
     first_token: float | None = None
-    held: bool = False
     settled: bool = False
+    release: asyncio.Event = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Its release is the next one from now on, although it gets to its `hold` some steps later."""
+        self.release = self.state.next_release
 
     @property
     def stream(self) -> bool:
@@ -91,9 +95,8 @@ class Call:
 
     async def think(self) -> None:
         """Wait as long as the answer takes up to its first token: the hold, the delay, the model."""
-        if "hold" in self.step and not self.held:
-            await self.state.held()
-            self.held = True
+        if "hold" in self.step:
+            await self.release.wait()
         wait = self.step.number("delay") / 1000
         if self.streamed:
             await _sleep(wait)
@@ -106,7 +109,7 @@ class Call:
     async def think_before_refusal(self) -> None:
         """Wait for what the step asks for by name; a refusal costs the model no time."""
         if "hold" in self.step:
-            await self.state.held()
+            await self.release.wait()
         await _sleep(self.step.number("delay") / 1000)
 
     async def settle(self, status: int, *, outcome: Outcome = "completed", billed: bool = False) -> None:

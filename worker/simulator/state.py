@@ -60,7 +60,7 @@ class State:
         self.journal = Journal(config.journal, fsync=config.journal_fsync)
         self.calls = 0
         self._background: set[asyncio.Task[None]] = set()
-        self._released = asyncio.Event()
+        self.next_release = asyncio.Event()
         self.stats = Stats()
         self.reset()
 
@@ -82,14 +82,10 @@ class State:
                 self._progress.popitem(last=False)
         return found
 
-    async def held(self) -> None:
-        """Wait for the next release."""
-        await self._released.wait()
-
     def release(self) -> None:
-        """Let go everything that is held now; what is held later waits for the next release."""
-        self._released.set()
-        self._released = asyncio.Event()
+        """Let go the holds of all calls that have come; those that come later wait for the next release."""
+        self.next_release.set()
+        self.next_release = asyncio.Event()
 
     def continue_alone(self, work: Coroutine[Any, Any, None]) -> None:
         """Go on with work whose client has left."""
