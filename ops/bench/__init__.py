@@ -13,5 +13,6 @@ question has a program of its own. All of them stand on the same few modules:
     page       the one writer: tables, plots, lines of JSON
 
     scenarios  what `python -m ops.bench` measures: contenders on the same work; `report` and `drawing` write it
-    dashboard encryption gateway idle limits limits_background overnight readers recovery space webhooks year    programs
+    dashboard encryption gateway idle limits limits_background overnight readers recovery space web_apps webhooks year
+    programs
 """

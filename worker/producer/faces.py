@@ -26,6 +26,9 @@ _BLOCKS = (
     " same verbs, or call this in a thread"
 )
 
+#: The modules whose frames stand between a caller and the verb: the checks of its arguments among them.
+_OURS = ("worker.", "api_schemas.")
+
 
 def awaited(verb: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """A blocking verb as a coroutine function of an awaiting face, whose `_blocking` does the work in a thread."""
@@ -56,6 +59,6 @@ def warn_of_a_running_loop() -> None:
     except RuntimeError:
         return
     depth, frame = 1, sys._getframe()  # noqa: SLF001 -- the caller's line, not ours
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("worker."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(_BLOCKS, RuntimeWarning, stacklevel=depth)
