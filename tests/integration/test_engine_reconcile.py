@@ -157,7 +157,7 @@ def test_submit_and_cancel_in_a_loop_stays_within_the_tenants_budget(provider: P
     """The provider makes every call to its end and bills it; the budget holds, and the ledger is the provider's."""
     each = 5 * 10**10
     place.database.write(lambda conn: reservations.put(conn, "default", "day", each))
-    jobs = [place.submit("slow=40,ok", prompt=str(number), stream=True) for number in range(12)]
+    jobs = [place.submit("slow=150,ok", prompt=str(number), stream=True) for number in range(12)]
     for job in jobs:
         called_or_waits(provider, place, job)
         with Stockpot(place.settings) as pot, contextlib.suppress(NotAllowed):  # its answer was quicker
