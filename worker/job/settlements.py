@@ -41,9 +41,9 @@ LARGE_TEXT = 4 * 1024 * 1024
 #: What the values themselves are to blame for. (An `OperationalError` that is left is a limit of PostgreSQL's own.)
 NOT_STORABLE = (DataError, IntegrityError, OperationalError, ValueError, TypeError, OverflowError)
 _CODE = "not_storable"
-#: Whatever else the database refuses it may take a moment later (a trigger that is mended, a table that is being changed):
-#: tried again for so long, in seconds, while no other settlement waits for it.
-REFUSED_SECONDS = 60.0
+#: Whatever else the database refuses it may take later (a trigger that is to be mended, a table that is being changed):
+#: tried again for so long, in seconds, while no other settlement waits for it. The answer was paid for, and is worth a slot.
+REFUSED_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
