@@ -13,9 +13,12 @@ from tests.sweeping import sweeping
 from worker.db.clock import seconds_until_sql
 from worker.db.columns import Instant, metadata
 from worker.db.connect import Database
+from worker.db.jobs import leases
 from worker.db.jobs import waits as jobs
 from worker.db.webhooks import outbox
 from worker.db.webhooks.outbox import Held, Verdict
+from worker.db.workers import registry
+from worker.db.workers.registry import Presence
 from worker.engine import sweeper as sweeper_module
 
 HOUR = 3_600.0
@@ -28,14 +31,16 @@ def set_back(database: Database, seconds: float = HOUR) -> None:
     def move(conn: Connection) -> None:
         for table in metadata.tables.values():
             names = [column.name for column in table.c if isinstance(column.type, Instant)]
-            later = (
-                "strftime('%Y-%m-%d %H:%M:%f', {name}, :by)" if database.is_sqlite else "{name} + CAST(:by AS interval)"
-            )
             if names:
-                moved = ", ".join(f"{name} = {later.format(name=name)}" for name in names)
+                moved = ", ".join(f"{name} = {moved_sql(database, name)}" for name in names)
                 conn.execute(text(f"UPDATE {table.name} SET {moved}"), {"by": f"+{seconds} seconds"})
 
     database.write(move)
+
+
+def moved_sql(database: Database, name: str) -> str:
+    """SQL: a moment, moved by `:by`."""
+    return f"strftime('%Y-%m-%d %H:%M:%f', {name}, :by)" if database.is_sqlite else f"{name} + CAST(:by AS interval)"
 
 
 def waits(database: Database, table: str) -> Mapping[str, float]:
@@ -117,3 +122,53 @@ async def test_deliveries_wait_for_what_their_schedule_has_and_new_ones_for_noth
     assert after[fresh] == 0
     assert after[late] == pytest.approx(10 * HOUR, abs=60), "by less than it was to wait: it waits for its old moment"
     assert database.write(outbox.bring_forward) == 0
+
+
+@pytest.mark.anyio
+async def test_what_a_worker_held_that_died_before_is_free_and_what_one_holds_that_lives_is_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whom was seen since the step, and only after as long as a living one may be silent; its lease lasts an hour more."""
+    monkeypatch.setattr(sweeper_module, "UNSEEN_SECONDS", 0.0)
+    lost, kept = submitted(database, *(request(str(number)) for number in range(2)))
+    claimed(database, lost, owner="dead")
+    claimed(database, kept, owner="living")
+    [event] = settle(database, "https://a.example/")
+    database.write(lambda conn: outbox.claim(conn, "dead", limit=1, each=1, lease_seconds=30))
+    for owner in ("dead", "living"):
+        announced(database, owner)
+    with sweeping(database.settings) as sweeper:
+        await sweeper.sweep()
+        assert sweeper.elected
+        set_back(database)
+        announced(database, "living")
+        database.write(lambda conn: leases.renew(conn, "living", [kept], lease=30))
+        await sweeper.sweep()
+        pass_by(database, 31)  # a lease, and no more than one of the three heartbeats that may be missed
+        await sweeper.sweep()
+        assert running(database) == {lost: "dead", kept: "living"}
+        pass_by(database, 60)
+        for _ in range(2):  # the second one's clock is later than the leases' end
+            await sweeper.sweep()
+            database.write(outbox.reclaim_expired)
+    assert running(database) == {kept: "living"}
+    assert rows(database, "SELECT status FROM webhook_events WHERE id = :id", id=event)[0]["status"] == "pending"
+    assert {one.owner: one.alive for one in database.read(registry.listed)} == {"dead": False, "living": True}
+
+
+def announced(database: Database, owner: str) -> None:
+    """A worker's heartbeat; it makes one in 30 seconds."""
+    presence = Presence(owner, "h", 1, "0.1.0", 30.0, 200, 1, 0.01, 50_000_000)
+    database.write(lambda conn: registry.announce(conn, presence))
+
+
+def pass_by(database: Database, seconds: float) -> None:
+    """Let the database be steady for so much longer."""
+    statement = text(f"UPDATE leases SET steady_since = {moved_sql(database, 'steady_since')}")
+    database.write(lambda conn: conn.execute(statement, {"by": f"-{seconds} seconds"}))
+
+
+def running(database: Database) -> Mapping[str, str]:
+    """The owner of each job that runs."""
+    found = rows(database, "SELECT id, lease_owner FROM jobs WHERE status = 'in_progress'")
+    return {row["id"]: row["lease_owner"] for row in found}

@@ -2,7 +2,7 @@
 
     expired leases      back to `queued`, or over, by policy
     expired jobs        over
-    waits               counted anew when the database's clock was set back
+    waits               counted anew when the database's clock was set back, and leases of workers that died before
     batches             what their rows ask for (`batch_keeper`)
     budgets             open again when there is money
 
@@ -36,7 +36,7 @@ from worker.db.jobs import leases, ledger, usage_days, waits
 from worker.db.jobs.ended import Ended
 from worker.db.refusals import ALL, Apart, Part, Walk
 from worker.db.threads import DatabaseThreads
-from worker.db.workers import registry
+from worker.db.workers import registry, unseen
 from worker.engine.retention import Retention
 from worker.job.consequences import Consequences
 
@@ -52,6 +52,8 @@ IDLE_SWEEPS = 5
 TIDY_SECONDS = 3_600.0
 #: So many slices of the jobs that wait are looked at in one sweep, after the database's clock was set.
 WAITS_SLICES = 10
+#: How often workers are looked for that were not seen since the clock was set back, in seconds.
+UNSEEN_SECONDS = 30.0
 #: How often the sweeper looks for calls that are not counted.
 RECOUNT_SECONDS = 60.0
 #: How often the oldest snapshot is looked up, and from which age on it is worth a warning.
@@ -105,6 +107,7 @@ class Sweeper:
         self._snapshots_at = 0.0  # monotonic seconds
         self._recount_at = 0.0  # monotonic seconds
         self._tidy_at = 0.0  # monotonic seconds
+        self._unseen_at = 0.0  # monotonic seconds
         self._jobs, self._batches, self._budgets = Apart("job"), Apart("batch"), Apart("budget")
         self._events, self._workers = Apart("event"), Apart("worker")
         self._waits, self._calls = Walk("wait", waits.SLICE), Walk("call", usage_days.SLICE)
@@ -154,6 +157,7 @@ class Sweeper:
         if not elected:
             return
         await self._bring_forward(steady_since)
+        await self._end_unseen()
         if is_open:
             while await self._sweep_once():
                 pass
@@ -192,6 +196,17 @@ class Sweeper:
                 return  # the next sweep goes on
             if brought:
                 log.warning("waits_brought_forward", count=brought)
+
+    async def _end_unseen(self) -> None:
+        """End the leases of workers that died before the database's clock was set back."""
+        if time.monotonic() < self._unseen_at:
+            return
+        self._unseen_at = time.monotonic() + UNSEEN_SECONDS
+        ended = await self._database.try_write(
+            lambda conn: unseen.end_leases(conn, lease=self._lease), 0, "sweep_delayed"
+        )
+        if ended:
+            log.warning("waits_brought_forward", count=ended)
 
     def _standing(self, conn: Connection) -> tuple[bool, bool, bool, object]:
         """Stand for election.

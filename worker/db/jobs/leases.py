@@ -93,12 +93,10 @@ def reclaim(
         for row in conn.execute(
             text(f"""
             SELECT id FROM jobs {"" if is_postgres(conn) else "INDEXED BY ix_jobs_running"}
-            WHERE status = 'in_progress' AND lease_until < {now} {_steady(conn) if steady else ""} {_only(only)}
+            WHERE status = 'in_progress' AND lease_until < {now} {steady_sql(conn) if steady else ""} {_only(only)}
             ORDER BY lease_owner LIMIT :limit {_for_update(conn)}
             """),
-            {"limit": limit}
-            | ({"name": SWEEPER, "steady": -steady, "silent": -steady * SILENT_PART} if steady else {})
-            | ({"only": only} if only is not None else {}),
+            {"limit": limit} | (steady_params(steady) if steady else {}) | ({"only": only} if only is not None else {}),
         )
     ]
     if not ids:
@@ -184,13 +182,20 @@ def _only(job: str | None) -> str:
     return "" if job is None else "AND id = :only"
 
 
-def _steady(conn: Connection) -> str:
-    """SQL: the database answered a moment ago, and has for a lease. Read by its clock when the statement runs.
+def steady_sql(conn: Connection, since: str = "") -> str:
+    """SQL: the database answered a moment ago, and has for a lease (and since that moment, if it is given).
 
-    A statement that had to wait (for a lock, for a frozen server) finds that the moment is long gone.
+    Read by its clock when the statement runs, which takes `steady_params`. A statement that had to wait (for a lock, for a
+    frozen server) finds that the moment is long gone.
     """
-    return f"""AND EXISTS (SELECT 1 FROM leases WHERE name = :name AND seen_at > {after_sql(conn, ":silent")}
-        AND steady_since <= {after_sql(conn, ":steady")})"""
+    longer = f"AND leases.steady_since <= {since}" if since else ""
+    return f"""AND EXISTS (SELECT 1 FROM leases WHERE name = :name AND leases.seen_at > {after_sql(conn, ":silent")}
+        AND leases.steady_since <= {after_sql(conn, ":steady")} {longer})"""
+
+
+def steady_params(lease: float) -> dict[str, object]:
+    """What a statement with `steady_sql` takes; `lease` in seconds."""
+    return {"name": SWEEPER, "steady": -lease, "silent": -lease * SILENT_PART}
 
 
 def elect(conn: Connection, name: str, owner: str, *, seconds: float, lease: float = 0.0) -> bool:
