@@ -32,6 +32,8 @@ from worker.db.jobs.settle import Settlement
 from worker.db.jobs.tenant_fairness import ALONE, TenantFairness
 from worker.db.keys import records as keys
 from worker.db.webhooks import log, outbox
+from worker.db.workers import registry, unseen
+from worker.db.workers.registry import Presence
 from worker.engine import feeder
 from worker.job.consequences import Consequences
 from worker.producer.fleet import SPANS, Fleet
@@ -96,6 +98,16 @@ def reserve_some(conn: Connection) -> object:
     return reservations.reserve(conn, [reservations.Ask(job.id, job.attempt, job.fence, job.tenant, 1) for job in jobs])
 
 
+def end_unseen(conn: Connection) -> object:
+    leases.elect(conn, leases.SWEEPER, "w", seconds=3, lease=30)
+    registry.announce(conn, Presence("dead", "h", 1, "0.1.0", 10.0, 200, 1, 0.01, 50_000_000))
+    conn.execute(text("UPDATE leases SET steady_since = '2023-11-14 00:00:00.000'"))
+    conn.execute(text("UPDATE workers SET seen_at = '2099-11-14 00:00:00.000'"))
+    ended = unseen.end_leases(conn, lease=30)
+    assert conn.execute(text("SELECT count(*) FROM workers WHERE seen_at < '2099-01-01 00:00:00.000'")).scalar() == 1
+    return ended
+
+
 YEAR = datetime(2023, 11, 14, tzinfo=UTC)
 MONTH = YEAR + timedelta(days=30)
 PERIODIC: dict[str, Callable[[Connection], object]] = {
@@ -109,6 +121,7 @@ PERIODIC: dict[str, Callable[[Connection], object]] = {
     "expire": leases.expire,
     "bring jobs forward": lambda conn: waits.bring_forward(conn, after="", longest=155),
     "bring events forward": outbox.bring_forward,
+    "end leases of the unseen": end_unseen,
     "elect": lambda conn: leases.elect(conn, "sweeper", "w", seconds=3, lease=30),
     "keep batches": BatchKeeper(Consequences().write).keep,
     "tend budgets": reservations.tend,
