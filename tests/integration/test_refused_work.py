@@ -23,7 +23,7 @@ from tests.rig.waiting import eventually_async
 from worker.base.money import Price
 from worker.db.budgets import reservations
 from worker.db.connect import Database
-from worker.db.jobs import ledger
+from worker.db.jobs import ledger, lookup
 from worker.db.jobs.ledger import Entry, Mark
 from worker.db.threads import DatabaseThreads
 from worker.db.webhooks import outbox
@@ -100,7 +100,7 @@ async def test_an_answer_that_is_refused_is_kept_and_no_other_waits_for_it(datab
         assert not late.done()
         allow(database, "jobs")
         assert await asyncio.wait_for(late, 30) is not None
-        assert rows(database, "SELECT text FROM results WHERE job_id = :id", id=stuck.id)[0]["text"] == "paid for"
+        assert database.read(lambda conn: lookup.job(conn, stuck.id, tenant=None)).text == "paid for"
     threads.close()
 
 
